@@ -1,0 +1,1 @@
+"""Configuration, assembly and the main loop of the daemon."""

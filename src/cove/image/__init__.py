@@ -1,0 +1,1 @@
+"""Content store, layers, snapshots and the ways images travel."""

@@ -1,0 +1,1 @@
+"""Messages over SEQPACKET sockets, with file descriptors."""

@@ -1,0 +1,1 @@
+"""The only home of ctypes and ioctl: total functions over Linux interfaces. No policy."""

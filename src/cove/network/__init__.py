@@ -1,0 +1,1 @@
+"""Drivers, addresses, ports: how a container's network stack meets the host's."""

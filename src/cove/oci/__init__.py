@@ -1,0 +1,1 @@
+"""Frozen values of the Open Container Initiative: runtime spec, image manifests, references."""

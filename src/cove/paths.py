@@ -1,0 +1,140 @@
+"""Every path on disk. No other module joins a data-root or run-root path by hand.
+
+data root (0710, default /var/lib/cove)      run root (0700 but for the socket, default /run/cove)
+├── cove.db                                  ├── cove.sock
+├── image/  an OCI image layout              ├── daemon.lock
+├── layers/<chain id, 64 hex>/  one a layer  ├── supervisor.lock
+├── containers/<id>/                         ├── supervisor.sock
+│   ├── upper/ work/  the writable layer     └── containers/<id>/
+│   ├── hostname hosts resolv.conf               ├── state.json
+│   └── log/                                     └── stdin stdout stderr   FIFOs
+├── volumes/<name>/_data/
+└── tmp/  emptied at daemon start
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_DATA_ROOT = Path("/var/lib/cove")
+DEFAULT_RUN_ROOT = Path("/run/cove")
+DEFAULT_CONFIG = Path("/etc/cove/daemon.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerData:
+    """A container's durable directory."""
+
+    root: Path
+
+    @property
+    def upper(self) -> Path:
+        return self.root / "upper"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def hostname(self) -> Path:
+        return self.root / "hostname"
+
+    @property
+    def hosts(self) -> Path:
+        return self.root / "hosts"
+
+    @property
+    def resolv_conf(self) -> Path:
+        return self.root / "resolv.conf"
+
+
+@dataclass(frozen=True, slots=True)
+class DataRoot:
+    """What outlives a reboot."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "cove.db"
+
+    @property
+    def image(self) -> Path:
+        return self.root / "image"
+
+    @property
+    def layers(self) -> Path:
+        return self.root / "layers"
+
+    @property
+    def containers(self) -> Path:
+        return self.root / "containers"
+
+    @property
+    def volumes(self) -> Path:
+        return self.root / "volumes"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    def container(self, identity: str) -> ContainerData:
+        return ContainerData(self.containers / identity)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRun:
+    """A container's directory for this boot."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.json"
+
+    @property
+    def stdin(self) -> Path:
+        return self.root / "stdin"
+
+    @property
+    def stdout(self) -> Path:
+        return self.root / "stdout"
+
+    @property
+    def stderr(self) -> Path:
+        return self.root / "stderr"
+
+
+@dataclass(frozen=True, slots=True)
+class RunRoot:
+    """What dies with the host's boot."""
+
+    root: Path
+
+    @property
+    def socket(self) -> Path:
+        return self.root / "cove.sock"
+
+    @property
+    def daemon_lock(self) -> Path:
+        return self.root / "daemon.lock"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        return self.root / "supervisor.lock"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.root / "supervisor.sock"
+
+    @property
+    def containers(self) -> Path:
+        return self.root / "containers"
+
+    def container(self, identity: str) -> ContainerRun:
+        return ContainerRun(self.containers / identity)

@@ -1,0 +1,1 @@
+"""A Spec becomes processes: supervisor, init, stdio, logs, state."""

@@ -1,0 +1,1 @@
+"""The Docker Engine API's types, one file per resource."""
