@@ -14,6 +14,7 @@ data root (0710, default /var/lib/cove)      run root (0700 but for the socket, 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,3 +139,24 @@ class RunRoot:
 
     def container(self, identity: str) -> ContainerRun:
         return ContainerRun(self.containers / identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """The names one daemon uses for what it owns in the kernel, so that daemons live side by side.
+
+    The daemon on the default run root has the plain names; any other one carries 8 hexadecimal
+    digits of its run root's path.
+    """
+
+    id: str
+    bridge: str
+    nft_table: str
+    cgroup_parent: str
+
+    @classmethod
+    def of(cls, run: RunRoot) -> Instance:
+        if run.root == DEFAULT_RUN_ROOT:
+            return cls(id="", bridge="cove0", nft_table="cove", cgroup_parent="cove")
+        mark = hashlib.sha256(str(run.root.absolute()).encode()).hexdigest()[:8]
+        return cls(id=mark, bridge=f"cove-{mark}", nft_table=f"cove-{mark}", cgroup_parent=f"cove-{mark}")
