@@ -1,1 +1,1 @@
-"""Atomic files and the SQLite database."""
+"""What survives the daemon: files replaced atomically, and the database."""

@@ -1,0 +1,108 @@
+"""The one database: what the user asked for, as documents with a key.
+
+Owns the connection, the schema and its migrations, and the promise that a write is one small
+transaction. It never interprets a document: those who own the nouns encode and decode them.
+
+    put / delete ──▶ WAL (no fsync)      survives the death of the daemon at any instruction
+    checkpoint   ──▶ database (fsync)    now and then, from a background thread
+
+Synchronous NORMAL with a WAL means that a power failure may lose the last moments but never damages the
+database (sqlite.org/pragma.html#pragma_synchronous). The automatic checkpoint is off because its fsync
+would hold up whoever happened to commit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cove.errors import Internal
+
+_MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL,
+                             facts BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE networks   (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE volumes    (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE settings   (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    """,
+)
+"""Step n brings a database from version n to n + 1; a step is never edited once it was released."""
+
+
+class Database:
+    """A connection that any thread may use, one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the database at `path`; raises Internal when it is damaged or from the future."""
+        self._path = path
+        self._lock = threading.RLock()
+        try:
+            self._connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, cached_statements=64
+            )
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute("PRAGMA wal_autocheckpoint=0")
+            self._connection.execute("PRAGMA busy_timeout=5000")
+            self._migrate()
+        except sqlite3.Error as error:
+            raise Internal(
+                f"The database {path} cannot be opened ({error}); move it aside to begin with an empty one, "
+                "or restore it from a backup"
+            ) from error
+
+    def _migrate(self) -> None:
+        version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > len(_MIGRATIONS):
+            raise Internal(
+                f"The database {self._path} has version {version}, written by a newer Cove than this one, "
+                f"which knows {len(_MIGRATIONS)}; install the newer version again"
+            )
+        for number in range(version, len(_MIGRATIONS)):
+            with self.transaction():
+                for statement in _MIGRATIONS[number].split(";"):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA user_version={number + 1}")
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Group writes: all of them happen or none. Not to be nested."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def execute(self, statement: str, values: Sequence[object] = ()) -> None:
+        """One write, a transaction of its own unless one is open. Raises Internal (a full disk, say)."""
+        try:
+            with self._lock:
+                self._connection.execute(statement, values)
+        except sqlite3.Error as error:
+            raise Internal(f"The database {self._path} refuses a write ({error}); is its disk full?") from error
+
+    def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+        """Everything that a query finds."""
+        with self._lock:
+            return self._connection.execute(statement, values).fetchall()
+
+    def checkpoint(self) -> None:
+        """Move the WAL into the database and to the disk. Slow; uses a connection of its own."""
+        connection = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA busy_timeout=5000")
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Checkpoint and let go of the file; the last connection's close removes the WAL."""
+        with self._lock:
+            self._connection.close()

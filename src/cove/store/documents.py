@@ -1,0 +1,50 @@
+"""A table as a mapping from keys to frozen values.
+
+Owns the encoding (JSON, so that a person can read the database) and what happens to a row that cannot
+be read: it is set aside by name in `damaged`, and nothing else is lost with it.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+from cove.store.database import Database
+
+T = TypeVar("T")
+
+
+class Documents(Generic[T]):
+    """Values of one type in a table with the columns (key, record) or (key, name, record)."""
+
+    def __init__(self, database: Database, table: str, kind: type[T], *, key: str = "id", named: bool = False) -> None:
+        self._database = database
+        self._decoder = msgspec.json.Decoder(kind)
+        self._encoder = msgspec.json.Encoder()
+        columns = f"{key}, name, record" if named else f"{key}, record"
+        marks = "?, ?, ?" if named else "?, ?"
+        self._named = named
+        self._insert = f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({marks})"
+        self._remove = f"DELETE FROM {table} WHERE {key} = ?"
+        self._select = f"SELECT {key}, record FROM {table}"
+        self.damaged: dict[str, str] = {}
+
+    def load(self) -> dict[str, T]:
+        """Every value by its key; rows that cannot be read are in `damaged`, with the reason."""
+        values: dict[str, T] = {}
+        for key, record in self._database.rows(self._select):
+            try:
+                values[str(key)] = self._decoder.decode(bytes(record))  # type: ignore[arg-type]
+            except (msgspec.DecodeError, msgspec.ValidationError) as error:
+                self.damaged[str(key)] = str(error)
+        return values
+
+    def put(self, key: str, value: T, *, name: str = "") -> None:
+        """Store a value, in place of an earlier one with this key."""
+        record = self._encoder.encode(value)
+        self._database.execute(self._insert, (key, name, record) if self._named else (key, record))
+
+    def delete(self, key: str) -> None:
+        """Forget a value; nothing happens when there is none."""
+        self._database.execute(self._remove, (key,))
