@@ -18,13 +18,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cove.errors import Internal
 
 _MIGRATIONS: tuple[str, ...] = (
     """
-    CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL,
-                             facts BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE containers (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE facts      (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE networks   (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE volumes    (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE settings   (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -88,7 +89,7 @@ class Database:
         except sqlite3.Error as error:
             raise Internal(f"The database {self._path} refuses a write ({error}); is its disk full?") from error
 
-    def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[object, ...]]:
+    def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Everything that a query finds."""
         with self._lock:
             return self._connection.execute(statement, values).fetchall()

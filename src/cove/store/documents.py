@@ -18,14 +18,19 @@ T = TypeVar("T")
 class Documents(Generic[T]):
     """Values of one type in a table with the columns (key, record) or (key, name, record)."""
 
-    def __init__(self, database: Database, table: str, kind: type[T], *, key: str = "id", named: bool = False) -> None:
+    def __init__(
+        self, database: Database, table: str, kind: type[T], *, key: str = "id", named: bool = False
+    ) -> None:
         self._database = database
         self._decoder = msgspec.json.Decoder(kind)
         self._encoder = msgspec.json.Encoder()
-        columns = f"{key}, name, record" if named else f"{key}, record"
-        marks = "?, ?, ?" if named else "?, ?"
+        columns = (key, "name", "record") if named else (key, "record")
+        updates = ", ".join(f"{column} = excluded.{column}" for column in columns[1:])
         self._named = named
-        self._insert = f"INSERT OR REPLACE INTO {table} ({columns}) VALUES ({marks})"
+        self._insert = (
+            f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
+            f"ON CONFLICT ({key}) DO UPDATE SET {updates}"
+        )
         self._remove = f"DELETE FROM {table} WHERE {key} = ?"
         self._select = f"SELECT {key}, record FROM {table}"
         self.damaged: dict[str, str] = {}
@@ -35,7 +40,7 @@ class Documents(Generic[T]):
         values: dict[str, T] = {}
         for key, record in self._database.rows(self._select):
             try:
-                values[str(key)] = self._decoder.decode(bytes(record))  # type: ignore[arg-type]
+                values[str(key)] = self._decoder.decode(record)
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
                 self.damaged[str(key)] = str(error)
         return values
