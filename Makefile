@@ -1,0 +1,46 @@
+# Cove. `make demo` runs two web servers side by side; `make test` passes the tests.
+# Both install what they need first, system packages included.
+
+SHELL := /bin/bash
+VENV  := .venv
+BIN   := $(VENV)/bin
+SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help setup setup-test demo test check bench clean
+
+help:
+	@echo "make demo    two nginx containers, both on port 80, and what each of them sees"
+	@echo "make test    all tests (root, a real kernel)"
+	@echo "make check   ruff, mypy --strict, import rules"
+	@echo "make bench   Cove beside dockerd and podman, as ratios"
+
+setup: $(VENV)/.done
+	@tools/install-packages run
+
+setup-test: $(VENV)/.done
+	@tools/install-packages run test
+
+$(VENV)/.done: pyproject.toml tools/make-venv
+	@tools/make-venv $(VENV)
+	@touch $@
+
+demo:
+	@[ "$$(id -u)" = 0 ] || command -v sudo >/dev/null || { echo "make demo needs root: namespaces, mounts and control groups of the host are made by it. Run it as root or install sudo."; exit 1; }
+	@$(MAKE) --no-print-directory setup
+	@$(SUDO) $(BIN)/python tools/demo.py
+
+test: setup-test
+	$(SUDO) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.done
+	$(BIN)/ruff check src tests tools bench
+	$(BIN)/ruff format --check src tests tools bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: setup
+	@tools/install-packages bench
+	$(SUDO) $(BIN)/python bench/bench.py $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
