@@ -1,0 +1,108 @@
+"""What is written down of a container: the intent, and the facts last seen.
+
+`Record` is what the user asked for, with the image's defaults merged in; only rename and update replace
+it. `Facts` is what happened; each change has one owner (`lifecycle` the phase, `attachments` the
+addresses). They lie in two tables, so that no write of one can touch the other.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cove.network.driver import Endpoint, PortBinding
+from cove.wire.containers import ContainerConfig, HostConfig
+from cove.wire.networks import EndpointSettings
+
+Phase = Literal["created", "running", "paused", "restarting", "exited", "dead"]
+
+
+class MountRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A mount of a container, resolved: nothing about it is decided again at start.
+
+    `type` "volume", "bind" or "tmpfs". `name` and `driver` are a volume's. `source` is the host's path.
+    `copy`: an empty volume is filled from the image on first use. `make`: the source directory of a bind
+    is made when it is missing. `anonymous`: goes away with the container when asked to.
+    """
+
+    type: Literal["volume", "bind", "tmpfs"]
+    destination: str
+    name: str = ""
+    driver: str = ""
+    source: str = ""
+    mode: str = ""
+    rw: bool = True
+    propagation: str = ""
+    options: tuple[str, ...] = ()
+    subpath: str = ""
+    recursive: bool = True
+    copy: bool = False
+    make: bool = False
+    anonymous: bool = False
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A container as it was asked for. `endpoints` by network name, the first one gives the default route."""
+
+    id: str
+    name: str
+    created_ns: int
+    image_id: str
+    image: str
+    config: ContainerConfig
+    host: HostConfig
+    path: str = ""
+    args: tuple[str, ...] = ()
+    mounts: tuple[MountRecord, ...] = ()
+    endpoints: dict[str, EndpointSettings] = {}
+
+
+class Attached(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a running container holds of the networks: by network id, and its published ports."""
+
+    endpoints: dict[str, Endpoint] = {}
+    ports: tuple[PortBinding, ...] = ()
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was last seen of a container.
+
+    `wanted`: the user's last word, "running" or "stopped"; a restart policy acts on it after a reboot.
+    Times are nanoseconds of Unix time, 0 for never. `restarts` counts those of the policy.
+    """
+
+    phase: Phase = "created"
+    wanted: Literal["running", "stopped"] = "stopped"
+    pid: int = 0
+    started_ns: int = 0
+    finished_ns: int = 0
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    restarts: int = 0
+    attached: Attached = Attached()
+
+    @property
+    def running(self) -> bool:
+        """Whether processes exist (a paused container's do)."""
+        return self.phase in ("running", "paused")
+
+
+class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A user's network, as it was asked for, beside the driver's value of it."""
+
+    id: str
+    name: str
+    created_ns: int
+
+
+class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A volume, as it was asked for."""
+
+    name: str
+    driver: str = "local"
+    created_ns: int
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+    anonymous: bool = False

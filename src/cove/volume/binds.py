@@ -1,0 +1,110 @@
+"""Directories and files of the host, shown in a container: `-v /host:/there:ro` and `--mount type=bind`.
+
+Owns the syntax of a bind and the checks of its source. The source is the administrator's word, so it is
+followed as the host sees it; the destination is resolved by the runtime inside the container's root.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from dataclasses import dataclass
+
+from cove.errors import Internal, InvalidArgument, describe
+from cove.oci.spec import Mount
+
+PROPAGATIONS = frozenset({"shared", "rshared", "slave", "rslave", "private", "rprivate"})
+
+
+@dataclass(frozen=True, slots=True)
+class BindText:
+    """One `-v`: `source` "" for an anonymous volume, a name, or an absolute path of the host."""
+
+    source: str
+    destination: str
+    mode: str
+    rw: bool = True
+    propagation: str = ""
+    copy: bool = True
+
+    @property
+    def is_path(self) -> bool:
+        return self.source.startswith("/")
+
+
+def parse(text: str) -> BindText:
+    """Read "[source:]destination[:mode,…]"; raises InvalidArgument."""
+    parts = text.split(":")
+    if len(parts) > 3 or not all(parts):
+        raise InvalidArgument(f"invalid volume specification: '{text}'; write [source:]destination[:mode]")
+    source, destination, mode = ("", parts[0], "") if len(parts) == 1 else (*parts[:2], parts[2] if parts[2:] else "")
+    if source.startswith((".", "~")) or ("/" in source and not source.startswith("/")):
+        raise InvalidArgument(
+            f'create {source}: "{source}" includes invalid characters for a local volume name, only '
+            '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+        )
+    words = [word for word in mode.split(",") if word]
+    _check_words(text, words)
+    propagation = next((word for word in words if word in PROPAGATIONS), "")
+    if propagation and not source.startswith("/"):
+        raise InvalidArgument(f"invalid volume specification: '{text}': propagation is for directories of the host")
+    return BindText(
+        source=clean(source) if source.startswith("/") else source,
+        destination=check_destination(destination, text),
+        mode=mode,
+        rw="ro" not in words,
+        propagation=propagation,
+        copy="nocopy" not in words,
+    )
+
+
+def _check_words(text: str, words: list[str]) -> None:
+    known = PROPAGATIONS | {"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent"}
+    for word in words:
+        if word not in known:
+            raise InvalidArgument(f"invalid mode: {word} in volume specification '{text}'")
+    if {"ro", "rw"} <= set(words) or sum(word in PROPAGATIONS for word in words) > 1:
+        raise InvalidArgument(f"invalid mode: {','.join(words)}: it contradicts itself")
+
+
+def clean(path: str) -> str:
+    """A path without ".", ".." and doubled slashes; it stays absolute."""
+    cleaned = posixpath.normpath(path)
+    return cleaned[1:] if cleaned.startswith("//") else cleaned
+
+
+def check_destination(destination: str, text: str) -> str:
+    """A cleaned absolute path inside the container; raises InvalidArgument."""
+    if not destination.startswith("/"):
+        raise InvalidArgument(
+            f"invalid volume specification: '{text}': invalid mount path: '{destination}' mount path must be absolute"
+        )
+    cleaned = clean(destination)
+    if cleaned == "/":
+        raise InvalidArgument(
+            f"invalid volume specification: '{text}': invalid specification: destination can't be '/'"
+        )
+    return cleaned
+
+
+def check_source(source: str, *, make: bool) -> None:
+    """See that a bind's source is there, or make it a directory as `-v` does; raises CoveError."""
+    if os.path.exists(source):
+        return
+    if not make:
+        raise InvalidArgument(f'invalid mount config for type "bind": bind source path does not exist: {source}')
+    try:
+        os.makedirs(source, mode=0o755, exist_ok=True)
+    except OSError as error:
+        raise Internal(f"error while creating mount source path '{source}': {describe(error)}") from error
+
+
+def mount(source: str, destination: str, *, rw: bool, propagation: str, recursive: bool = True) -> Mount:
+    """The bind mount of a host's path."""
+    kind = "rbind" if recursive else "bind"
+    return Mount(
+        destination=destination,
+        source=source,
+        type="bind",
+        options=(kind, "rw" if rw else "ro", propagation or "rprivate"),
+    )

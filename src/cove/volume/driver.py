@@ -1,0 +1,44 @@
+"""What a volume driver does: keep a directory by name, and say how a container mounts it.
+
+A driver owns where the data lies. It never knows which container uses a volume, nor the volume's labels:
+those are the engine's. It *returns* mounts; the runtime performs them in the container's own mount namespace.
+
+    create ──▶ mount … mount ──▶ remove
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from cove.oci.spec import Mount
+
+
+class Driver(Protocol):
+    """One kind of volume; methods block for as long as the disk takes and raise CoveError."""
+
+    name: str
+
+    def create(self, name: str, options: Mapping[str, str]) -> None:
+        """Make the volume; does nothing when it is already there with these options."""
+
+    def exists(self, name: str) -> bool:
+        """Whether the volume's data is there."""
+
+    def path(self, name: str) -> Path:
+        """The directory that `docker volume inspect` calls Mountpoint."""
+
+    def mount(
+        self, name: str, destination: str, options: Mapping[str, str], *, subpath: str = "", readonly: bool = False
+    ) -> Mount:
+        """The mount that shows the volume (or a directory in it) at `destination`."""
+
+    def empty(self, name: str) -> bool:
+        """Whether nothing was ever put in, so that an image's content may be copied there."""
+
+    def size(self, name: str) -> int:
+        """Bytes on disk."""
+
+    def remove(self, name: str) -> None:
+        """Delete the volume and all in it; does nothing when it is not there."""
