@@ -1,0 +1,133 @@
+"""Images: summaries, inspection, history, deletion."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from cove.wire.base import Value
+from cove.wire.containers import GraphDriver, HealthConfig
+from cove.wire.ports import PortSet
+
+
+class ImageConfig(Value, frozen=True, kw_only=True):
+    """The defaults that an image gives its containers."""
+
+    hostname: str = ""
+    domainname: str = ""
+    user: str = ""
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    exposed_ports: PortSet | UnsetType = UNSET
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    env: tuple[str, ...] | None = None
+    cmd: tuple[str, ...] | None = None
+    healthcheck: HealthConfig | UnsetType = UNSET
+    args_escaped: bool | UnsetType = UNSET
+    image: str = ""
+    volumes: PortSet | None = None
+    working_dir: str = ""
+    entrypoint: tuple[str, ...] | None = None
+    on_build: tuple[str, ...] | None = None
+    labels: dict[str, str] | None = None
+    stop_signal: str | UnsetType = UNSET
+    shell: tuple[str, ...] | UnsetType = UNSET
+
+
+class RootFS(Value, frozen=True, kw_only=True):
+    type: str = "layers"
+    layers: tuple[str, ...] = ()
+
+
+class ImageMetadata(Value, frozen=True, kw_only=True):
+    last_tag_time: str = "0001-01-01T00:00:00Z"
+
+
+class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    media_type: str
+    digest: str
+    size: int
+
+
+class ImageInspect(Value, frozen=True, kw_only=True):
+    id: str
+    repo_tags: tuple[str, ...] = ()
+    repo_digests: tuple[str, ...] = ()
+    parent: str = ""
+    comment: str = ""
+    created: str = ""
+    docker_version: str = ""
+    author: str = ""
+    config: ImageConfig
+    architecture: str
+    variant: str | UnsetType = UNSET
+    os: str
+    os_version: str | UnsetType = UNSET
+    size: int
+    virtual_size: int | UnsetType = UNSET
+    graph_driver: GraphDriver = GraphDriver()
+    root_fs: RootFS = msgspec.field(name="RootFS", default=RootFS())
+    metadata: ImageMetadata = ImageMetadata()
+    descriptor: Descriptor | UnsetType = UNSET
+
+
+class ImageSummary(Value, frozen=True, kw_only=True):
+    """`created` in Unix seconds; -1 for sizes and counts that were not computed."""
+
+    id: str
+    parent_id: str = ""
+    repo_tags: tuple[str, ...] = ()
+    repo_digests: tuple[str, ...] = ()
+    created: int
+    size: int
+    shared_size: int = -1
+    virtual_size: int | UnsetType = UNSET
+    labels: dict[str, str] | None = None
+    containers: int = -1
+    descriptor: Descriptor | UnsetType = UNSET
+
+
+class ImageHistoryItem(Value, frozen=True, kw_only=True):
+    """`id` is "<missing>" for layers without an image of their own."""
+
+    id: str = "<missing>"
+    created: int = 0
+    created_by: str = ""
+    tags: tuple[str, ...] | None = None
+    size: int = 0
+    comment: str = ""
+
+
+class ImageDeleteItem(Value, frozen=True, kw_only=True, omit_defaults=True):
+    """Exactly one of the two."""
+
+    untagged: str = ""
+    deleted: str = ""
+
+
+class ImagePruneResponse(Value, frozen=True, kw_only=True):
+    images_deleted: tuple[ImageDeleteItem, ...] | None = None
+    space_reclaimed: int = 0
+
+
+class RegistryAuth(msgspec.Struct, frozen=True, kw_only=True, rename="lower"):
+    """Credentials for one registry: the header X-Registry-Auth (base64url JSON), or POST /auth."""
+
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+    registrytoken: str = ""
+
+
+class BootstrapRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Cove's own: make a base image out of the distribution's packages."""
+
+    name: str
+    suite: str = ""
+    include: tuple[str, ...] = ()
+    variant: str = "minbase"
