@@ -1,0 +1,390 @@
+"""Links, addresses and routes, through rtnetlink(7).
+
+Owns the requests and what the kernel answers; decides nothing about names, subnets or bridges. Requests are
+plain values: a caller gathers them and commits them in one datagram.
+
+    with Route() as route:                            # a socket in the thread's network namespace
+        route.commit([bridge("br0"), up("br0")])
+        route.commit(veth("v1", master=7, peer="eth0", pid=4711, mac="02:42:0a:58:00:02", mtu=1500))
+
+A container's init, alone in its new namespace, calls `configure(interfaces)`: loopback up, then each
+interface with its addresses, its default routes and no router advertisements.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from cove.kernel import nlwire, sysctl
+from cove.kernel.nlwire import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Request, attribute, nest, text, u8, u32
+
+NETLINK_ROUTE = 0
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER = 1, 3, 4, 10
+IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_STATS64, IFLA_AF_SPEC, IFLA_NET_NS_FD = 18, 19, 23, 26, 28
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+VETH_INFO_PEER = 1
+IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING, IFLA_BR_MCAST_SNOOPING = 1, 5, 7, 23
+IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
+IFF_UP, IFF_LOOPBACK = 0x1, 0x8
+
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+IFA_F_NODAD = 0x02
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
+RT_TABLE_MAIN, RT_TABLE_LOCAL, RTPROT_STATIC, RTN_UNICAST = 254, 255, 4, 1
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
+RTNH_F_ONLINK = 4
+NDA_DST, NDA_LLADDR, NUD_PERMANENT = 1, 2, 0x80
+
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")
+_STATS = struct.Struct("=8Q")
+
+
+class AddressLike(Protocol):
+    """An address and its prefix length: "10.88.0.2", 16."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def prefix(self) -> int: ...
+
+
+class InterfaceLike(Protocol):
+    """An interface that already is in the namespace, and what it shall have; `mtu` 0 leaves it as it is."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def addresses(self) -> Sequence[AddressLike]: ...
+    @property
+    def gateways(self) -> Sequence[str]: ...
+    @property
+    def mtu(self) -> int: ...
+
+
+class Link(NamedTuple):
+    """A link as the kernel lists it; `master` is the index of its bridge, 0 for none."""
+
+    ifindex: int
+    name: str
+    flags: int
+    mac: str
+    mtu: int
+    master: int
+    kind: str
+
+    @property
+    def up(self) -> bool:
+        return bool(self.flags & IFF_UP)
+
+
+class LinkStats(NamedTuple):
+    """Counters since the link was made."""
+
+    rx_packets: int
+    tx_packets: int
+    rx_bytes: int
+    tx_bytes: int
+    rx_errors: int
+    tx_errors: int
+    rx_dropped: int
+    tx_dropped: int
+
+
+class HostRoute(NamedTuple):
+    """A route of the main table; `destination` is "" for the default route."""
+
+    family: int
+    destination: str
+    prefix: int
+    gateway: str
+    ifindex: int
+
+
+class HostAddress(NamedTuple):
+    """An address of this host."""
+
+    family: int
+    address: str
+    prefix: int
+    ifindex: int
+
+
+# ── requests ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def bridge(name: str, *, mac: str = "", mtu: int = 0) -> Request:
+    """Make a bridge without spanning tree: its ports forward at once. A fixed `mac` never moves with its ports."""
+    options = nest(
+        IFLA_INFO_DATA,
+        u32(IFLA_BR_FORWARD_DELAY, 0),
+        u32(IFLA_BR_STP_STATE, 0),
+        u8(IFLA_BR_MCAST_SNOOPING, 0),
+    )
+    body = _link_head(mac=mac, mtu=mtu) + text(IFLA_IFNAME, name)
+    body += nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge"), options)
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, "RTM_NEWLINK bridge", name)
+
+
+def veth(
+    name: str,
+    *,
+    peer: str,
+    pid: int = 0,
+    netns: int = -1,
+    master: int = 0,
+    mac: str = "",
+    mtu: int = 0,
+) -> list[Request]:
+    """Make a veth pair whose peer is born, with its final name and `mac`, in another network namespace.
+
+    The namespace is that of process `pid`, or the open descriptor `netns`; with neither, the peer is born here.
+    The near end becomes a port of the bridge with index `master`, has no IPv6 address of its own, and is up.
+    """
+    place = u32(IFLA_NET_NS_PID, pid) if pid else b""
+    if netns >= 0:
+        place = u32(IFLA_NET_NS_FD, netns)
+    far = _link_head(mac=mac, mtu=mtu) + text(IFLA_IFNAME, peer) + place
+    data = nest(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, far))
+    body = _link_head(mtu=mtu) + text(IFLA_IFNAME, name)
+    if master:
+        body += u32(IFLA_MASTER, master)
+    body += nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, "veth"), data)
+    make = Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, "RTM_NEWLINK veth", name)
+    return [make, no_ipv6_address(name), up(name)]
+
+
+def up(name: str) -> Request:
+    return _set(name, "up", flags=IFF_UP, change=IFF_UP)
+
+
+def down(name: str) -> Request:
+    return _set(name, "down", change=IFF_UP)
+
+
+def rename(name: str, new: str) -> Request:
+    """Only a link that is down can be renamed on kernels before 6.3."""
+    index = socket.if_nametoindex(name)
+    return Request(RTM_SETLINK, 0, _link_head(index=index) + text(IFLA_IFNAME, new), "RTM_SETLINK name", name)
+
+
+def enslave(name: str, master: int) -> Request:
+    """Make a link a port of the bridge with index `master`; 0 frees it."""
+    return _set(name, "master", extra=u32(IFLA_MASTER, master))
+
+
+def set_mtu(name: str, mtu: int) -> Request:
+    return _set(name, "mtu", extra=u32(IFLA_MTU, mtu))
+
+
+def no_ipv6_address(name: str) -> Request:
+    """Give the link no link-local address when it comes up: a bridge port needs none."""
+    mode = nest(IFLA_AF_SPEC, nest(socket.AF_INET6, u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE)))
+    return _set(name, "addrgenmode", extra=mode)
+
+
+def delete(name: str) -> Request:
+    return Request(RTM_DELLINK, 0, _link_head() + text(IFLA_IFNAME, name), "RTM_DELLINK", name)
+
+
+def add_address(index: int, address: str, prefix: int, *, name: str = "") -> Request:
+    """Add an address to the link with `index`; IPv6 without duplicate detection, usable at once."""
+    family, packed = parse(address)
+    body = _ADDRESS.pack(family, prefix, IFA_F_NODAD if family == socket.AF_INET6 else 0, 0, index)
+    body += attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
+    if family == socket.AF_INET and prefix < 31:
+        hosts = (1 << (32 - prefix)) - 1
+        body += attribute(IFA_BROADCAST, (int.from_bytes(packed, "big") | hosts).to_bytes(4, "big"))
+    return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, body, f"RTM_NEWADDR {address}/{prefix}", name)
+
+
+def delete_address(index: int, address: str, prefix: int, *, name: str = "") -> Request:
+    family, packed = parse(address)
+    body = _ADDRESS.pack(family, prefix, 0, 0, index) + attribute(IFA_LOCAL, packed)
+    return Request(RTM_DELADDR, 0, body, f"RTM_DELADDR {address}/{prefix}", name)
+
+
+def add_route(index: int, gateway: str, *, destination: str = "", prefix: int = 0, name: str = "") -> Request:
+    """A route through `gateway` (the default route without a destination); the gateway counts as on the link."""
+    body = _route(index, gateway, destination, prefix)
+    what = f"{destination}/{prefix}" if destination else "default"
+    return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, f"RTM_NEWROUTE {what} via {gateway}", name)
+
+
+def delete_route(index: int, gateway: str, *, destination: str = "", prefix: int = 0, name: str = "") -> Request:
+    return Request(RTM_DELROUTE, 0, _route(index, gateway, destination, prefix), "RTM_DELROUTE", name)
+
+
+def add_neighbour(index: int, address: str, mac: str, *, name: str = "") -> Request:
+    """A permanent neighbour: no question is asked on the wire for it."""
+    family, packed = parse(address)
+    body = _NEIGHBOUR.pack(family, index, NUD_PERMANENT, 0, 0)
+    body += attribute(NDA_DST, packed) + attribute(NDA_LLADDR, hardware(mac))
+    return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, f"RTM_NEWNEIGH {address}", name)
+
+
+# ── the socket ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Route(nlwire.Socket):
+    """A rtnetlink socket in the network namespace of the thread that makes it."""
+
+    def __init__(self) -> None:
+        super().__init__(NETLINK_ROUTE)
+
+    def link(self, name: str) -> Link | None:
+        """The link called `name`, or None."""
+        body = _link_head() + text(IFLA_IFNAME, name)
+        try:
+            message = self.get(Request(RTM_GETLINK, 0, body, "RTM_GETLINK", name))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return None
+            raise
+        return _read_link(message.body)
+
+    def links(self) -> list[Link]:
+        request = Request(RTM_GETLINK, 0, _link_head(), "RTM_GETLINK")
+        return [_read_link(message.body) for message in self.dump(request)]
+
+    def stats(self, name: str) -> LinkStats:
+        """The counters of one link, as its own side sees them."""
+        body = _link_head() + text(IFLA_IFNAME, name)
+        message = self.get(Request(RTM_GETLINK, 0, body, "RTM_GETLINK", name))
+        values = dict(nlwire.attributes(message.body[_LINK.size :]))
+        return LinkStats(*_STATS.unpack_from(values[IFLA_STATS64]))
+
+    def addresses(self) -> list[HostAddress]:
+        """Every address of every link in this namespace."""
+        found = []
+        for message in self.dump(Request(RTM_GETADDR, 0, _ADDRESS.pack(0, 0, 0, 0, 0), "RTM_GETADDR")):
+            family, prefix, _, _, index = _ADDRESS.unpack_from(message.body)
+            values = dict(nlwire.attributes(message.body[_ADDRESS.size :]))
+            packed = values.get(IFA_LOCAL) or values.get(IFA_ADDRESS)
+            if packed and family in (socket.AF_INET, socket.AF_INET6):
+                found.append(HostAddress(family, socket.inet_ntop(family, packed), prefix, index))
+        return found
+
+    def routes(self) -> list[HostRoute]:
+        """The main table's routes, IPv4 and IPv6."""
+        found = []
+        for message in self.dump(Request(RTM_GETROUTE, 0, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0), "RTM_GETROUTE")):
+            family, prefix, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(message.body)
+            if table != RT_TABLE_MAIN or kind != RTN_UNICAST or family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            values = dict(nlwire.attributes(message.body[_ROUTE.size :]))
+            found.append(
+                HostRoute(
+                    family,
+                    _print(family, values.get(RTA_DST)),
+                    prefix,
+                    _print(family, values.get(RTA_GATEWAY)),
+                    int.from_bytes(values.get(RTA_OIF, b""), "little"),
+                )
+            )
+        return found
+
+
+def configure(interfaces: Sequence[InterfaceLike], *, net: int | None = None) -> None:
+    """Set up a new network namespace from inside: loopback up, each interface with addresses and default routes.
+
+    Called by a container's init, single-threaded, in its own namespace. OSError names the call and the link.
+    `net`: a descriptor of /proc/sys/net (`sysctl.open_net()`) opened while that was still writable; needed
+    when /proc/sys has been made read-only since. An interface takes no router advertisements (a neighbour
+    could otherwise become its router); one without an IPv6 address speaks no IPv6.
+    """
+    with Route() as route:
+        requests = [up("lo")]
+        for interface in interfaces:
+            _quieten(interface, net)
+            requests += _set_up(interface)
+        route.commit(requests)
+
+
+def _quieten(interface: InterfaceLike, net: int | None) -> None:
+    conf = f"ipv6/conf/{interface.name}"
+    if any(":" in address.address for address in interface.addresses):
+        sysctl.write(f"{conf}/accept_ra", 0, net=net)
+    else:
+        sysctl.write(f"{conf}/disable_ipv6", 1, net=net)
+
+
+def _set_up(interface: InterfaceLike) -> list[Request]:
+    """Addresses before the link comes up, routes after: a gateway is reachable only through a link that is up."""
+    name = interface.name
+    try:
+        index = socket.if_nametoindex(name)
+    except OSError as error:
+        raise OSError(error.errno, f"if_nametoindex: {os.strerror(error.errno or errno.ENODEV)}", name) from None
+    requests = [set_mtu(name, interface.mtu)] if interface.mtu else []
+    requests += [add_address(index, each.address, each.prefix, name=name) for each in interface.addresses]
+    requests.append(up(name))
+    requests += [add_route(index, gateway, name=name) for gateway in interface.gateways]
+    return requests
+
+
+# ── encoding ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def parse(address: str) -> tuple[int, bytes]:
+    """The family and the bytes of an address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return family, socket.inet_pton(family, address)
+
+
+def hardware(mac: str) -> bytes:
+    """The six bytes of "02:42:0a:58:00:02"."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def _link_head(*, index: int = 0, flags: int = 0, change: int = 0, mac: str = "", mtu: int = 0) -> bytes:
+    head = _LINK.pack(socket.AF_UNSPEC, 0, index, flags, change)
+    if mac:
+        head += attribute(IFLA_ADDRESS, hardware(mac))
+    return head + u32(IFLA_MTU, mtu) if mtu else head
+
+
+def _set(name: str, what: str, *, flags: int = 0, change: int = 0, extra: bytes = b"") -> Request:
+    body = _link_head(flags=flags, change=change) + text(IFLA_IFNAME, name) + extra
+    return Request(RTM_SETLINK, 0, body, f"RTM_SETLINK {what}", name)
+
+
+def _route(index: int, gateway: str, destination: str, prefix: int) -> bytes:
+    family, packed = parse(gateway)
+    body = _ROUTE.pack(
+        family, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST, RTNH_F_ONLINK
+    )
+    if destination:
+        body += attribute(RTA_DST, parse(destination)[1])
+    return body + attribute(RTA_GATEWAY, packed) + u32(RTA_OIF, index)
+
+
+def _read_link(body: bytes) -> Link:
+    _, _, index, flags, _ = _LINK.unpack_from(body)
+    values = dict(nlwire.attributes(body[_LINK.size :]))
+    info = dict(nlwire.attributes(values.get(IFLA_LINKINFO, b"")))
+    return Link(
+        ifindex=index,
+        name=nlwire.string(values[IFLA_IFNAME]),
+        flags=flags,
+        mac=values.get(IFLA_ADDRESS, b"").hex(":"),
+        mtu=int.from_bytes(values.get(IFLA_MTU, b""), "little"),
+        master=int.from_bytes(values.get(IFLA_MASTER, b""), "little"),
+        kind=nlwire.string(info.get(IFLA_INFO_KIND, b"")),
+    )
+
+
+def _print(family: int, packed: bytes | None) -> str:
+    return socket.inet_ntop(family, packed) if packed else ""
