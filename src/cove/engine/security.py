@@ -1,0 +1,210 @@
+"""What a container may do: capabilities, security options, masked and read-only paths, limits, sysctls.
+
+Pure. The defaults are a closed list, told in docs as "Defaults"; everything a user adds or drops is
+checked here, and what this host cannot enforce is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from cove.engine.host import HostFacts
+from cove.errors import InvalidArgument, Unsupported
+from cove.oci.spec import Capabilities, Rlimit, Seccomp
+from cove.wire.containers import HostConfig, Ulimit
+
+CAPABILITIES = tuple(
+    f"CAP_{name}"
+    for name in (
+        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
+        "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT "
+        "SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE "
+        "AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ "
+        "PERFMON BPF CHECKPOINT_RESTORE"
+    ).split()
+)
+"""By number, from linux/capability.h."""
+
+DEFAULT_CAPABILITIES = frozenset(
+    f"CAP_{name}"
+    for name in (
+        "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE "
+        "SYS_CHROOT KILL AUDIT_WRITE"
+    ).split()
+)
+
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+_PROC = "acpi asound interrupts kcore keys latency_stats sched_debug scsi timer_list timer_stats"
+
+
+def masked_paths(cpus: int) -> tuple[str, ...]:
+    """The paths that show nothing: they tell of the host, or steer it."""
+    return (
+        *(f"/proc/{name}" for name in _PROC.split()),
+        "/sys/devices/virtual/powercap",
+        "/sys/firmware",
+        "/sys/fs/selinux",
+        *(f"/sys/devices/system/cpu/cpu{number}/thermal_throttle" for number in range(cpus)),
+    )
+
+
+# ── capabilities ──────────────────────────────────────────────────────────────────────────────────
+
+
+def capabilities(asked: HostConfig, host: HostFacts) -> Capabilities:
+    """Bounding, effective and permitted alike; inheritable and ambient are always empty."""
+    known = CAPABILITIES[: host.last_capability + 1]
+    add = _names(asked.cap_add or (), "CapAdd")
+    drop = _names(asked.cap_drop or (), "CapDrop")
+    if asked.privileged:
+        chosen = set(known)
+    else:
+        chosen = set(known) if "ALL" in add else set() if "ALL" in drop else set(DEFAULT_CAPABILITIES)
+        chosen = (chosen - drop) | (add - {"ALL"} - (drop if "ALL" in add else set()))
+    kept = tuple(name for name in known if name in chosen)
+    return Capabilities(bounding=kept, effective=kept, permitted=kept)
+
+
+def _names(words: Iterable[str], field: str) -> set[str]:
+    names: set[str] = set()
+    for word in words:
+        name = word.upper()
+        if name != "ALL":
+            name = name if name.startswith("CAP_") else f"CAP_{name}"
+            if name not in CAPABILITIES:
+                raise InvalidArgument(f'invalid {field}: unknown capability: "{name}"')
+        names.add(name)
+    return names
+
+
+# ── security options ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityOptions:
+    """`seccomp`: None for the default profile, a profile of the user's, or `unconfined`."""
+
+    no_new_privileges: bool = False
+    seccomp: Seccomp | None = None
+    unconfined: bool = False
+    system_paths: bool = True
+
+
+def security_options(asked: HostConfig, host: HostFacts) -> SecurityOptions:
+    """Read --security-opt; raises InvalidArgument or Unsupported."""
+    options = SecurityOptions(unconfined=asked.privileged, system_paths=not asked.privileged)
+    for text in asked.security_opt or ():
+        key, value = _split(text)
+        options = _apply(options, key, value, text, host)
+    return options
+
+
+def _split(text: str) -> tuple[str, str]:
+    """ "key=value"; also the old "key:value"."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        key, _, value = text.partition(":")
+    return key, value
+
+
+def _apply(options: SecurityOptions, key: str, value: str, text: str, host: HostFacts) -> SecurityOptions:
+    if key == "no-new-privileges":
+        if value not in ("", "true", "false"):
+            raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
+        return replace(options, no_new_privileges=value != "false")
+    if key == "seccomp":
+        if value == "unconfined":
+            return replace(options, unconfined=True, seccomp=None)
+        if value in ("", "builtin", "default"):
+            return replace(options, unconfined=False, seccomp=None)
+        return replace(options, unconfined=False, seccomp=_profile(value))
+    if key == "systempaths" and value == "unconfined":
+        return replace(options, system_paths=False)
+    if key == "apparmor":
+        if value != "unconfined" and not host.apparmor:
+            raise Unsupported(f"The AppArmor profile {value} cannot be applied: AppArmor is not enabled on this host")
+        if value != "unconfined":
+            raise Unsupported(f"The AppArmor profile {value} cannot be applied: only unconfined is supported")
+        return options
+    if key == "label":
+        if value != "disable" and host.selinux:
+            raise Unsupported(f"SELinux labels are not supported; leave out --security-opt {text}")
+        return options
+    raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
+
+
+def _profile(text: str) -> Seccomp:
+    """A seccomp profile in the runtime-spec's form or in Docker's, whose rules may say `name` alone."""
+    try:
+        return msgspec.json.decode(text, type=Seccomp)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise InvalidArgument(f"opening seccomp profile failed: it is no valid profile: {error}") from None
+
+
+# ── limits of the process ─────────────────────────────────────────────────────────────────────────
+
+_RLIMITS = frozenset(
+    "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack as".split()
+)
+
+
+def rlimits(ulimits: Iterable[Ulimit], host: HostFacts) -> tuple[tuple[Rlimit, ...], tuple[str, ...]]:
+    """The limits, and a warning for each that this host forces down."""
+    values, warnings = [], []
+    for ulimit in ulimits:
+        if ulimit.name not in _RLIMITS:
+            raise InvalidArgument(f"invalid ulimit type: {ulimit.name}")
+        soft, hard = ulimit.soft, ulimit.hard
+        if hard != -1 and (soft == -1 or soft > hard):
+            raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
+        name = f"RLIMIT_{ulimit.name.upper()}"
+        ceiling = host.ceilings.get(name)
+        if ceiling is not None and (hard == -1 or hard > ceiling):
+            warnings.append(
+                f"The hard limit of {ulimit.name} is lowered to {ceiling}, the most that this host allows"
+            )
+            hard = ceiling
+            soft = hard if soft == -1 else min(soft, hard)
+        values.append(Rlimit(type=name, soft=soft, hard=hard))
+    return tuple(values), tuple(warnings)
+
+
+# ── sysctls ───────────────────────────────────────────────────────────────────────────────────────
+
+_SYSCTL = re.compile(r"[a-z0-9_-]+(\.[A-Za-z0-9_-]+)+")
+_IPC_SYSCTLS = frozenset(
+    "kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni "
+    "kernel.shm_rmid_forced".split()
+)
+
+
+def sysctls(asked: Mapping[str, str], *, own_network: bool, own_ipc: bool, own_uts: bool) -> dict[str, str]:
+    """The defaults and the user's; those that would change the host are refused."""
+    values: dict[str, str] = {}
+    if own_network:
+        values["net.ipv4.ping_group_range"] = "0 2147483647"
+        values["net.ipv4.ip_unprivileged_port_start"] = "0"
+    for written, value in asked.items():
+        name = written.replace("/", ".")
+        if _SYSCTL.fullmatch(name) is None or "\n" in value or "\0" in value:
+            raise InvalidArgument(
+                f"invalid sysctl {written!r}: a name like net.ipv4.ip_forward and one line of value"
+            )
+        if name.startswith("net."):
+            allowed = own_network
+        elif name in _IPC_SYSCTLS or name.startswith("fs.mqueue."):
+            allowed = own_ipc
+        else:
+            allowed = name == "kernel.domainname" and own_uts
+        if not allowed:
+            raise InvalidArgument(
+                f"sysctl {name!r} is not allowed: it is not in a namespace of the container's own and would change "
+                "the host"
+            )
+        values[name] = value
+    return values

@@ -1,0 +1,263 @@
+"""From what was asked to what the runtime shall do: one frozen Spec.
+
+Pure: a record, the mounts that snapshots and volumes gave, and facts of the host go in; a Spec comes out,
+or one sentence about the option that cannot be honoured. `check` refuses at creation what `build` would
+refuse at start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cove.engine import merge, resources, security
+from cove.engine.host import HostFacts
+from cove.engine.records import Record
+from cove.errors import InvalidArgument, Unsupported
+from cove.oci.spec import (
+    ConsoleSize,
+    Linux,
+    Mount,
+    Namespace,
+    NamespaceType,
+    Process,
+    Resources,
+    Root,
+    Seccomp,
+    Spec,
+)
+from cove.wire.containers import ContainerConfig, HostConfig
+
+DEFAULT_SHM = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a start adds to the record.
+
+    `mounts`: volumes, binds and the managed files, in order of depth. `joined`: for each namespace that
+    another container's process lends, the path under /proc. `hostname`: the container's own, or the host's.
+    """
+
+    cgroup: str
+    hostname: str
+    mounts: tuple[Mount, ...] = ()
+    joined: Mapping[str, str] = field(default_factory=dict)
+    seccomp: Seccomp | None = None
+
+
+def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
+    """The whole runtime configuration of a container."""
+    config, asked = record.config, record.host
+    options = security.security_options(asked, host)
+    nodes, rules = resources.devices(asked)
+    limits = resources.limits(asked, host)
+    namespaces = _namespaces(asked, around.joined)
+    own = {namespace.type for namespace in namespaces if not namespace.path}
+    paths = options.system_paths
+    return Spec(
+        process=_process(record, around, options, host),
+        root=Root(path="rootfs", readonly=asked.readonly_rootfs),
+        hostname=around.hostname if "uts" in own else "",
+        domainname=config.domainname if "uts" in own else "",
+        mounts=(*_system_mounts(asked, own), *around.mounts),
+        annotations=dict(asked.annotations),
+        linux=Linux(
+            namespaces=namespaces,
+            devices=nodes,
+            cgroups_path=around.cgroup,
+            resources=Resources(
+                devices=rules, memory=limits.memory, cpu=limits.cpu, pids=limits.pids, block_io=limits.block_io
+            ),
+            seccomp=None if options.unconfined else options.seccomp or around.seccomp,
+            sysctl=security.sysctls(
+                asked.sysctls, own_network="network" in own, own_ipc="ipc" in own, own_uts="uts" in own
+            ),
+            masked_paths=_paths(asked.masked_paths, security.masked_paths(host.cpus) if paths else ()),
+            readonly_paths=_paths(asked.readonly_paths, security.READONLY_PATHS if paths else ()),
+            rootfs_propagation="rprivate",
+        ),
+    )
+
+
+def _paths(asked: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str, ...]:
+    """An empty list asks for none at all."""
+    return default if asked is None else asked
+
+
+def _process(record: Record, around: Surroundings, options: security.SecurityOptions, host: HostFacts) -> Process:
+    config, asked = record.config, record.host
+    height, width = asked.console_size
+    values, _ = security.rlimits(asked.ulimits, host)
+    return Process(
+        args=merge.command(config),
+        env=merge.environment(config, around.hostname),
+        cwd=config.working_dir or "/",
+        terminal=config.tty,
+        console_size=ConsoleSize(height=height, width=width) if config.tty and height and width else None,
+        capabilities=security.capabilities(asked, host),
+        rlimits=values,
+        no_new_privileges=options.no_new_privileges,
+        oom_score_adj=asked.oom_score_adj or None,
+    )
+
+
+# ── namespaces ────────────────────────────────────────────────────────────────────────────────────
+
+
+def lender(mode: str) -> str:
+    """The container whose namespace a mode like "container:NAME" joins, else ""."""
+    kind, _, name = mode.partition(":")
+    return name if kind == "container" else ""
+
+
+def lenders(asked: HostConfig) -> dict[str, str]:
+    """Which container lends which namespace."""
+    modes = {"pid": asked.pid_mode, "ipc": asked.ipc_mode, "network": asked.network_mode}
+    return {kind: name for kind, mode in modes.items() if (name := lender(mode))}
+
+
+def _namespaces(asked: HostConfig, joined: Mapping[str, str]) -> tuple[Namespace, ...]:
+    """The mount namespace is always new; the host's is shared by leaving one out."""
+    modes: dict[NamespaceType, str] = {
+        "pid": asked.pid_mode,
+        "ipc": asked.ipc_mode,
+        "uts": asked.uts_mode,
+        "network": asked.network_mode,
+        "cgroup": asked.cgroupns_mode,
+    }
+    found = [Namespace(type="mount")]
+    for kind, mode in modes.items():
+        if mode != "host":
+            found.append(Namespace(type=kind, path=joined.get(kind, "")))
+    return tuple(found)
+
+
+def check(config: ContainerConfig, asked: HostConfig, host: HostFacts) -> tuple[str, ...]:
+    """Refuse what can't be honoured; return warnings about what is honoured only in part."""
+    _check_modes(config, asked)
+    _check_unsupported(asked)
+    security.security_options(asked, host)
+    security.capabilities(asked, host)
+    resources.limits(asked, host)
+    resources.devices(asked)
+    own_network = asked.network_mode != "host" and not lender(asked.network_mode)
+    security.sysctls(
+        asked.sysctls,
+        own_network=own_network,
+        own_ipc=asked.ipc_mode in ("", "private", "shareable", "none"),
+        own_uts=asked.uts_mode != "host",
+    )
+    if not -1000 <= asked.oom_score_adj <= 1000:
+        raise InvalidArgument(f"Invalid value {asked.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+    if asked.shm_size < 0:
+        raise InvalidArgument("SHM size can not be less than 0")
+    _, warnings = security.rlimits(asked.ulimits, host)
+    if asked.memory and not host.swap_limit:
+        warnings += ("Your kernel does not support swap limit capabilities. Memory is limited without swap.",)
+    if lender(asked.ipc_mode):
+        warnings += ("System V IPC and message queues are shared; /dev/shm is each container's own.",)
+    return warnings
+
+
+def _check_modes(config: ContainerConfig, asked: HostConfig) -> None:
+    for kind, attribute, words in (
+        ("PID", "pid_mode", ("", "host", "private")),
+        ("IPC", "ipc_mode", ("", "host", "private", "shareable", "none")),
+        ("UTS", "uts_mode", ("", "host")),
+        ("cgroup namespace", "cgroupns_mode", ("", "host", "private")),
+        ("userns", "userns_mode", ("", "host")),
+    ):
+        mode = getattr(asked, attribute)
+        if mode not in words and not (kind in ("PID", "IPC") and lender(mode)):
+            raise InvalidArgument(f"invalid {kind} mode: {mode}")
+    if asked.uts_mode == "host" and (config.hostname or config.domainname):
+        raise InvalidArgument("conflicting options: hostname and the UTS mode")
+    if len(config.hostname) > 63 or "\0" in config.hostname:
+        raise InvalidArgument(f"invalid hostname format: {config.hostname}: it is longer than 63 bytes")
+    shared = asked.network_mode == "host" or lender(asked.network_mode)
+    if lender(asked.network_mode):
+        if config.hostname:
+            raise InvalidArgument("conflicting options: hostname and the network mode")
+        if asked.port_bindings or asked.publish_all_ports:
+            raise InvalidArgument("conflicting options: port publishing and the container type network mode")
+        if asked.dns or asked.extra_hosts:
+            raise InvalidArgument("conflicting options: dns or hosts, and the container type network mode")
+    if shared and asked.links:
+        raise InvalidArgument("conflicting options: network sharing and links")
+
+
+def _check_unsupported(asked: HostConfig) -> None:
+    """Everything that this version cannot do is said, never ignored."""
+    if asked.runtime not in ("", "cove"):
+        raise InvalidArgument(f"unknown or invalid runtime name: {asked.runtime}")
+    if asked.isolation not in ("", "default"):
+        raise InvalidArgument(f'invalid isolation: "{asked.isolation}"; only "default" is possible on Linux')
+    if asked.storage_opt:
+        raise Unsupported(
+            f"--storage-opt is not supported ({', '.join(asked.storage_opt)}): the size of a writable layer has no limit"
+        )
+    if asked.links:
+        raise Unsupported("--link is not supported: put both containers on a network of their own instead")
+    if asked.cgroup_parent and (".." in asked.cgroup_parent.split("/") or "\0" in asked.cgroup_parent):
+        raise InvalidArgument(f"invalid cgroup parent: {asked.cgroup_parent}")
+    if asked.auto_remove and asked.restart_policy.name not in ("", "no"):
+        raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
+    policy = asked.restart_policy
+    if policy.name not in ("", "no", "always", "unless-stopped", "on-failure"):
+        raise InvalidArgument(
+            f"invalid restart policy: unknown policy '{policy.name}'; use one of 'no', 'always', 'on-failure', "
+            "or 'unless-stopped'"
+        )
+    if policy.maximum_retry_count and policy.name != "on-failure":
+        raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+    if policy.maximum_retry_count < 0:
+        raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
+
+
+# ── mounts of the system ──────────────────────────────────────────────────────────────────────────
+
+_SAFE = ("nosuid", "noexec", "nodev")
+
+
+def _system_mounts(asked: HostConfig, own: set[NamespaceType]) -> tuple[Mount, ...]:
+    """/proc, /dev and their kin, in the order they are made; then the user's tmpfs."""
+    access = "rw" if asked.privileged else "ro"
+    shm = asked.shm_size or DEFAULT_SHM
+    mounts = [
+        Mount(destination="/proc", source="proc", type="proc", options=_SAFE),
+        Mount(
+            destination="/dev",
+            source="tmpfs",
+            type="tmpfs",
+            options=("nosuid", "strictatime", "mode=755", "size=65536k"),
+        ),
+        Mount(
+            destination="/dev/pts",
+            source="devpts",
+            type="devpts",
+            options=("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        ),
+        Mount(destination="/sys", source="sysfs", type="sysfs", options=(*_SAFE, access)),
+        Mount(destination="/sys/fs/cgroup", source="cgroup", type="cgroup", options=(*_SAFE, "relatime", access)),
+        Mount(destination="/dev/mqueue", source="mqueue", type="mqueue", options=_SAFE),
+    ]
+    if asked.ipc_mode == "host":
+        mounts.append(Mount(destination="/dev/shm", source="/dev/shm", type="bind", options=("rbind", "rprivate")))
+    elif asked.ipc_mode != "none":
+        mounts.append(
+            Mount(destination="/dev/shm", source="shm", type="tmpfs", options=(*_SAFE, "mode=1777", f"size={shm}"))
+        )
+    return tuple(mounts)
+
+
+def tmpfs(destination: str, options: str) -> Mount:
+    """A `--tmpfs`: "size=64m,mode=1777,exec"; raises InvalidArgument for an unknown option."""
+    words = [word for word in options.split(",") if word]
+    flags = {"ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "sync", "async", "noatime", "relatime"}
+    for word in words:
+        name = word.partition("=")[0]
+        if word not in flags and name not in ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge"):
+            raise InvalidArgument(f"invalid tmpfs option {word!r}")
+    defaults = [word for word in _SAFE if word not in words and word[2:] not in words]
+    return Mount(destination=destination, source="tmpfs", type="tmpfs", options=(*defaults, *words))
