@@ -1,0 +1,329 @@
+"""One repository of one registry, over the distribution API: manifests, blobs, uploads.
+
+Source: the OCI distribution-spec. Every digest in an address was checked when it was parsed; what is
+fetched here is verified by whoever stores it, and manifests here.
+
+    connect   GET /v2/                          which scheme, which challenge
+    pull      GET manifests/<tag|digest>, GET blobs/<digest> (again with Range after an interruption)
+    push      HEAD blobs/<digest>, POST blobs/uploads/ (perhaps ?mount=), PATCH, PUT, PUT manifests/<tag>
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO
+from urllib.parse import urlencode, urljoin
+
+import msgspec
+from urllib3.exceptions import HTTPError
+
+from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
+from cove.image.distribution import transport as http
+from cove.image.distribution.auth import Authenticator, Credentials, challenges
+from cove.image.distribution.transport import Body, Call, Response, Transport
+from cove.oci import digest as digests
+from cove.oci import image
+from cove.oci.image import Descriptor
+from cove.oci.reference import DEFAULT_DOMAIN, Reference
+
+_HUB = "registry-1.docker.io"
+_ACCEPT = ", ".join([*sorted(image.MANIFESTS), *sorted(image.INDEXES), image.SCHEMA1_SIGNED])
+_CHUNK = 1 << 20
+# An interruption after this much progress counts as the first one again.
+_PROGRESS = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A manifest's bytes, verified against `digest`."""
+
+    raw: bytes
+    media_type: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """Where the bytes of a begun upload go."""
+
+    location: str
+
+
+class _Complaint(msgspec.Struct, frozen=True):
+    code: str = ""
+    message: str = ""
+
+
+class _Complaints(msgspec.Struct, frozen=True):
+    errors: tuple[_Complaint, ...] | None = None
+    details: str | None = None
+
+
+class Repository:
+    """What `reference` names, at its registry, seen with `credentials`."""
+
+    def __init__(
+        self, transport: Transport, reference: Reference, credentials: Credentials, cancel: threading.Event | None
+    ) -> None:
+        self.reference = reference
+        self._transport = transport
+        self._cancel = cancel
+        self._host = _HUB if reference.domain == DEFAULT_DOMAIN else reference.domain
+        self._credentials = credentials
+        self._base = ""
+        self._auth: Authenticator | None = None
+
+    # ── pull ──────────────────────────────────────────────────────────────────────────────────────
+
+    def manifest(self, which: str) -> Fetched:
+        """The manifest or index at a tag or digest; NotFound in Docker's words."""
+        response = self._send("GET", f"manifests/{which}", headers={"Accept": _ACCEPT})
+        if response.status == 404:
+            _complaint(response)
+            raise NotFound(f"manifest for {self.reference.familiar} not found: manifest unknown")
+        self._expect(response, 200)
+        try:
+            raw = response.read(image.MAX_MANIFEST + 1, decode_content=False)
+        except HTTPError as error:
+            raise http.unreachable(self._base, error) from error
+        finally:
+            response.release_conn()
+        told = response.headers.get("Docker-Content-Digest", "")
+        expected = which if ":" in which else told if digests.is_digest(told) else digests.of(raw)
+        if not digests.matches(raw, expected):
+            raise Unavailable(
+                f"the registry {self.reference.domain} sent a manifest for {self.reference.familiar} that is not "
+                f"{expected}; nothing of it was kept"
+            )
+        return Fetched(raw, response.headers.get("Content-Type", "").partition(";")[0].strip(), expected)
+
+    def blob(self, blob: Descriptor) -> Iterator[bytes]:
+        """The bytes of a blob, continued where a connection broke off; not yet verified, never too long."""
+        done = mark = failures = 0
+        while done < blob.size:
+            reason = "the registry closed the connection"
+            try:
+                for chunk in self._blob_from(blob, done):
+                    done += len(chunk)
+                    if done > blob.size:
+                        raise Unavailable(
+                            f"the registry {self.reference.domain} sent more than {blob.size} bytes of {blob.digest}"
+                        )
+                    yield chunk
+                    http.check(self._cancel)
+            except http.INTERRUPTIONS as error:
+                reason = http.unreachable(self._base, error).message
+            if done >= blob.size:
+                return
+            failures, mark = (0, done) if done - mark >= _PROGRESS else (failures + 1, mark)
+            if failures >= self._transport.policy.attempts:
+                raise Unavailable(
+                    f"the download of {blob.digest} from {self.reference.domain} broke off after {done} of "
+                    f"{blob.size} bytes: {reason}; try again"
+                )
+            self._transport.pause(failures, self._cancel)
+
+    def _blob_from(self, blob: Descriptor, start: int) -> Iterator[bytes]:
+        """The bytes from `start` on, whether or not the server knows ranges."""
+        response = self._send("GET", f"blobs/{blob.digest}", headers={"Range": f"bytes={start}-"} if start else {})
+        try:
+            if response.status == 404:
+                raise NotFound(f"the registry {self.reference.domain} does not have {blob.digest}: blob unknown")
+            self._expect(response, 200, 206)
+            resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
+                f"bytes {start}-"
+            )
+            skip = 0 if resumed else start
+            while chunk := response.read1(_CHUNK, decode_content=False):
+                if skip >= len(chunk):
+                    skip -= len(chunk)
+                    http.check(self._cancel)
+                    continue
+                yield chunk[skip:] if skip else chunk
+                skip = 0
+            response.release_conn()
+        finally:
+            if not response.closed:
+                response.close()
+
+    # ── push ──────────────────────────────────────────────────────────────────────────────────────
+
+    def has_blob(self, digest: str) -> bool:
+        response = self._send("HEAD", f"blobs/{digest}", actions="pull,push")
+        if response.status != 404:
+            self._expect(response, 200)
+        response.release_conn()
+        return response.status == 200
+
+    def begin(self, digest: str, *, mount_from: str = "") -> Upload | None:
+        """Begin an upload; None when the registry took the blob over from its repository `mount_from`."""
+        query = "?" + urlencode({"mount": digest, "from": mount_from}) if mount_from else ""
+        scopes = (mount_from,) if mount_from else ()
+        response = self._send("POST", f"blobs/uploads/{query}", actions="pull,push", also=scopes, body=b"")
+        self._expect(response, 201, 202)
+        response.release_conn()
+        return None if response.status == 201 else self._moved(response, f"{self._base}/v2/")
+
+    def append(self, upload: Upload, data: IO[bytes], start: int, size: int) -> Upload:
+        """Send `size` bytes from `data`, which are the blob's from `start` on."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        if start:
+            headers["Content-Range"] = f"{start}-{start + size - 1}"
+        response = self._send_to(upload.location, "PATCH", headers, data, idempotent=False)
+        self._expect(response, 202, 204)
+        response.release_conn()
+        return self._moved(response, upload.location)
+
+    def received(self, upload: Upload) -> int:
+        """How many bytes of a broken upload have arrived."""
+        response = self._send_to(upload.location, "GET", {}, None)
+        self._expect(response, 204)
+        response.release_conn()
+        last = response.headers.get("Range", "0-0").rpartition("-")[2]
+        return int(last) + 1 if last.isdecimal() and last != "0" else 0
+
+    def finish(self, upload: Upload, digest: str) -> None:
+        """Name what was sent; the registry verifies it."""
+        url = upload.location + ("&" if "?" in upload.location else "?") + urlencode({"digest": digest})
+        response = self._send_to(url, "PUT", {"Content-Length": "0"}, b"")
+        self._expect(response, 201, 204)
+        response.release_conn()
+
+    def put_manifest(self, which: str, raw: bytes, media_type: str) -> None:
+        response = self._send(
+            "PUT", f"manifests/{which}", actions="pull,push", headers={"Content-Type": media_type}, body=raw
+        )
+        self._expect(response, 201)
+        response.release_conn()
+
+    # ── the connection ────────────────────────────────────────────────────────────────────────────
+
+    def connect(self) -> str:
+        """Find out how the registry is spoken to; its base address."""
+        schemes = ("https", "http") if self._transport.policy.accepts_insecure(self._host) else ("https",)
+        failure: CoveError | None = None
+        for scheme in schemes:
+            base = f"{scheme}://{self._host}"
+            call = Call("GET", f"{base}/v2/")
+            try:
+                response = self._transport.send(call, cancel=self._cancel)
+            except Unavailable as error:
+                http.check(self._cancel)
+                failure = error
+                continue
+            self._base, self._auth = base, Authenticator(self._transport, base, self._credentials)
+            if response.status == 401:
+                self._auth.challenged(challenges(response))
+            response.drain_conn()
+            response.release_conn()
+            return base
+        assert failure is not None
+        raise failure
+
+    def login(self) -> None:
+        """Raise Unauthorized unless the registry accepts the credentials."""
+        self.connect()
+        assert self._auth is not None
+        header = self._auth.header("", self._cancel)
+        headers = {"Authorization": header} if header else {}
+        response = self._transport.send(Call("GET", f"{self._base}/v2/", headers), cancel=self._cancel)
+        status, complaint = response.status, _complaint(response)
+        if status in {401, 403}:
+            raise Unauthorized(
+                f"login attempt to {self._base}/v2/ failed: {complaint or 'incorrect username or password'}"
+            )
+        if status != 200:
+            raise Unavailable(f"login attempt to {self._base}/v2/ failed with status {status}; is it a registry?")
+
+    def _send(
+        self,
+        method: str,
+        tail: str,
+        *,
+        actions: str = "pull",
+        also: tuple[str, ...] = (),
+        headers: Mapping[str, str] | None = None,
+        body: Body = None,
+    ) -> Response:
+        """A request about this repository, authorised, once more with a fresh token if refused."""
+        if not self._base:
+            self.connect()
+        url = f"{self._base}/v2/{self.reference.path}/{tail}"
+        scope = " ".join(
+            [f"repository:{self.reference.path}:{actions}", *(f"repository:{name}:pull" for name in also)]
+        )
+        return self._authorised(url, method, headers or {}, body, scope, idempotent=True)
+
+    def _send_to(
+        self, url: str, method: str, headers: Mapping[str, str], body: Body, *, idempotent: bool = True
+    ) -> Response:
+        """A request to an upload's location; authorised only if that is the registry's own."""
+        scope = f"repository:{self.reference.path}:pull,push"
+        return self._authorised(url, method, headers, body, scope, idempotent=idempotent)
+
+    def _authorised(
+        self, url: str, method: str, headers: Mapping[str, str], body: Body, scope: str, *, idempotent: bool
+    ) -> Response:
+        assert self._auth is not None
+        own = http.origin(url) == http.origin(self._base)
+        for again in (False, True):
+            token = self._auth.header(scope, self._cancel) if own else ""
+            sent = {**headers, "Authorization": token} if token else headers
+            response = self._transport.send(Call(method, url, sent, body, idempotent), cancel=self._cancel)
+            if response.status != 401 or not own or again or not idempotent:
+                return response
+            found = challenges(response)
+            if not found:
+                return response
+            http.error_body(response)
+            self._auth.challenged(found)
+            self._auth.forget(scope)
+        raise AssertionError("the second answer is returned")
+
+    def _moved(self, response: Response, url: str) -> Upload:
+        """The upload's next location, which the registry gives with every answer."""
+        location = response.headers.get("Location")
+        if not location:
+            raise Unavailable(f"the registry {self.reference.domain} does not say where to upload to")
+        target = urljoin(url, location)
+        if http.host_of(target) == http.host_of(self._base):
+            # Behind a proxy that ends TLS, registries often believe that they are spoken to in plain HTTP.
+            target = self._base.partition(":")[0] + ":" + target.partition(":")[2]
+        http.refuse_downgrade(url, target)
+        return Upload(target)
+
+    def _expect(self, response: Response, *statuses: int) -> None:
+        """Raise the sentence for any other status."""
+        if response.status in statuses:
+            return
+        complaint = _complaint(response)
+        because = f": {complaint}" if complaint else ""
+        registry = self.reference.domain
+        if response.status in {401, 403}:
+            raise Forbidden(f"access to {self.reference.familiar_name} at {registry} is denied{because}")
+        if response.status == 404:
+            raise NotFound(f"the registry {registry} does not know {self.reference.familiar_name}{because}")
+        if response.status == 429:
+            raise Unavailable(f"the registry {registry} allows no more requests for now{because}; try again later")
+        if response.status >= 500:
+            raise Unavailable(
+                f"the registry {registry} failed with status {response.status}{because}; try again later"
+            )
+        raise InvalidArgument(f"the registry {registry} refuses with status {response.status}{because}")
+
+
+def _complaint(response: Response) -> str:
+    """What the registry says is wrong, as "code: message", shortened and without control characters."""
+    raw = http.error_body(response)
+    try:
+        found = msgspec.json.decode(raw, type=_Complaints)
+    except msgspec.DecodeError:
+        return ""
+    if found.errors:
+        first = found.errors[0]
+        text = ": ".join(filter(None, (first.code.lower().replace("_", " "), first.message)))
+    else:
+        text = found.details or ""
+    return "".join(character for character in text if character.isprintable())[:300]

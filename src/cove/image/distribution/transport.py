@@ -1,0 +1,288 @@
+"""HTTP to registries: pools, TLS, proxies, time-outs, redirects, retries, and failures in words.
+
+It knows nothing of images or credentials. What it guarantees to its callers:
+
+* a header that names a secret (`Authorization`) is never carried to another origin by a redirect, and
+  once dropped it is not picked up again (CVE-2020-15157 and kin);
+* an https address is never followed to an http one;
+* every wait is bounded, every retry is counted, and a set `cancel` event ends it all;
+* what goes wrong below HTTP becomes one sentence that names the registry.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import ssl
+import threading
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.exceptions import ProxyError as UnreachableProxy
+
+from cove import __version__
+from cove.errors import CoveError, Unavailable
+
+Body = bytes | IO[bytes] | None
+Response = urllib3.BaseHTTPResponse
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_MAX_REDIRECTS = 5
+_ERROR_BODY = 64 << 10
+INTERRUPTIONS = (ProtocolError, ReadTimeoutError)
+"""What a broken connection looks like while a body is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How registries are spoken to. Times are seconds.
+
+    `insecure`: "host", "host:port" or CIDR networks for which an unverified certificate or plain HTTP
+    is accepted; loopback addresses always are. `certificates/<host[:port]>/` may hold `*.crt` (further
+    authorities) and `client.cert` with `client.key`.
+    """
+
+    insecure: tuple[str, ...] = ()
+    certificates: Path = Path("/etc/cove/certs.d")
+    connect_timeout: float = 15.0
+    read_timeout: float = 30.0
+    attempts: int = 5
+    backoff: float = 0.3
+    longest_wait: float = 30.0
+    parallel_downloads: int = 3
+    parallel_uploads: int = 5
+
+    def accepts_insecure(self, host: str) -> bool:
+        """Whether the registry at `host` ("name[:port]") may be spoken to without verified TLS."""
+        name = urlsplit(f"//{host}").hostname or host
+        if host in self.insecure or name in self.insecure or name == "localhost":
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or any(_within(address, network) for network in self.insecure)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request. A file as `body` is sent from where it stands and only once: not `idempotent`."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Body = None
+    idempotent: bool = True
+
+
+class Transport:
+    """Shared by all transfers of one engine; safe to use from several threads."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._lock = threading.Lock()
+
+    def send(self, call: Call, *, cancel: threading.Event | None = None) -> Response:
+        """The response to `call`, whatever its status, its body yet unread; the caller releases it.
+
+        Retries what may pass by itself, follows redirects. Raises Unavailable when no answer came.
+        """
+        attempts = self.policy.attempts if call.idempotent else 1
+        for attempt in range(attempts):
+            check(cancel)
+            last = attempt == attempts - 1
+            try:
+                response = self._follow(call)
+            except HTTPError as error:
+                if last or not _passing(error):
+                    raise unreachable(call.url, error) from error
+                self.pause(attempt, cancel)
+                continue
+            delay = _retry_after(response)
+            if response.status not in _RETRIED or last or (delay or 0) > self.policy.longest_wait:
+                return response
+            response.drain_conn()
+            response.release_conn()
+            self.pause(attempt, cancel, delay)
+        raise AssertionError("the last attempt returns or raises")
+
+    def pause(self, attempt: int, cancel: threading.Event | None, delay: float | None = None) -> None:
+        """Wait before the next attempt: as long as the server asks, or twice as long each time."""
+        if delay is None:
+            delay = self.policy.backoff * 2**attempt * random.uniform(0.75, 1.25)
+        delay = min(delay, self.policy.longest_wait)
+        (cancel or threading.Event()).wait(delay)
+        check(cancel)
+
+    def _follow(self, call: Call) -> Response:
+        """Send once, then follow redirects of reads; those of writes are the caller's business."""
+        url, headers = call.url, dict(call.headers)
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = self._once(call.method, url, headers, call.body)
+            location = response.headers.get("Location")
+            if call.method not in {"GET", "HEAD"} or response.status not in _REDIRECTS or not location:
+                if origin(url) != origin(call.url):
+                    response.headers.discard("WWW-Authenticate")  # a stranger's challenge is never answered
+                return response
+            response.drain_conn()
+            response.release_conn()
+            target = urljoin(url, location)
+            refuse_downgrade(url, target)
+            if origin(target) != origin(url):
+                headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+            url = target
+        raise Unavailable(f"the registry {host_of(call.url)} redirects in circles; ask its operator")
+
+    def _once(self, method: str, url: str, headers: Mapping[str, str], body: Body) -> Response:
+        sent = {"User-Agent": f"cove/{__version__}", "Accept-Encoding": "identity", **headers}
+        return self._pool(url).urlopen(
+            method, url, body=body, headers=sent, redirect=False, retries=False, preload_content=False
+        )
+
+    def _pool(self, url: str) -> urllib3.PoolManager:
+        """The pool for the origin of `url`; each origin has its own trust."""
+        key = origin(url)
+        with self._lock:
+            if key not in self._pools:
+                self._pools[key] = self._new_pool(url)
+            return self._pools[key]
+
+    def _new_pool(self, url: str) -> urllib3.PoolManager:
+        host = host_of(url)
+        options: dict[str, Any] = {
+            "maxsize": 16,
+            "timeout": urllib3.Timeout(connect=self.policy.connect_timeout, read=self.policy.read_timeout),
+        }
+        if url.startswith("https:"):
+            options["ssl_context"] = self._trust(host)
+        proxy = _proxy_for(url)
+        if proxy is not None:
+            return urllib3.ProxyManager(proxy, **options)
+        return urllib3.PoolManager(**options)
+
+    def _trust(self, host: str) -> ssl.SSLContext:
+        """Whom to believe when `host` shows a certificate, and how to introduce ourselves."""
+        context = ssl.create_default_context()
+        if self.policy.accepts_insecure(host):
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        directory = self.policy.certificates / host
+        if directory.is_dir():
+            for authority in sorted(directory.glob("*.crt")):
+                context.load_verify_locations(authority)
+            if (directory / "client.cert").exists():
+                context.load_cert_chain(directory / "client.cert", directory / "client.key")
+        return context
+
+
+def check(cancel: threading.Event | None) -> None:
+    """Raise if the transfer was cancelled."""
+    if cancel is not None and cancel.is_set():
+        raise Unavailable("the transfer was cancelled before it was complete")
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port: what must be equal for a secret to be shared."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+def host_of(url: str) -> str:
+    """The "name[:port]" of an address."""
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def refuse_downgrade(url: str, target: str) -> None:
+    """Raise unless `target` may be visited on the word of `url`."""
+    scheme = urlsplit(target).scheme
+    if scheme not in {"http", "https"} or (url.startswith("https:") and scheme != "https"):
+        raise Unavailable(
+            f"the registry {host_of(url)} sends on to {target[:200]}, which is not encrypted; this is refused"
+        )
+
+
+def error_body(response: Response) -> bytes:
+    """What an error response says, bounded, and the connection given back."""
+    try:
+        return response.read(_ERROR_BODY, decode_content=False)
+    except HTTPError:
+        return b""
+    finally:
+        response.release_conn()
+
+
+def unreachable(url: str, error: HTTPError) -> CoveError:
+    """The sentence for a failure below HTTP."""
+    host = host_of(url)
+    if isinstance(error, NameResolutionError):
+        return Unavailable(f"cannot find the registry {host}: its name does not resolve; check the name and the DNS")
+    if isinstance(error, SSLError):
+        return Unavailable(
+            f"cannot trust the registry {host}: {_innermost(error)}; if it is yours, install its authority's "
+            f"certificate or list it under insecure registries"
+        )
+    if isinstance(error, UnreachableProxy):
+        return Unavailable(f"cannot reach the registry {host} through the proxy: {_innermost(error)}")
+    if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
+        return Unavailable(f"cannot reach the registry {host}: it did not accept a connection in time")
+    if isinstance(error, ReadTimeoutError):
+        return Unavailable(f"the registry {host} does not answer: it sent nothing for too long")
+    if isinstance(error, NewConnectionError):
+        return Unavailable(
+            f"cannot reach the registry {host}: {_innermost(error)}; check its address and that it runs"
+        )
+    return Unavailable(f"the connection to the registry {host} broke: {_innermost(error)}")
+
+
+def _innermost(error: BaseException) -> str:
+    """The operating system's or the TLS library's own reason."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error)
+
+
+def _passing(error: HTTPError) -> bool:
+    """Whether the same request may succeed a moment later."""
+    return not isinstance(error, NewConnectionError | SSLError | UnreachableProxy)
+
+
+def _retry_after(response: Response) -> float | None:
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() and len(value) < 9 else None
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for `url`; never one for this machine itself."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if Policy().accepts_insecure(host) or urllib.request.proxy_bypass(parts.netloc):
+        return None
+    return urllib.request.getproxies().get(parts.scheme)
+
+
+def _within(address: ipaddress.IPv4Address | ipaddress.IPv6Address, network: str) -> bool:
+    try:
+        return address in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
