@@ -44,14 +44,27 @@ class Progress:
 
     def counted(self, chunks: Iterable[bytes], identity: str, status: str, total: int) -> Iterator[bytes]:
         """`chunks`, reported while they pass, at most ten times a second."""
-        done, due = 0, time.monotonic()
+        due, done = self.throttle(), 0
         for chunk in chunks:
             done += len(chunk)
-            now = time.monotonic()
-            if now >= due:
-                due = now + _INTERVAL
+            if due():
                 self.count(identity, status, done, total)
             yield chunk
+
+    @staticmethod
+    def throttle() -> Callable[[], bool]:
+        """A question that is answered yes at once, and then at most ten times a second."""
+        due = 0.0
+
+        def ask() -> bool:
+            nonlocal due
+            now = time.monotonic()
+            if now < due:
+                return False
+            due = now + _INTERVAL
+            return True
+
+        return ask
 
     def _send(self, message: Message) -> None:
         with self._lock:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO
+from io import RawIOBase
 from urllib.parse import urlencode, urljoin
 
 import msgspec
@@ -166,7 +166,7 @@ class Repository:
         response.release_conn()
         return None if response.status == 201 else self._moved(response, f"{self._base}/v2/")
 
-    def append(self, upload: Upload, data: IO[bytes], start: int, size: int) -> Upload:
+    def append(self, upload: Upload, data: RawIOBase, start: int, size: int) -> Upload:
         """Send `size` bytes from `data`, which are the blob's from `start` on."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         if start:

@@ -18,6 +18,7 @@ import threading
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
@@ -37,7 +38,7 @@ from urllib3.exceptions import ProxyError as UnreachableProxy
 from cove import __version__
 from cove.errors import CoveError, Unavailable
 
-Body = bytes | IO[bytes] | None
+Body = bytes | IO[bytes] | RawIOBase | None
 Response = urllib3.BaseHTTPResponse
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -1,0 +1,108 @@
+"""Distribution: the one object through which images are pulled, pushed and log-ins are checked.
+
+Everything here is synchronous and thread-safe; the engine calls it in threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from urllib.parse import urlsplit
+
+from cove.errors import InvalidArgument
+from cove.image.distribution.auth import Credentials
+from cove.image.distribution.progress import Progress, Sink
+from cove.image.distribution.pull import Flights, Pull
+from cove.image.distribution.push import Push
+from cove.image.distribution.registry import Repository
+from cove.image.distribution.seams import Content, Images, StoredImage, Unpacker
+from cove.image.distribution.transport import Policy, Transport
+from cove.oci.platform import Platform
+from cove.oci.reference import DEFAULT_DOMAIN, Reference
+
+_HUB_ADDRESSES = frozenset({"", "index.docker.io", "registry-1.docker.io", "hub.docker.com", "docker.com"})
+
+
+class Distribution:
+    """Ways between this host's images and registries."""
+
+    def __init__(self, content: Content, images: Images, unpacker: Unpacker, policy: Policy | None = None) -> None:
+        self._policy = policy or Policy()
+        self._content = content
+        self._images = images
+        self._unpacker = unpacker
+        self._transport = Transport(self._policy)
+        self._flights = Flights()
+
+    def pull(
+        self,
+        reference: Reference,
+        *,
+        platform: Platform | None = None,
+        credentials: Credentials | None = None,
+        progress: Sink,
+        cancel: threading.Event | None = None,
+    ) -> StoredImage:
+        """Pull `reference` for `platform` (None: this host's).
+
+        Setting `cancel` ends it soon; a failure sets it too, for its own threads.
+        """
+        ending = cancel or threading.Event()
+        pull = Pull(
+            self._repository(reference.or_latest(), credentials, ending),
+            content=self._content,
+            images=self._images,
+            unpacker=self._unpacker,
+            flights=self._flights,
+            progress=Progress(progress),
+            parallel=self._policy.parallel_downloads,
+            cancel=ending,
+        )
+        return pull.run(platform)
+
+    def push(
+        self,
+        reference: Reference,
+        *,
+        credentials: Credentials | None = None,
+        progress: Sink,
+        cancel: threading.Event | None = None,
+    ) -> str:
+        """Push the image that `reference` names here; the digest of its manifest."""
+        if reference.digest:
+            raise InvalidArgument(f"cannot push {reference.familiar}: a digest is not a tag to push to")
+        ending = cancel or threading.Event()
+        push = Push(
+            self._repository(reference.or_latest(), credentials, ending),
+            content=self._content,
+            images=self._images,
+            progress=Progress(progress),
+            parallel=self._policy.parallel_uploads,
+            attempts=self._policy.attempts,
+            pause=lambda attempt: self._transport.pause(attempt, ending),
+            cancel=ending,
+        )
+        return push.run()
+
+    def login(self, credentials: Credentials) -> str:
+        """Docker's word if the credentials' server accepts them, else Unauthorized or Unavailable."""
+        reference = Reference(registry_of(credentials.server_address), "")
+        self._repository(reference, credentials, threading.Event()).login()
+        return "Login Succeeded"
+
+    def digest_of(self, reference: Reference, credentials: Credentials | None = None) -> tuple[str, str, bytes]:
+        """What a name at its registry stands for now: digest, media type and bytes of its manifest."""
+        named = reference.or_latest()
+        found = self._repository(named, credentials, threading.Event()).manifest(named.digest or named.tag)
+        return found.digest, found.media_type, found.raw
+
+    def _repository(
+        self, reference: Reference, credentials: Credentials | None, cancel: threading.Event
+    ) -> Repository:
+        return Repository(self._transport, reference, credentials or Credentials(), cancel)
+
+
+def registry_of(server_address: str) -> str:
+    """The domain meant by what people and old configuration files call a registry."""
+    text = server_address.strip()
+    host = urlsplit(text if "://" in text else f"//{text}").netloc.rpartition("@")[2]
+    return DEFAULT_DOMAIN if host in _HUB_ADDRESSES else host
