@@ -1,0 +1,193 @@
+"""What the tests of images' travels share: a store in memory, made-up images, and a real registry."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import os
+import socket
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cove.errors import InvalidArgument, NotFound
+from cove.oci import digest as digests
+from cove.oci import image
+from cove.oci.chain import chain_ids
+from cove.oci.image import Descriptor, ImageConfig, Manifest
+from cove.oci.reference import Reference
+
+
+@dataclass
+class Stored:
+    id: str
+    manifest: Descriptor
+    config: ImageConfig
+    raw_config: bytes
+    layers: tuple[Descriptor, ...]
+    chain_ids: tuple[str, ...]
+    names: tuple[str, ...]
+    repo_digests: tuple[str, ...]
+
+
+@dataclass
+class World:
+    """Content store, images and unpacker in one, in memory."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+    unpacked: list[str] = field(default_factory=list)
+
+    def has(self, digest: str) -> bool:
+        return digest in self.blobs
+
+    def open(self, digest: str) -> BinaryIO:
+        return io.BytesIO(self.blobs[digest])
+
+    def read(self, digest: str) -> bytes:
+        return self.blobs[digest]
+
+    def size(self, digest: str) -> int:
+        return len(self.blobs[digest])
+
+    def put(self, data: bytes) -> str:
+        self.blobs[digests.of(data)] = data
+        return digests.of(data)
+
+    def ingest(self, stream: Iterable[bytes], *, expected: str | None, size: int | None) -> str:
+        data = b"".join(stream)
+        if (expected and not digests.matches(data, expected)) or size not in {None, len(data)}:
+            raise InvalidArgument("digest or size differ")
+        name = expected or digests.of(data)
+        self.blobs[name] = data
+        return name
+
+    def is_unpacked(self, chain_id: str) -> bool:
+        return chain_id in self.unpacked
+
+    def unpack(self, blob: Descriptor, diff_id: str, chain_id: str, parent: str) -> None:
+        data = self.blobs[blob.digest]
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        if digests.of(data) != diff_id or (parent and parent not in self.unpacked):
+            raise InvalidArgument(f"layer {blob.digest} is not {diff_id}, or its parent is missing")
+        self.unpacked.append(chain_id)
+
+    def register(self, manifest_digest: str, names: Iterable[str]) -> Stored:
+        for name in names:
+            self.named[name] = manifest_digest
+        return self._stored(manifest_digest)
+
+    def get(self, name_or_id: str) -> Stored:
+        for manifest_digest in set(self.named.values()):
+            if self._stored(manifest_digest).id.startswith(name_or_id):
+                return self._stored(manifest_digest)
+        full = Reference.parse(name_or_id).full
+        if full not in self.named:
+            raise NotFound(f"No such image: {name_or_id}")
+        return self._stored(self.named[full])
+
+    def _stored(self, digest: str) -> Stored:
+        manifest = image.decode_manifest(self.blobs[digest])
+        assert isinstance(manifest, Manifest)
+        raw_config = self.blobs[manifest.config.digest]
+        config = image.decode_config(raw_config)
+        refs = [Reference.parse(name) for name, at in self.named.items() if at == digest]
+        return Stored(
+            manifest.config.digest,
+            Descriptor(media_type=image.media_type_of(manifest), digest=digest, size=len(self.blobs[digest])),
+            config,
+            raw_config,
+            manifest.layers,
+            chain_ids(config.rootfs.diff_ids),
+            tuple(ref.familiar for ref in refs if ref.tag),
+            tuple(ref.familiar for ref in refs if ref.digest),
+        )
+
+
+def layer_tar(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        info = tarfile.TarInfo(name)
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def make_image(world: World, name: str, contents: Iterable[bytes], **platform: str) -> str:
+    """An image of one file per layer in `world`; its manifest's digest."""
+    tars = [layer_tar(f"file{n}", content) for n, content in enumerate(contents)]
+    zipped = [gzip.compress(data, 1, mtime=0) for data in tars]
+    config = {
+        "os": "linux",
+        "architecture": "amd64",
+        **platform,
+        "config": {"Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [digests.of(data) for data in tars]},
+    }
+    raw_config = json.dumps(config).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": image.OCI_MANIFEST,
+        "config": descriptor(image.OCI_CONFIG, raw_config),
+        "layers": [descriptor(image.OCI_LAYER_GZIP, data) for data in zipped],
+    }
+    for blob in (raw_config, *zipped):
+        world.put(blob)
+    digest = world.put(json.dumps(manifest).encode())
+    if name:
+        world.register(digest, [Reference.parse(name).full])
+    return digest
+
+
+def descriptor(media_type: str, data: bytes, **more: Any) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digests.of(data), "size": len(data), **more}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextlib.contextmanager
+def real_registry(directory: Path, password: str = "") -> Iterator[str]:
+    """Debian's docker-registry on a loopback port; its "host:port"."""
+    port = free_port()
+    lines = [
+        "version: 0.1",
+        "log: {level: error}",
+        f"storage: {{filesystem: {{rootdirectory: {directory}/data}}, delete: {{enabled: true}}}}",
+        f"http: {{addr: '127.0.0.1:{port}'}}",
+    ]
+    if password:
+        (directory / "htpasswd").write_text(password)
+        lines.append(f"auth: {{htpasswd: {{realm: test, path: {directory}/htpasswd}}}}")
+    (directory / "config.yml").write_text("\n".join(lines))
+    process = subprocess.Popen(
+        ["docker-registry", "serve", str(directory / "config.yml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
+    )
+    try:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    """Bytes that do not compress."""
+    return hashlib.shake_128(str(seed).encode()).digest(size)

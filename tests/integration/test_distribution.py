@@ -1,0 +1,361 @@
+"""Pull and push against Debian's docker-registry and against registries that lie, break off or limit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from distribution_world import World, descriptor, free_port, make_image, noise, real_registry
+
+from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
+from cove.image.distribution import Credentials, Distribution, Policy
+from cove.oci import image
+from cove.oci.platform import Platform
+from cove.oci.reference import Reference
+
+QUICK = Policy(backoff=0.01, longest_wait=3, read_timeout=5)
+needs_registry = pytest.mark.skipif(
+    shutil.which("docker-registry") is None, reason="docker-registry is not installed"
+)
+
+
+class Client:
+    def __init__(self, policy: Policy = QUICK) -> None:
+        self.world = World()
+        self.messages: list[dict[str, Any]] = []
+        self.distribution = Distribution(self.world, self.world, self.world, policy)
+
+    def pull(self, name: str, **options: Any) -> Any:
+        return self.distribution.pull(Reference.parse(name), progress=self.messages.append, **options)
+
+    def push(self, name: str, **options: Any) -> str:
+        return self.distribution.push(Reference.parse(name), progress=self.messages.append, **options)
+
+    @property
+    def statuses(self) -> list[str]:
+        return [message.get("status", "") for message in self.messages]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with real_registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+# ── a real registry ───────────────────────────────────────────────────────────────────────────────
+
+
+@needs_registry
+def test_push_then_pull_elsewhere_and_again(registry: str) -> None:
+    here, there = Client(), Client()
+    digest = make_image(here.world, f"{registry}/a/app:v1", [noise(3 << 20, n) for n in range(5)])
+    assert here.push(f"{registry}/a/app:v1") == digest
+    assert here.statuses.count("Pushed") == 5 and here.messages[-1]["aux"]["Digest"] == digest
+    assert f"v1: digest: {digest}" in here.statuses[-2]
+
+    there.pull(f"{registry}/a/app:v1")
+    assert there.messages[0] == {"status": "Pulling from a/app", "id": "v1"}
+    assert there.statuses.count("Pull complete") == 5 and "Downloading" in there.statuses
+    assert there.statuses[-2:] == [f"Digest: {digest}", f"Status: Downloaded newer image for {registry}/a/app:v1"]
+    assert len(there.world.unpacked) == 5 and there.world.named[f"{registry}/a/app@{digest}"] == digest
+    assert there.world.blobs == here.world.blobs
+
+    there.messages.clear()
+    there.pull(f"{registry}/a/app:v1")
+    assert there.statuses.count("Already exists") == 5
+    assert there.statuses[-1] == f"Status: Image is up to date for {registry}/a/app:v1"
+    there.pull(f"{registry}/a/app@{digest}")
+
+    here.messages.clear()
+    here.push(f"{registry}/a/app:v1")
+    assert here.statuses.count("Layer already exists") == 5
+    here.messages.clear()
+    here.world.register(digest, [f"{registry}/b/copy:v2"])
+    here.push(f"{registry}/b/copy:v2")
+    assert here.statuses.count("Mounted from a/app") == 5
+
+
+@needs_registry
+def test_platform_is_chosen_from_an_index(registry: str) -> None:
+    client = Client()
+    manifests = []
+    for architecture in ("arm64", "amd64"):
+        digest = make_image(
+            client.world, f"{registry}/multi:{architecture}", [architecture.encode()], architecture=architecture
+        )
+        client.push(f"{registry}/multi:{architecture}")
+        raw = client.world.read(digest)
+        manifests.append(descriptor(image.OCI_MANIFEST, raw, platform={"os": "linux", "architecture": architecture}))
+    index = json.dumps({"schemaVersion": 2, "mediaType": image.OCI_INDEX, "manifests": manifests}).encode()
+    repository = client.distribution._repository(Reference.parse(f"{registry}/multi"), None, threading.Event())
+    repository.put_manifest("latest", index, image.OCI_INDEX)
+
+    stored = client.pull(f"{registry}/multi", platform=Platform.parse("linux/arm64"))
+    assert stored.config.architecture == "arm64"
+    with pytest.raises(NotFound, match=r"no matching manifest for linux/s390x .* offers linux/amd64, linux/arm64"):
+        client.pull(f"{registry}/multi", platform=Platform.parse("linux/s390x"))
+    with pytest.raises(NotFound, match="does not match the specified platform"):
+        client.pull(f"{registry}/multi:arm64", platform=Platform.parse("linux/amd64"))
+
+
+@needs_registry
+def test_absent_names_and_servers(registry: str) -> None:
+    client = Client()
+    with pytest.raises(NotFound, match=f"manifest for {registry}/no:latest not found: manifest unknown"):
+        client.pull(f"{registry}/no")
+    with pytest.raises(Unavailable, match="connection refused; check its address"):
+        client.pull(f"127.0.0.1:{free_port()}/no")
+    with pytest.raises(NotFound, match="An image does not exist locally with the tag: no"):
+        client.push("no")
+    assert client.messages == []
+
+
+@needs_registry
+def test_basic_credentials(tmp_path: Path) -> None:
+    # bcrypt of "secret", cost 5
+    entry = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import crypt;print(crypt.crypt('secret', crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=32)))",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    if not entry.startswith("$2"):
+        pytest.skip("this libcrypt has no bcrypt to make a password file with")
+    with real_registry(tmp_path, f"me:{entry}\n") as host:
+        client = Client()
+        make_image(client.world, f"{host}/app", [b"x"])
+        good = Credentials(username="me", password="secret", server_address=host)
+        assert client.distribution.login(good) == "Login Succeeded"
+        with pytest.raises(Unauthorized, match="login attempt"):
+            client.distribution.login(
+                Credentials(username="me", password="wrong", server_address=f"http://{host}/v2/")
+            )
+        with pytest.raises(Forbidden, match="push access denied"):
+            client.push(f"{host}/app")
+        client.push(f"{host}/app", credentials=good)
+        with pytest.raises(
+            NotFound, match=r"pull access denied for .*/app, repository does not exist or may require"
+        ):
+            client.pull(f"{host}/app")
+        client.pull(f"{host}/app", credentials=good)
+
+
+# ── a lying registry ──────────────────────────────────────────────────────────────────────────────
+
+Answer = Callable[[BaseHTTPRequestHandler], bool]
+
+
+@contextmanager
+def server(world: World, answer: Answer = lambda _: False) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """A registry that serves `world`, unless `answer` has already answered (True). Yields host and requests."""
+    seen: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            seen.append((self.path, self.headers.get("Authorization")))
+            if answer(self):
+                return
+            _, _, what = self.path.rpartition("/")
+            data = world.blobs.get(world.named.get(f"tag:{what}", what), b"{}" if self.path == "/v2/" else b"")
+            kind = json.loads(data).get("mediaType", "") if "/manifests/" in self.path and data else ""
+            reply(self, 200 if data else 404, data, {"Content-Type": kind} if kind else {})
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    httpd.daemon_threads = True
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"127.0.0.1:{httpd.server_port}", seen
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+        thread.join()
+
+
+def reply(
+    handler: BaseHTTPRequestHandler, status: int, data: bytes = b"", headers: dict[str, str] | None = None
+) -> bool:
+    handler.send_response(status)
+    for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(data)
+    return True
+
+
+def serving(contents: list[bytes]) -> World:
+    world = World()
+    world.named["tag:latest"] = make_image(world, "", contents)
+    return world
+
+
+def test_a_wrong_digest_is_never_stored() -> None:
+    world = serving([b"one"])
+
+    def lie(handler: BaseHTTPRequestHandler) -> bool:
+        _, kind, digest = handler.path.rpartition("/blobs/")
+        return bool(kind) and reply(handler, 200, b"x" * len(world.blobs[digest]))
+
+    client = Client()
+    with server(world, lie) as (host, _), pytest.raises(Unavailable, match="something else than sha256"):
+        client.pull(f"{host}/app")
+    assert client.world.blobs == {} and client.world.named == {}
+
+
+def test_a_wrong_manifest_and_an_ambiguous_one_are_refused() -> None:
+    world = serving([b"one"])
+    digest = world.named["tag:latest"]
+    lie: Answer = lambda h: digest in h.path and reply(h, 200, b"{}")  # noqa: E731
+    with server(world, lie) as (host, _), pytest.raises(Unavailable, match="nothing of it was kept"):
+        Client().pull(f"{host}/app@{digest}")
+    both = json.dumps({**json.loads(world.blobs[digest]), "manifests": []}).encode()
+    world.named["tag:latest"] = world.put(both)
+    with server(world) as (host, _), pytest.raises(InvalidArgument, match="ambiguous"):
+        Client().pull(f"{host}/app")
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_is_resumed(ranges: bool) -> None:
+    world = serving([noise(1 << 20)])
+    big = max(world.blobs, key=lambda digest: len(world.blobs[digest]))
+    breaks: list[str | None] = []
+
+    def break_off(handler: BaseHTTPRequestHandler) -> bool:
+        if not handler.path.endswith(big):
+            return False
+        wanted = handler.headers.get("Range")
+        breaks.append(wanted)
+        data = world.blobs[big]
+        start = int(wanted[6:-1]) if wanted and ranges else 0
+        partial = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
+        handler.send_response(206 if start else 200)
+        for name, value in {"Content-Length": str(len(data) - start), **partial}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(data[start : start + 300_000 * len(breaks)])
+        handler.close_connection = True
+        return True
+
+    client = Client()
+    with server(world, break_off) as (host, _):
+        client.pull(f"{host}/app")
+    assert client.world.blobs[big] == world.blobs[big]
+    assert breaks[0] is None and len(breaks) > 2 and breaks[1] == "bytes=300000-"
+
+
+def test_an_endless_breaker_is_given_up() -> None:
+    world = serving([noise(1 << 20)])
+
+    def nothing(handler: BaseHTTPRequestHandler) -> bool:
+        if "/blobs/" not in handler.path or len(world.blobs[handler.path.rpartition("/")[2]]) < 1 << 20:
+            return False
+        handler.close_connection = True
+        return reply(handler, 200, b"abc", {"Content-Length": str(1 << 20)})
+
+    with (
+        server(world, nothing) as (host, _),
+        pytest.raises(Unavailable, match=r"broke off after 1?[0-9] of .* bytes"),
+    ):
+        Client().pull(f"{host}/app")
+
+
+def test_retry_after_is_honoured_and_bounded() -> None:
+    world = serving([b"one"])
+    refused: list[float] = []
+
+    def limit(handler: BaseHTTPRequestHandler, wait: str = "1") -> bool:
+        if "/blobs/" in handler.path and len(refused) < 1:
+            refused.append(time.monotonic())
+            return reply(handler, 429, b'{"errors":[{"code":"TOOMANYREQUESTS"}]}', {"Retry-After": wait})
+        return False
+
+    client = Client()
+    with server(world, limit) as (host, _):
+        client.pull(f"{host}/app")
+    assert time.monotonic() - refused[0] >= 1
+    forever: Answer = lambda h: "/blobs/" in h.path and reply(h, 429, b"", {"Retry-After": "86400"})  # noqa: E731
+    with server(world, forever) as (host, _), pytest.raises(Unavailable, match="allows no more requests"):
+        Client().pull(f"{host}/app")
+
+
+def test_credentials_stay_with_the_registry() -> None:
+    world = serving([b"one"])
+    challenge = {"WWW-Authenticate": 'Bearer realm="https://evil.invalid/token",service="x"'}
+    secret = Credentials(username="me", password="secret")
+
+    def store(handler: BaseHTTPRequestHandler) -> bool:
+        return False
+
+    with server(world, store) as (elsewhere, elsewhere_saw):
+
+        def front(handler: BaseHTTPRequestHandler) -> bool:
+            if handler.path.startswith("/token"):
+                return reply(handler, 200, b'{"token": "t0ken"}')
+            if handler.headers.get("Authorization") != "Bearer t0ken":
+                realm = f'Bearer realm="http://{handler.headers["Host"]}/token",service="x"'
+                return reply(handler, 401, b"", {"WWW-Authenticate": realm})
+            if "/blobs/" in handler.path:
+                return reply(handler, 307, b"", {"Location": f"http://{elsewhere}{handler.path}"})
+            return False
+
+        with server(world, front) as (host, host_saw):
+            Client().pull(f"{host}/app", credentials=secret)
+        assert any(path.startswith("/token") and "pull" in path and auth == secret.basic for path, auth in host_saw)
+        assert len(elsewhere_saw) == 2 and all(auth is None for _, auth in elsewhere_saw)
+
+    with server(world, lambda h: reply(h, 401, b"", challenge)) as (stranger, stranger_saw):
+
+        def redirect(handler: BaseHTTPRequestHandler) -> bool:
+            there = {"Location": f"http://{stranger}{handler.path}"}
+            return "/blobs/" in handler.path and reply(handler, 307, b"", there)
+
+        with server(world, redirect) as (host, _), pytest.raises(CoveError, match="denied"):
+            Client().pull(f"{host}/app", credentials=secret)
+        assert all(auth is None for _, auth in stranger_saw) and len(stranger_saw) == 1
+
+
+def test_two_pulls_share_one_download_and_a_cancelled_one_ends() -> None:
+    world = serving([noise(1 << 18)])
+    big = max(world.blobs, key=lambda digest: len(world.blobs[digest]))
+
+    def slow(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.path.endswith(big):
+            time.sleep(0.5)
+        return False
+
+    client = Client()
+    with server(world, slow) as (host, seen):
+        threads = [threading.Thread(target=client.pull, args=(f"{host}/app",)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(path.endswith(big) for path, _ in seen) == 1 and client.statuses.count("Pull complete") == 3
+
+        cancel = threading.Event()
+        threading.Timer(0.2, cancel.set).start()
+        fresh = Client()
+        with pytest.raises(Unavailable, match="cancelled"):
+            fresh.pull(f"{host}/app", cancel=cancel)
+        assert fresh.world.named == {}
