@@ -1,0 +1,87 @@
+"""What every use case of the engine works with: one frozen bundle, filled in by the daemon's assembly.
+
+Nothing here decides anything. `Reports` is the letter box between the runtime, which must be connected
+before the engine exists, and the engine, which empties it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from cove.engine.events import Events
+from cove.engine.executors import Executors
+from cove.engine.host import HostFacts
+from cove.image.images import Images
+from cove.image.snapshots import Snapshots
+from cove.network.driver import Driver as NetworkDriver
+from cove.network.ports import Ports
+from cove.oci.spec import Seccomp
+from cove.paths import DataRoot, Instance, RunRoot
+from cove.runtime.client import Runtime
+from cove.runtime.messages import Report
+from cove.store.database import Database
+from cove.volume.driver import Driver as VolumeDriver
+
+
+class Reports:
+    """Keeps the supervisor's reports until somebody listens; afterwards passes them on at once."""
+
+    def __init__(self) -> None:
+        self._kept: list[Report] = []
+        self._listener: Callable[[Report], None] | None = None
+
+    def __call__(self, report: Report) -> None:
+        if self._listener is None:
+            self._kept.append(report)
+        else:
+            self._listener(report)
+
+    def listen(self, listener: Callable[[Report], None]) -> None:
+        """Hear every report from the first one on."""
+        self._listener = listener
+        kept, self._kept = self._kept, []
+        for report in kept:
+            listener(report)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The administrator's choices that the engine follows.
+
+    `log_segment_bytes` and `log_files` bound each container's log. `dns` replaces the host's name servers.
+    `stop_timeout` is in seconds.
+    """
+
+    log_segment_bytes: int = 16 << 20
+    log_files: int = 5
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    stop_timeout: int = 10
+    hostname: str = ""
+    insecure_registries: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    publish_address: str = "0.0.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts that the engine joins."""
+
+    instance: Instance
+    data: DataRoot
+    run: RunRoot
+    database: Database
+    images: Images
+    snapshots: Snapshots
+    runtime: Runtime
+    reports: Reports
+    network_drivers: Mapping[str, NetworkDriver]
+    ports: Ports
+    volume_drivers: Mapping[str, VolumeDriver]
+    host: HostFacts
+    seccomp: Seccomp | None
+    events: Events = field(default_factory=Events)
+    executors: Executors = field(default_factory=Executors)
+    settings: Settings = Settings()

@@ -1,0 +1,139 @@
+"""What happened, told to those who watch.
+
+Owns the replay buffer and the subscribers. An event is made once, when the thing it tells of is already
+true; nobody waits for a subscriber, and one that does not keep up is ended rather than lied to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from typing import Literal
+
+from cove.wire.events import Actor, EventMessage
+from cove.wire.filters import Filters
+from cove.wire.times import moment
+
+Kind = Literal["container", "image", "network", "volume", "daemon"]
+
+_REPLAY = 4096
+_BACKLOG = 8192
+_FILTERS = {"container", "image", "network", "volume", "daemon", "label", "type", "event", "scope", "node", "plugin"}
+
+
+class Events:
+    """Publish and subscribe; both on the event loop's thread."""
+
+    def __init__(self) -> None:
+        self._recent: deque[EventMessage] = deque(maxlen=_REPLAY)
+        self._subscribers: set[asyncio.Queue[EventMessage | None]] = set()
+
+    def emit(self, kind: Kind, action: str, actor: str, attributes: Mapping[str, str] | None = None) -> None:
+        """Tell everyone that `action` happened to `actor` (an id or a name)."""
+        now = time.time_ns()
+        message = _message(kind, action, actor, dict(attributes or {}), now)
+        self._recent.append(message)
+        for queue in tuple(self._subscribers):
+            if queue.qsize() >= _BACKLOG:
+                self._subscribers.discard(queue)
+                queue.put_nowait(None)
+            else:
+                queue.put_nowait(message)
+
+    @property
+    def listeners(self) -> int:
+        return len(self._subscribers)
+
+    def subscribe(
+        self,
+        *,
+        since: str = "",
+        until: str = "",
+        filters: Filters = Filters(),  # noqa: B008 - frozen
+    ) -> AsyncIterator[EventMessage]:
+        """Past events from `since` on, then new ones up to `until` (or for ever).
+
+        Registered at once: what happens after this returns will be seen. Raises InvalidArgument.
+        """
+        now = time.time_ns()
+        begin = moment(since, now_ns=now) if since else None
+        end = moment(until, now_ns=now) if until else None
+        past = [m for m in self._recent if begin is not None and m.time_nano >= begin]
+        queue: asyncio.Queue[EventMessage | None] = asyncio.Queue()
+        if end is None or end > now:
+            self._subscribers.add(queue)
+        else:
+            queue.put_nowait(None)
+        return self._run(past, queue, end, filters)
+
+    async def _run(
+        self,
+        past: list[EventMessage],
+        queue: asyncio.Queue[EventMessage | None],
+        end: int | None,
+        filters: Filters,
+    ) -> AsyncIterator[EventMessage]:
+        try:
+            for message in past:
+                if (end is None or message.time_nano <= end) and matches(message, filters):
+                    yield message
+            while (next_one := await _take(queue, end)) is not None:
+                if matches(next_one, filters):
+                    yield next_one
+        finally:
+            self._subscribers.discard(queue)
+
+
+async def _take(queue: asyncio.Queue[EventMessage | None], end: int | None) -> EventMessage | None:
+    if end is None:
+        return await queue.get()
+    try:
+        return await asyncio.wait_for(queue.get(), max(0.0, (end - time.time_ns()) / 1e9))
+    except TimeoutError:
+        return None
+
+
+def _message(kind: Kind, action: str, actor: str, attributes: dict[str, str], now: int) -> EventMessage:
+    core = {
+        "type": kind,
+        "action": action,
+        "actor": Actor(id=actor, attributes=attributes),
+        "time": now // 10**9,
+        "time_nano": now,
+    }
+    if kind == "container":
+        return EventMessage(status=action, id=actor, from_=attributes.get("image", ""), **core)  # type: ignore[arg-type]
+    if kind == "image":
+        return EventMessage(status=action, id=actor, **core)  # type: ignore[arg-type]
+    return EventMessage(**core)  # type: ignore[arg-type]
+
+
+def matches(message: EventMessage, filters: Filters) -> bool:
+    """Whether a subscriber with these filters wants the event."""
+    attributes = message.actor.attributes
+    if not filters.exact("type", message.type) or not filters.exact("scope", message.scope):
+        return False
+    words = filters.get("event")
+    if words and not any(message.action == word or message.action.startswith(f"{word}:") for word in words):
+        return False
+    for kind in ("container", "network", "volume", "daemon"):
+        if kind in filters and not _about(message, kind, filters.get(kind)):
+            return False
+    if "image" in filters:
+        names = {message.actor.id, attributes.get("image", ""), attributes.get("name", "")}
+        if not any(name and _same_image(name, wanted) for name in names for wanted in filters.get("image")):
+            return False
+    return filters.labels(attributes)
+
+
+def _about(message: EventMessage, kind: str, wanted: tuple[str, ...]) -> bool:
+    """Of this kind and this object; a container is also meant by its part in a network's or volume's event."""
+    own = (message.actor.id, message.actor.attributes.get("name", "")) if message.type == kind else ()
+    names = {*own, message.actor.attributes.get(kind, "")} - {""}
+    return any(name == word or (len(word) >= 4 and name.startswith(word)) for name in names for word in wanted)
+
+
+def _same_image(name: str, wanted: str) -> bool:
+    return name == wanted or name.partition(":")[0] == wanted or name == f"{wanted}:latest"
