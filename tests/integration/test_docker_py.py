@@ -1,0 +1,57 @@
+"""docker-py, unmodified, against the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import docker
+import pytest
+from tests.conftest import Daemon
+
+
+@pytest.fixture
+def client(daemon: Daemon) -> Iterator[docker.DockerClient]:
+    client = docker.DockerClient(base_url=daemon.host.replace("unix://", "unix://"))
+    yield client
+    client.close()
+
+
+def test_run_returns_output(client: docker.DockerClient) -> None:
+    assert client.containers.run("busybox", ["echo", "hello"], remove=True) == b"hello\n"
+
+
+def test_a_failing_run_raises_with_its_code(client: docker.DockerClient) -> None:
+    with pytest.raises(docker.errors.ContainerError) as caught:
+        client.containers.run("busybox", ["sh", "-c", "exit 4"], remove=True)
+    assert caught.value.exit_status == 4
+
+
+def test_exec_logs_stats_top(client: docker.DockerClient) -> None:
+    container = client.containers.run("busybox", ["sh", "-c", "echo one; exec sleep 60"], detach=True)
+    try:
+        assert container.exec_run(["sh", "-c", "echo two; exit 6"]) == (6, b"two\n")
+        assert container.exec_run(["sh", "-c", "echo o; echo e >&2"], demux=True).output == (b"o\n", b"e\n")
+        assert container.logs() == b"one\n"
+        assert container.stats(stream=False)["memory_stats"]["usage"] > 0
+        assert any("sleep" in " ".join(row) for row in container.top()["Processes"])
+        assert container.attrs["State"]["Running"] is True
+    finally:
+        container.remove(force=True)
+
+
+def test_images(client: docker.DockerClient) -> None:
+    image = client.images.get("busybox")
+    assert "busybox:latest" in image.tags
+    assert image.tag("other", "v1")
+    assert "other:v1" in client.images.get("busybox").tags
+    client.images.remove("other:v1")
+    assert [i.id for i in client.images.list("busybox")] == [image.id]
+    with pytest.raises(docker.errors.ImageNotFound):
+        client.images.get("no-such-image")
+
+
+def test_save_and_load(client: docker.DockerClient) -> None:
+    image = client.images.get("busybox")
+    saved = b"".join(image.save(named="busybox:latest"))
+    (loaded,) = client.images.load(saved)
+    assert loaded.id == image.id

@@ -1,0 +1,63 @@
+"""SIGKILL of daemon, supervisor or both: containers run on, no line is lost, no exit code forgotten."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from tests.conftest import Daemon
+
+COUNTER = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; usleep 500; done; exit 9"
+
+
+def supervisor_pid(daemon: Daemon) -> int:
+    """The supervisor of this daemon's run root."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"cove.runtime.supervisor" in words and str(daemon.run).encode() in words:
+                return int(entry.name)
+    raise AssertionError("no supervisor is running")
+
+
+@pytest.mark.parametrize("victims", [("daemon",), ("supervisor",), ("daemon", "supervisor")])
+def test_numbered_lines_survive(own_daemon: Daemon, victims: tuple[str, ...]) -> None:
+    own_daemon.cove("run", "-d", "--name", "counter", "busybox", "sh", "-c", COUNTER)
+    time.sleep(0.5)
+    if "supervisor" in victims:
+        os.kill(supervisor_pid(own_daemon), signal.SIGKILL)
+    if "daemon" in victims:
+        own_daemon.kill()
+        time.sleep(0.3)
+        own_daemon.start()
+    assert own_daemon.cove("exec", "counter", "echo", "there").stdout == "there\n"
+    assert own_daemon.cove("wait", "counter").stdout.strip() == "9"
+    lines = own_daemon.cove("logs", "counter").stdout.split()
+    assert lines == [str(number) for number in range(1, 4001)]
+
+
+def test_stop_and_remove_after_a_new_daemon(own_daemon: Daemon) -> None:
+    own_daemon.cove("run", "-d", "--name", "kept", "busybox", "sleep", "600")
+    own_daemon.kill()
+    own_daemon.start()
+    assert own_daemon.cove("ps", "--format", "{{.Names}}").stdout.split() == ["kept"]
+    own_daemon.cove("stop", "-t", "0", "kept")
+    own_daemon.cove("rm", "kept")
+    assert own_daemon.cove("ps", "-aq").stdout == ""
+
+
+def test_an_exit_nobody_saw_has_a_reason(own_daemon: Daemon) -> None:
+    own_daemon.cove("run", "-d", "--name", "unseen", "busybox", "sh", "-c", "sleep 1; exit 5")
+    os.kill(supervisor_pid(own_daemon), signal.SIGKILL)
+    own_daemon.kill()
+    time.sleep(1.5)
+    own_daemon.start()
+    code = own_daemon.cove("wait", "unseen").stdout.strip()
+    assert code == "255"
+    assert own_daemon.cove("inspect", "-f", "{{.State.Error}}", "unseen").stdout.strip()
