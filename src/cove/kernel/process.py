@@ -1,0 +1,178 @@
+"""Processes: making one with clone3, and holding on to it by pidfd instead of by number.
+
+A pid may be reused; a pidfd never is. A pid on disk is only believed together with its start time and the
+boot it belongs to (`start_ticks`, `boot_id`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import struct
+
+CLONE_NEWTIME = 0x00000080
+CLONE_PIDFD = 0x00001000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_INTO_CGROUP = 0x200000000
+
+_NR_CLONE3 = 435
+# PyDLL keeps the interpreter lock: no other thread can run Python between the fork hooks and the call.
+_locked = ctypes.PyDLL(None, use_errno=True)
+_syscall = _locked.syscall
+_syscall.restype = ctypes.c_long
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_child = ctypes.pythonapi.PyOS_AfterFork_Child
+_after_fork_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+for _hook in (_before_fork, _after_fork_child, _after_fork_parent):
+    _hook.argtypes = []
+    _hook.restype = None
+
+
+class _CloneArgs(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags",
+            "pidfd",
+            "child_tid",
+            "parent_tid",
+            "exit_signal",
+            "stack",
+            "stack_size",
+            "tls",
+            "set_tid",
+            "set_tid_size",
+            "cgroup",
+        )
+    ]
+
+
+def clone(flags: int, *, cgroup_fd: int | None = None) -> tuple[int, int]:
+    """Fork with clone3(2) and CLONE_NEW* `flags`: (pid, pidfd) in the parent, (0, -1) in the child.
+
+    `cgroup_fd`: a cgroup v2 directory that the child is born in. The pidfd is close-on-exec.
+    """
+    pidfd = ctypes.c_int(-1)
+    arguments = _CloneArgs(
+        flags=flags | CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup_fd is not None else 0),
+        pidfd=ctypes.addressof(pidfd),
+        exit_signal=signal.SIGCHLD,
+        cgroup=cgroup_fd if cgroup_fd is not None else 0,
+    )
+    pointer, size = ctypes.byref(arguments), ctypes.c_size_t(ctypes.sizeof(arguments))
+    number = ctypes.c_long(_NR_CLONE3)
+    _before_fork()
+    pid: int = _syscall(number, pointer, size)
+    if pid == 0:
+        _after_fork_child()
+        return 0, -1
+    reason = ctypes.get_errno()
+    _after_fork_parent()
+    if pid < 0:
+        raise OSError(reason, f"clone3: {os.strerror(reason)}")
+    return pid, pidfd.value
+
+
+def pidfd_open(pid: int) -> int:
+    """A pidfd of `pid`; ProcessLookupError when there is no such process (or it was reaped)."""
+    return os.pidfd_open(pid)
+
+
+def send_signal(pidfd: int, number: int) -> bool:
+    """Send a signal; False when the process has ended already."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _stat_fields(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the third (state) on; the second may contain anything."""
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        return file.read(4096).rpartition(b")")[2].split()
+
+
+def start_ticks(pid: int) -> int:
+    """When `pid` started, in clock ticks since boot (field 22 of proc_pid_stat(5))."""
+    try:
+        return int(_stat_fields(pid)[19])
+    except FileNotFoundError as error:
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), f"/proc/{pid}/stat") from error
+
+
+def zombie_status(pid: int) -> int | None:
+    """The wait status that a dead, not yet reaped process left (field 52 of its stat), None while it lives."""
+    fields = _stat_fields(pid)
+    return int(fields[49]) if fields[0] in (b"Z", b"X") else None
+
+
+def boot_id() -> str:
+    """A value that differs from boot to boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def reopen(pid: int, ticks: int, boot: str) -> int | None:
+    """A pidfd of the very process that was noted as (`pid`, `ticks`, `boot`), or None when it is gone."""
+    if boot != boot_id():
+        return None
+    try:
+        pidfd = pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    try:
+        if start_ticks(pid) == ticks:
+            return pidfd
+    except ProcessLookupError:
+        pass
+    os.close(pidfd)
+    return None
+
+
+_INFO_SIZE = 64
+_INFO_EXIT = 1 << 3
+_PIDFD_GET_INFO = 3 << 30 | _INFO_SIZE << 16 | 0xFF << 8 | 11
+
+
+def exit_info(pidfd: int) -> int | None:
+    """The wait status of a process that was reaped by whomever (PIDFD_GET_INFO, kernel 6.15), else None.
+
+    None too where the kernel does not tell. The status is in wait(2)'s form (os.waitstatus_to_exitcode).
+    """
+    buffer = bytearray(struct.pack("=Q", _INFO_EXIT).ljust(_INFO_SIZE, b"\0"))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EINVAL, errno.ESRCH):
+            return None
+        raise
+    mask: int = struct.unpack_from("=Q", buffer, 0)[0]
+    status: int = struct.unpack_from("=i", buffer, 60)[0]
+    return status if mask & _INFO_EXIT else None
+
+
+def exit_code(status: int) -> int:
+    """A wait status as the exit code that shells show: 128+n for signal n."""
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def wait(pidfd: int) -> int | None:
+    """Reap a child of ours that ended: its exit code (128+n for signal n), or None while it runs.
+
+    Raises ChildProcessError when it is no child of ours.
+    """
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    if result is None or result.si_pid == 0:
+        return None
+    return result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status

@@ -1,0 +1,125 @@
+"""Paths inside a container's file system, resolved by descriptor so that no link leads out of it.
+
+Everything in a container's root is hostile: links point at the host, names change between two looks, small
+files are endless. Each function takes a descriptor of the root (O_PATH will do) and resolves below it with
+openat2(2): RESOLVE_IN_ROOT (absolute links and ".." stay inside) and RESOLVE_NO_MAGICLINKS.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from cove.kernel.syscalls import filesystem_magic, openat2
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+PROC_MAGIC = 0x9FA0
+_INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
+
+
+def open_in(root: int, path: str, flags: int = os.O_PATH, *, mode: int = 0, resolve: int = 0) -> int:
+    """Open `path` inside `root`; `resolve` adds RESOLVE_* restrictions."""
+    return openat2(root, path or "/", flags, mode=mode, resolve=_INSIDE | resolve)
+
+
+def components(path: str) -> list[str]:
+    """The names of a path. ".." is kept: only the kernel can resolve it."""
+    return [name for name in path.split("/") if name and name != "."]
+
+
+def make_directories(root: int, path: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> int:
+    """mkdir -p inside `root`: an O_PATH descriptor of the directory. New ones get `mode` and `owner`.
+
+    Works name by name, each looked up from the root through the links that are there, so that a link
+    in the way is followed inside the root and a dangling one is refused (EEXIST).
+    """
+    try:
+        return open_in(root, path, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        pass
+    walked = ""
+    current = open_in(root, "/", os.O_PATH | os.O_DIRECTORY)
+    for name in components(path):
+        walked = f"{walked}/{name}"
+        try:
+            following = open_in(root, walked, os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            following = _make_one(current, name, mode, owner)
+        os.close(current)
+        current = following
+    return current
+
+
+def _make_one(parent: int, name: str, mode: int, owner: tuple[int, int] | None) -> int:
+    os.mkdir(name, mode, dir_fd=parent)
+    made = openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    os.fchmod(made, mode)
+    if owner is not None:
+        os.fchown(made, *owner)
+    return made
+
+
+def mount_target(root: int, path: str, *, directory: bool, resolve: int = 0) -> int:
+    """An O_PATH descriptor of the place to mount on, made (a directory, or an empty file) where absent."""
+    try:
+        return open_in(root, path, os.O_PATH, resolve=resolve)
+    except FileNotFoundError:
+        pass
+    if directory:
+        os.close(make_directories(root, path))
+        return open_in(root, path, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
+    parent_path, _, name = path.rstrip("/").rpartition("/")
+    if name in ("", ".", ".."):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    parent = make_directories(root, parent_path)
+    try:
+        made = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o644, dir_fd=parent)
+        os.close(made)
+        return openat2(parent, name, os.O_PATH, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+    finally:
+        os.close(parent)
+
+
+def read_small(root: int, path: str, limit: int = 1 << 20) -> bytes:
+    """The content of a regular file; OSError(EFBIG) beyond `limit` bytes, OSError(EINVAL) for anything else.
+
+    A FIFO or device is never opened for reading, so it can neither block nor act.
+    """
+    handle = open_in(root, path, os.O_PATH)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        # Opened once more through the same root. Should it have become a FIFO by now, O_NONBLOCK returns at
+        # once, and the check of the new descriptor refuses it.
+        readable = open_in(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    finally:
+        os.close(handle)
+    with open(readable, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(readable).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        content = bytearray()
+        while len(content) <= limit:
+            chunk = file.read(limit + 1 - len(content))
+            if not chunk:
+                return bytes(content)
+            content += chunk
+    raise OSError(errno.EFBIG, f"larger than {limit} bytes", path)
+
+
+def write_procfs(proc: int, path: str, content: bytes) -> None:
+    """Write to a file of a procfs whose root is `proc`, after checking that it is one; no link, no mount crossed."""
+    fd = openat2(
+        proc, path, os.O_WRONLY | os.O_NOCTTY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
+    )
+    try:
+        if filesystem_magic(fd) != PROC_MAGIC:
+            raise OSError(errno.EINVAL, "not a procfs file", path)
+        os.write(fd, content)
+    finally:
+        os.close(fd)
