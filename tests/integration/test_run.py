@@ -80,7 +80,10 @@ def test_environment_user_workdir_hostname(client) -> None:
 
 def test_volumes_binds_tmpfs_and_read_only_root(client, tmp_path) -> None:
     (tmp_path / "given").write_text("from the host\n")
-    script = "cat /in/given; touch /in/x 2>/dev/null || echo in-ro; touch /x 2>/dev/null || echo root-ro; touch /t/x && echo t-rw"
+    script = (
+        "cat /in/given; touch /in/x 2>/dev/null || echo in-ro; touch /x 2>/dev/null || echo root-ro; "
+        "touch /t/x && echo t-rw"
+    )
     words = ("--read-only", "--tmpfs", "/t", "-v", f"{tmp_path}:/in:ro")
     done = client("run", "--rm", *words, "busybox", "sh", "-c", script)
     assert done.stdout == "from the host\nin-ro\nroot-ro\nt-rw\n"

@@ -1,0 +1,104 @@
+"""`make bench`: Cove beside dockerd and podman, through one API client, on one image, in one run.
+
+Every engine runs in a network and mount namespace of its own with data and run directories under one
+temporary directory, so that none of them touches the host's firewall, bridges or storage. Each figure is a
+median of rounds that alternate between the engines, because the hosts are noisy; ratios are to Cove.
+
+    bench/bench.py [--rounds N] [--engines cove,docker,podman] [--quick] [--markdown]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from engines import ENGINES, Engine, busybox_archive
+from workloads import WORKLOADS, Workload
+
+CELL = 14
+
+
+def measure(engine: Engine, workload: Workload, rounds: int) -> list[float]:
+    """One engine's figures for one workload; an engine that fails is told, not counted."""
+    figures = []
+    for _ in range(rounds):
+        try:
+            figures.append(workload.run(engine))
+        except Exception as error:
+            print(f"  {engine.name}: {workload.title}: {error}", file=sys.stderr)
+            break
+    return figures
+
+
+def table(engines: list[Engine], workloads: list[Workload], rounds: int) -> list[list[str]]:
+    rows = []
+    for workload in workloads:
+        figures: dict[str, list[float]] = {engine.name: [] for engine in engines}
+        for _ in range(max(1, rounds // workload.weight)):
+            for engine in engines:
+                figures[engine.name] += measure(engine, workload, 1)
+        medians = {name: statistics.median(values) if values else None for name, values in figures.items()}
+        rows.append([workload.title, *cells(medians, workload)])
+        print("  " + "".join(cell.ljust(CELL if at else 46) for at, cell in enumerate(rows[-1])), flush=True)
+    return rows
+
+
+def cells(medians: dict[str, float | None], workload: Workload) -> list[str]:
+    """ "12.3 ms" for the first engine, "105 ms (8.5×)" for the others: how many times better Cove is."""
+    first = next(iter(medians.values()))
+    out = []
+    for at, value in enumerate(medians.values()):
+        if value is None:
+            out.append("failed")
+            continue
+        text = f"{value:.3g} {workload.unit}" if value < 100 else f"{value:.0f} {workload.unit}"
+        if at and first:
+            ratio = first / value if workload.more_is_better else value / first
+            text += f" ({ratio:.1f}×)"
+        out.append(text)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cove beside dockerd and podman, as medians and ratios")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--engines", default="cove,docker,podman")
+    parser.add_argument("--only", default="", help="a part of a workload's title")
+    parser.add_argument("--markdown", action="store_true", help="print a Markdown table at the end")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("bench: it needs root: engines are started in namespaces of their own")
+    root = Path(tempfile.mkdtemp(prefix="cove-bench-", dir="/var/tmp"))
+    undo: Callable[[], None] = lambda: shutil.rmtree(root, ignore_errors=True)  # noqa: E731
+    with ExitStack() as stack:
+        stack.callback(undo)
+        archive = busybox_archive(root)
+        engines = []
+        for name in options.engines.split(","):
+            engine = ENGINES[name](root / name)
+            if not engine.installed():
+                print(f"  {name} is not installed and is left out")
+                continue
+            engine.start()
+            stack.callback(engine.stop)
+            engine.load(archive)
+            engines.append(engine)
+        print(f"medians of {options.rounds} rounds, {time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPUs")
+        header = ["", *(engine.label() for engine in engines)]
+        print("  " + "".join(cell.ljust(CELL if at else 46) for at, cell in enumerate(header)))
+        rows = table(engines, [w for w in WORKLOADS if options.only in w.title], options.rounds)
+    if options.markdown:
+        for row in [header, ["---"] * len(header), *rows]:
+            print("| " + " | ".join(row) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""The engines that are measured: how each is started in isolation, and asked over its socket.
+
+All speak the Docker Engine API; `call` is the same plain HTTP/1.1 client for each of them.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+IN_NAMESPACES = [
+    "unshare",
+    "--mount",
+    "--net",
+    "--propagation",
+    "private",
+    "sh",
+    "-c",
+    'ip link set lo up; exec "$@"',
+    "sh",
+]
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(120)
+        self.sock.connect(self._path)
+
+
+class Engine:
+    """One engine with everything of its own below `root`."""
+
+    name = ""
+    program = ""
+    command = ""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir()
+        self.socket = root / "api.sock"
+        self._local = threading.local()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def installed(self) -> bool:
+        return shutil.which(self.program) is not None
+
+    def label(self) -> str:
+        return self.name
+
+    def daemon_command(self) -> list[str]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        log = (self.root / "log").open("wb")
+        self.process = subprocess.Popen([*IN_NAMESPACES, *self.daemon_command()], stdout=log, stderr=log)
+        for _ in range(600):
+            try:
+                if self.call("GET", "/_ping"):
+                    return
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.05)
+        raise RuntimeError(f"{self.name} does not answer: {(self.root / 'log').read_text()[-800:]}")
+
+    def stop(self) -> None:
+        assert self.process is not None
+        for container in self.json("GET", "/containers/json?all=1"):
+            self.call("DELETE", f"/containers/{container['Id']}?force=1")
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+    def load(self, archive: Path) -> None:
+        self.call("POST", "/images/create?fromSrc=-&repo=localhost/bench&tag=latest", archive.read_bytes())
+
+    def call(self, method: str, path: str, body: bytes | dict[str, Any] | None = None) -> bytes:
+        """One request on this thread's kept connection; a status of 400 or more raises."""
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = UnixConnection(self.socket)
+        payload = json.dumps(body).encode() if isinstance(body, dict) else body
+        headers = {"Content-Type": "application/json"} if isinstance(body, dict) else {}
+        if isinstance(body, bytes):
+            headers["Content-Type"] = "application/x-tar"
+        try:
+            connection.request(method, "/v1.41" + path, payload, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException):
+            self._local.connection = None
+            raise
+        if answer.status >= 400:
+            raise RuntimeError(f"{method} {path}: {answer.status} {content[:300]!r}")
+        return bytes(content)
+
+    def json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        return json.loads(self.call(method, path, body) or b"null")
+
+
+class CoveEngine(Engine):
+    name = "cove"
+    program = str(BIN / "cove")
+    command = str(BIN / "cove")
+
+    def daemon_command(self) -> list[str]:
+        roots = ["--data-root", str(self.root / "data"), "--run-root", str(self.root / "run")]
+        return [self.program, "daemon", *roots, "-H", f"unix://{self.socket}"]
+
+
+class DockerEngine(Engine):
+    name = "docker"
+    program = "dockerd"
+    command = "docker"
+
+    def daemon_command(self) -> list[str]:
+        return [
+            "dockerd", "--data-root", str(self.root / "data"), "--exec-root", str(self.root / "run"),
+            "--pidfile", str(self.root / "pid"), "-H", f"unix://{self.socket}", "--config-file", "/dev/null",
+        ]  # fmt: skip
+
+
+class PodmanEngine(Engine):
+    name = "podman"
+    program = "podman"
+    command = "podman"
+
+    def daemon_command(self) -> list[str]:
+        roots = ["--root", str(self.root / "data"), "--runroot", str(self.root / "run"), "--cgroup-manager=cgroupfs"]
+        return ["podman", *roots, "--runtime=runc", "system", "service", "--time=0", f"unix://{self.socket}"]
+
+
+ENGINES: dict[str, type[Engine]] = {"cove": CoveEngine, "docker": DockerEngine, "podman": PodmanEngine}
+
+
+def busybox_archive(root: Path) -> Path:
+    """The image that every engine runs: one static busybox and its links, as a tar."""
+    tree = root / "tree"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "tmp").mkdir()
+    shutil.copy2("/bin/busybox", tree / "bin/busybox")
+    for applet in subprocess.run(
+        ["/bin/busybox", "--list"], capture_output=True, text=True, check=True
+    ).stdout.split():
+        if applet != "busybox":
+            os.symlink("busybox", tree / "bin" / applet)
+    archive = root / "busybox.tar"
+    subprocess.run(["tar", "-C", tree, "-cf", archive, "--owner=0", "--group=0", "."], check=True)
+    shutil.rmtree(tree)
+    return archive
