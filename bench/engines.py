@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 BIN = Path(sys.executable).parent
-IN_NAMESPACES = [
+ALONE = 'ip link set lo up; exec "$@"'
+IN_NAMESPACES = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", ALONE, "sh"]
     "unshare",
     "--mount",
     "--net",
