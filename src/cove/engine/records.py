@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from cove.network.driver import Endpoint, PortBinding
+from cove.network.driver import Endpoint, Network, PortBinding
 from cove.wire.containers import ContainerConfig, HostConfig
 from cove.wire.networks import EndpointSettings
 
@@ -90,10 +90,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A user's network, as it was asked for, beside the driver's value of it."""
+    """A network, completed by its driver."""
 
-    id: str
-    name: str
+    network: Network
     created_ns: int
 
 

@@ -195,7 +195,7 @@ def _check_unsupported(asked: HostConfig) -> None:
         raise InvalidArgument(f'invalid isolation: "{asked.isolation}"; only "default" is possible on Linux')
     if asked.storage_opt:
         raise Unsupported(
-            f"--storage-opt is not supported ({', '.join(asked.storage_opt)}): the size of a writable layer has no limit"
+            f"--storage-opt is not supported ({', '.join(asked.storage_opt)}): a writable layer has no size limit"
         )
     if asked.links:
         raise Unsupported("--link is not supported: put both containers on a network of their own instead")

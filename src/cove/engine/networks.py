@@ -1,0 +1,279 @@
+"""Networks: what there is, what the user makes, and who is on them.
+
+Owns the records of networks and the three that are always there. Addresses and interfaces are the
+drivers'; a container's share of a network is `attachments`'.
+"""
+
+from __future__ import annotations
+
+import time
+
+from cove import ids
+from cove.engine.attachments import Attachments
+from cove.engine.context import Context
+from cove.engine.records import NetworkRecord
+from cove.engine.registry import Container, Registry
+from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
+from cove.network.driver import Network, Subnet
+from cove.store.documents import Documents
+from cove.wire import networks as wire
+from cove.wire.filters import Filters
+from cove.wire.times import stamp
+
+PREDEFINED = ("bridge", "host", "none")
+_DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
+"""What the API calls the driver of each; a driver is found under either name."""
+
+
+class NetworkStore:
+    """Every network by identity, loaded once; the default ones are made on first use of a data root."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._documents = Documents(context.database, "networks", NetworkRecord, named=True)
+        self._records: dict[str, NetworkRecord] = {}
+
+    def load(self) -> None:
+        """Read the records and see that the predefined networks are there."""
+        self._records = self._documents.load()
+        present = {record.network.name for record in self._records.values()}
+        for name in PREDEFINED:
+            if name not in present:
+                self.add(Network(id=ids.new_id(), name=name, driver=name))
+
+    def add(self, network: Network) -> NetworkRecord:
+        """Complete a network by its driver and write it down."""
+        complete = self.driver(network).create(network)
+        record = NetworkRecord(network=complete, created_ns=time.time_ns())
+        self._documents.put(complete.id, record, name=complete.name)
+        self._records[complete.id] = record
+        return record
+
+    def remove(self, network: Network) -> None:
+        """Take it from the kernel, then from the records."""
+        self.driver(network).remove(network)
+        self._documents.delete(network.id)
+        self._records.pop(network.id, None)
+
+    def driver(self, network: Network):  # type: ignore[no-untyped-def]
+        return self._context.network_drivers[network.driver]
+
+    def all(self) -> list[NetworkRecord]:
+        return list(self._records.values())
+
+    def get(self, identity: str) -> Network | None:
+        record = self._records.get(identity)
+        return record.network if record else None
+
+    def find(self, ref: str) -> NetworkRecord:
+        """By identity, name or the unique beginning of an identity; raises NotFound."""
+        if ref in self._records:
+            return self._records[ref]
+        named = [record for record in self._records.values() if record.network.name == ref]
+        matches = named or [record for identity, record in self._records.items() if ref and identity.startswith(ref)]
+        if len(matches) > 1:
+            raise InvalidArgument(f"network {ref} is ambiguous ({len(matches)} matches found on ID prefix)")
+        if not matches:
+            raise NotFound(f"network {ref} not found")
+        return matches[0]
+
+
+class NetworkService:
+    """The use cases of networks."""
+
+    def __init__(self, context: Context, store: NetworkStore, registry: Registry, attachments: Attachments) -> None:
+        self._context = context
+        self._store = store
+        self._registry = registry
+        self._attachments = attachments
+
+    async def list(self, *, filters: Filters = Filters()) -> list[wire.Network]:  # noqa: B008 - frozen
+        """Networks without their containers, the newest last."""
+        found = sorted(self._store.all(), key=lambda record: record.created_ns)
+        return [self._render(record, containers=False) for record in found if self._wanted(record, filters)]
+
+    async def inspect(self, ref: str, *, verbose: bool = False, scope: str = "") -> wire.Network:
+        """One network with the containers that run on it."""
+        if scope not in ("", "local"):
+            raise NotFound(f"network {ref} not found")
+        return self._render(self._store.find(ref), containers=True)
+
+    async def create(self, body: wire.NetworkCreateRequest) -> wire.NetworkCreateResponse:
+        """A new network of the user's."""
+        ids.check_name("network", body.name)
+        if any(record.network.name == body.name for record in self._store.all()):
+            raise Conflict(f"network with name {body.name} already exists")
+        _check_request(body)
+        driver = body.driver or "bridge"
+        if driver in ("host", "null", "none"):
+            raise Forbidden(f'only one instance of "{driver}" network is allowed')
+        if driver not in self._context.network_drivers:
+            raise NotFound(f'could not find plugin {driver} in v1 plugin registry: plugin "{driver}" not found')
+        ipam = body.ipam or wire.IPAM()
+        network = Network(
+            id=ids.new_id(),
+            name=body.name,
+            driver=driver,
+            subnets=tuple(
+                Subnet(subnet=pool.subnet, gateway=pool.gateway, ip_range=pool.ip_range)
+                for pool in ipam.config
+                if pool.subnet
+            ),
+            ipv6=bool(body.enable_ipv6),
+            internal=body.internal,
+            attachable=body.attachable,
+            options=body.options,
+            labels=body.labels,
+            reserved={name: at for pool in ipam.config for name, at in pool.auxiliary_addresses.items()},
+        )
+        self._store.add(network)
+        self._emit(network, "create")
+        return wire.NetworkCreateResponse(id=network.id)
+
+    async def remove(self, ref: str) -> None:
+        """Remove a network that nobody is on."""
+        network = self._store.find(ref).network
+        if network.name in PREDEFINED:
+            raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
+        users = [f'name:"{user.name}" id:"{ids.short(user.id)}"' for user in self.users(network)]
+        if users:
+            raise Forbidden(
+                f"error while removing network: network {network.name} has active endpoints ({', '.join(users)})"
+            )
+        self._store.remove(network)
+        self._emit(network, "destroy")
+
+    async def connect(self, ref: str, body: wire.NetworkConnectRequest) -> None:
+        """Put a container on a further network, at once if it runs."""
+        network = self._store.find(ref).network
+        container = self._registry.find(body.container)
+        async with container.lock:
+            _check_joinable(container, network)
+            endpoints = {**container.record.endpoints, network.name: body.endpoint_config}
+            if container.facts.running:
+                await self._attachments.join(container, network, body.endpoint_config)
+            self._registry.rewrite(container, endpoints=endpoints)
+        self._emit(network, "connect", container)
+
+    async def disconnect(self, ref: str, body: wire.NetworkDisconnectRequest) -> None:
+        """Take a container off a network, at once if it runs."""
+        network = self._store.find(ref).network
+        container = self._registry.find(body.container)
+        async with container.lock:
+            if network.name not in container.record.endpoints:
+                raise Forbidden(f"container {container.id} is not connected to network {network.name}")
+            if network.driver == "host":
+                raise Forbidden("container cannot be disconnected from host network or connected to host network")
+            endpoints = {name: at for name, at in container.record.endpoints.items() if name != network.name}
+            if container.facts.running:
+                await self._attachments.leave(container, network)
+            self._registry.rewrite(container, endpoints=endpoints)
+        self._emit(network, "disconnect", container)
+
+    def users(self, network: Network) -> list[Container]:
+        """The containers that run on a network."""
+        return [
+            container
+            for container in self._registry
+            if container.facts.running and network.id in container.facts.attached.endpoints
+        ]
+
+    def unused(self, filters: Filters) -> list[Network]:
+        """The user's networks that no container is or will be on."""
+        named = {name for container in self._registry for name in container.record.endpoints}
+        return [
+            record.network
+            for record in self._store.all()
+            if record.network.name not in PREDEFINED
+            and record.network.name not in named
+            and self._wanted(record, filters)
+        ]
+
+    # ── values ────────────────────────────────────────────────────────────────────────────────────
+
+    def _wanted(self, record: NetworkRecord, filters: Filters) -> bool:
+        network = record.network
+        if filters.flag("dangling") is not None:
+            used = network.name in PREDEFINED or bool(self.users(network))
+            if filters.flag("dangling") == used:
+                return False
+        kind = "builtin" if network.name in PREDEFINED else "custom"
+        return (
+            (not filters.get("name") or any(part in network.name for part in filters.get("name")))
+            and (not filters.get("id") or any(network.id.startswith(part) for part in filters.get("id")))
+            and filters.exact("driver", _DRIVERS.get(network.driver, network.driver))
+            and filters.exact("scope", "local")
+            and filters.exact("type", kind)
+            and filters.labels(network.labels)
+            and not ("label!" in filters and filters.labels(network.labels, "label!"))
+        )
+
+    def _render(self, record: NetworkRecord, *, containers: bool) -> wire.Network:
+        network = record.network
+        pools = tuple(
+            wire.IPAMConfig(subnet=pool.subnet, gateway=pool.gateway, ip_range=pool.ip_range)
+            for pool in network.subnets
+        )
+        shown = {}
+        for user in self.users(network) if containers else ():
+            endpoint = user.facts.attached.endpoints[network.id]
+            shown[user.id] = wire.EndpointResource(
+                name=user.name,
+                endpoint_id=endpoint_id(user.id, network.id),
+                mac_address=endpoint.mac,
+                ipv4_address=f"{endpoint.ipv4.address}/{endpoint.ipv4.prefix}" if endpoint.ipv4 else "",
+                ipv6_address=f"{endpoint.ipv6.address}/{endpoint.ipv6.prefix}" if endpoint.ipv6 else "",
+            )
+        value = wire.Network(
+            name=network.name,
+            id=network.id,
+            created=stamp(record.created_ns),
+            driver=_DRIVERS.get(network.driver, network.driver),
+            enable_ipv6=network.ipv6,
+            ipam=wire.IPAM(config=pools),
+            internal=network.internal,
+            attachable=network.attachable,
+            options={**network.options, **_link_option(network)},
+            labels=network.labels,
+            **({"containers": shown} if containers else {}),
+        )
+        return value
+
+    def _emit(self, network: Network, action: str, container: Container | None = None) -> None:
+        attributes = {"name": network.name, "type": _DRIVERS.get(network.driver, network.driver)}
+        if container is not None:
+            attributes["container"] = container.id
+        self._context.events.emit("network", action, network.id, attributes)
+
+
+def endpoint_id(container: str, network: str) -> str:
+    """The identity of a container's place on a network: as long as both last, always the same."""
+    return f"{int(container, 16) ^ int(network, 16):064x}"
+
+
+def _link_option(network: Network) -> dict[str, str]:
+    return {"com.docker.network.bridge.name": network.link} if network.link else {}
+
+
+def _check_request(body: wire.NetworkCreateRequest) -> None:
+    if body.scope not in ("", "local"):
+        raise Unsupported(f"networks of the scope {body.scope} need a cluster, which this daemon is not part of")
+    if body.ingress or body.config_only or body.config_from is not None and body.config_from.network:
+        raise Unsupported("ingress and configuration networks need a cluster, which this daemon is not part of")
+    if body.ipam is not None and body.ipam.driver not in ("", "default"):
+        raise NotFound(f'could not find an IPAM driver: plugin "{body.ipam.driver}" not found')
+    if body.enable_ipv4 is False:
+        raise Unsupported("networks without IPv4 are not supported; leave out EnableIPv4=false")
+
+
+def _check_joinable(container: Container, network: Network) -> None:
+    if network.driver == "host" or container.record.host.network_mode == "host":
+        raise Forbidden("container cannot be disconnected from host network or connected to host network")
+    if container.record.host.network_mode.startswith("container:"):
+        raise Forbidden("container sharing network namespace with another container cannot be connected to a network")
+    if network.name in container.record.endpoints:
+        raise Forbidden(f"endpoint with name {container.name} already exists in network {network.name}")
+    if network.driver == "none" or "none" in container.record.endpoints:
+        raise Forbidden(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+        )
