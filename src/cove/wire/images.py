@@ -131,3 +131,4 @@ class BootstrapRequest(msgspec.Struct, frozen=True, kw_only=True):
     suite: str = ""
     include: tuple[str, ...] = ()
     variant: str = "minbase"
+    mirror: str = ""

@@ -1,0 +1,35 @@
+"""The application: every route over one engine, and the headers that every reply carries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cove.api.errors import error_reply
+from cove.api.http import App, Hijack, Reply, Request
+from cove.api.router import API_VERSION, Router, dotted
+from cove.api.routes import containers, execs, images, networks, system, volumes
+from cove.engine.engine import Engine
+from cove.errors import CoveError
+
+_HEADERS = (
+    ("Api-Version", dotted(API_VERSION)),
+    ("Docker-Experimental", "false"),
+    ("Ostype", "linux"),
+)
+
+
+def application(engine: Engine) -> App:
+    """What a `cove.api.server.Server` serves."""
+    tables = (containers, execs, images, networks, volumes, system)
+    router = Router(engine, [route for table in tables for route in table.ROUTES])
+
+    async def app(request: Request) -> Reply:
+        try:
+            reply = await router(request)
+        except CoveError as error:
+            reply = error_reply(error)
+        if isinstance(reply, Hijack):
+            return reply
+        return replace(reply, headers=_HEADERS + reply.headers)
+
+    return app

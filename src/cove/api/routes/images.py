@@ -1,0 +1,137 @@
+"""/images: bring in, look, name, send out, remove. /commit makes one of a container."""
+
+from __future__ import annotations
+
+from cove.api.http import TAR, Reply, Request, Response, Stream, json_reply
+from cove.api.router import Route
+from cove.api.streams import progress
+from cove.engine.engine import Engine
+from cove.errors import InvalidArgument, Unsupported
+from cove.wire.base import decode
+from cove.wire.containers import ContainerConfig
+from cove.wire.execs import IdResponse
+from cove.wire.images import BootstrapRequest
+
+_LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
+_PRUNE_FILTERS = ("dangling", "label", "label!", "until")
+
+
+async def list_(engine: Engine, request: Request) -> Reply:
+    query = request.query
+    found = await engine.images.list(
+        all=query.flag("all"), digests=query.flag("digests"), filters=query.filters(_LIST_FILTERS)
+    )
+    return json_reply(found)
+
+
+async def inspect(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.images.inspect(request.params["name"]))
+
+
+async def history(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.images.history(request.params["name"]))
+
+
+async def tag(engine: Engine, request: Request) -> Reply:
+    query = request.query
+    await engine.images.tag(request.params["name"], repo=query.text("repo"), tag=query.text("tag"))
+    return Response(status=201)
+
+
+async def remove(engine: Engine, request: Request) -> Reply:
+    query = request.query
+    removed = await engine.images.remove(
+        request.params["name"], force=query.flag("force"), noprune=query.flag("noprune")
+    )
+    return json_reply(removed)
+
+
+async def prune(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.prune.images(request.query.filters(_PRUNE_FILTERS)))
+
+
+async def create(engine: Engine, request: Request) -> Reply:
+    """Pull (`fromImage`), or import the archive in the body (`fromSrc=-`)."""
+    query = request.query
+    if name := query.text("fromImage"):
+        auth = request.headers.get("x-registry-auth", "")
+        messages = await engine.images.pull(name, tag=query.text("tag"), platform=query.text("platform"), auth=auth)
+        return progress(messages)
+    source = query.text("fromSrc")
+    if source != "-":
+        raise InvalidArgument(f"An image is imported from the request's body, not from {source!r}; download it first")
+    messages = await engine.images.import_(
+        request.body,
+        repo=query.text("repo"),
+        tag=query.text("tag"),
+        message=query.text("message"),
+        changes=query.texts("changes"),
+        platform=query.text("platform"),
+    )
+    return progress(messages)
+
+
+async def push(engine: Engine, request: Request) -> Reply:
+    auth = request.headers.get("x-registry-auth", "")
+    return progress(await engine.images.push(request.params["name"], tag=request.query.text("tag"), auth=auth))
+
+
+async def load(engine: Engine, request: Request) -> Reply:
+    return progress(await engine.images.load(request.body, quiet=request.query.flag("quiet")))
+
+
+async def save(engine: Engine, request: Request) -> Reply:
+    names = [request.params["name"]] if "name" in request.params else request.query.texts("names")
+    return Stream(await engine.images.save(names), content_type=TAR)
+
+
+async def search(engine: Engine, request: Request) -> Reply:
+    raise Unsupported("Cove does not search registries; name the image that you want and pull it")
+
+
+async def commit(engine: Engine, request: Request) -> Reply:
+    query = request.query
+    body = await request.read()
+    made = await engine.images.commit(
+        query.text("container"),
+        repo=query.text("repo"),
+        tag=query.text("tag"),
+        comment=query.text("comment"),
+        author=query.text("author"),
+        pause=query.flag("pause", default=True),
+        changes=query.texts("changes"),
+        config=_config(body),
+    )
+    return json_reply(IdResponse(id=made), 201)
+
+
+def _config(body: bytes) -> ContainerConfig | None:
+    """Clients send null or {} when they don't want to change the configuration."""
+    return None if body.strip() in (b"", b"null", b"{}") else decode(ContainerConfig, body)
+
+
+async def bootstrap(engine: Engine, request: Request) -> Reply:
+    """Cove's own: a base image made of a distribution's packages."""
+    body = await request.json(BootstrapRequest)
+    messages = await engine.images.bootstrap(
+        body.name, suite=body.suite, include=list(body.include), variant=body.variant, mirror=body.mirror
+    )
+    return progress(messages)
+
+
+ROUTES: tuple[Route[Engine], ...] = (
+    Route("GET", "/images/json", list_),
+    Route("POST", "/images/create", create),
+    Route("POST", "/images/load", load),
+    Route("POST", "/images/prune", prune),
+    Route("GET", "/images/get", save),
+    Route("GET", "/images/search", search),
+    Route("POST", "/commit", commit),
+    Route("GET", "/images/{name:path}/json", inspect),
+    Route("GET", "/images/{name:path}/history", history),
+    Route("GET", "/images/{name:path}/get", save),
+    Route("POST", "/images/{name:path}/push", push),
+    Route("POST", "/images/{name:path}/tag", tag),
+    Route("DELETE", "/images/{name:path}", remove),
+    Route("POST", "/cove/images/bootstrap", bootstrap),
+)

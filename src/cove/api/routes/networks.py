@@ -1,0 +1,57 @@
+"""/networks."""
+
+from __future__ import annotations
+
+from cove.api.http import NO_CONTENT, Reply, Request, Response, json_reply
+from cove.api.router import Route
+from cove.engine.engine import Engine
+from cove.wire.networks import NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest
+
+_LIST_FILTERS = ("dangling", "driver", "id", "label", "label!", "name", "scope", "type")
+_PRUNE_FILTERS = ("until", "label", "label!")
+
+
+async def list_(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.networks.list(filters=request.query.filters(_LIST_FILTERS)))
+
+
+async def inspect(engine: Engine, request: Request) -> Reply:
+    query = request.query
+    found = await engine.networks.inspect(
+        request.params["id"], verbose=query.flag("verbose"), scope=query.text("scope")
+    )
+    return json_reply(found)
+
+
+async def create(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.networks.create(await request.json(NetworkCreateRequest)), 201)
+
+
+async def remove(engine: Engine, request: Request) -> Reply:
+    await engine.networks.remove(request.params["id"])
+    return NO_CONTENT
+
+
+async def connect(engine: Engine, request: Request) -> Reply:
+    await engine.networks.connect(request.params["id"], await request.json(NetworkConnectRequest))
+    return Response()
+
+
+async def disconnect(engine: Engine, request: Request) -> Reply:
+    await engine.networks.disconnect(request.params["id"], await request.json(NetworkDisconnectRequest))
+    return Response()
+
+
+async def prune(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.prune.networks(request.query.filters(_PRUNE_FILTERS)))
+
+
+ROUTES: tuple[Route[Engine], ...] = (
+    Route("GET", "/networks", list_),
+    Route("POST", "/networks/create", create),
+    Route("POST", "/networks/prune", prune),
+    Route("GET", "/networks/{id}", inspect),
+    Route("DELETE", "/networks/{id}", remove),
+    Route("POST", "/networks/{id}/connect", connect),
+    Route("POST", "/networks/{id}/disconnect", disconnect),
+)

@@ -1,0 +1,91 @@
+"""The engine about itself, what happens in it, and what it is not (yet)."""
+
+from __future__ import annotations
+
+from cove.api.http import TEXT, Reply, Request, Response, json_reply
+from cove.api.router import Route
+from cove.api.streams import objects
+from cove.engine.engine import Engine
+from cove.errors import NotFound, Unavailable, Unsupported
+from cove.wire.images import RegistryAuth
+
+_PING = (
+    ("Builder-Version", "1"),
+    ("Swarm", "inactive"),
+    ("Cache-Control", "no-cache, no-store, must-revalidate"),
+    ("Pragma", "no-cache"),
+)
+_EVENT_FILTERS = (
+    "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
+    "service", "type", "volume",
+)  # fmt: skip
+
+
+async def ping(engine: Engine, request: Request) -> Reply:
+    return Response(body=b"OK", content_type=TEXT, headers=_PING)
+
+
+async def version(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.system.version())
+
+
+async def info(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.system.info())
+
+
+async def df(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.system.df())
+
+
+async def auth(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.system.auth(await request.json(RegistryAuth)))
+
+
+async def events(engine: Engine, request: Request) -> Reply:
+    query = request.query
+    watched = engine.events.subscribe(
+        since=query.text("since"), until=query.text("until"), filters=query.filters(_EVENT_FILTERS)
+    )
+    return objects(watched)
+
+
+async def build(engine: Engine, request: Request) -> Reply:
+    raise Unsupported("Cove cannot build images yet; make one with `cove image bootstrap`, `import` or `commit`")
+
+
+async def build_prune(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.prune.builds(request.query.filters()))
+
+
+async def no_plugins(engine: Engine, request: Request) -> Reply:
+    return json_reply([])
+
+
+async def no_plugin(engine: Engine, request: Request) -> Reply:
+    raise NotFound(f'plugin "{request.params["name"]}" not found: Cove has no plugins')
+
+
+async def no_swarm(engine: Engine, request: Request) -> Reply:
+    raise Unavailable(
+        "This node is not a swarm manager. Cove has no swarm mode; run the containers on this host instead"
+    )
+
+
+_SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
+
+ROUTES: tuple[Route[Engine], ...] = (
+    Route("GET", "/_ping", ping),
+    Route("HEAD", "/_ping", ping),
+    Route("GET", "/version", version),
+    Route("GET", "/info", info),
+    Route("GET", "/system/df", df),
+    Route("POST", "/auth", auth),
+    Route("GET", "/events", events),
+    Route("POST", "/build", build),
+    Route("POST", "/session", build),
+    Route("POST", "/build/prune", build_prune),
+    Route("GET", "/plugins", no_plugins),
+    Route("GET", "/plugins/{name:path}/json", no_plugin),
+    *(Route(method, f"/{noun}", no_swarm) for noun in _SWARM for method in ("GET", "POST")),
+    *(Route(method, f"/{noun}/{{rest:path}}", no_swarm) for noun in _SWARM for method in ("GET", "POST", "DELETE")),
+)
