@@ -94,6 +94,9 @@ class World:
             raise NotFound(f"No such image: {name_or_id}")
         return self._stored(self.named[full])
 
+    def list(self) -> list[Stored]:
+        return [self._stored(digest) for digest in sorted(set(self.named.values()))]
+
     def _stored(self, digest: str) -> Stored:
         manifest = image.decode_manifest(self.blobs[digest])
         assert isinstance(manifest, Manifest)

@@ -16,16 +16,14 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
 from cove.image.distribution import transport as http
 from cove.image.distribution.progress import Progress
 from cove.image.distribution.registry import Fetched, Repository
 from cove.image.distribution.seams import Content, Images, StoredImage, Unpacker
-from cove.oci import digest as digests
+from cove.image.stack import Step, steps
 from cove.oci import image
-from cove.oci.chain import chain_ids
 from cove.oci.image import Descriptor, Index, Manifest
 from cove.oci.platform import Platform, best, host_platform, preference
 from cove.oci.reference import Reference
@@ -59,18 +57,6 @@ class Flights:
             with self._lock:
                 del self._ending[digest]
             ending.set()
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    blob: Descriptor
-    diff_id: str
-    chain_id: str
-    parent: str
-
-    @property
-    def label(self) -> str:
-        return digests.short(self.blob.digest)
 
 
 class Pull:
@@ -108,7 +94,7 @@ class Pull:
         chosen, manifest = self._choose(top, platform)
         config = self._config(manifest, platform)
         before = self._known(reference)
-        layers = self._plan(manifest, config)
+        layers = steps(manifest, config, reference.familiar)
         self._transfer(layers)
         self._content.ingest([chosen.raw], expected=chosen.digest, size=len(chosen.raw))
         http.check(self._cancel)
@@ -171,27 +157,9 @@ class Pull:
                 f"image with reference {self._reference.familiar} was found but does not match the specified "
                 f"platform: wanted {platform}, actual: {config.platform}"
             )
-        if not config.os or config.os == "linux":
-            return config
-        raise Unsupported(f"the image {self._reference.familiar} is for {config.os}, which cannot run on Linux")
+        return config
 
-    def _plan(self, manifest: Manifest, config: image.ImageConfig) -> tuple[_Layer, ...]:
-        diff_ids = config.rootfs.diff_ids
-        if len(diff_ids) != len(manifest.layers):
-            raise InvalidArgument(
-                f"the image {self._reference.familiar} is damaged: {len(manifest.layers)} layers, but "
-                f"{len(diff_ids)} in its configuration"
-            )
-        for blob in manifest.layers:
-            if blob.media_type not in image.LAYERS:
-                raise Unsupported(
-                    f"{self._reference.familiar} has a layer of type {blob.media_type}, which cannot be unpacked"
-                )
-        chain = chain_ids(diff_ids)
-        parents = ("", *chain[:-1])
-        return tuple(_Layer(*parts) for parts in zip(manifest.layers, diff_ids, chain, parents, strict=False))
-
-    def _transfer(self, layers: tuple[_Layer, ...]) -> None:
+    def _transfer(self, layers: tuple[Step, ...]) -> None:
         """Fetch in parallel, unpack in order; the first failure stops all."""
         with ThreadPoolExecutor(self._parallel, "pull") as pool:
             try:
@@ -205,7 +173,7 @@ class Pull:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise self._failure or error from None
 
-    def _depart(self, layer: _Layer, pool: ThreadPoolExecutor) -> Future[None] | None:
+    def _depart(self, layer: Step, pool: ThreadPoolExecutor) -> Future[None] | None:
         """Begin a layer's download; None when nothing is left to do for it."""
         if self._content.has(layer.blob.digest) and self._unpacker.is_unpacked(layer.chain_id):
             self._progress.say("Already exists", layer.label)
@@ -213,7 +181,7 @@ class Pull:
         self._progress.layer(layer.label, "Pulling fs layer")
         return pool.submit(self._arrive, layer)
 
-    def _arrive(self, layer: _Layer) -> None:
+    def _arrive(self, layer: Step) -> None:
         """Fetch one layer in a thread; a failure ends the others, and is the one that is told."""
         try:
             self._fetch(layer.blob, layer.label)
@@ -248,7 +216,7 @@ class Pull:
         yield from chunks
         self._progress.layer(label, "Verifying Checksum")
 
-    def _unpack(self, layer: _Layer) -> None:
+    def _unpack(self, layer: Step) -> None:
         http.check(self._cancel)
         self._progress.count(layer.label, "Extracting", layer.blob.size, layer.blob.size)
         if not self._unpacker.is_unpacked(layer.chain_id):

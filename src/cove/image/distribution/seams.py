@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO, Protocol
 
 from cove.oci.image import Descriptor, ImageConfig
@@ -44,6 +44,7 @@ class Images(Protocol):
     """Images by name; `register` names one whose manifest, configuration and layers are all stored."""
 
     def get(self, name_or_id: str) -> StoredImage: ...
+    def list(self) -> Sequence[StoredImage]: ...
     def register(self, manifest_digest: str, names: Iterable[str]) -> StoredImage: ...
 
 
