@@ -258,7 +258,7 @@ def _link_option(network: Network) -> dict[str, str]:
 def _check_request(body: wire.NetworkCreateRequest) -> None:
     if body.scope not in ("", "local"):
         raise Unsupported(f"networks of the scope {body.scope} need a cluster, which this daemon is not part of")
-    if body.ingress or body.config_only or body.config_from is not None and body.config_from.network:
+    if body.ingress or body.config_only or (body.config_from is not None and body.config_from.network):
         raise Unsupported("ingress and configuration networks need a cluster, which this daemon is not part of")
     if body.ipam is not None and body.ipam.driver not in ("", "default"):
         raise NotFound(f'could not find an IPAM driver: plugin "{body.ipam.driver}" not found')

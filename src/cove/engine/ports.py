@@ -74,7 +74,7 @@ def port_map(exposed: Iterable[str], published: Iterable[PortBinding]) -> wire.P
     for each in published:
         key = f"{each.container_port}/{each.proto}"
         bindings[key].append(wire.PortBinding(host_ip=each.host_ip, host_port=str(each.host_port)))
-    shown: wire.PortMap = {key: None for key in exposed}
+    shown: wire.PortMap = dict.fromkeys(exposed)
     shown.update({key: tuple(each) for key, each in bindings.items()})
     return shown
 
