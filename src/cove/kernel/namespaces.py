@@ -1,0 +1,72 @@
+"""Namespaces: their kinds and flags, joining them, and giving birth to children inside another pid namespace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cove.kernel import process
+from cove.kernel.syscalls import setns, unshare
+
+FLAGS = {
+    "user": process.CLONE_NEWUSER,
+    "pid": process.CLONE_NEWPID,
+    "mount": process.CLONE_NEWNS,
+    "network": process.CLONE_NEWNET,
+    "ipc": process.CLONE_NEWIPC,
+    "uts": process.CLONE_NEWUTS,
+    "cgroup": process.CLONE_NEWCGROUP,
+    "time": process.CLONE_NEWTIME,
+}
+"""The runtime specification's kinds of namespace, with the kernel's flag for each."""
+
+FILES = {"network": "net", "mount": "mnt"}
+"""Kinds whose file in /proc/PID/ns is not called as the kind is."""
+
+
+def join(path: str, kind: str) -> None:
+    """Join the namespace of `kind` that the file `path` is; OSError names the path."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(fd, FLAGS[kind])
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        os.close(fd)
+
+
+def join_process(pidfd: int, kinds: int) -> None:
+    """Join those namespaces of the process `pidfd` that `kinds` (CLONE_NEW* flags) names, all at once."""
+    setns(pidfd, kinds)
+
+
+@contextmanager
+def children_in(target: int) -> Iterator[None]:
+    """Within, this process' new children are born in the pid namespace of `target`.
+
+    `target` is a pidfd or a descriptor of a pid namespace. The process itself stays where it is. A child
+    that is cloned within must never leave the block: it cannot come back up.
+    """
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(target, process.CLONE_NEWPID)
+        try:
+            yield
+        finally:
+            setns(own, process.CLONE_NEWPID)
+    finally:
+        os.close(own)
+
+
+def enter_new_time(offsets: dict[str, tuple[int, int]]) -> None:
+    """Make a time namespace with `offsets` (clock → seconds, nanoseconds) and move into it (time_namespaces(7)).
+
+    This process must have a single thread.
+    """
+    unshare(process.CLONE_NEWTIME)
+    if offsets:
+        lines = "".join(f"{clock} {seconds} {nanoseconds}\n" for clock, (seconds, nanoseconds) in offsets.items())
+        with open("/proc/self/timens_offsets", "wb", buffering=0) as file:
+            file.write(lines.encode("ascii"))
+    join("/proc/self/ns/time_for_children", "time")
