@@ -1,0 +1,180 @@
+"""Cove's one nftables table, kept as it should be.
+
+Owns the table `inet <instance's name>` and the memory of what belongs in it; never reads or writes a rule of
+anyone else's, except to warn when another table would drop what this one lets through.
+
+    settle()       at daemon start: what bridges and ports said inside it is written in one transaction
+    watch(loop)    a `nft flush ruleset` or a firewall's reload is noticed and undone at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from cove.errors import Internal
+from cove.kernel.nftables import Nftables, Watch
+from cove.network import ruleset
+from cove.network.ruleset import Publication, Ruled
+
+_log = logging.getLogger(__name__)
+
+
+class Firewall:
+    """The table; safe to share between threads."""
+
+    def __init__(self, table: str) -> None:
+        """`table`: the instance's `nft_table`. Nothing is loaded or written before the first bridge."""
+        self.table = table
+        self._nftables: Nftables | None = None
+        self._lock = threading.RLock()
+        self._bridges: dict[str, Ruled] = {}
+        self._published: dict[str, tuple[Publication, ...]] = {}
+        self._made = False
+        self._settling = False
+        self._listing = ""
+        self._watch: Watch | None = None
+
+    def add_bridge(self, bridge: Ruled) -> None:
+        """Let a bridge's containers speak as `bridge` says. Idempotent."""
+        with self._lock:
+            if self._made and self._bridges.get(bridge.link) == bridge:
+                return
+            fresh = bridge.link not in self._bridges
+            self._bridges[bridge.link] = bridge
+            if fresh:
+                self._change(ruleset.add_bridge(self.table, bridge))
+            else:
+                self._replace()
+
+    def remove_bridge(self, link: str) -> None:
+        """Forget a bridge. Idempotent."""
+        with self._lock:
+            bridge = self._bridges.pop(link, None)
+            if bridge is not None:
+                self._change(ruleset.remove_bridge(self.table, bridge))
+
+    def publish(self, owner: str, publications: Iterable[Publication]) -> None:
+        """Let these host ports lead to `owner`'s; all or none, in one transaction."""
+        with self._lock:
+            new = tuple(publications)
+            known = self._published.get(owner, ())
+            self._published[owner] = known + new
+            try:
+                self._change(ruleset.publish(self.table, new))
+            except Internal:
+                self._published[owner] = known
+                raise
+
+    def unpublish(self, owner: str) -> None:
+        """Take all of `owner`'s ports away. Idempotent."""
+        with self._lock:
+            gone = self._published.pop(owner, ())
+            if gone:
+                self._change(ruleset.unpublish(self.table, gone))
+
+    @contextlib.contextmanager
+    def settle(self) -> Iterator[None]:
+        """Inside, changes are only remembered; at the end the table is replaced by them, in one transaction.
+
+        A daemon that starts over running containers leaves no moment in which their ports are unreachable.
+        With nothing to say, a table left by an earlier life is removed.
+        """
+        with self._lock:
+            self._settling = True
+            try:
+                yield
+            finally:
+                self._settling = False
+            if self._bridges:
+                self.restore()
+            else:
+                self.remove()
+
+    def restore(self) -> None:
+        """Write the whole table anew from memory, in one transaction."""
+        with self._lock:
+            publications = [each for owned in self._published.values() for each in owned]
+            self._run(ruleset.whole(self.table, self._bridges.values(), publications))
+            self._made = True
+            self._listing = self._list()
+
+    def intact(self) -> bool:
+        """Whether the kernel still has the table's chains, rules and sets as they were written."""
+        with self._lock:
+            return not self._made or self._list() == self._listing
+
+    def remove(self) -> None:
+        """Remove the table, whoever made it. Idempotent."""
+        with self._lock:
+            self._made = False
+            self._run(f"add table inet {self.table}\ndelete table inet {self.table}")
+
+    def watch(self, loop: asyncio.AbstractEventLoop, on_lost: Callable[[], None] | None = None) -> None:
+        """From now on notice when others delete from the table; `on_lost` (default: `restore`) is then called."""
+        watch = self._watch = Watch()
+
+        def look() -> None:
+            if watch.lost(self.table) and not self.intact():
+                _log.warning("The nftables table %s was changed by someone else; it is being restored", self.table)
+                (on_lost or self.restore)()
+
+        loop.add_reader(watch.fileno(), look)
+
+    def unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._watch is not None:
+            loop.remove_reader(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
+
+    def warnings(self) -> list[str]:
+        """Sentences about other tables that would drop what this one lets through."""
+        try:
+            listing = self._nft().run("list chain ip filter FORWARD")
+        except OSError:
+            return []  # no such chain: nobody drops
+        if "policy drop" not in listing:
+            return []
+        return [
+            "The host's iptables chain FORWARD drops by default (another container engine may have set that), so "
+            "containers may not reach the outside; allow it with: iptables -P FORWARD ACCEPT"
+        ]
+
+    def _change(self, commands: str) -> None:
+        """Write a small change; where the table is not as remembered (or not there), write all of it instead."""
+        if not self._made:
+            self._replace()
+            return
+        try:
+            self._run(commands)
+        except Internal:
+            self._replace()
+
+    def _replace(self) -> None:
+        if not self._settling:
+            self.restore()
+
+    def _list(self) -> str:
+        try:
+            return self._nft().run(f"list table inet {self.table}")
+        except OSError:
+            return ""
+
+    def _nft(self) -> Nftables:
+        if self._nftables is None:
+            self._nftables = Nftables()
+        return self._nftables
+
+    def _run(self, commands: str) -> None:
+        if self._settling or not commands:
+            return
+        try:
+            self._nft().run(commands)
+        except OSError as error:
+            raise Internal(
+                f"The nftables table {self.table} could not be written: {error.strerror}; "
+                "check that the kernel has nf_tables with NAT (modprobe nf_tables nft_chain_nat nft_fib_inet)"
+            ) from error

@@ -1,0 +1,34 @@
+"""The host network: the container lives in the host's own network namespace; nothing is to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cove.network.driver import Endpoint, EndpointRequest, Interface, Network
+
+
+class HostDriver:
+    """Shares the host's interfaces, addresses and ports."""
+
+    name = "host"
+
+    def create(self, network: Network) -> Network:
+        return network
+
+    def remove(self, network: Network) -> None:
+        """The host keeps its interfaces."""
+
+    def plan(self, network: Network, container_id: str, request: EndpointRequest) -> Endpoint:
+        return Endpoint(network_id=network.id, container_id=container_id, driver=self.name)
+
+    def attach(self, network: Network, endpoint: Endpoint, pid: int) -> Interface | None:
+        return None
+
+    def detach(self, network: Network, endpoint: Endpoint) -> None:
+        """There is nothing to take away."""
+
+    def release(self, network: Network, endpoint: Endpoint) -> None:
+        """There is no address to give back."""
+
+    def restore(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
+        """There is nothing to learn."""

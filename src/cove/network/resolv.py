@@ -1,0 +1,123 @@
+"""The files a container gets about names: hosts, resolv.conf, hostname. Pure functions from values to text."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from cove.errors import InvalidArgument
+
+HOST_GATEWAY = "host-gateway"
+_PUBLIC_NAMESERVERS = ("8.8.8.8", "8.8.4.4")
+_STUB_HOSTS = (
+    ("127.0.0.1", "localhost"),
+    ("::1", "localhost ip6-localhost ip6-loopback"),
+    ("fe00::", "ip6-localnet"),
+    ("ff00::", "ip6-mcastprefix"),
+    ("ff02::1", "ip6-allnodes"),
+    ("ff02::2", "ip6-allrouters"),
+)
+
+
+def hosts(
+    *,
+    hostname: str,
+    domainname: str = "",
+    addresses: Iterable[str] = (),
+    extra: Iterable[str] = (),
+    gateway: str = "",
+    aliases: Sequence[str] = (),
+) -> str:
+    """The text of /etc/hosts.
+
+    `addresses` are the container's own. `extra` are --add-host's "name:address" or "name=address"; the address
+    "host-gateway" stands for `gateway`, the host as the container sees it.
+    """
+    lines = [f"{address}\t{names}" for address, names in _STUB_HOSTS]
+    lines += ["\t".join(parse_extra(each, gateway)) for each in extra]
+    own = " ".join(name for name in (f"{hostname}.{domainname}" if domainname else "", hostname, *aliases) if name)
+    lines += [f"{address}\t{own}" for address in addresses]
+    return "\n".join(lines) + "\n"
+
+
+def parse_extra(text: str, gateway: str = "") -> tuple[str, str]:
+    """(address, name) of one --add-host value."""
+    name, mark, address = text.partition("=") if "=" in text else text.partition(":")
+    address = address.removeprefix("[").removesuffix("]")
+    if not mark or not name or not address or any(character.isspace() for character in text):
+        raise InvalidArgument(f"Invalid extra host {text!r}: NAME:ADDRESS is needed")
+    if address == HOST_GATEWAY:
+        if not gateway:
+            raise InvalidArgument(f"Invalid extra host {text!r}: the container's network has no gateway to the host")
+        return gateway, name
+    try:
+        return str(ipaddress.ip_address(address)), name
+    except ValueError:
+        raise InvalidArgument(f"Invalid extra host {text!r}: {address!r} is not an IP address") from None
+
+
+def resolv_conf(
+    host: str,
+    *,
+    nameservers: Sequence[str] = (),
+    search: Sequence[str] = (),
+    options: Sequence[str] = (),
+    own_namespace: bool = True,
+    ipv6: bool = True,
+) -> str:
+    """The text of /etc/resolv.conf: the host's, with what the user named in the place of its lines.
+
+    `own_namespace`: the container has a loopback of its own, so the host's nameservers on loopback are left out
+    (and, where none remains, public ones stand in). Without `ipv6` those with an IPv6 address are left out too.
+    A search of "." means none.
+    """
+    found = _parse(host)
+    servers = list(nameservers) or found["nameserver"]
+    if own_namespace and not nameservers:
+        servers = [each for each in servers if _reachable(each, ipv6)] or list(_PUBLIC_NAMESERVERS)
+    domains = [] if list(search) == ["."] else list(search) or found["search"]
+    lines = [f"nameserver {_checked(each) if nameservers else each}" for each in servers]
+    if domains:
+        lines.append(f"search {' '.join(domains)}")
+    if chosen := list(options) or found["options"]:
+        lines.append(f"options {' '.join(chosen)}")
+    return "\n".join(lines) + "\n"
+
+
+def resolved_stub(host: str) -> bool:
+    """Whether the host's resolv.conf names only systemd-resolved's stub, so that the true one lies in
+    /run/systemd/resolve/resolv.conf."""
+    return _parse(host)["nameserver"] == ["127.0.0.53"]
+
+
+def _parse(text: str) -> dict[str, list[str]]:
+    """resolv.conf(5): the last `search` or `domain` wins, nameservers and options add up."""
+    found: dict[str, list[str]] = {"nameserver": [], "search": [], "options": []}
+    for line in text.splitlines():
+        words = line.split("#")[0].split(";")[0].split()
+        if len(words) < 2:
+            continue
+        if words[0] == "nameserver":
+            found["nameserver"].append(words[1])
+        elif words[0] in ("search", "domain"):
+            found["search"] = words[1:]
+        elif words[0] == "options":
+            found["options"] += words[1:]
+    return found
+
+
+def _reachable(server: str, ipv6: bool) -> bool:
+    try:
+        address = ipaddress.ip_address(server)
+    except ValueError:
+        return False
+    if address.version == 6 and (address.is_link_local or not ipv6):
+        return False
+    return not address.is_loopback
+
+
+def _checked(server: str) -> str:
+    try:
+        return str(ipaddress.ip_address(server))
+    except ValueError:
+        raise InvalidArgument(f"Invalid DNS server {server!r}: an IP address is needed") from None

@@ -1,0 +1,160 @@
+"""The text of Cove's one nftables table; pure functions from values to nft's language.
+
+    raw prerouting    guard         nothing from a container reaches the host's 127.0.0.0/8
+    dstnat            prerouting    a published port of a local address → the container's (never for 127/8:
+                                    a neighbour who sends to it must not reach a port published on loopback)
+    output            output        the same for the host's own programs, loopback included
+    srcnat            postrouting   out of a bridge: the host's address; from 127/8 and back into the same
+                                    bridge: the bridge's address, or the answer would miss the host
+    forward           forward       between bridges and from outside only what is published
+
+Published ports are elements of four maps: per address family, for one host address or for all. Everybody
+else's source address stays what it is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+
+import msgspec
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
+    """A host's port and the container's port it leads to, both of one address family."""
+
+    proto: str
+    host_ip: str
+    host_port: int
+    target_ip: str
+    target_port: int
+
+    @property
+    def map(self) -> str:
+        """The map that holds it."""
+        address = ipaddress.ip_address(self.host_ip)
+        return f"publish{address.version}" + ("_any" if address.is_unspecified else "")
+
+    @property
+    def key(self) -> str:
+        host = () if ipaddress.ip_address(self.host_ip).is_unspecified else (self.host_ip,)
+        return " . ".join((self.proto, *host, str(self.host_port)))
+
+    @property
+    def element(self) -> str:
+        return f"{self.key} : {self.target_ip} . {self.target_port}"
+
+
+class Ruled(msgspec.Struct, frozen=True, kw_only=True):
+    """A bridge and how its containers may speak: among each other, with the outside, under the host's name."""
+
+    link: str
+    internal: bool = False
+    together: bool = True
+    masquerade: bool = True
+
+
+_BODY = """
+  set bridges { type ifname; }
+  set together { type ifname . ifname; }
+  set apart { type ifname . ifname; }
+  set internal { type ifname; }
+  set outward { type ifname; }
+  map publish4 { type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }
+  map publish4_any { type inet_proto . inet_service : ipv4_addr . inet_service; }
+  map publish6 { type inet_proto . ipv6_addr . inet_service : ipv6_addr . inet_service; }
+  map publish6_any { type inet_proto . inet_service : ipv6_addr . inet_service; }
+
+  chain publish {
+    meta l4proto != { tcp, udp, sctp } return
+    meta nfproto ipv4 dnat ip to meta l4proto . ip daddr . th dport map @publish4
+    meta nfproto ipv4 dnat ip to meta l4proto . th dport map @publish4_any
+    meta nfproto ipv6 dnat ip6 to meta l4proto . ip6 daddr . th dport map @publish6
+    meta nfproto ipv6 dnat ip6 to meta l4proto . th dport map @publish6_any
+  }
+
+  chain guard {
+    type filter hook prerouting priority raw; policy accept;
+    iifname @bridges ip daddr 127.0.0.0/8 drop
+  }
+
+  chain prerouting {
+    type nat hook prerouting priority dstnat; policy accept;
+    ip daddr 127.0.0.0/8 return
+    fib daddr type local jump publish
+  }
+
+  chain output {
+    type nat hook output priority -100; policy accept;
+    ip6 daddr ::1 return
+    fib daddr type local jump publish
+  }
+
+  chain postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr 127.0.0.0/8 oifname @bridges masquerade
+    iifname . oifname @together ct status dnat masquerade
+    iifname . oifname @apart ct status dnat masquerade
+    iifname @outward oifname != @bridges masquerade
+  }
+
+  chain forward {
+    type filter hook forward priority filter; policy accept;
+    iifname . oifname @together accept
+    ct state established,related accept
+    iifname @internal drop
+    oifname @internal drop
+    oifname @bridges ct status dnat accept
+    oifname @bridges drop
+  }
+"""
+
+
+def whole(table: str, bridges: Iterable[Ruled], publications: Iterable[Publication]) -> str:
+    """Commands that replace the table, whatever it held, by one with all of this, in one transaction."""
+    parts = [f"add table inet {table}", f"delete table inet {table}", f"table inet {table} {{{_BODY}}}"]
+    parts += [add_bridge(table, bridge) for bridge in bridges]
+    parts.append(publish(table, publications))
+    return "\n".join(parts)
+
+
+def add_bridge(table: str, bridge: Ruled) -> str:
+    return "\n".join(f"add element inet {table} {name} {{ {key} }}" for name, key in _memberships(bridge))
+
+
+def remove_bridge(table: str, bridge: Ruled) -> str:
+    return "\n".join(f"delete element inet {table} {name} {{ {key} }}" for name, key in _memberships(bridge))
+
+
+def publish(table: str, publications: Iterable[Publication]) -> str:
+    """One command per map, all elements of it at once."""
+    grouped = _grouped(publications)
+    return "\n".join(
+        f"add element inet {table} {name} {{ {', '.join(each.element for each in members)} }}"
+        for name, members in grouped.items()
+    )
+
+
+def unpublish(table: str, publications: Iterable[Publication]) -> str:
+    grouped = _grouped(publications)
+    return "\n".join(
+        f"delete element inet {table} {name} {{ {', '.join(each.key for each in members)} }}"
+        for name, members in grouped.items()
+    )
+
+
+def _grouped(publications: Iterable[Publication]) -> dict[str, list[Publication]]:
+    grouped: dict[str, list[Publication]] = {}
+    for each in publications:
+        grouped.setdefault(each.map, []).append(each)
+    return grouped
+
+
+def _memberships(bridge: Ruled) -> list[tuple[str, str]]:
+    link = f'"{bridge.link}"'
+    found = [("bridges", link), ("together" if bridge.together else "apart", f"{link} . {link}")]
+    if bridge.internal:
+        found.append(("internal", link))
+    elif bridge.masquerade:
+        found.append(("outward", link))
+    return found
