@@ -1,7 +1,7 @@
 """Every path on disk. No other module joins a data-root or run-root path by hand.
 
 data root (0710, default /var/lib/cove)      run root (0700 but for the socket, default /run/cove)
-├── cove.db                                  ├── cove.sock
+├── cove.db  daemon.lock                     ├── cove.sock
 ├── image/  an OCI image layout              ├── daemon.lock
 ├── layers/<chain id, 64 hex>/  one a layer  ├── supervisor.lock
 ├── containers/<id>/                         ├── supervisor.sock
@@ -65,6 +65,10 @@ class DataRoot:
         return self.root / "cove.db"
 
     @property
+    def daemon_lock(self) -> Path:
+        return self.root / "daemon.lock"
+
+    @property
     def image(self) -> Path:
         return self.root / "image"
 
@@ -109,6 +113,11 @@ class ContainerRun:
     @property
     def stderr(self) -> Path:
         return self.root / "stderr"
+
+    @property
+    def seccomp(self) -> Path:
+        """The compiled filter, for processes that join later."""
+        return self.root / "seccomp.bpf"
 
 
 @dataclass(frozen=True, slots=True)

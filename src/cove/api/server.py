@@ -196,7 +196,7 @@ def systemd_sockets(environment: dict[str, str]) -> list[socket.socket]:
     return [socket.socket(fileno=fd) for fd in range(_FIRST_SYSTEMD_FD, _FIRST_SYSTEMD_FD + count)]
 
 
-def tls_context(*, ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+def tls_context(*, ca: str, certificate: str, key: str) -> ssl.SSLContext:
     """TLS that knows only clients with a certificate of `ca`. Raises Internal."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

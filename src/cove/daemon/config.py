@@ -1,0 +1,202 @@
+"""What the administrator chose: daemon.toml, and flags over it, as one frozen value.
+
+    # /etc/cove/daemon.toml — every key may be left out
+    data_root = "/var/lib/cove"
+    run_root  = "/run/cove"
+    hosts     = ["unix:///run/cove/cove.sock", "tcp://0.0.0.0:2376"]
+    log_level = "info"
+    stop_timeout = 10                       # seconds, for containers that say nothing
+    labels = ["rack=4"]
+    insecure_registries = ["registry.lan:5000"]
+
+    [tcp]                                   # whoever reaches the API is root on this host
+    ca = "/etc/cove/ca.pem"                 # clients must show a certificate of this authority
+    certificate = "/etc/cove/cert.pem"
+    key = "/etc/cove/key.pem"
+    names = ["box.lan"]                     # names that clients may use in Host
+    # without_tls = "whoever reaches this port is root"
+
+    [log]                                   # of each container
+    segment_bytes = 16777216
+    files = 5
+
+    [network]
+    dns = ["192.0.2.1"]
+    dns_search = []
+    dns_options = []
+    publish_address = "0.0.0.0"
+
+Unknown keys are refused by name, for a misspelt limit is no limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from cove import paths
+from cove.errors import InvalidArgument
+
+CONSENT = "whoever reaches this port is root"
+"""What `tcp.without_tls` has to say, word for word."""
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of daemon.toml's tables."""
+
+
+class Tcp(_Table, frozen=True, kw_only=True):
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    names: tuple[str, ...] = ()
+    without_tls: str = ""
+
+
+class Log(_Table, frozen=True, kw_only=True):
+    segment_bytes: int = 16 << 20
+    files: int = 5
+
+
+class Network(_Table, frozen=True, kw_only=True):
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    publish_address: str = "0.0.0.0"
+
+
+class File(_Table, frozen=True, kw_only=True):
+    """The whole of daemon.toml."""
+
+    data_root: str = str(paths.DEFAULT_DATA_ROOT)
+    run_root: str = str(paths.DEFAULT_RUN_ROOT)
+    hosts: tuple[str, ...] = ()
+    log_level: LogLevel = "info"
+    stop_timeout: int = 10
+    labels: tuple[str, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
+    tcp: Tcp = Tcp()
+    log: Log = Log()
+    network: Network = Network()
+
+
+@dataclass(frozen=True, slots=True)
+class UnixHost:
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TcpHost:
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class SystemdHost:
+    """The sockets that systemd opened for this process."""
+
+
+Host = UnixHost | TcpHost | SystemdHost
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that this daemon was told."""
+
+    data: paths.DataRoot
+    run: paths.RunRoot
+    hosts: tuple[Host, ...]
+    file: File = field(default_factory=File)
+
+    @property
+    def log_level(self) -> LogLevel:
+        return self.file.log_level
+
+
+def parse_host(text: str) -> Host:
+    """One -H: "unix://PATH", "tcp://HOST:PORT" or "fd://". Raises InvalidArgument."""
+    scheme, _, rest = text.partition("://")
+    if scheme == "unix" and rest.startswith("/"):
+        return UnixHost(Path(rest))
+    if scheme == "fd":
+        return SystemdHost()
+    host, _, port = rest.rpartition(":")
+    if scheme == "tcp" and host and port.isdecimal() and int(port) < 65536:
+        return TcpHost(host.strip("[]"), int(port))
+    raise InvalidArgument(f"{text!r} is no address to listen on; write unix:///PATH, tcp://HOST:PORT or fd://")
+
+
+def read_file(path: Path, *, required: bool) -> File:
+    """Read daemon.toml; one that is not `required` may be missing. Raises InvalidArgument."""
+    try:
+        content = tomllib.loads(path.read_text())
+        return msgspec.convert(content, File)
+    except FileNotFoundError:
+        if required:
+            raise InvalidArgument(f"The configuration file {path} does not exist") from None
+        return File()
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidArgument(f"The configuration file {path} cannot be read: {error}") from error
+    except msgspec.ValidationError as error:
+        raise InvalidArgument(f"The configuration file {path} is refused: {_plain(error)}") from error
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """msgspec's sentence in the words of a configuration file."""
+    text = str(error).replace("Object contains unknown field", "there is no key")
+    return text.replace(" - at `$.", ", in table `").replace(" - at `$`", "")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains with our own errors, in one sentence."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise InvalidArgument(f"{message}; see `cove daemon --help`")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="cove daemon", description="Run the Cove daemon in the foreground.", allow_abbrev=False)
+    parser.add_argument("--data-root", metavar="DIR", help=f"what outlives a reboot ({paths.DEFAULT_DATA_ROOT})")
+    parser.add_argument("--run-root", metavar="DIR", help=f"what dies with the boot ({paths.DEFAULT_RUN_ROOT})")
+    parser.add_argument(
+        "-H", "--host", metavar="ADDRESS", action="append", help="unix://PATH, tcp://HOST:PORT or fd://; repeatable"
+    )
+    parser.add_argument("--config", metavar="FILE", help=f"configuration file ({paths.DEFAULT_CONFIG})")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    return parser
+
+
+def load(argv: Sequence[str]) -> Config:
+    """Flags win over the file, the file over the defaults. Raises InvalidArgument."""
+    flags = _parser().parse_args(argv)
+    file = read_file(Path(flags.config or paths.DEFAULT_CONFIG), required=flags.config is not None)
+    given = {
+        "data_root": flags.data_root,
+        "run_root": flags.run_root,
+        "hosts": tuple(flags.host) if flags.host else None,
+        "log_level": flags.log_level,
+    }
+    file = msgspec.structs.replace(file, **{key: value for key, value in given.items() if value is not None})
+    run = paths.RunRoot(Path(file.run_root).absolute())
+    hosts = tuple(parse_host(text) for text in file.hosts) or (UnixHost(run.socket),)
+    _check_tcp(file.tcp, hosts)
+    return Config(data=paths.DataRoot(Path(file.data_root).absolute()), run=run, hosts=hosts, file=file)
+
+
+def _check_tcp(tcp: Tcp, hosts: Sequence[Host]) -> None:
+    if not any(isinstance(host, TcpHost) for host in hosts):
+        return
+    if all((tcp.ca, tcp.certificate, tcp.key)) or tcp.without_tls == CONSENT:
+        return
+    raise InvalidArgument(
+        "Listening on TCP needs tcp.ca, tcp.certificate and tcp.key in daemon.toml, for whoever reaches the API is "
+        f'root on this host; to do without, set tcp.without_tls = "{CONSENT}"'
+    )
