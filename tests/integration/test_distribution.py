@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from distribution_world import World, descriptor, free_port, make_image, noise, real_registry
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
+from cove.image import archive
 from cove.image.distribution import Credentials, Distribution, Policy
 from cove.oci import image
 from cove.oci.platform import Platform
@@ -111,6 +113,41 @@ def test_platform_is_chosen_from_an_index(registry: str) -> None:
 
 
 @needs_registry
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+@pytest.mark.parametrize("options", [["--format", "v2s2"], ["--dest-compress-format", "zstd"]])
+def test_what_skopeo_pushed(registry: str, options: list[str], tmp_path: Path) -> None:
+    here, there = Client(), Client()
+    make_image(here.world, "app:v1", [b"one", b"two"])
+    saved = tmp_path / "saved.tar"
+    saved.write_bytes(b"".join(archive.save(here.world, here.world, ["app:v1"])))
+    name = f"{registry}/by/skopeo{len(options[1])}:v1"
+    command = ["skopeo", "--insecure-policy", "--tmpdir", str(tmp_path), "copy", "--dest-tls-verify=false", *options]
+    subprocess.run([*command, f"oci-archive:{saved}:v1", f"docker://{name}"], check=True, capture_output=True)
+    there.pull(name)
+    assert there.statuses.count("Pull complete") == 2
+    assert there.distribution.tags(Reference.parse(name)) == ("v1",)
+
+
+def test_only_a_trusted_certificate_is_believed(tmp_path: Path) -> None:
+    class Strict(Policy):
+        def accepts_insecure(self, host: str) -> bool:
+            return False
+
+    key, certificate = tmp_path / "key", tmp_path / "cert"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*make.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    with server(serving([b"one"]), tls=(certificate, key)) as (host, _):
+        with pytest.raises(Unavailable, match=r"cannot trust the registry .*self-signed certificate"):
+            Client(Strict()).pull(f"{host}/app")
+        (tmp_path / host).mkdir()
+        shutil.copy(certificate, tmp_path / host / "ca.crt")
+        Client(Strict(certificates=tmp_path)).pull(f"{host}/app")
+        Client().pull(f"{host}/app")
+    with server(serving([b"one"])) as (host, _), pytest.raises(Unavailable, match="not speak TLS"):
+        Client(Strict()).pull(f"{host}/app")
+
+
+@needs_registry
 def test_absent_names_and_servers(registry: str) -> None:
     client = Client()
     with pytest.raises(NotFound, match=f"manifest for {registry}/no:latest not found: manifest unknown"):
@@ -162,7 +199,9 @@ Answer = Callable[[BaseHTTPRequestHandler], bool]
 
 
 @contextmanager
-def server(world: World, answer: Answer = lambda _: False) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+def server(
+    world: World, answer: Answer = lambda _: False, tls: tuple[Path, Path] | None = None
+) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
     """A registry that serves `world`, unless `answer` has already answered (True). Yields host and requests."""
     seen: list[tuple[str, str | None]] = []
 
@@ -183,6 +222,10 @@ def server(world: World, answer: Answer = lambda _: False) -> Iterator[tuple[str
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
+    if tls:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*tls)
+        httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

@@ -10,6 +10,7 @@ fetched here is verified by whoever stores it, and manifests here.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from cove.oci.reference import DEFAULT_DOMAIN, Reference
 _HUB = "registry-1.docker.io"
 _ACCEPT = ", ".join([*sorted(image.MANIFESTS), *sorted(image.INDEXES), image.SCHEMA1_SIGNED])
 _CHUNK = 1 << 20
+_MAX_PAGES = 1000
+# Only the query of a page's address is believed: the repository stays the one that was asked about.
+_NEXT = re.compile(r'<[^>]*\?([^>]*)>\s*;\s*rel="?next')
 # An interruption after this much progress counts as the first one again.
 _PROGRESS = 4 << 20
 
@@ -49,6 +53,10 @@ class Upload:
     """Where the bytes of a begun upload go."""
 
     location: str
+
+
+class _Tags(msgspec.Struct, frozen=True):
+    tags: tuple[str, ...] | None = None
 
 
 class _Complaint(msgspec.Struct, frozen=True):
@@ -98,6 +106,28 @@ class Repository:
                 f"{expected}; nothing of it was kept"
             )
         return Fetched(raw, response.headers.get("Content-Type", "").partition(";")[0].strip(), expected)
+
+    def tags(self) -> tuple[str, ...]:
+        """All tags of the repository, page after page, within reason."""
+        found: list[str] = []
+        tail = "tags/list"
+        for _ in range(_MAX_PAGES):
+            response = self._send("GET", tail)
+            if response.status == 404:
+                _complaint(response)
+                raise NotFound(f"repository {self.reference.familiar_name} not found: name unknown")
+            self._expect(response, 200)
+            raw = response.read(image.MAX_MANIFEST, decode_content=False)
+            response.release_conn()
+            try:
+                found += msgspec.json.decode(raw, type=_Tags).tags or ()
+            except msgspec.DecodeError as error:
+                raise Unavailable(f"the registry {self.reference.domain} sent something else than tags") from error
+            onward = _NEXT.search(response.headers.get("Link", ""))
+            if onward is None:
+                break
+            tail = f"tags/list?{onward[1]}"
+        return tuple(dict.fromkeys(found))
 
     def blob(self, blob: Descriptor) -> Iterator[bytes]:
         """The bytes of a blob, continued where a connection broke off; not yet verified, never too long."""

@@ -95,6 +95,10 @@ class Distribution:
         found = self._repository(named, credentials, threading.Event()).manifest(named.digest or named.tag)
         return found.digest, found.media_type, found.raw
 
+    def tags(self, reference: Reference, credentials: Credentials | None = None) -> tuple[str, ...]:
+        """All tags that the repository of `reference` has at its registry."""
+        return self._repository(reference, credentials, threading.Event()).tags()
+
     def _repository(
         self, reference: Reference, credentials: Credentials | None, cancel: threading.Event
     ) -> Repository:

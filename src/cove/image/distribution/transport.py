@@ -27,6 +27,7 @@ import urllib3
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    InsecureRequestWarning,
     NameResolutionError,
     NewConnectionError,
     ProtocolError,
@@ -89,6 +90,10 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body = None
     idempotent: bool = True
+
+
+# The user has listed the registries whose certificates are not verified: no need to be told of each request.
+urllib3.disable_warnings(InsecureRequestWarning)
 
 
 class Transport:
@@ -234,6 +239,10 @@ def unreachable(url: str, error: HTTPError) -> CoveError:
     host = host_of(url)
     if isinstance(error, NameResolutionError):
         return Unavailable(f"cannot find the registry {host}: its name does not resolve; check the name and the DNS")
+    if isinstance(error, SSLError) and _speaks_no_tls(error):
+        return Unavailable(
+            f"cannot trust the registry {host}: it does not speak TLS; if it is yours, list it under insecure registries"
+        )
     if isinstance(error, SSLError):
         return Unavailable(
             f"cannot trust the registry {host}: {_innermost(error)}; if it is yours, install its authority's "
@@ -252,10 +261,21 @@ def unreachable(url: str, error: HTTPError) -> CoveError:
     return Unavailable(f"the connection to the registry {host} broke: {_innermost(error)}")
 
 
-def _innermost(error: BaseException) -> str:
-    """The operating system's or the TLS library's own reason."""
+def _root(error: BaseException) -> BaseException:
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
+    return error
+
+
+def _speaks_no_tls(error: BaseException) -> bool:
+    """Whether what answered was no TLS server at all."""
+    root = _root(error)
+    return isinstance(root, ssl.SSLError) and root.reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST"}
+
+
+def _innermost(error: BaseException) -> str:
+    """The operating system's or the TLS library's own reason."""
+    error = _root(error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, OSError) and error.strerror:
