@@ -128,6 +128,7 @@ def test_what_skopeo_pushed(registry: str, options: list[str], tmp_path: Path) -
     assert there.distribution.tags(Reference.parse(name)) == ("v1",)
 
 
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 def test_only_a_trusted_certificate_is_believed(tmp_path: Path) -> None:
     class Strict(Policy):
         def accepts_insecure(self, host: str) -> bool:

@@ -241,7 +241,8 @@ def unreachable(url: str, error: HTTPError) -> CoveError:
         return Unavailable(f"cannot find the registry {host}: its name does not resolve; check the name and the DNS")
     if isinstance(error, SSLError) and _speaks_no_tls(error):
         return Unavailable(
-            f"cannot trust the registry {host}: it does not speak TLS; if it is yours, list it under insecure registries"
+            f"cannot trust the registry {host}: it does not speak TLS; if that is meant, list it under insecure "
+            f"registries"
         )
     if isinstance(error, SSLError):
         return Unavailable(
