@@ -1,0 +1,182 @@
+"""The blobs: an OCI image layout that holds nothing which was not verified.
+
+    image/
+    ├── oci-layout                  {"imageLayoutVersion": "1.0.0"}
+    ├── index.json                  names → manifests; owned by `cove.image.images`
+    ├── blobs/<algorithm>/<hex>     what the digest says, complete and on disk
+    └── ingest/<random>             blobs that are still being written; emptied at start
+
+A blob is born in one order: written to `ingest`, its digest and length compared, fsynced, renamed to
+its name, the directory fsynced. So a name never points at what was not verified, whoever dies when.
+Two writers of one blob do not disturb each other: the second rename replaces equal bytes.
+
+This module never knows what a blob means, and never decides which are garbage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar
+
+from cove.errors import Internal, InvalidArgument, NotFound, describe
+from cove.oci import digest as digests
+from cove.store.files import sync_directory, write_all, write_atomic
+
+T = TypeVar("T")
+
+_CHUNK = 1 << 20
+_ALGORITHMS = ("sha256", "sha512")
+_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+
+
+class Readable(Protocol):
+    """What `ingest` needs of a file."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class ContentStore:
+    """Blobs by digest, in the layout at `root`; safe to use from several threads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._blobs = root / "blobs"
+        self._ingest = root / "ingest"
+        for directory in (*(self._blobs / name for name in _ALGORITHMS), self._ingest):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for leftover in self._ingest.iterdir():
+            leftover.unlink()
+        if not (root / "oci-layout").exists():
+            write_atomic(root / "oci-layout", _LAYOUT, mode=0o644)
+
+    def path(self, digest: str) -> Path:
+        """Where the blob lies if it is there; InvalidArgument for what is no digest."""
+        algorithm, digits = digests.parse(digest)
+        return self._blobs / algorithm / digits
+
+    def has(self, digest: str) -> bool:
+        return self.path(digest).is_file()
+
+    def size(self, digest: str) -> int:
+        """Its length in bytes, or NotFound."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError as error:
+            raise _missing(digest) from error
+
+    def open(self, digest: str) -> BinaryIO:
+        """The blob for reading, or NotFound; it stays readable even if it is deleted meanwhile."""
+        try:
+            return self.path(digest).open("rb")
+        except FileNotFoundError as error:
+            raise _missing(digest) from error
+
+    def read(self, digest: str) -> bytes:
+        """The whole blob, verified once more: for documents that decisions rest on.
+
+        A blob that no longer is what its name says is set aside (`<name>.damaged`), so that the next
+        pull fetches it anew.
+        """
+        with self.open(digest) as file:
+            data = file.read()
+        if not digests.matches(data, digest):
+            path = self.path(digest)
+            path.replace(path.with_suffix(".damaged"))
+            raise Internal(f"the stored blob {digest} is damaged and was set aside; pull or load its image again")
+        return data
+
+    def ingest(
+        self, stream: Iterable[bytes] | Readable, *, expected: str | None = None, size: int | None = None
+    ) -> str:
+        """Store what `stream` gives and return its digest.
+
+        `expected` and `size`, where given, must agree, else InvalidArgument and nothing is stored.
+        The host's failures (a full disk) are Internal; the stream's own errors pass through.
+        """
+        hasher = digests.Verifier(expected) if expected else _Hasher()
+        temporary = self._ingest / secrets.token_hex(8)
+        descriptor = _storing(os.open, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                for chunk in _chunks(stream):
+                    hasher.update(chunk)
+                    if size is not None and hasher.length > size:
+                        raise InvalidArgument(f"the blob {expected or ''} is longer than the {size} bytes announced")
+                    _storing(write_all, descriptor, chunk)
+                _check(hasher, expected, size)
+                _storing(os.fsync, descriptor)
+            finally:
+                os.close(descriptor)
+            destination = self.path(hasher.actual)
+            temporary.replace(destination)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(destination.parent)
+        return hasher.actual
+
+    def put(self, data: bytes) -> str:
+        """Store a document made here and return its digest."""
+        digest = digests.of(data)
+        return digest if self.has(digest) else self.ingest([data], expected=digest, size=len(data))
+
+    def delete(self, digest: str) -> None:
+        """Forget the blob; it is no error if there is none."""
+        self.path(digest).unlink(missing_ok=True)
+
+    def digests(self) -> Iterator[str]:
+        """Every blob there is, in no order."""
+        for algorithm in _ALGORITHMS:
+            for entry in (self._blobs / algorithm).iterdir():
+                if digests.is_digest(name := f"{algorithm}:{entry.name}"):
+                    yield name
+
+
+class _Hasher:
+    """A verifier without an expectation."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._hash = hashlib.sha256()
+
+    def update(self, data: bytes) -> None:
+        self._hash.update(data)
+        self.length += len(data)
+
+    @property
+    def actual(self) -> str:
+        return "sha256:" + self._hash.hexdigest()
+
+
+def _chunks(stream: Iterable[bytes] | Readable) -> Iterator[bytes]:
+    read = getattr(stream, "read", None)
+    if read is None:
+        yield from stream  # type: ignore[misc]
+        return
+    while chunk := read(_CHUNK):
+        yield chunk
+
+
+def _check(hasher: digests.Verifier | _Hasher, expected: str | None, size: int | None) -> None:
+    if size is not None and hasher.length != size:
+        raise InvalidArgument(
+            f"the blob {expected or ''} is {hasher.length} bytes long but {size} were announced: it was cut off"
+        )
+    if expected is not None and hasher.actual != expected:
+        raise InvalidArgument(f"the content does not match its digest: expected {expected}, got {hasher.actual}")
+
+
+def _storing(call: Callable[..., T], *arguments: object) -> T:
+    """Call the host's file system; its refusal is Internal, told apart from the stream's own errors."""
+    try:
+        return call(*arguments)
+    except OSError as error:
+        raise Internal(f"cannot store a blob: {describe(error)}") from error
+
+
+def _missing(digest: str) -> NotFound:
+    return NotFound(f"the blob {digest} is not in the store")
