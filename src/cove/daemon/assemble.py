@@ -1,0 +1,106 @@
+"""The only place where the daemon's parts are made and joined.
+
+Built-in drivers are the dictionaries below; nothing registers itself. What is acquired here is
+given back here, in the opposite order, whatever fails on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from cove.daemon.config import Config
+from cove.engine.context import Context, Reports, Settings
+from cove.engine.engine import Engine
+from cove.engine.executors import Executors
+from cove.engine.host import read_facts
+from cove.errors import Internal, describe
+from cove.image.images import Images
+from cove.image.overlayfs import OverlaySnapshots
+from cove.network.bridge import BridgeDriver
+from cove.network.driver import Driver as NetworkDriver
+from cove.network.firewall import Firewall
+from cove.network.host import HostDriver
+from cove.network.none import NoneDriver
+from cove.network.ports import Ports
+from cove.paths import DataRoot, Instance, RunRoot
+from cove.runtime.client import Runtime
+from cove.store.database import Database
+from cove.volume.local import LocalDriver
+
+_PRIVATE = 0o700
+
+
+@asynccontextmanager
+async def assembled(config: Config) -> AsyncIterator[Engine]:
+    """A working engine, recovered from what was there; closed afterwards, containers running on."""
+    async with AsyncExitStack() as stack:
+        _prepare(config.data, config.run)
+        instance = Instance.of(config.run)
+        database = Database(config.data.database)
+        stack.callback(database.close)
+        executors = Executors()
+        stack.callback(executors.close)
+        firewall = Firewall(instance.nft_table)
+        bridges = BridgeDriver(instance, firewall)
+        stack.callback(bridges.close)
+        volumes = LocalDriver(config.data)
+        volumes.sweep()
+        reports = Reports()
+        runtime = await Runtime.connect(config.run, config.data, on_report=reports)
+        stack.push_async_callback(runtime.close)
+        loop = asyncio.get_running_loop()
+        engine = Engine(
+            Context(
+                instance=instance,
+                data=config.data,
+                run=config.run,
+                database=database,
+                images=Images(config.data),
+                snapshots=OverlaySnapshots(config.data),
+                runtime=runtime,
+                reports=reports,
+                network_drivers=_network_drivers(bridges),
+                ports=Ports(firewall),
+                volume_drivers={"local": volumes},
+                host=read_facts(),
+                executors=executors,
+                settings=_settings(config),
+            )
+        )
+        stack.push_async_callback(engine.close)
+        await engine.start()
+        firewall.watch(loop)
+        stack.callback(firewall.unwatch, loop)
+        yield engine
+
+
+def _network_drivers(bridges: BridgeDriver) -> dict[str, NetworkDriver]:
+    return {"bridge": bridges, "host": HostDriver(), "none": NoneDriver()}
+
+
+def _settings(config: Config) -> Settings:
+    file = config.file
+    return Settings(
+        log_segment_bytes=file.log.segment_bytes,
+        log_files=file.log.files,
+        dns=file.network.dns,
+        dns_search=file.network.dns_search,
+        dns_options=file.network.dns_options,
+        publish_address=file.network.publish_address,
+        stop_timeout=file.stop_timeout,
+        labels=file.labels,
+        insecure_registries=file.insecure_registries,
+    )
+
+
+def _prepare(data: DataRoot, run: RunRoot) -> None:
+    """Every directory with its mode, and tmp/ empty. Raises Internal."""
+    try:
+        shutil.rmtree(data.tmp, ignore_errors=True)
+        for directory in (data.image, data.layers, data.containers, data.volumes, data.tmp, run.containers):
+            directory.mkdir(mode=_PRIVATE, exist_ok=True)
+    except OSError as error:
+        raise Internal(f"Cannot prepare {data.root} and {run.root}: {describe(error)}") from error
