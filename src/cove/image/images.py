@@ -34,6 +34,10 @@ _SHORT_ID = re.compile(r"[0-9a-f]{4,64}")
 Deletion = dict[str, str]
 """{"Untagged": name} or {"Deleted": digest}, as the Engine API lists them."""
 
+Deletions = list[Deletion]
+Steps = list[dict[str, object]]
+_Entries = list[Descriptor]
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -116,7 +120,7 @@ class Images:
                 found.setdefault(image.id, image)
         return sorted(found.values(), key=lambda image: image.created, reverse=True)
 
-    def history(self, image: Image) -> list[dict[str, object]]:
+    def history(self, image: Image) -> Steps:
         """The steps of its making, the newest first, as the Engine API shows them (`Created` is RFC 3339)."""
         sizes = iter([self._layer_size(chain) for chain in image.chain_ids])
         steps = [
@@ -172,7 +176,7 @@ class Images:
         *,
         force: bool = False,
         in_use: Mapping[str, Collection[tuple[str, bool]]] | None = None,
-    ) -> list[Deletion]:
+    ) -> Deletions:
         """Take away a name, or the whole image; Docker's rules and words.
 
         `in_use` maps image ids to the containers that use them: (id, whether it runs). A name goes
@@ -198,12 +202,12 @@ class Images:
 
     def prune(
         self, *, in_use: Collection[str] = (), dangling: bool = True, keep: Callable[[Image], bool] = lambda _: False
-    ) -> list[Deletion]:
+    ) -> Deletions:
         """Delete images that no container uses: those without a tag, or (not `dangling`) all of them.
 
         `keep` spares an image (filters by label or age).
         """
-        deleted: list[Deletion] = []
+        deleted: Deletions = []
         with self._lock:
             for image in self.list():
                 if image.id not in in_use and not (dangling and image.names) and not keep(image):
@@ -273,10 +277,10 @@ class Images:
             raise Conflict(f"the image id prefix {text} is ambiguous: it fits {len(ids)} images; write more digits")
         return next(iter(ids.values()), "")
 
-    def _entries_of(self, identity: str) -> list[Descriptor]:
+    def _entries_of(self, identity: str) -> _Entries:
         return [entry for entry in self._entries if self._document(entry.digest).id == identity]
 
-    def _unshared(self, image: Image) -> list[Deletion]:
+    def _unshared(self, image: Image) -> Deletions:
         """The layers that went with the image: those that no other one stands on."""
         try:
             kept = self.reachable()[1]
