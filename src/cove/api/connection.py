@@ -163,10 +163,7 @@ class Connection(asyncio.Protocol):
         if self._lost:
             raise Disconnected
         self._transport.write(data)
-        if self._writable is not None:
-            await self._writable
-            if self._lost:
-                raise Disconnected
+        await self._room()
 
     # ── the cycle ─────────────────────────────────────────────────────────────────────────────────
 
@@ -336,6 +333,8 @@ class Connection(asyncio.Protocol):
             if event is not h11.NEED_DATA:
                 assert not isinstance(event, type) or event is h11.PAUSED
                 return event
+            if self._lost:
+                raise Disconnected
             self._drained()
             await self._wait_for_data()
 
@@ -369,9 +368,11 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     async def _room(self) -> None:
-        """Wait until the client has read enough."""
+        """Wait until the client has read enough. Raises Disconnected when it is gone."""
         if self._writable is not None:
-            await self._writable
+            await asyncio.shield(self._writable)
+        if self._lost:
+            raise Disconnected
 
 
 @contextlib.asynccontextmanager

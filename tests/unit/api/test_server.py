@@ -235,6 +235,19 @@ def test_a_change_is_finished_though_its_client_left(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
+def test_a_connection_reset_while_idle_is_forgotten(tmp_path: Path) -> None:
+    async def test(app: Application, path: Path) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(path))
+        sock.sendall(get("hello"))
+        await asyncio.sleep(0.1)
+        sock.close()  # with the reply unread, so that the server sees ECONNRESET and no end of file
+        await asyncio.sleep(0.1)
+        assert not [task for task in asyncio.all_tasks() if "_serve" in repr(task.get_coro())]
+
+    run(tmp_path, test)
+
+
 def test_a_slow_reader_holds_the_stream_back(tmp_path: Path) -> None:
     async def test(app: Application, path: Path) -> None:
         sock = socket.socket(socket.AF_UNIX)
