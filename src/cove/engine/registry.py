@@ -28,6 +28,7 @@ class Container:
 
     `record` and `facts` are frozen values that the registry replaces. `process` is there while processes
     are. `ended` fires at every exit that no restart follows, `gone` at removal.
+    `stopping`: a user asked for its end; `restarting`: and for its start after that.
     `started` is set while the first process runs; whoever waits for stdin waits for it.
     """
 
@@ -41,6 +42,7 @@ class Container:
         "process",
         "record",
         "removing",
+        "restarting",
         "started",
         "stopping",
         "summary",
@@ -58,6 +60,7 @@ class Container:
         self.health: Health | None = None
         self.removing = False
         self.stopping = False
+        self.restarting = False
         self.summary: ContainerSummary | None = None
 
     @property

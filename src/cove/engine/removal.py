@@ -1,0 +1,68 @@
+"""The end of a container: everything it has goes, or nothing does.
+
+    row deleted ──▶ directory renamed to tmp/ ──▶ answered ──▶ tmp/ emptied in the background
+
+A crash after the first step leaves a directory without a row, which recovery removes; what lies in tmp/ is
+emptied at every start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from contextlib import suppress
+
+from cove.engine.context import Context
+from cove.engine.registry import Container, Registry
+from cove.engine.telling import tell
+from cove.engine.volumes import VolumeService
+from cove.errors import CoveError, Internal, describe
+from cove.wire.containers import WaitResponse
+
+
+class Removal:
+    """Removes a container that has no processes; the caller holds its lock."""
+
+    def __init__(self, context: Context, registry: Registry, volumes: VolumeService) -> None:
+        self._context = context
+        self._registry = registry
+        self._volumes = volumes
+        self._sweeps: set[asyncio.Task[None]] = set()
+
+    async def remove(self, container: Container, *, volumes: bool) -> None:
+        """Remove it, with its anonymous volumes if asked; raises Internal when the disk refuses."""
+        container.removing = True
+        container.summary = None
+        try:
+            doomed = self._set_aside(container.id)
+        except OSError as error:
+            container.removing = False
+            raise Internal(f"The container {container.name} could not be removed: {describe(error)}") from error
+        self._registry.drop(container)
+        tell(self._context.events, container, "destroy")
+        for future in container.gone + container.ended:
+            if not future.done():
+                future.set_result(WaitResponse(status_code=container.facts.exit_code))
+        task = asyncio.get_running_loop().create_task(self._sweep(container, doomed, volumes))
+        self._sweeps.add(task)
+        task.add_done_callback(self._sweeps.discard)
+        if volumes and any(mount.anonymous for mount in container.record.mounts):
+            await task
+
+    def _set_aside(self, identity: str) -> str:
+        doomed = self._context.data.tmp / f"removed-{identity}"
+        with suppress(FileNotFoundError):
+            os.rename(self._context.data.container(identity).root, doomed)
+        return str(doomed)
+
+    async def _sweep(self, container: Container, doomed: str, volumes: bool) -> None:
+        for mount in container.record.mounts if volumes else ():
+            if mount.anonymous and mount.type == "volume":
+                with suppress(CoveError):
+                    await self._volumes.remove(mount.name, force=True)
+        await self._context.executors.disk(shutil.rmtree, doomed, ignore_errors=True)
+
+    async def close(self) -> None:
+        """Let sweeps that have begun come to their end."""
+        await asyncio.gather(*self._sweeps, return_exceptions=True)
