@@ -23,9 +23,11 @@ from distribution_world import World, descriptor, free_port, make_image, noise, 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 from cove.image import archive
 from cove.image.distribution import Credentials, Distribution, Policy
+from cove.image.images import Images
 from cove.oci import image
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference
+from cove.paths import DataRoot
 
 QUICK = Policy(backoff=0.01, longest_wait=3, read_timeout=5)
 needs_registry = pytest.mark.skipif(
@@ -87,6 +89,30 @@ def test_push_then_pull_elsewhere_and_again(registry: str) -> None:
     here.world.register(digest, [f"{registry}/b/copy:v2"])
     here.push(f"{registry}/b/copy:v2")
     assert here.statuses.count("Mounted from a/app") == 5
+
+
+@needs_registry
+def test_with_images_on_disk(registry: str, tmp_path: Path) -> None:
+    name = f"{registry}/disk/app:v1"
+    made, said = Client(), list[dict[str, Any]]()
+    make_image(made.world, name, [noise(200_000), b"two"])
+    made.push(name)
+    images = Images(DataRoot(tmp_path / "a"))
+    distribution = Distribution(images.content, images, World(blobs=made.world.blobs), QUICK)
+    stored = distribution.pull(Reference.parse(name), progress=said.append)
+    assert stored.id == made.world.get(name).id == images.get(name).id
+    assert images.get(name).names == (name,) and len(images.get(name).repo_digests) == 1
+    again = distribution.pull(Reference.parse(images.get(name).repo_digests[0]), progress=said.append)
+    assert again.names == (name,)
+    images.tag(name, f"{registry}/disk/copy:v2")
+    distribution.push(Reference.parse(f"{registry}/disk/copy:v2"), progress=said.append)
+    assert [m.get("status") for m in said].count("Mounted from disk/app") == 2
+    assert images.get(name).names == (f"{registry}/disk/app:v1", f"{registry}/disk/copy:v2")
+    saved = archive.save(images.content, images, [name, f"{registry}/disk/copy"])
+    other, spool = Images(DataRoot(tmp_path / "b")), tmp_path / "spool"
+    spool.mkdir()
+    archive.load(other.content, other, World(blobs=made.world.blobs), saved, spool, said.append)
+    assert other.get(stored.id).names == images.get(name).names
 
 
 @needs_registry

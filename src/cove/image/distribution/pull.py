@@ -231,7 +231,7 @@ class Pull:
             return None
 
     def _names(self, top: str) -> list[str]:
-        """The tag that was asked for, and the repository at the digest that the registry gave it."""
+        """The tag that was asked for (a digest overrules one), and the repository at what the registry gave."""
         reference = self._reference
-        tagged = [reference.with_tag(reference.tag).full] if reference.tag else []
+        tagged = [] if reference.digest else [reference.full]
         return [*tagged, reference.with_digest(top).full]
