@@ -31,7 +31,8 @@ RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER = 1, 3, 4, 10
 IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_STATS64, IFLA_AF_SPEC, IFLA_NET_NS_FD = 18, 19, 23, 26, 28
-IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 VETH_INFO_PEER = 1
 IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING, IFLA_BR_MCAST_SNOOPING = 1, 5, 7, 23
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
@@ -185,6 +186,13 @@ def enslave(name: str, master: int) -> Request:
     return _set(name, "master", extra=u32(IFLA_MASTER, master))
 
 
+def bridge_port(name: str, *, hairpin: bool = False, isolated: bool = False) -> Request:
+    """How a bridge treats its port: `hairpin` lets frames out where they came in, `isolated` ports never meet."""
+    data = nest(IFLA_INFO_SLAVE_DATA, u8(IFLA_BRPORT_MODE, hairpin), u8(IFLA_BRPORT_ISOLATED, isolated))
+    info = nest(IFLA_LINKINFO, text(IFLA_INFO_SLAVE_KIND, "bridge"), data)
+    return Request(RTM_NEWLINK, 0, _link_head() + text(IFLA_IFNAME, name) + info, "RTM_NEWLINK bridge port", name)
+
+
 def set_mtu(name: str, mtu: int) -> Request:
     return _set(name, "mtu", extra=u32(IFLA_MTU, mtu))
 
@@ -303,7 +311,8 @@ def configure(interfaces: Sequence[InterfaceLike], *, net: int | None = None) ->
     Called by a container's init, single-threaded, in its own namespace. OSError names the call and the link.
     `net`: a descriptor of /proc/sys/net (`sysctl.open_net()`) opened while that was still writable; needed
     when /proc/sys has been made read-only since. An interface takes no router advertisements (a neighbour
-    could otherwise become its router); one without an IPv6 address speaks no IPv6.
+    could otherwise become its router) and waits for no
+    duplicate address detection; one without an IPv6 address speaks no IPv6.
     """
     with Route() as route:
         requests = [up("lo")]
@@ -317,6 +326,7 @@ def _quieten(interface: InterfaceLike, net: int | None) -> None:
     conf = f"ipv6/conf/{interface.name}"
     if any(":" in address.address for address in interface.addresses):
         sysctl.write(f"{conf}/accept_ra", 0, net=net)
+        sysctl.write(f"{conf}/accept_dad", 0, net=net)
     else:
         sysctl.write(f"{conf}/disable_ipv6", 1, net=net)
 

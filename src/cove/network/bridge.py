@@ -23,6 +23,7 @@ import msgspec
 
 from cove.errors import Conflict, Internal, InvalidArgument, NotFound, describe
 from cove.kernel import netlink, sysctl
+from cove.kernel.nlwire import Request
 from cove.network import forwarding, ipam
 from cove.network.driver import Address, Endpoint, EndpointRequest, Interface, Network
 from cove.network.firewall import Firewall
@@ -106,16 +107,11 @@ class BridgeDriver:
         try:
             with self._lock, netlink.Route() as route:
                 master = self._bridge(network, route)
-                route.commit(
-                    netlink.veth(
-                        endpoint.host_ifname,
-                        peer=endpoint.ifname,
-                        pid=pid,
-                        master=master,
-                        mac=endpoint.mac,
-                        mtu=endpoint.mtu,
-                    )
+                name = endpoint.host_ifname
+                pair = netlink.veth(
+                    name, peer=endpoint.ifname, pid=pid, master=master, mac=endpoint.mac, mtu=endpoint.mtu
                 )
+                route.commit([*pair, *_port(network, name)])
         except OSError as error:
             self._delete_link(endpoint.host_ifname)
             if error.errno == errno.EXFULL:
@@ -176,6 +172,7 @@ class BridgeDriver:
             undo.callback(self._delete_link, link)
             index = socket.if_nametoindex(link)
             sysctl.write(f"ipv6/conf/{link}/accept_ra", 0)
+            sysctl.write(f"ipv6/conf/{link}/accept_dad", 0)  # its link-local address asks for neighbours at once
             if not any(subnet.version == 6 for subnet in network.subnets):
                 sysctl.write(f"ipv6/conf/{link}/disable_ipv6", 1)
             sysctl.write(f"ipv4/conf/{link}/route_localnet", 1)
@@ -195,7 +192,8 @@ class BridgeDriver:
                 master = self._bridge(network, route)
                 masters = {link.name: link.master for link in route.links()}
                 lost = [each.host_ifname for each in endpoints if masters.get(each.host_ifname, master) != master]
-                route.commit([netlink.enslave(name, master) for name in lost])
+                for name in lost:
+                    route.commit([netlink.enslave(name, master), *_port(network, name)])
         except OSError as error:
             raise Internal(f"The network {network.name} could not be restored: {_reason(error)}") from error
 
@@ -238,10 +236,22 @@ class BridgeDriver:
 def _ruled(network: Network) -> Ruled:
     return Ruled(
         link=network.link,
+        subnets=tuple(subnet.subnet for subnet in network.subnets),
         internal=network.internal,
         together=network.options.get(f"{_OPTION}enable_icc", "true") != "false",
         masquerade=network.options.get(f"{_OPTION}enable_ip_masquerade", "true") != "false",
     )
+
+
+def _port(network: Network, name: str) -> list[Request]:
+    """What a bridge port needs beyond the usual.
+
+    With br_netfilter a container's packet to its own published port is translated inside the bridge and has to
+    leave through the port it came in by; otherwise it is routed, and hairpin would only echo broadcasts.
+    """
+    hairpin = sysctl.read("bridge/bridge-nf-call-iptables") == "1"
+    isolated = not _ruled(network).together
+    return [netlink.bridge_port(name, hairpin=hairpin, isolated=isolated)] if hairpin or isolated else []
 
 
 def _gateways(network: Network, chosen: dict[int, Address]) -> tuple[str, ...]:

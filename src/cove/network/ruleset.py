@@ -8,6 +8,9 @@
                                     bridge: the bridge's address, or the answer would miss the host
     forward           forward       between bridges and from outside only what is published
 
+"Back into the same bridge" is told by the addresses: where br_netfilter carries such a packet, no incoming
+interface is known any more.
+
 Published ports are elements of four maps: per address family, for one host address or for all. Everybody
 else's source address stays what it is.
 """
@@ -49,6 +52,7 @@ class Ruled(msgspec.Struct, frozen=True, kw_only=True):
     """A bridge and how its containers may speak: among each other, with the outside, under the host's name."""
 
     link: str
+    subnets: tuple[str, ...] = ()
     internal: bool = False
     together: bool = True
     masquerade: bool = True
@@ -57,7 +61,8 @@ class Ruled(msgspec.Struct, frozen=True, kw_only=True):
 _BODY = """
   set bridges { type ifname; }
   set together { type ifname . ifname; }
-  set apart { type ifname . ifname; }
+  set near4 { type ipv4_addr . ipv4_addr; flags interval; }
+  set near6 { type ipv6_addr . ipv6_addr; flags interval; }
   set internal { type ifname; }
   set outward { type ifname; }
   map publish4 { type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }
@@ -93,8 +98,8 @@ _BODY = """
   chain postrouting {
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr 127.0.0.0/8 oifname @bridges masquerade
-    iifname . oifname @together ct status dnat masquerade
-    iifname . oifname @apart ct status dnat masquerade
+    ct status dnat ip saddr . ip daddr @near4 masquerade
+    ct status dnat ip6 saddr . ip6 daddr @near6 masquerade
     iifname @outward oifname != @bridges masquerade
   }
 
@@ -152,7 +157,10 @@ def _grouped(publications: Iterable[Publication]) -> dict[str, list[Publication]
 
 def _memberships(bridge: Ruled) -> list[tuple[str, str]]:
     link = f'"{bridge.link}"'
-    found = [("bridges", link), ("together" if bridge.together else "apart", f"{link} . {link}")]
+    found = [("bridges", link)]
+    found += [("near6" if ":" in subnet else "near4", f"{subnet} . {subnet}") for subnet in bridge.subnets]
+    if bridge.together:
+        found.append(("together", f"{link} . {link}"))
     if bridge.internal:
         found.append(("internal", link))
     elif bridge.masquerade:
