@@ -1,0 +1,131 @@
+"""What every process between clone3 and execve shares: its descriptors, its barrier, and how it says that it failed.
+
+Such a process holds a copy of the supervisor's memory and must act alone: it imports nothing, keeps no
+descriptor but the ones it was given, is not dumpable, and ends by execve or with one `Failed` on its sync socket.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NoReturn
+
+import msgspec
+
+from cove.kernel import privileges, syscalls
+from cove.runtime.messages import Failed, Go
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStdio:
+    """What becomes descriptors 0, 1 and 2; None is the container's /dev/null.
+
+    `console`: all three are a pty of the container's own devpts instead; its master is sent to the
+    supervisor on the gate, with the packet b"pty".
+    """
+
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    console: bool = False
+
+    def descriptors(self) -> list[int]:
+        return [fd for fd in (self.stdin, self.stdout, self.stderr) if fd is not None]
+
+
+class Failure(Exception):
+    """A step failed for a reason that has a sentence of its own."""
+
+    def __init__(self, message: str, *, number: int = 0, exit_code: int = 125) -> None:
+        super().__init__(message)
+        self.message = message
+        self.number = number
+        self.exit_code = exit_code
+
+
+# Made at import: after pivot_root nothing may be imported or looked up any more.
+_encode_failed = msgspec.json.Encoder().encode
+_decode_go = msgspec.json.Decoder(Go).decode
+_encode_failed(Failed(stage="", errno=0, message=""))
+_decode_go(b'{"type":"Go"}')
+_GO_BYTES = 1 << 16
+
+
+class Child:
+    """One such process: `stage` says what it is doing, for the report of a failure."""
+
+    def __init__(self, sync_fd: int, gate_fd: int) -> None:
+        self.sync_fd = sync_fd
+        self.gate_fd = gate_fd
+        self._stage = "setup"
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """What happens within belongs to the stage `name`."""
+        self._stage = name
+        yield
+
+    def isolate(self, keep: list[int]) -> None:
+        """Close every descriptor above 2 but the sockets and `keep`; hide from others' eyes."""
+        # A collected object of the supervisor would close numbers that are ours by now.
+        gc.disable()
+        privileges.set_dumpable(False)
+        following = 3
+        for fd in sorted({self.sync_fd, self.gate_fd, *keep}):
+            if fd > following:
+                syscalls.close_range(following, fd - 1)
+            following = max(following, fd + 1)
+            os.set_inheritable(fd, False)
+        syscalls.close_range(following)
+
+    def wait_for_gate(self) -> None:
+        """Until the supervisor has put this process in its place; end silently if it died instead."""
+        if not os.read(self.gate_fd, 16):
+            os._exit(125)
+
+    def send_master(self, master: int) -> None:
+        """Hand the pty's master to the supervisor."""
+        with socket.socket(fileno=os.dup(self.gate_fd)) as gate:
+            socket.send_fds(gate, [b"pty"], [master])
+
+    def wait_for_go(self) -> Go:
+        """Until the daemon says Go; end silently if it died instead."""
+        packet = os.read(self.sync_fd, _GO_BYTES)
+        if not packet:
+            os._exit(125)
+        return _decode_go(packet)
+
+    def run(self, work: Callable[[], NoReturn]) -> NoReturn:
+        """Do `work`, which ends in execve; whatever goes wrong in it is reported, and ends this process."""
+        try:
+            work()
+        except BaseException as error:  # the only way out of a forked child is _exit
+            self._report(error)
+        finally:
+            os._exit(125)
+
+    def _report(self, error: BaseException) -> None:
+        failed = _describe(self._stage, error)
+        try:
+            os.write(self.sync_fd, _encode_failed(failed))
+        except OSError as gone:
+            # The daemon went away: nobody is left to tell.
+            if gone.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise
+        finally:
+            os._exit(failed.exit_code)
+
+
+def _describe(stage: str, error: BaseException) -> Failed:
+    if isinstance(error, Failure):
+        return Failed(stage=stage, errno=error.number, message=error.message, exit_code=error.exit_code)
+    if isinstance(error, OSError):
+        path = f" {error.filename}" if error.filename else ""
+        text = f"{stage}{path}: {error.strerror or error}"
+        return Failed(stage=stage, errno=error.errno or 0, message=text)
+    return Failed(stage=stage, errno=0, message=f"{stage}: {type(error).__name__}: {error}")

@@ -1,0 +1,207 @@
+"""The last part of the way, the same for a container's first process and for an exec: from root to the process' rights.
+
+    limits ─▶ identity ─▶ working directory ─▶ stdio ─▶ [no_new_privs] [seccomp] ─▶ bounding set ─▶ ids ─▶ sets
+           ─▶ find the program ─▶ [seccomp, when no_new_privs] ─▶ signals, umask ─▶ execve
+
+Without no_new_privs a filter needs CAP_SYS_ADMIN and is installed before that is gone; with it, as the last thing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cove.kernel import privileges, rootpath, syscalls
+from cove.oci.spec import Process
+from cove.runtime.child import ChildStdio, Failure
+from cove.runtime.users import MAX_ID, Identity, home_of, resolve
+
+_IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+_POLICIES = {
+    "SCHED_OTHER": 0,
+    "SCHED_FIFO": 1,
+    "SCHED_RR": 2,
+    "SCHED_BATCH": 3,
+    "SCHED_ISO": 4,
+    "SCHED_IDLE": 5,
+    "SCHED_DEADLINE": 6,
+}
+_SCHEDULER_FLAGS = {
+    "SCHED_FLAG_RESET_ON_FORK": 0x01,
+    "SCHED_FLAG_RECLAIM": 0x02,
+    "SCHED_FLAG_DL_OVERRUN": 0x04,
+    "SCHED_FLAG_KEEP_POLICY": 0x08,
+    "SCHED_FLAG_KEEP_PARAMS": 0x10,
+    "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
+    "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """The capability sets as bit masks, computed before anything is dropped."""
+
+    bounding: int
+    effective: int
+    permitted: int
+    inheritable: int
+    ambient: int
+
+
+def masks_of(process: Process) -> Masks:
+    """The sets that `process` asks for; none at all when it has no capabilities member."""
+    sets = process.capabilities
+    if sets is None:
+        return Masks(0, 0, 0, 0, 0)
+    try:
+        return Masks(
+            *(
+                privileges.capability_mask(names)
+                for names in (sets.bounding, sets.effective, sets.permitted, sets.inheritable, sets.ambient)
+            )
+        )
+    except ValueError as error:
+        raise Failure(str(error)) from None
+
+
+def identify(root: int, process: Process, user: str | None, group_add: Iterable[str]) -> Identity:
+    """Who the process shall be, see `cove.runtime.users`; with `user` None the spec's numbers stand."""
+    if user is not None:
+        return resolve(root, user, group_add)
+    given = process.user
+    for number in (given.uid, given.gid, *given.additional_gids):
+        if not 0 <= number <= 2 * MAX_ID:
+            raise Failure(f"id {number} is out of range: uids and gids must be in range 0-{2 * MAX_ID}")
+    return Identity(given.uid, given.gid, given.additional_gids, home_of(root, given.uid))
+
+
+def apply_limits(process: Process, proc: int | None) -> None:
+    """Resource limits, OOM score, scheduling. `proc`: a verified procfs, for the OOM score."""
+    for limit in process.rlimits:
+        if limit.type not in privileges.RLIMITS:
+            raise Failure(f"unknown resource limit {limit.type}")
+        if limit.soft > limit.hard >= 0:
+            raise Failure(f"{limit.type}: the soft limit {limit.soft} is above the hard limit {limit.hard}")
+        privileges.set_rlimit(limit.type, limit.soft, limit.hard)
+    if process.oom_score_adj is not None and proc is not None:
+        set_oom_score(proc, process.oom_score_adj)
+    if process.scheduler is not None:
+        _schedule(process)
+    if process.io_priority is not None:
+        syscalls.ioprio_set(
+            _known(_IO_CLASSES, process.io_priority.class_, "I/O class"), process.io_priority.priority
+        )
+
+
+def set_oom_score(proc: int, value: int) -> None:
+    """Write oom_score_adj; below what this process may have (no CAP_SYS_RESOURCE) it keeps what it has."""
+    try:
+        rootpath.write_procfs(proc, f"{os.getpid()}/oom_score_adj", str(value).encode("ascii"))
+    except OSError as error:
+        if error.errno != errno.EACCES:
+            raise
+
+
+def _known(table: dict[str, int], name: str, kind: str) -> int:
+    if name not in table:
+        raise Failure(f"unknown {kind} {name}, it is one of {', '.join(table)}")
+    return table[name]
+
+
+def _schedule(process: Process) -> None:
+    wanted = process.scheduler
+    assert wanted is not None
+    flags = 0
+    for flag in wanted.flags:
+        flags |= _known(_SCHEDULER_FLAGS, flag, "scheduler flag")
+    syscalls.sched_setattr(
+        policy=_known(_POLICIES, wanted.policy, "scheduling policy"),
+        flags=flags,
+        nice=wanted.nice,
+        priority=wanted.priority,
+        runtime=wanted.runtime,
+        deadline=wanted.deadline,
+        period=wanted.period,
+    )
+
+
+def enter_directory(root: int, path: str) -> None:
+    """Make `path` the working directory, by a descriptor resolved inside `root`; made when absent.
+
+    A magic link (/proc/self/fd/N) may lead anywhere and is refused.
+    """
+    if not path.startswith("/"):
+        raise Failure(f"the working directory '{path}' is invalid, it needs to be an absolute path")
+    try:
+        fd = rootpath.make_directories(root, path)
+        os.fchdir(fd)
+        os.close(fd)
+    except OSError as error:
+        number = error.errno or 0
+        raise Failure(f'chdir to cwd ("{path}") failed: {os.strerror(number).lower()}', number=number) from None
+    if not os.getcwd().startswith("/"):
+        raise Failure(f'chdir to cwd ("{path}") failed: it lies outside the container\'s root')
+
+
+def place_stdio(stdio: ChildStdio, console: int | None, owner: Identity) -> None:
+    """Put descriptors 0 to 2 in place and give them to the process' user; a console becomes the controlling terminal."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) if console is None else -1
+    wanted = [console] * 3 if console is not None else [stdio.stdin, stdio.stdout, stdio.stderr]
+    for number, fd in enumerate(wanted):
+        os.dup2(null if fd is None else fd, number, inheritable=True)
+        if fd is not None:
+            _give(number, owner)
+
+
+def _give(fd: int, owner: Identity) -> None:
+    """Let the user open its own /dev/stdout again; pipes and files of others that refuse stay as they are."""
+    try:
+        if os.fstat(fd).st_uid != owner.uid:
+            os.fchown(fd, owner.uid, -1)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EROFS, errno.EINVAL):
+            raise
+
+
+def drop(process: Process, identity: Identity, masks: Masks, seccomp: bytes) -> None:
+    """From root with every right to the process' identity and capabilities."""
+    if process.no_new_privileges:
+        privileges.set_no_new_privs()
+    elif seccomp:
+        syscalls.seccomp_set_filter(seccomp)
+    privileges.limit_bounding(masks.bounding)
+    privileges.keep_capabilities(True)
+    privileges.become(identity.uid, identity.gid, identity.groups)
+    privileges.keep_capabilities(False)
+    # A uid change makes the process dumpable again where the host allows set-id dumps.
+    privileges.set_dumpable(False)
+    # Another user's effective set is empty after execve anyway unless ambient; the spec's word is what counts.
+    privileges.set_capabilities(masks.effective, masks.permitted, masks.inheritable, masks.ambient)
+
+
+def environment(process: Process, identity: Identity) -> dict[str, str]:
+    """The process' environment; HOME from the image's passwd where it has none."""
+    env: dict[str, str] = {}
+    for entry in process.env:
+        name, equals, value = entry.partition("=")
+        if equals and name:
+            env[name] = value
+    if not env.get("HOME"):
+        env["HOME"] = identity.home
+    return env
+
+
+_IGNORED_BY_PYTHON = tuple(
+    number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)
+)
+
+
+def reset_signals() -> None:
+    """Every signal as the kernel gives it, none blocked: Python ignores SIGPIPE and SIGXFSZ."""
+    for number in _IGNORED_BY_PYTHON:
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
