@@ -63,7 +63,7 @@ async def carry(channel: Channel, attachment: Attached, *, detached: type[Except
     stdin = asyncio.create_task(_pump_stdin(channel, attachment))
     try:
         await asyncio.wait((output, stdin), return_when=asyncio.FIRST_COMPLETED)
-        if stdin.done() and not output.done() and isinstance(stdin.exception(), detached):
+        if stdin.done() and isinstance(stdin.exception(), (detached, Disconnected)):
             return
         await output
     except (CoveError, Disconnected):

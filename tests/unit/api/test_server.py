@@ -95,6 +95,17 @@ class Application:
 
         return Hijack(head=b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", run=run)
 
+    async def on_silent(self, request: Request) -> Reply:
+        async def run(channel: Channel) -> None:
+            try:
+                assert await channel.read() == b""
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                self.cancelled.set()
+                raise
+
+        return Hijack(head=b"HTTP/1.1 200 OK\r\n\r\n", run=run)
+
 
 def run(tmp_path: Path, test: Callable[[Application, Path], Awaitable[None]]) -> None:
     """Run `test` against a server, and see that nothing is left connected."""
@@ -204,6 +215,17 @@ def test_a_hijacked_connection_carries_bytes_and_the_end_of_stdin(tmp_path: Path
         writer.write_eof()
         assert await reader.read() == b"<end>"
         writer.close()
+
+    run(tmp_path, test)
+
+
+def test_a_client_that_closes_a_silent_stream_is_noticed(tmp_path: Path) -> None:
+    async def test(app: Application, path: Path) -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(get("silent", method="POST"))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await app.cancelled.wait()
 
     run(tmp_path, test)
 
