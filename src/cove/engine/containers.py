@@ -1,0 +1,296 @@
+"""Containers: made, shown, renamed, changed, removed.
+
+A create is: everything checked, then the writable layer, then one small transaction; whatever fails before
+that leaves nothing. It starts nothing (`lifecycle` does).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import msgspec
+
+from cove import ids
+from cove.engine import merge, render, resources, spec
+from cove.engine.context import Context
+from cove.engine.launch import check_log
+from cove.engine.lifecycle import Lifecycle
+from cove.engine.mounts import Mounts
+from cove.engine.networks import NetworkStore
+from cove.engine.ports import parse_port, requested
+from cove.engine.records import Record
+from cove.engine.registry import Container, Registry
+from cove.engine.removal import Removal
+from cove.engine.selection import Selection
+from cove.engine.telling import tell
+from cove.errors import Conflict, InvalidArgument, NotFound
+from cove.image.images import Image
+from cove.network import resolv
+from cove.oci.platform import Platform
+from cove.wire import containers as wire
+from cove.wire.filters import Filters
+from cove.wire.networks import EndpointSettings
+
+
+class Containers:
+    """The use cases of containers that do not change whether they run."""
+
+    def __init__(
+        self,
+        context: Context,
+        registry: Registry,
+        networks: NetworkStore,
+        mounts: Mounts,
+        lifecycle: Lifecycle,
+        removal: Removal,
+    ) -> None:
+        self._context = context
+        self._registry = registry
+        self._networks = networks
+        self._mounts = mounts
+        self._lifecycle = lifecycle
+        self._removal = removal
+        self.fill_volumes: Callable[[Record], object] | None = None
+
+    # ── create ────────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, body: wire.CreateRequest, *, name: str = "", platform: str = "") -> wire.CreateResponse:
+        """Make a container; NotFound for its image, Conflict for its name, InvalidArgument for its options."""
+        identity = ids.new_id()
+        name = self._name(name)
+        with self._registry.claim(name, identity), ExitStack() as undo:
+            image = self._image(body.image, platform)
+            config = merge.merge(body.config(), image.config.config)
+            asked = _normal(body.host_config)
+            warnings = self._check(config, asked)
+            words = merge.command(config)
+            record = Record(
+                id=identity,
+                name=name,
+                created_ns=time.time_ns(),
+                image_id=image.id,
+                image=body.image,
+                config=_with_hostname(config, asked, identity),
+                host=asked,
+                path=words[0],
+                args=words[1:],
+                endpoints=self._endpoints(asked, body.networking_config),
+                mounts=await self._mounts.resolve(config, asked),
+            )
+            requested(record, self._context.settings)
+            self._context.snapshots.prepare(identity, image.chain_ids[-1] if image.chain_ids else None)
+            undo.callback(self._context.snapshots.remove, identity)
+            await self._fill(record)
+            container = self._registry.add(record)
+            undo.pop_all()
+        tell(self._context.events, container, "create")
+        return wire.CreateResponse(id=identity, warnings=warnings)
+
+    def _name(self, asked: str) -> str:
+        if asked:
+            return ids.check_name("container", asked.removeprefix("/"))
+        attempt = 0
+        while self._registry.name_taken(found := ids.new_name(attempt)):
+            attempt += 1
+        return found
+
+    def _image(self, name: str, platform: str) -> Image:
+        if not name:
+            raise InvalidArgument("no image was named: say which one the container shall be made of")
+        image = self._context.images.get(name)
+        if platform:
+            wanted, has = Platform.parse(platform), image.config.platform
+            if (wanted.os, wanted.architecture) != (has.os, has.architecture):
+                raise NotFound(
+                    f"image with reference {name} was found but its platform ({has.os}/{has.architecture}) "
+                    f"does not match the specified platform ({wanted.os}/{wanted.architecture})"
+                )
+        return image
+
+    def _check(self, config: wire.ContainerConfig, asked: wire.HostConfig) -> tuple[str, ...]:
+        check_log(asked.log_config)
+        for text in asked.extra_hosts or ():
+            resolv.parse_extra(text, "0.0.0.0")
+        resolv.resolv_conf("", nameservers=asked.dns, search=asked.dns_search, options=asked.dns_options)
+        for key in config.exposed_ports:
+            parse_port(key)
+        warnings = spec.check(config, asked, self._context.host)
+        if asked.network_mode == "host" and (asked.port_bindings or asked.publish_all_ports):
+            warnings += ("Published ports are discarded when using host network mode",)
+        return warnings
+
+    def _endpoints(self, asked: wire.HostConfig, wanted: wire.NetworkingConfig) -> dict[str, EndpointSettings]:
+        """By the network's name, that of --network first."""
+        if spec.lender(asked.network_mode):
+            self._registry.find(spec.lender(asked.network_mode))
+            return {}
+        first = self._networks.find(asked.network_mode).network.name
+        chosen = {
+            self._networks.find(key).network.name: settings or EndpointSettings()
+            for key, settings in wanted.endpoints_config.items()
+            if key != "default"
+        }
+        default = wanted.endpoints_config.get("default") or EndpointSettings()
+        found = {first: chosen.pop(first, default), **chosen}
+        if len(found) > 1 and {"host", "none"} & set(found):
+            raise InvalidArgument("conflicting options: a container on the host or none network is on no other one")
+        for name, settings in found.items():
+            ipam = settings.ipam_config
+            if ipam and (ipam.ipv4_address or ipam.ipv6_address) and name in ("bridge", "host", "none"):
+                raise InvalidArgument(
+                    "invalid config for network bridge: invalid endpoint settings: "
+                    "user specified IP address is supported on user defined networks only"
+                )
+        return found
+
+    async def _fill(self, record: Record) -> None:
+        if self.fill_volumes is not None:
+            done = self.fill_volumes(record)
+            if hasattr(done, "__await__"):
+                await done
+
+    # ── show ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def inspect(self, ref: str, *, size: bool = False) -> wire.ContainerInspect:
+        """All about one container."""
+        container = self._registry.find(ref)
+        shown = render.inspection(container, self._networks, self._context.data)
+        if size:
+            used, total = await self._sizes(container)
+            shown = msgspec.structs.replace(shown, size_rw=used, size_root_fs=total)
+        return shown
+
+    async def list(
+        self,
+        *,
+        all: bool = False,
+        limit: int = 0,
+        size: bool = False,
+        filters: Filters = Filters(),  # noqa: B008 - frozen
+    ) -> list[wire.ContainerSummary]:
+        """Containers, the newest first; only those that run unless `all`, a limit or a status says otherwise."""
+        everything = all or limit > 0 or "status" in filters
+        selection = Selection(filters, self._registry, self._context.images, self._networks)
+        found = sorted(self._registry, key=lambda container: container.record.created_ns, reverse=True)
+        found = [
+            container
+            for container in found
+            if (everything or container.facts.running or container.facts.phase == "restarting")
+            and selection.wants(container)
+        ]
+        now = time.time_ns()
+        lines = [
+            render.line(each, self._image_name(each), self._networks, now) for each in found[: limit or len(found)]
+        ]
+        if size:
+            for position, container in enumerate(found[: limit or len(found)]):
+                used, total = await self._sizes(container)
+                lines[position] = msgspec.structs.replace(lines[position], size_rw=used, size_root_fs=total)
+        return lines
+
+    def _image_name(self, container: Container) -> str:
+        return container.record.image
+
+    async def _sizes(self, container: Container) -> tuple[int, int]:
+        used = await self._context.executors.disk(self._context.snapshots.usage, container.id)
+        try:
+            image = self._context.images.get(container.record.image_id).size
+        except NotFound:
+            image = 0
+        return used, used + image
+
+    # ── change ────────────────────────────────────────────────────────────────────────────────────
+
+    async def rename(self, ref: str, name: str) -> None:
+        """Give it another name."""
+        container = self._registry.find(ref)
+        name = ids.check_name("container", name.removeprefix("/"))
+        async with container.lock:
+            old = container.name
+            if name == old:
+                raise InvalidArgument("Renaming a container with the same name as its current name")
+            with self._registry.claim(name, container.id):
+                self._registry.rewrite(container, name=name)
+        tell(self._context.events, container, "rename", oldName=f"/{old}")
+
+    async def update(self, ref: str, body: wire.UpdateRequest) -> wire.UpdateResponse:
+        """Other limits or another restart policy, at once if it runs."""
+        container = self._registry.find(ref)
+        async with container.lock:
+            changes = {
+                name: value
+                for name in wire.Resources.__struct_fields__
+                if (value := getattr(body, name)) not in (None, 0, "", (), {})
+            }
+            asked = container.record.host
+            if "memory" in changes and "memory_swap" not in changes and asked.memory_swap not in (-1, 0):
+                if changes["memory"] > asked.memory_swap:
+                    raise InvalidArgument(
+                        "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at "
+                        "the same time"
+                    )
+            if "nano_cpus" in changes:
+                changes |= {"cpu_period": 0, "cpu_quota": 0}
+            updated = msgspec.structs.replace(asked, **changes)
+            if body.restart_policy is not None and body.restart_policy.name:
+                updated = msgspec.structs.replace(updated, restart_policy=body.restart_policy)
+            warnings = spec.check(container.record.config, updated, self._context.host)
+            if container.facts.running and changes:
+                await self._context.runtime.update(container.id, resources.limits(updated, self._context.host))
+            self._registry.rewrite(container, host=updated)
+        tell(self._context.events, container, "update")
+        return wire.UpdateResponse(warnings=warnings)
+
+    # ── remove ────────────────────────────────────────────────────────────────────────────────────
+
+    async def remove(self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None:
+        """Remove it, killing it first if `force`; Conflict when it runs."""
+        if link:
+            raise InvalidArgument(f"Cannot get parent / for name /{ref}: containers have no links here")
+        container = self._registry.find(ref)
+        if container.removing:
+            raise Conflict(f"removal of container {ref} is already in progress")
+        if container.facts.running or container.facts.phase == "restarting":
+            if not force:
+                raise Conflict(f'cannot remove container "/{container.name}": {_why_not(container)}')
+            await self._lifecycle.halt(container)
+        async with container.lock:
+            if self._registry.get(container.id) is not container:
+                return  # --rm was quicker
+            if container.facts.running:
+                raise Conflict(f'cannot remove container "/{container.name}": {_why_not(container)}')
+            await self._removal.remove(container, volumes=volumes)
+
+
+def _why_not(container: Container) -> str:
+    if container.facts.phase == "paused":
+        return "container is paused and must be unpaused first"
+    return f"container is {container.facts.phase}: stop the container before removing or force remove"
+
+
+def _normal(asked: wire.HostConfig) -> wire.HostConfig:
+    """The same wishes with the defaults spelt out, as inspect shall show them."""
+    policy = asked.restart_policy
+    return msgspec.structs.replace(
+        asked,
+        network_mode=asked.network_mode if asked.network_mode not in ("", "default") else "bridge",
+        ipc_mode=asked.ipc_mode or "private",
+        cgroupns_mode=asked.cgroupns_mode or "private",
+        shm_size=asked.shm_size or spec.DEFAULT_SHM,
+        memory_swap=resources.effective_swap(asked),
+        pids_limit=asked.pids_limit or None,
+        runtime=asked.runtime or "cove",
+        log_config=asked.log_config
+        if asked.log_config.type
+        else wire.LogConfig(type="json-file", config=asked.log_config.config),
+        restart_policy=policy if policy.name else msgspec.structs.replace(policy, name="no"),
+    )
+
+
+def _with_hostname(config: wire.ContainerConfig, asked: wire.HostConfig, identity: str) -> wire.ContainerConfig:
+    """A container with a UTS namespace of its own is named after its identity unless the user named it."""
+    if config.hostname or asked.network_mode == "host" or asked.uts_mode == "host" or spec.lender(asked.network_mode):
+        return config
+    return msgspec.structs.replace(config, hostname=ids.short(identity))
