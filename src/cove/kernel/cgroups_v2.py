@@ -1,0 +1,242 @@
+"""Control groups version 2: one hierarchy for all controllers, mounted at /sys/fs/cgroup."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cove.errors import InvalidArgument, Unsupported
+from cove.kernel import device_filter
+from cove.kernel.cgroups import ROOT, Cgroups, CgroupStats, IoCount, number, read_file, set_limit, table, write_file
+from cove.oci.spec import BlockIOLimits, CPULimits, DeviceRule, MemoryLimits, Resources
+
+_CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb", "rdma")
+_THROTTLES = (
+    ("throttle_read_bps_device", "rbps"),
+    ("throttle_write_bps_device", "wbps"),
+    ("throttle_read_iops_device", "riops"),
+    ("throttle_write_iops_device", "wiops"),
+)
+_MICROSECOND = 1000
+
+
+class CgroupsV2(Cgroups):
+    """Every process is in one group; controllers are handed down from each group to those below it."""
+
+    version = 2
+
+    def _group(self, path: str) -> Path:
+        return ROOT / path.strip("/")
+
+    def directories(self, path: str) -> list[Path]:
+        return [self._group(path)]
+
+    def procs_file(self, path: str) -> Path:
+        return self._group(path) / "cgroup.procs"
+
+    def prepare(self, path: str) -> None:
+        """Hand every controller down to the new group.
+
+        A controller that cannot be handed down (it is bound to version 1, or real-time tasks hold it) leaves
+        its files out below; setting one of its limits then says so.
+        """
+        directory = ROOT
+        for part in path.strip("/").split("/"):
+            ready = set(read_file(directory / "cgroup.subtree_control").split())
+            for name in read_file(directory / "cgroup.controllers").split():
+                if name in _CONTROLLERS and name not in ready:
+                    with suppress(OSError):
+                        write_file(directory / "cgroup.subtree_control", f"+{name}".encode())
+            directory /= part
+
+    @contextmanager
+    def birthplace(self, path: str) -> Iterator[int | None]:
+        fd = os.open(self._group(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    # ── limits ────────────────────────────────────────────────────────────────────────────────────
+
+    def update(self, path: str, resources: Resources) -> None:
+        group = self._group(path)
+        if resources.memory is not None:
+            _limit_memory(group, resources.memory)
+        if resources.cpu is not None:
+            _limit_cpu(group, resources.cpu)
+        if resources.pids is not None:
+            limit = resources.pids.limit
+            set_limit(group / "pids.max", limit if limit > 0 else "max", "the number of processes")
+        if resources.devices:
+            _limit_devices(group, resources.devices)
+        if resources.block_io is not None:
+            _limit_io(group, resources.block_io)
+        for page in resources.hugepage_limits:
+            set_limit(group / f"hugetlb.{page.page_size}.max", page.limit, f"huge pages of {page.page_size}")
+        for name, rdma in resources.rdma.items():
+            handles = "max" if rdma.hca_handles is None else rdma.hca_handles
+            objects = "max" if rdma.hca_objects is None else rdma.hca_objects
+            set_limit(group / "rdma.max", f"{name} hca_handle={handles} hca_object={objects}", "RDMA resources")
+        for file, value in resources.unified.items():
+            if "/" in file or file.startswith("."):
+                raise InvalidArgument(f"{file} is not the name of a control file; write it as in memory.high")
+            set_limit(group / file, value, file)
+
+    # ── life ──────────────────────────────────────────────────────────────────────────────────────
+
+    def freeze(self, path: str, frozen: bool) -> None:
+        group = self._group(path)
+        try:
+            write_file(group / "cgroup.freeze", b"1" if frozen else b"0")
+        except FileNotFoundError:
+            return
+        for attempt in range(400):
+            if table(group / "cgroup.events").get("frozen", int(frozen)) == int(frozen):
+                return
+            time.sleep(0.0002 * min(attempt + 1, 25))
+        write_file(group / "cgroup.freeze", b"0")
+        raise Unsupported(f"The processes of {path} did not stop within two seconds; they run on")
+
+    def kill(self, path: str) -> None:
+        """cgroup.kill (kernel 5.14) ends all at once; else they are signalled until none is left."""
+        group = self._group(path)
+        try:
+            write_file(group / "cgroup.kill", b"1")
+        except OSError:
+            super().kill(path)
+            return
+        for attempt in range(400):
+            if not table(group / "cgroup.events").get("populated", 0):
+                return
+            time.sleep(0.0002 * min(attempt + 1, 25))
+
+    # ── use ───────────────────────────────────────────────────────────────────────────────────────
+
+    def oom_kills(self, path: str) -> int:
+        return table(self._group(path) / "memory.events").get("oom_kill", 0)
+
+    def stats(self, path: str) -> CgroupStats:
+        group = self._group(path)
+        cpu, events = table(group / "cpu.stat"), table(group / "memory.events")
+        return CgroupStats(
+            cpu_ns=cpu.get("usage_usec", 0) * _MICROSECOND,
+            cpu_user_ns=cpu.get("user_usec", 0) * _MICROSECOND,
+            cpu_system_ns=cpu.get("system_usec", 0) * _MICROSECOND,
+            periods=cpu.get("nr_periods", 0),
+            throttled_periods=cpu.get("nr_throttled", 0),
+            throttled_ns=cpu.get("throttled_usec", 0) * _MICROSECOND,
+            memory=number(group / "memory.current"),
+            memory_peak=number(group / "memory.peak"),
+            memory_limit=number(group / "memory.max"),
+            memory_failures=events.get("max", 0),
+            memory_stat=table(group / "memory.stat"),
+            oom_kills=events.get("oom_kill", 0),
+            pids=number(group / "pids.current"),
+            pids_limit=number(group / "pids.max"),
+            io=_io(group),
+        )
+
+
+def _limit_memory(group: Path, limits: MemoryLimits) -> None:
+    """`limits.swap` is memory and swap together, as version 1 counted; here swap has its own limit."""
+    if limits.limit is not None:
+        set_limit(group / "memory.max", _or_max(limits.limit), "the memory limit")
+    if limits.swap is not None:
+        memory = limits.limit if limits.limit is not None else number(group / "memory.max", -1)
+        unlimited = limits.swap < 0 or memory < 0
+        if not unlimited and limits.swap < memory:
+            raise InvalidArgument(
+                f"The limit of memory and swap ({limits.swap}) is below the memory limit ({memory}); raise it"
+            )
+        swap, file = (-1 if unlimited else limits.swap - memory), group / "memory.swap.max"
+        if file.exists() or swap > 0:
+            set_limit(file, _or_max(swap), "the limit of memory and swap")
+    if limits.reservation is not None:
+        set_limit(group / "memory.low", _or_max(limits.reservation), "the memory reservation")
+
+
+def _or_max(value: int) -> int | str:
+    return "max" if value < 0 else value
+
+
+def weight_of(shares: int) -> int:
+    """Version 1's shares (2 to 262144, 1024 is usual) as version 2's weight (1 to 10000, 100 is usual).
+
+    The curve passes through the three pairs of minima, usual values and maxima: its exponent is a parabola of
+    log2(shares).
+    """
+    if shares <= 2:
+        return 1
+    if shares >= 262144:
+        return 10000
+    power = math.log2(shares)
+    exponent = (power * power + 125 * power) / 612.0 - 7.0 / 34.0
+    return math.ceil(10**exponent)
+
+
+def _limit_cpu(group: Path, limits: CPULimits) -> None:
+    if limits.shares:
+        set_limit(group / "cpu.weight", weight_of(limits.shares), "the CPU shares")
+    if limits.quota is not None or limits.period is not None:
+        before = read_file(group / "cpu.max").split() if (group / "cpu.max").exists() else ["max", "100000"]
+        quota = before[0] if limits.quota is None else "max" if limits.quota <= 0 else limits.quota
+        set_limit(group / "cpu.max", f"{quota} {limits.period or before[1]}", "the CPU quota")
+    if limits.burst is not None:
+        set_limit(group / "cpu.max.burst", limits.burst, "the CPU burst")
+    if limits.idle is not None:
+        set_limit(group / "cpu.idle", limits.idle, "CPU idle scheduling")
+    if limits.cpus:
+        set_limit(group / "cpuset.cpus", limits.cpus, "the set of CPUs")
+    if limits.mems:
+        set_limit(group / "cpuset.mems", limits.mems, "the set of memory nodes")
+
+
+def _limit_io(group: Path, limits: BlockIOLimits) -> None:
+    bfq = group / "io.bfq.weight"
+    file = bfq if bfq.exists() else group / "io.weight"
+    if limits.weight:
+        set_limit(file, _io_weight(limits.weight, file is bfq), "the block I/O weight")
+    for device in limits.weight_device:
+        if device.weight:
+            text = f"{device.major}:{device.minor} {_io_weight(device.weight, file is bfq)}"
+            set_limit(file, text, "a device's block I/O weight")
+    for attribute, key in _THROTTLES:
+        for throttle in getattr(limits, attribute):
+            set_limit(group / "io.max", f"{throttle.major}:{throttle.minor} {key}={throttle.rate}", "a device's rate")
+
+
+def _io_weight(weight: int, bfq: bool) -> int:
+    """blkio's weight (10 to 1000) as it is for BFQ, stretched to 1…10000 for io.weight."""
+    return weight if bfq else 1 + (weight - 10) * 9999 // 990
+
+
+def _limit_devices(group: Path, rules: tuple[DeviceRule, ...]) -> None:
+    fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        device_filter.install(fd, rules)
+    except OSError as error:
+        raise Unsupported(f"The kernel takes no filter of devices for {group.name}: {error.strerror}") from error
+    finally:
+        os.close(fd)
+
+
+def _io(group: Path) -> tuple[IoCount, ...]:
+    try:
+        lines = read_file(group / "io.stat").splitlines()
+    except OSError:
+        return ()
+    counts: list[IoCount] = []
+    for line in lines:
+        device, *pairs = line.split()
+        values = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        if "rbytes" not in values:
+            continue  # a device that has only counters of its scheduler's
+        major, minor = map(int, device.split(":"))
+        counts.append(IoCount(major, minor, "read", int(values["rbytes"]), int(values["rios"])))
+        counts.append(IoCount(major, minor, "write", int(values["wbytes"]), int(values["wios"])))
+    return tuple(counts)
