@@ -20,17 +20,8 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 ALONE = 'ip link set lo up; exec "$@"'
+ALONE = 'ip link set lo up; exec "$@"'
 IN_NAMESPACES = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", ALONE, "sh"]
-    "unshare",
-    "--mount",
-    "--net",
-    "--propagation",
-    "private",
-    "sh",
-    "-c",
-    'ip link set lo up; exec "$@"',
-    "sh",
-]
 
 
 class UnixConnection(http.client.HTTPConnection):

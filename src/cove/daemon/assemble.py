@@ -49,7 +49,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         volumes = LocalDriver(config.data)
         volumes.sweep()
         reports = Reports()
-        runtime = await Runtime.connect(config.run, config.data, on_report=reports)
+        runtime = await Runtime.connect(config.run, on_report=reports)
         stack.push_async_callback(runtime.close)
         loop = asyncio.get_running_loop()
         engine = Engine(

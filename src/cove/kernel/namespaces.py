@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from cove.kernel import process
@@ -70,3 +70,14 @@ def enter_new_time(offsets: dict[str, tuple[int, int]]) -> None:
         with open("/proc/self/timens_offsets", "wb", buffering=0) as file:
             file.write(lines.encode("ascii"))
     join("/proc/self/ns/time_for_children", "time")
+
+
+def write_id_maps(pid: int, uids: Sequence[tuple[int, int, int]], gids: Sequence[tuple[int, int, int]]) -> None:
+    """Give a process' user namespace its maps, each entry (id inside, id outside, size); user_namespaces(7)."""
+    for name, entries in (("uid_map", uids), ("gid_map", gids)):
+        content = "".join(f"{inside} {outside} {size}\n" for inside, outside, size in entries)
+        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, content.encode())
+        finally:
+            os.close(fd)

@@ -63,8 +63,7 @@ class Launch(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class ExecLaunch(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A further process in a running container; same `user` rule as Launch.
-    """
+    """A further process in a running container; same `user` rule as Launch."""
 
     id: str
     container: str
@@ -180,6 +179,12 @@ class Stdio(_Message, frozen=True, kw_only=True):
     id: str
 
 
+class Adopt(_Message, frozen=True, kw_only=True):
+    """fds: [stdin write end or pty master] that a living daemon hands back to a new supervisor. Reply: Done."""
+
+    id: str
+
+
 class Delete(_Message, frozen=True, kw_only=True):
     """Kill what is left, remove cgroup, FIFOs and state. Idempotent. Reply: Done."""
 
@@ -194,7 +199,7 @@ class Shutdown(_Message, frozen=True, kw_only=True):
     """The supervisor ends if it has no live container (else Refused). Reply: Done."""
 
 
-Request = Create | Exec | Signal | Freeze | Update | Resize | CloseStdin | Stdio | Delete | List | Shutdown
+Request = Create | Exec | Signal | Freeze | Update | Resize | CloseStdin | Stdio | Adopt | Delete | List | Shutdown
 
 # ── supervisor → daemon ───────────────────────────────────────────────────────────────────────────
 

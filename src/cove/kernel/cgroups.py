@@ -1,0 +1,249 @@
+"""Control groups: one per container, made, limited, measured, killed and removed. Versions 1 and 2.
+
+A group's path ("/cove/ID") is the same in every hierarchy. Version 1 has one hierarchy per controller, and a
+process joins each; version 2 has one for all. `detect` chooses by what is mounted at /sys/fs/cgroup.
+
+    create ──▶ attach (or born in it, v2) ──▶ update · freeze · stats ──▶ kill ──▶ remove
+
+Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/ of the kernel.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal as signals
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cove.errors import Internal, InvalidArgument
+from cove.oci.spec import Resources
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class IoCount:
+    """Bytes and operations of one block device; `operation` is "read" or "write"."""
+
+    major: int
+    minor: int
+    operation: str
+    bytes: int
+    operations: int
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupStats:
+    """What a group has used. Times in nanoseconds, sizes in bytes; a limit of 0 is none."""
+
+    cpu_ns: int = 0
+    cpu_user_ns: int = 0
+    cpu_system_ns: int = 0
+    cpu_each_ns: tuple[int, ...] = ()
+    periods: int = 0
+    throttled_periods: int = 0
+    throttled_ns: int = 0
+    memory: int = 0
+    memory_peak: int = 0
+    memory_limit: int = 0
+    memory_failures: int = 0
+    memory_stat: dict[str, int] = field(default_factory=dict)
+    oom_kills: int = 0
+    pids: int = 0
+    pids_limit: int = 0
+    io: tuple[IoCount, ...] = ()
+
+
+class Cgroups(ABC):
+    """What Cove does with control groups, whichever version."""
+
+    version: int
+
+    def __init__(self, parent: str) -> None:
+        """`parent`: the name of the group that holds all of this daemon's groups, e.g. "cove"."""
+        self.parent = parent.strip("/")
+
+    @staticmethod
+    def detect(parent: str) -> Cgroups:
+        """The version that this host has."""
+        from cove.kernel.cgroups_v1 import CgroupsV1
+        from cove.kernel.cgroups_v2 import CgroupsV2
+
+        if (ROOT / "cgroup.controllers").exists():
+            return CgroupsV2(parent)
+        return CgroupsV1(parent)
+
+    @abstractmethod
+    def directories(self, path: str) -> list[Path]:
+        """The directories of one group, in every hierarchy."""
+
+    @abstractmethod
+    def update(self, path: str, resources: Resources) -> None:
+        """Apply limits. Raises InvalidArgument with the kernel's reason."""
+
+    @abstractmethod
+    def freeze(self, path: str, frozen: bool) -> None:
+        """Stop every process of the group, or let them go on; returns when it is so."""
+
+    @abstractmethod
+    def stats(self, path: str) -> CgroupStats:
+        """What the group has used so far; zeros when it is gone."""
+
+    @abstractmethod
+    def oom_kills(self, path: str) -> int:
+        """How many of its processes the kernel killed for the group's memory limit."""
+
+    @abstractmethod
+    def procs_file(self, path: str) -> Path:
+        """The cgroup.procs that lists the group's processes."""
+
+    @abstractmethod
+    def prepare(self, path: str) -> None:
+        """What a new group needs before limits or processes."""
+
+    def create(self, path: str, resources: Resources | None) -> None:
+        """Make the group with its limits; all of it or nothing."""
+        try:
+            for directory in self.directories(path):
+                directory.mkdir(parents=True, exist_ok=True)
+            self.prepare(path)
+            if resources is not None:
+                self.update(path, resources)
+        except OSError as error:
+            self.remove(path)
+            raise Internal(f"The control group {path} cannot be made: {error}") from error
+        except BaseException:
+            self.remove(path)
+            raise
+
+    def attach(self, path: str, pid: int) -> None:
+        """Move a process into the group, in every hierarchy."""
+        content = str(pid).encode()
+        for directory in self.directories(path):
+            write_file(directory / "cgroup.procs", content)
+
+    @contextmanager
+    def birthplace(self, path: str) -> Iterator[int | None]:
+        """A directory descriptor for clone3's CLONE_INTO_CGROUP; None where there is no such thing (v1)."""
+        yield None
+
+    def procs(self, path: str) -> list[int]:
+        """Its processes, those of groups below it included."""
+        found: list[int] = []
+        top = self.procs_file(path).parent
+        for directory, _, _ in os.walk(top):
+            try:
+                found += map(int, read_file(Path(directory) / "cgroup.procs").split())
+            except OSError:
+                continue
+        return found
+
+    def signal(self, path: str, number: int) -> None:
+        """Send a signal to every process of the group."""
+        for pid in self.procs(path):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+
+    def kill(self, path: str) -> None:
+        """SIGKILL every process; forks cannot outrun it, as it is repeated until none is left (2 s at most)."""
+        for attempt in range(200):
+            if not self.procs(path):
+                return
+            if attempt == 1:
+                self.freeze(path, False)
+            self.signal(path, signals.SIGKILL)
+            time.sleep(0.001 if attempt < 20 else 0.01)
+
+    def remove(self, path: str) -> None:
+        """Remove the group, which has no process any more; a group that is gone is no error."""
+        for directory in self.directories(path):
+            remove_tree(directory)
+
+    def remove_parent(self) -> None:
+        """Remove the group that held all of them, if nothing is left in it."""
+        for directory in self.directories(f"/{self.parent}"):
+            try:
+                directory.rmdir()
+            except OSError:
+                continue
+
+
+def remove_tree(directory: Path) -> None:
+    """rmdir a group and those below it; the kernel says EBUSY for a moment after the last process ended."""
+    try:
+        directory.rmdir()
+        return
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass
+    for below, _, _ in os.walk(directory, topdown=False):
+        for attempt in range(100):
+            try:
+                os.rmdir(below)
+                break
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    return
+                time.sleep(0.0005 * (attempt + 1))
+
+
+def read_file(path: Path) -> str:
+    """A small file of the kernel's, stripped."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts).decode().strip()
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """One write(2), as control files want it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, content)
+    finally:
+        os.close(fd)
+
+
+def set_limit(path: Path, value: object, what: str) -> None:
+    """Write a limit; the kernel's refusal becomes a sentence about `what`."""
+    try:
+        write_file(path, str(value).encode())
+    except FileNotFoundError:
+        raise InvalidArgument(
+            f"This host's kernel has no {path.name} control file, so {what} cannot be limited; leave the option out"
+        ) from None
+    except OSError as error:
+        raise InvalidArgument(f"The kernel refuses {value} as {what}: {os.strerror(error.errno or 0)}") from error
+
+
+def number(path: Path, default: int = 0) -> int:
+    """A control file with one number; "max" and absence are `default`."""
+    try:
+        text = read_file(path)
+    except OSError:
+        return default
+    return int(text) if text.lstrip("-").isdecimal() else default
+
+
+def table(path: Path) -> dict[str, int]:
+    """A control file of "name number" lines."""
+    try:
+        lines = read_file(path).splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].lstrip("-").isdecimal()}

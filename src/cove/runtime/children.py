@@ -1,0 +1,177 @@
+"""The supervisor's children: how a container's first process and its further ones are made and known.
+
+Owns what stands around one clone3: directories, FIFOs, the control group, the id maps, the gate. What the child
+does after it is `cove.runtime.init`; what happens when it ends is `cove.runtime.supervisor`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from cove.errors import Conflict, InvalidArgument
+from cove.kernel import namespaces, process, seccomp
+from cove.kernel.cgroups import Cgroups
+from cove.oci.spec import Seccomp, Spec
+from cove.paths import RunRoot
+from cove.runtime import exec_child, init, state, stdio
+from cove.runtime.init import ChildStdio
+from cove.runtime.logs import LogWriter
+from cove.runtime.messages import ExecLaunch, Launch, Status
+
+_compile = lru_cache(maxsize=64)(seccomp.compile)
+
+
+@dataclass(slots=True)
+class Child:
+    """A process of ours that is watched: `gate` is open until it executes its program."""
+
+    id: str
+    exec_id: str
+    pid: int
+    pidfd: int
+    gate: socket.socket | None = None
+    console: int | None = None
+
+    def close(self) -> None:
+        os.close(self.pidfd)
+        if self.gate is not None:
+            self.gate.close()
+        if self.console is not None:
+            os.close(self.console)
+
+
+@dataclass(slots=True)
+class Container:
+    """A container as the supervisor knows it; `child` is None once it has exited."""
+
+    status: Status
+    child: Child | None
+    streams: stdio.Streams
+    log: LogWriter | None
+    execs: dict[str, Child] = field(default_factory=dict)
+
+
+def create(launch: Launch, sync_fd: int, run: RunRoot, cgroups: Cgroups) -> Container:
+    """Make a container's first process; it waits at the barrier. Everything is undone when a step fails."""
+    spec, paths = launch.spec, run.container(launch.id)
+    if spec.process is None or spec.linux is None:
+        raise InvalidArgument(f"The runtime spec of {launch.id} has no process or no linux section")
+    with ExitStack() as undo, ExitStack() as ours:
+        try:
+            paths.root.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            raise Conflict(f"Container {launch.id} exists already in {run.root}; delete it first") from None
+        undo.callback(shutil.rmtree, paths.root, True)
+        cgroup = spec.linux.cgroups_path
+        cgroups.create(cgroup, spec.linux.resources)
+        undo.callback(cgroups.remove, cgroup)
+        terminal = spec.process.terminal
+        if terminal:
+            child_ends, streams = ChildStdio(console=True), stdio.Streams([])
+        else:
+            stdio.make_fifos(paths, stdin=launch.stdin)
+            child_ends = stdio.open_child_ends(paths, ours, stdin=launch.stdin)
+            streams = stdio.open_streams(paths, stdin=launch.stdin)
+        undo.callback(streams.close)
+        log = LogWriter(launch.log) if launch.log else None
+        bpf = _filter(spec.linux.seccomp)
+        if bpf:
+            paths.seccomp.write_bytes(bpf)
+        child = _clone_init(launch, sync_fd, child_ends, bpf, cgroups)
+        undo.callback(child.close)
+        status = Status(
+            id=launch.id,
+            pid=child.pid,
+            start_ticks=process.start_ticks(child.pid),
+            boot_id=process.boot_id(),
+            cgroup=cgroup,
+            started_at=time.time(),
+            terminal=terminal,
+            stdin=launch.stdin,
+            log=launch.log,
+        )
+        state.save(paths.state, status)
+        undo.pop_all()
+    return Container(status, child, streams, log)
+
+
+def _filter(profile: Seccomp | None) -> bytes:
+    return _compile(profile) if profile is not None else b""
+
+
+def _clone_init(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, cgroups: Cgroups) -> Child:
+    spec = launch.spec
+    assert spec.linux is not None
+    cgroup = spec.linux.cgroups_path
+    gate, far_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with far_gate, cgroups.birthplace(cgroup) as cgroup_fd:
+        pid, pidfd = process.clone(init.flags_for(spec), cgroup_fd=cgroup_fd)
+        if pid == 0:
+            init.run(launch, sync_fd=sync_fd, gate_fd=far_gate.fileno(), stdio=ends, seccomp=bpf)
+    return _admit(Child(launch.id, "", pid, pidfd, gate), cgroup, cgroups, spec)
+
+
+def _admit(child: Child, cgroup: str, cgroups: Cgroups, spec: Spec | None = None) -> Child:
+    """Put a new process into its control group, write its id maps, and open the gate."""
+    assert child.gate is not None
+    try:
+        cgroups.attach(cgroup, child.pid)
+        if spec is not None and spec.linux is not None and spec.linux.uid_mappings:
+            uids, gids = (
+                [(entry.container_id, entry.host_id, entry.size) for entry in entries]
+                for entries in (spec.linux.uid_mappings, spec.linux.gid_mappings)
+            )
+            namespaces.write_id_maps(child.pid, uids, gids)
+        child.gate.send(b"go")
+    except BrokenPipeError:
+        pass  # it failed already; its reason lies on the daemon's socket
+    except BaseException:
+        process.send_signal(child.pidfd, 9)
+        child.close()
+        raise
+    child.gate.setblocking(False)
+    return child
+
+
+def execute(launch: ExecLaunch, fds: tuple[int, ...], container: Container, run: RunRoot, cgroups: Cgroups) -> Child:
+    """Make a further process in a running container; `fds` as messages.Exec says."""
+    if container.child is None:
+        raise Conflict(f"Container {launch.container} is not running")
+    sync_fd, *ends = fds
+    chosen = ChildStdio(ends[0], ends[1], ends[2]) if ends else ChildStdio(console=launch.process.terminal)
+    path = run.container(launch.container).seccomp
+    bpf = path.read_bytes() if path.exists() else b""
+    target = container.child.pidfd
+    gate, far_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with far_gate, namespaces.children_in(target), cgroups.birthplace(container.status.cgroup) as cgroup_fd:
+        pid, pidfd = process.clone(0, cgroup_fd=cgroup_fd)
+        if pid == 0:
+            exec_child.run(
+                launch, target_pidfd=target, sync_fd=sync_fd, gate_fd=far_gate.fileno(), stdio=chosen, seccomp=bpf
+            )
+    return _admit(Child(launch.container, launch.id, pid, pidfd, gate), container.status.cgroup, cgroups)
+
+
+def readopt(status: Status, run: RunRoot) -> Container:
+    """Take over a container that an earlier supervisor made; `child` is None when its process is gone."""
+    pidfd = process.reopen(status.pid, status.start_ticks, status.boot_id)
+    child = Child(status.id, "", status.pid, pidfd) if pidfd is not None else None
+    paths = run.container(status.id)
+    streams = stdio.Streams([]) if status.terminal else stdio.open_streams(paths, stdin=status.stdin)
+    return Container(status, child, streams, LogWriter(status.log) if status.log else None)
+
+
+def remember(status: Status) -> Container:
+    """A container that had exited before this supervisor began."""
+    return Container(status, None, stdio.Streams([]), None)
+
+
+def remove_run_directory(run: RunRoot, identity: str) -> None:
+    """Forget a container's FIFOs and state."""
+    shutil.rmtree(run.container(identity).root, ignore_errors=True)

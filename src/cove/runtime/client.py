@@ -1,0 +1,367 @@
+"""The daemon's end of the supervisor: requests as coroutines, reports as calls, and a new one when it dies.
+
+    Runtime.connect ──▶ supervisor answers? ──no──▶ spawn it (a session of its own: it outlives the daemon)
+         │
+         ├─ request ──▶ numbered packet ──▶ future
+         └─ end of file: spawn another, connect, give back ptys and stdin (Adopt), go on
+
+The daemon is the subreaper of orphans: a dead supervisor's containers become its children. It reaps such a
+child only after the new supervisor has reported its end, because a zombie still tells its exit code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from cove import errors
+from cove.ipc import channel
+from cove.kernel import process, syscalls
+from cove.oci.spec import Resources
+from cove.paths import Instance, RunRoot
+from cove.runtime import messages as m
+
+_PR_SET_CHILD_SUBREAPER = 36
+_decode = msgspec.json.Decoder(m.Created | m.Done | m.Refused | m.Statuses | m.Exited | m.OutOfMemory).decode
+_decode_failure = msgspec.json.Decoder(m.Failed).decode
+_encode = msgspec.json.Encoder().encode
+_KINDS: dict[str, type[errors.CoveError]] = {
+    kind.__name__: kind
+    for kind in (errors.InvalidArgument, errors.NotFound, errors.Conflict, errors.Unsupported, errors.Internal)
+}
+
+
+class Process:
+    """A process at its barrier: `go` lets it execute its program, `abort` ends it.
+
+    `pidfd`, `stdin_fd` and `pty_fd` are owned by the caller from now on.
+    """
+
+    def __init__(self, pid: int, fds: Sequence[int], sync: socket.socket, *, terminal: bool) -> None:
+        self.pid = pid
+        self.pidfd = fds[0]
+        self.stdin_fd = fds[1] if len(fds) > 1 and not terminal else None
+        self.pty_fd = fds[1] if len(fds) > 1 and terminal else None
+        self._sync = sync
+
+    async def go(self, interfaces: tuple[m.Interface, ...] = ()) -> None:
+        """Past the barrier; returns when the program runs. Raises StartFailed with the stage and the reason."""
+        loop = asyncio.get_running_loop()
+        self._sync.setblocking(False)
+        try:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                await loop.sock_sendall(self._sync, _encode(m.Go(interfaces=interfaces)))
+            answer = await _receive(self._sync)
+        finally:
+            self._sync.close()
+        if answer:
+            failure = _decode_failure(answer)
+            raise errors.StartFailed(
+                failure.message, stage=failure.stage, errno=failure.errno, exit_code=failure.exit_code
+            )
+
+    async def abort(self) -> None:
+        """End of file at the barrier: the process exits."""
+        self._sync.close()
+
+    def close(self) -> None:
+        """Let go of everything that is ours; the process goes on."""
+        self._sync.close()
+        for fd in (self.pidfd, self.stdin_fd, self.pty_fd):
+            if fd is not None and fd >= 0:
+                os.close(fd)
+        self.pidfd, self.stdin_fd, self.pty_fd = -1, None, None
+
+
+async def _receive(sync: socket.socket) -> bytes:
+    try:
+        return await asyncio.get_running_loop().sock_recv(sync, 1 << 16)
+    except ConnectionResetError:
+        return b""
+
+
+class Runtime:
+    """The connection to the supervisor of one run root."""
+
+    def __init__(
+        self, run: RunRoot, on_report: Callable[[m.Report], None], on_reconnect: Callable[[], None] | None
+    ) -> None:
+        self._run = run
+        self._on_report = on_report
+        self._on_reconnect = on_reconnect
+        self._socket: socket.socket | None = None
+        self._number = 0
+        self._waiting: dict[int, asyncio.Future[tuple[m.Reply, tuple[int, ...]]]] = {}
+        self._ready = asyncio.Event()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._kept: dict[str, int] = {}
+        self._execs: dict[str, tuple[str, int]] = {}
+        self._pids: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    @classmethod
+    async def connect(
+        cls,
+        run: RunRoot,
+        *,
+        on_report: Callable[[m.Report], None],
+        on_reconnect: Callable[[], None] | None = None,
+    ) -> Runtime:
+        """Connect to the supervisor, starting it when none answers. Raises Internal when it cannot be started."""
+        syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        runtime = cls(run, on_report, on_reconnect)
+        await runtime._connect()
+        return runtime
+
+    # ── the connection ────────────────────────────────────────────────────────────────────────────
+
+    async def _connect(self) -> None:
+        for attempt in range(400):
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                sock.connect(str(self._run.supervisor_socket))
+            except OSError:
+                sock.close()
+                if self._child is None or self._child.poll() is not None:
+                    self._spawn()
+                await asyncio.sleep(min(0.005 * (attempt + 1), 0.05))
+                continue
+            sock.setblocking(False)
+            self._socket = sock
+            asyncio.get_running_loop().add_reader(sock, self._readable)
+            self._ready.set()
+            return
+        raise errors.Internal(
+            f"The supervisor of {self._run.root} does not start; see the daemon's log for its reason"
+        )
+
+    def _spawn(self) -> None:
+        self._run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
+        parent = Instance.of(self._run).cgroup_parent
+        words = ["-m", "cove.runtime.supervisor", "--run-root", str(self._run.root), "--cgroup-parent", parent]
+        self._child = subprocess.Popen(
+            [sys.executable, *words], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/"
+        )
+
+    def _readable(self) -> None:
+        assert self._socket is not None
+        try:
+            packet = channel.receive(self._socket)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet = None
+        if packet is None:
+            self._lost()
+            return
+        message = _decode(packet.body)
+        if isinstance(message, m.Exited | m.OutOfMemory):
+            self._deliver(message)
+            return
+        waiting = self._waiting.pop(packet.number, None)
+        if waiting is None or waiting.done():
+            packet.close()
+        else:
+            waiting.set_result((message, packet.fds))
+
+    def _deliver(self, report: m.Report) -> None:
+        if isinstance(report, m.Exited):
+            self._reap(report.exec_id or report.id)
+            if report.exec_id and self._forget_exec(report.exec_id) is None:
+                return
+            if not report.exec_id:
+                self._forget_descriptor(report.id)
+        self._on_report(report)
+
+    def _reap(self, key: str) -> None:
+        """An orphan of a dead supervisor is our child; its end is known by now."""
+        pid = self._pids.pop(key, None)
+        if pid is not None:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+    def _lost(self) -> None:
+        """The supervisor died: fail what waits, connect to a new one."""
+        assert self._socket is not None
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        self._socket = None
+        self._ready.clear()
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(errors.Unavailable("The supervisor died in the middle of this; try again"))
+        if not self._closing:
+            self._background(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        await self._connect()
+        for identity, fd in list(self._kept.items()):
+            with suppress(errors.CoveError):
+                await self._request(m.Adopt(id=identity), (fd,))
+        for exec_id, (_, pidfd) in list(self._execs.items()):
+            self._watch_orphan(exec_id, pidfd)
+        if self._on_reconnect is not None:
+            self._on_reconnect()
+
+    def _background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _watch_orphan(self, exec_id: str, pidfd: int) -> None:
+        """An exec whose supervisor died is our child now: we see its end ourselves."""
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.remove_reader(pidfd)
+            code = 255
+            with suppress(ChildProcessError):
+                code = process.wait(pidfd) or 0
+            owner = self._forget_exec(exec_id)
+            if owner is not None:
+                self._on_report(m.Exited(id=owner, exec_id=exec_id, exit=m.Exit(code=code, at=0.0)))
+
+        loop.add_reader(pidfd, ended)
+
+    def _forget_exec(self, exec_id: str) -> str | None:
+        known = self._execs.pop(exec_id, None)
+        if known is None:
+            return None
+        os.close(known[1])
+        return known[0]
+
+    def _forget_descriptor(self, identity: str) -> None:
+        fd = self._kept.pop(identity, None)
+        if fd is not None:
+            os.close(fd)
+
+    async def _request(self, message: m.Request, fds: Sequence[int] = ()) -> tuple[m.Reply, tuple[int, ...]]:
+        await asyncio.wait_for(self._ready.wait(), 30)
+        assert self._socket is not None
+        self._number += 1
+        future: asyncio.Future[tuple[m.Reply, tuple[int, ...]]] = asyncio.get_running_loop().create_future()
+        self._waiting[self._number] = future
+        body = _encode(message)
+        for _ in range(1000):
+            try:
+                channel.send(self._socket, self._number, body, fds)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.001)
+            except OSError:
+                break  # its death is seen by the reader, which fails the future
+        reply, received = await future
+        if isinstance(reply, m.Refused):
+            for fd in received:
+                os.close(fd)
+            raise _KINDS.get(reply.kind, errors.Internal)(reply.message)
+        return reply, received
+
+    # ── requests ──────────────────────────────────────────────────────────────────────────────────
+
+    async def create(self, launch: m.Launch) -> Process:
+        """Make a container's first process; it waits for `Process.go`."""
+        near, far = channel.pair()
+        try:
+            with far:
+                reply, fds = await self._request(m.Create(launch=launch), (far.fileno(),))
+        except BaseException:
+            near.close()
+            raise
+        assert isinstance(reply, m.Created) and launch.spec.process is not None
+        self._pids[launch.id] = reply.pid
+        if len(fds) > 1:
+            self._kept[launch.id] = os.dup(fds[1])
+        return Process(reply.pid, fds, near, terminal=launch.spec.process.terminal)
+
+    async def exec(self, launch: m.ExecLaunch, fds: tuple[int, int, int] | None) -> Process:
+        """Make a further process; `fds` are its stdin, stdout and stderr unless it has a terminal."""
+        near, far = channel.pair()
+        try:
+            with far:
+                reply, received = await self._request(m.Exec(launch=launch), (far.fileno(), *(fds or ())))
+        except BaseException:
+            near.close()
+            raise
+        assert isinstance(reply, m.Created)
+        self._execs[launch.id] = (launch.container, os.dup(received[0]))
+        self._pids[launch.id] = reply.pid
+        return Process(reply.pid, received, near, terminal=launch.process.terminal)
+
+    async def stdio(self, identity: str) -> tuple[int, int | None]:
+        """(pidfd, stdin write end or pty master) of a running container, for a daemon that did not start it."""
+        reply, fds = await self._request(m.Stdio(id=identity))
+        assert isinstance(reply, m.Created)
+        self._pids[identity] = reply.pid
+        if len(fds) > 1 and identity not in self._kept:
+            self._kept[identity] = os.dup(fds[1])
+        return fds[0], fds[1] if len(fds) > 1 else None
+
+    async def signal(self, identity: str, number: int, *, exec_id: str = "", everyone: bool = False) -> None:
+        """Send a signal. Raises Conflict when it does not run."""
+        await self._request(m.Signal(id=identity, signal=number, exec_id=exec_id, everyone=everyone))
+
+    async def freeze(self, identity: str, frozen: bool) -> None:
+        """Pause or resume."""
+        await self._request(m.Freeze(id=identity, frozen=frozen))
+
+    async def update(self, identity: str, resources: Resources) -> None:
+        """New limits."""
+        await self._request(m.Update(id=identity, resources=resources))
+
+    async def resize(self, identity: str, *, height: int, width: int, exec_id: str = "") -> None:
+        """New size of its terminal."""
+        await self._request(m.Resize(id=identity, height=height, width=width, exec_id=exec_id))
+
+    async def close_stdin(self, identity: str) -> None:
+        """End of file on its stdin, once the caller has closed its own write end too."""
+        self._forget_descriptor(identity)
+        await self._request(m.CloseStdin(id=identity))
+
+    async def delete(self, identity: str) -> None:
+        """Kill and forget it."""
+        await self._request(m.Delete(id=identity))
+        self._reap(identity)
+        self._forget_descriptor(identity)
+
+    async def list(self) -> tuple[m.Status, ...]:
+        """What the supervisor knows."""
+        reply, _ = await self._request(m.List())
+        assert isinstance(reply, m.Statuses)
+        return reply.statuses
+
+    async def shutdown(self) -> bool:
+        """End the supervisor if no container needs it; whether it ended."""
+        self._closing = True
+        try:
+            await self._request(m.Shutdown())
+        except errors.Conflict:
+            self._closing = False
+            return False
+        if self._child is not None:
+            with suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._child.wait, 5)
+        return True
+
+    async def close(self) -> None:
+        """Let go of the supervisor, which runs on."""
+        self._closing = True
+        for task in list(self._tasks):
+            task.cancel()
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        for identity in list(self._kept):
+            self._forget_descriptor(identity)
+        for exec_id in list(self._execs):
+            self._forget_exec(exec_id)

@@ -1,0 +1,66 @@
+"""A container's observed Status as one small file, and the one function for each of its transitions.
+
+    created ──▶ running ⇄ paused
+       │           │
+       └───────────┴──▶ exited          phases only move along these arrows
+
+Written by the supervisor alone, replaced atomically, on a run directory that dies with the boot (so nothing
+is synced to a disk). Anyone may read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from cove.paths import RunRoot
+from cove.runtime.messages import Exit, Status
+
+_decoder = msgspec.json.Decoder(Status)
+_encoder = msgspec.json.Encoder()
+
+
+def save(path: Path, status: Status) -> None:
+    """Replace the file at `path`."""
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(_encoder.encode(status))
+    temporary.rename(path)
+
+
+def load(path: Path) -> Status | None:
+    """The Status at `path`; None when there is none or it cannot be read."""
+    with suppress(OSError, msgspec.DecodeError):
+        return _decoder.decode(path.read_bytes())
+    return None
+
+
+def load_all(run: RunRoot) -> Iterator[Status]:
+    """Every container's Status below the run root."""
+    if run.containers.is_dir():
+        for directory in sorted(run.containers.iterdir()):
+            status = load(run.container(directory.name).state)
+            if status is not None:
+                yield status
+
+
+def is_live(status: Status) -> bool:
+    """Whether it has a process."""
+    return status.phase != "exited"
+
+
+def started(status: Status, at: float) -> Status:
+    """Its program runs."""
+    return msgspec.structs.replace(status, phase="running", started_at=at)
+
+
+def frozen(status: Status, now: bool) -> Status:
+    """Paused, or resumed."""
+    return msgspec.structs.replace(status, phase="paused" if now else "running")
+
+
+def exited(status: Status, end: Exit) -> Status:
+    """It has ended."""
+    return msgspec.structs.replace(status, phase="exited", exit=end)

@@ -1,0 +1,495 @@
+"""The supervisor: forks, reaps, pumps output into logs. One thread, one epoll, nothing it cannot lose.
+
+Whatever it knows is also in the kernel or in state.json, so that a new supervisor takes over from the files:
+
+    start ──▶ lock ──▶ read every state.json ──▶ pidfd of each living process, FIFOs reopened ──▶ serve
+                                    └─ gone meanwhile: exit recorded as 255 with the reason
+
+    epoll:  listener     a daemon connects
+            connection   a request (cove.runtime.messages), answered by number
+            gate         the child executed its program (end of file), or sent its pty
+            FIFO, pty    output: one bounded splice or read per turn, so that no log starves another
+            pidfd        a process ended: drain its output, record, clean, report
+
+It imports only what its children may need, because nothing is imported after the fork.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import fcntl
+import functools
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from cove.errors import Conflict, CoveError, NotFound, describe
+from cove.ipc import channel
+from cove.kernel import process
+from cove.kernel.cgroups import Cgroups
+from cove.paths import RunRoot
+from cove.runtime import children, state, terminal
+from cove.runtime import messages as m
+from cove.runtime.children import Child, Container
+
+_READABLE = select.EPOLLIN
+_decode = msgspec.json.Decoder(m.Request).decode
+_encode = msgspec.json.Encoder().encode
+_UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody saw its exit code"
+
+
+class Supervisor:
+    """All containers of one run root."""
+
+    def __init__(self, run: RunRoot, cgroups: Cgroups) -> None:
+        self._run = run
+        self._cgroups = cgroups
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], object]] = {}
+        self._connections: list[socket.socket] = []
+        self._containers: dict[str, Container] = {}
+        self._awaiting_console: dict[int, Callable[[], None]] = {}
+        self._ending = False
+
+    # ── the loop ──────────────────────────────────────────────────────────────────────────────────
+
+    def watch(self, fd: int, handler: Callable[[], object]) -> None:
+        self._handlers[fd] = handler
+        self._epoll.register(fd, _READABLE)
+
+    def unwatch(self, fd: int) -> None:
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def serve(self, listener: socket.socket) -> None:
+        """Take over what is there, then serve until Shutdown."""
+        for status in list(state.load_all(self._run)):
+            self._take_over(status)
+        self.watch(listener.fileno(), lambda: self._accept(listener))
+        gc.collect()
+        gc.freeze()
+        while not self._ending:
+            for fd, _ in self._epoll.poll():
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    handler()
+
+    def _accept(self, listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.settimeout(10)
+        self._connections.append(connection)
+        self.watch(connection.fileno(), lambda: self._request(connection))
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self.unwatch(connection.fileno())
+            connection.close()
+
+    def _send(
+        self, connection: socket.socket, number: int, message: m.Reply | m.Report, fds: tuple[int, ...] = ()
+    ) -> None:
+        try:
+            channel.send(connection, number, _encode(message), fds)
+        except OSError:
+            self._hang_up(connection)
+
+    def _report(self, report: m.Report) -> None:
+        for connection in list(self._connections):
+            self._send(connection, 0, report)
+
+    # ── requests ──────────────────────────────────────────────────────────────────────────────────
+
+    def _request(self, connection: socket.socket) -> None:
+        try:
+            packet = channel.receive(connection)
+        except OSError:
+            packet = None
+        if packet is None:
+            self._hang_up(connection)
+            return
+        try:
+            self._dispatch(connection, packet)
+        except CoveError as error:
+            self._send(connection, packet.number, m.Refused(kind=type(error).__name__, message=error.message))
+        except OSError as error:
+            refusal = m.Refused(kind="Internal", message=describe(error), errno=error.errno or 0)
+            self._send(connection, packet.number, refusal)
+        except msgspec.DecodeError as error:
+            self._send(connection, packet.number, m.Refused(kind="InvalidArgument", message=str(error)))
+        finally:
+            packet.close()
+
+    def _dispatch(self, connection: socket.socket, packet: channel.Packet) -> None:
+        request = _decode(packet.body)
+        answer: m.Reply = m.Done()
+        match request:
+            case m.Create():
+                self._create(connection, packet, request.launch)
+                return
+            case m.Exec():
+                self._exec(connection, packet, request.launch)
+                return
+            case m.Stdio():
+                container = self._container(request.id)
+                self._send_created(connection, packet.number, container.child, container)
+                return
+            case m.List():
+                answer = m.Statuses(statuses=tuple(each.status for each in self._containers.values()))
+            case m.Signal():
+                self._signal(request)
+            case m.Freeze():
+                container = self._living(request.id)
+                self._cgroups.freeze(container.status.cgroup, request.frozen)
+                self._save(container, state.frozen(container.status, request.frozen))
+            case m.Update():
+                self._cgroups.update(self._living(request.id).status.cgroup, request.resources)
+            case m.Resize():
+                self._resize(request)
+            case m.CloseStdin():
+                self._container(request.id).streams.close_input()
+            case m.Adopt():
+                self._adopt(self._container(request.id), packet)
+            case m.Delete():
+                self._delete(request.id)
+            case m.Shutdown():
+                self._shutdown()
+        self._send(connection, packet.number, answer)
+
+    def _container(self, identity: str) -> Container:
+        container = self._containers.get(identity)
+        if container is None:
+            raise NotFound(f"The supervisor knows no container {identity}")
+        return container
+
+    def _living(self, identity: str) -> Container:
+        container = self._container(identity)
+        if container.child is None:
+            raise Conflict(f"Container {identity} is not running")
+        return container
+
+    def _create(self, connection: socket.socket, packet: channel.Packet, launch: m.Launch) -> None:
+        if launch.id in self._containers:
+            raise Conflict(f"Container {launch.id} has not been deleted since it last ran")
+        container = children.create(launch, packet.fds[0], self._run, self._cgroups)
+        self._containers[launch.id] = container
+        self._watch_container(container)
+        child = container.child
+        assert child is not None
+        self._answer_when_ready(
+            child,
+            lambda: self._send_created(connection, packet.number, child, container),
+            wants_console=container.status.terminal,
+        )
+
+    def _exec(self, connection: socket.socket, packet: channel.Packet, launch: m.ExecLaunch) -> None:
+        container = self._living(launch.container)
+        child = children.execute(launch, packet.fds, container, self._run, self._cgroups)
+        container.execs[launch.id] = child
+        self._watch_child(child)
+        self._answer_when_ready(
+            child,
+            lambda: self._send_created(connection, packet.number, child, None),
+            wants_console=launch.process.terminal,
+        )
+
+    def _answer_when_ready(self, child: Child, answer: Callable[[], None], *, wants_console: bool) -> None:
+        """At once, or as soon as the child has sent its pty (or failed)."""
+        if wants_console:
+            self._awaiting_console[child.pidfd] = answer
+        else:
+            answer()
+
+    def _send_created(
+        self, connection: socket.socket, number: int, child: Child | None, container: Container | None
+    ) -> None:
+        if child is None:
+            raise Conflict("The container is not running")
+        fds = [child.pidfd]
+        if container is not None and container.streams.console is not None:
+            fds.append(container.streams.console)
+        elif container is not None and container.streams.stdin is not None:
+            fds.append(container.streams.stdin)
+        elif child.console is not None:
+            fds.append(child.console)
+        created = m.Created(pid=child.pid, status=container.status if container is not None else None)
+        self._send(connection, number, created, tuple(fds))
+
+    def _signal(self, request: m.Signal) -> None:
+        container = self._living(request.id)
+        if request.everyone:
+            self._cgroups.signal(container.status.cgroup, request.signal)
+            return
+        child = container.execs.get(request.exec_id) if request.exec_id else container.child
+        if child is None or not process.send_signal(child.pidfd, request.signal):
+            raise Conflict(f"Container {request.id} is not running")
+
+    def _resize(self, request: m.Resize) -> None:
+        container = self._living(request.id)
+        if request.exec_id:
+            child = container.execs.get(request.exec_id)
+            console = child.console if child is not None else None
+        else:
+            console = container.streams.console
+        if console is None:
+            raise Conflict(f"{request.exec_id or request.id} has no terminal to resize")
+        terminal.resize(console, height=request.height, width=request.width)
+
+    def _adopt(self, container: Container, packet: channel.Packet) -> None:
+        """A living daemon gives back what only descriptors hold."""
+        fd = os.dup(packet.fds[0])
+        os.set_inheritable(fd, False)
+        if container.status.terminal:
+            self._attach_console(container, fd)
+        elif container.streams.stdin is None:
+            container.streams.stdin = fd
+        else:
+            os.close(fd)
+
+    def _delete(self, identity: str) -> None:
+        container = self._containers.pop(identity, None)
+        if container is None:
+            return
+        if container.child is not None:
+            process.send_signal(container.child.pidfd, signal.SIGKILL)
+            self._forget_child(container.child)
+            if self._is_ours(container.child):
+                os.waitid(os.P_PIDFD, container.child.pidfd, os.WEXITED)
+            container.child.close()
+        self._release(container)
+        children.remove_run_directory(self._run, identity)
+
+    def _is_ours(self, child: Child) -> bool:
+        try:
+            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
+    def _shutdown(self) -> None:
+        alive = [each.status.id[:12] for each in self._containers.values() if each.child is not None]
+        if alive:
+            raise Conflict(f"{len(alive)} containers still run: {', '.join(alive[:5])}")
+        self._cgroups.remove_parent()
+        self._ending = True
+
+    # ── children ──────────────────────────────────────────────────────────────────────────────────
+
+    def _watch_container(self, container: Container) -> None:
+        if container.child is not None:
+            self._watch_child(container.child)
+        for fd, stream in container.streams.outputs:
+            self.watch(fd, functools.partial(self._pump, container, fd, stream))
+
+    def _watch_child(self, child: Child) -> None:
+        self.watch(child.pidfd, lambda: self._ended(child))
+        if child.gate is not None:
+            self.watch(child.gate.fileno(), lambda: self._gate(child))
+
+    def _gate(self, child: Child) -> None:
+        """The pty arrives, or end of file: the program runs (or the child failed and its pidfd says so)."""
+        assert child.gate is not None
+        try:
+            data, fds, _, _ = socket.recv_fds(child.gate, 16, 1, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, fds = b"", []
+        container = self._containers.get(child.id)
+        if fds:
+            self._console(child, fds[0], container)
+        if data:
+            return
+        self.unwatch(child.gate.fileno())
+        child.gate.close()
+        child.gate = None
+        self._answer_console(child)
+        if container is not None and container.child is child and container.status.phase == "created":
+            self._save(container, state.started(container.status, time.time()))
+
+    def _console(self, child: Child, fd: int, container: Container | None) -> None:
+        if child.exec_id or container is None:
+            child.console = fd
+        else:
+            self._attach_console(container, fd)
+        self._answer_console(child)
+
+    def _answer_console(self, child: Child) -> None:
+        answer = self._awaiting_console.pop(child.pidfd, None)
+        if answer is not None:
+            answer()
+
+    def _attach_console(self, container: Container, fd: int) -> None:
+        if container.streams.console is not None:
+            os.close(fd)
+            return
+        container.streams.console = fd
+        os.set_blocking(fd, False)
+        self.watch(fd, lambda: self._read_console(container, fd))
+
+    def _pump(self, container: Container, fd: int, stream: int) -> int:
+        """Move one bounded amount of output into the log; a full disk makes the container wait."""
+        assert container.log is not None
+        try:
+            return container.log.splice(fd, stream)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            time.sleep(0.05)  # the output stays in its FIFO until there is room again
+            return 0
+
+    def _read_console(self, container: Container, fd: int) -> int:
+        try:
+            data = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            return 0
+        except OSError:  # EIO: nobody has the other side open
+            data = b""
+        if not data:
+            self.unwatch(fd)
+            return 0
+        if container.log is not None:
+            container.log.write(1, data)
+        return len(data)
+
+    def _ended(self, child: Child) -> None:
+        """A process is over: its first process takes the container along."""
+        if child.gate is not None:
+            self._gate(child)
+        code, reason = self._exit_code(child)
+        self._answer_console(child)
+        self._forget_child(child)
+        container = self._containers.get(child.id)
+        if container is not None and container.child is child:
+            self._finish(container, code, reason)
+        elif container is not None:
+            container.execs.pop(child.exec_id, None)
+            self._report(m.Exited(id=child.id, exec_id=child.exec_id, exit=m.Exit(code=code, at=time.time())))
+        child.close()
+
+    def _forget_child(self, child: Child) -> None:
+        self.unwatch(child.pidfd)
+        if child.gate is not None:
+            self.unwatch(child.gate.fileno())
+
+    def _exit_code(self, child: Child) -> tuple[int, str]:
+        """From waitid if it is ours; else from the zombie, or from the kernel's memory of it."""
+        try:
+            code = process.wait(child.pidfd)
+            if code is not None:
+                return code, ""
+        except ChildProcessError:
+            pass
+        for _ in range(50):
+            try:
+                status = process.zombie_status(child.pid)
+            except OSError:
+                status = None
+            if status is None:
+                status = process.exit_info(child.pidfd)
+            if status is not None:
+                return process.exit_code(status), ""
+            time.sleep(0.002)
+        return 255, "its exit code was taken by another process of the host"
+
+    def _finish(self, container: Container, code: int, reason: str) -> None:
+        """Everything it wrote is in the log before anybody hears of its end."""
+        for fd, stream in container.streams.outputs:
+            while self._pump(container, fd, stream):
+                pass
+        if container.streams.console is not None and container.streams.console in self._handlers:
+            while self._read_console(container, container.streams.console):
+                pass
+        oom = self._cgroups.oom_kills(container.status.cgroup) > 0
+        if oom:
+            self._report(m.OutOfMemory(id=container.status.id))
+        container.child = None
+        end = m.Exit(code=code, at=time.time(), oom=oom, reason=reason)
+        self._save(container, state.exited(container.status, end))
+        self._release(container)
+        self._report(m.Exited(id=container.status.id, exit=end))
+
+    def _release(self, container: Container) -> None:
+        """Kill what is left and let go of descriptors, log and control group."""
+        for child in container.execs.values():
+            process.send_signal(child.pidfd, signal.SIGKILL)
+        self._cgroups.kill(container.status.cgroup)
+        for fd, _ in container.streams.outputs:
+            self.unwatch(fd)
+        if container.streams.console is not None:
+            self.unwatch(container.streams.console)
+        container.streams.close()
+        if container.log is not None:
+            container.log.close()
+            container.log = None
+        self._cgroups.remove(container.status.cgroup)
+
+    def _save(self, container: Container, status: m.Status) -> None:
+        container.status = status
+        state.save(self._run.container(status.id).state, status)
+
+    def _take_over(self, status: m.Status) -> None:
+        if not state.is_live(status):
+            self._containers[status.id] = children.remember(status)
+            return
+        container = children.readopt(status, self._run)
+        self._containers[status.id] = container
+        if container.child is None:
+            self._finish(container, 255, _UNSEEN)
+            return
+        if status.phase == "created":
+            self._save(container, state.started(status, status.started_at))
+        self._watch_container(container)
+
+
+def listen(path: Path) -> socket.socket:
+    """The socket that the daemon connects to."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    path.unlink(missing_ok=True)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(64)
+    return listener
+
+
+def lock(path: Path) -> int:
+    """Hold the lock of this run root until the process ends; SystemExit when another supervisor has it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"cove supervisor: another supervisor serves {path.parent}")
+    return fd
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry of `python -m cove.runtime.supervisor`."""
+    parser = argparse.ArgumentParser(prog="cove supervisor")
+    parser.add_argument("--run-root", type=Path, required=True)
+    parser.add_argument("--cgroup-parent", required=True)
+    options = parser.parse_args(argv)
+    run = RunRoot(options.run_root)
+    run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held = lock(run.supervisor_lock)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it ends by Shutdown, when no container needs it
+    supervisor = Supervisor(run, Cgroups.detect(options.cgroup_parent))
+    with listen(run.supervisor_socket) as listener:
+        supervisor.serve(listener)
+    run.supervisor_socket.unlink(missing_ok=True)
+    os.close(held)
+
+
+if __name__ == "__main__":
+    main()
