@@ -1,4 +1,4 @@
-"""The last part of the way, the same for a container's first process and for an exec: from root to the process' rights.
+"""The last part of the way, alike for a container's first process and for an exec: from root to the process' rights.
 
     limits ─▶ identity ─▶ working directory ─▶ stdio ─▶ [no_new_privs] [seccomp] ─▶ bounding set ─▶ ids ─▶ sets
            ─▶ find the program ─▶ [seccomp, when no_new_privs] ─▶ signals, umask ─▶ execve
@@ -147,7 +147,7 @@ def enter_directory(root: int, path: str) -> None:
 
 
 def place_stdio(stdio: ChildStdio, console: int | None, owner: Identity) -> None:
-    """Put descriptors 0 to 2 in place and give them to the process' user; a console becomes the controlling terminal."""
+    """Put descriptors 0 to 2 in place and give them to the process' user."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) if console is None else -1
     wanted = [console] * 3 if console is not None else [stdio.stdin, stdio.stdout, stdio.stderr]
     for number, fd in enumerate(wanted):
@@ -178,8 +178,12 @@ def drop(process: Process, identity: Identity, masks: Masks, seccomp: bytes) -> 
     privileges.keep_capabilities(False)
     # A uid change makes the process dumpable again where the host allows set-id dumps.
     privileges.set_dumpable(False)
-    # Another user's effective set is empty after execve anyway unless ambient; the spec's word is what counts.
-    privileges.set_capabilities(masks.effective, masks.permitted, masks.inheritable, masks.ambient)
+    # A host that lacks a capability itself cannot give it: the sets shrink to what there is.
+    available = syscalls.capget()[1]
+    permitted = masks.permitted & available
+    inheritable = masks.inheritable & available
+    ambient = masks.ambient & permitted & inheritable
+    privileges.set_capabilities(masks.effective & permitted, permitted, inheritable, ambient)
 
 
 def environment(process: Process, identity: Identity) -> dict[str, str]:

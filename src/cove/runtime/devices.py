@@ -1,0 +1,162 @@
+"""A container's /dev: device nodes, the usual links, and the console from its own devpts.
+
+Works on a descriptor of the mounted /dev, so that an image's own /dev (which may be a link to anywhere) has
+no say. In a user namespace, where nodes cannot be made, the host's nodes are bound instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+import termios
+from collections.abc import Iterable
+
+from cove.kernel import mounts, rootpath
+from cove.kernel.syscalls import AT_FDCWD, filesystem_magic, openat2
+from cove.oci.spec import ConsoleSize, Device
+from cove.runtime.child import Failure
+
+DEFAULT_DEVICES = (
+    Device(type="c", path="/dev/null", major=1, minor=3, file_mode=0o666),
+    Device(type="c", path="/dev/zero", major=1, minor=5, file_mode=0o666),
+    Device(type="c", path="/dev/full", major=1, minor=7, file_mode=0o666),
+    Device(type="c", path="/dev/random", major=1, minor=8, file_mode=0o666),
+    Device(type="c", path="/dev/urandom", major=1, minor=9, file_mode=0o666),
+    Device(type="c", path="/dev/tty", major=5, minor=0, file_mode=0o666),
+)
+"""What the runtime specification demands in every container."""
+
+_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+)
+_KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
+_DEVPTS_MAGIC = 0x1CD1
+_TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
+_BENEATH = rootpath.RESOLVE_BENEATH | rootpath.RESOLVE_NO_SYMLINKS
+
+
+def populate(root: int, dev: int, devices: Iterable[Device]) -> None:
+    """Make the nodes (later ones of a path win) and links in `dev`, the descriptor of the container's /dev."""
+    wanted = {device.path: device for device in (*DEFAULT_DEVICES, *devices)}
+    for device in wanted.values():
+        _make(root, dev, device)
+    for name, target in _LINKS:
+        _link(dev, name, target)
+    if os.path.exists("/proc/kcore"):
+        _link(dev, "core", "/proc/kcore")
+    _link(dev, "ptmx", "pts/ptmx")
+
+
+def _link(dev: int, name: str, target: str) -> None:
+    try:
+        os.symlink(target, name, dir_fd=dev)
+    except FileExistsError:
+        if name != "ptmx":
+            return
+        os.unlink(name, dir_fd=dev)
+        os.symlink(target, name, dir_fd=dev)
+
+
+def _make(root: int, dev: int, device: Device) -> None:
+    kind = _KINDS.get(device.type)
+    if kind is None:
+        raise Failure(f"device {device.path} has the unknown type {device.type!r}, it is one of c, u, b, p")
+    parent, name = _parent(root, dev, device.path)
+    mode = 0o666 if device.file_mode is None else device.file_mode & 0o7777
+    try:
+        os.mknod(name, kind | mode, os.makedev(device.major, device.minor), dir_fd=parent)
+        _own(parent, name, device, mode)
+    except FileExistsError:
+        _check_same(parent, name, kind, device)
+    except PermissionError:
+        _bind(parent, name, device)
+    finally:
+        os.close(parent)
+
+
+def _parent(root: int, dev: int, path: str) -> tuple[int, str]:
+    """A descriptor of the directory that `path` lies in, made where absent, and its last name."""
+    names = rootpath.components(path)
+    if not names or ".." in names:
+        raise Failure(f"{path!r} is no path for a device")
+    if names[0] == "dev" and len(names) > 1:
+        return rootpath.make_directories(dev, "/".join(names[1:-1])), names[-1]
+    return rootpath.make_directories(root, "/".join(names[:-1])), names[-1]
+
+
+def _own(parent: int, name: str, device: Device, mode: int) -> None:
+    """Owner and exact mode (mknod's is cut by the umask) of a node just made."""
+    fd = openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=_BENEATH)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+        if device.uid or device.gid:
+            os.chown(f"/proc/self/fd/{fd}", device.uid, device.gid)
+    finally:
+        os.close(fd)
+
+
+def _check_same(parent: int, name: str, kind: int, device: Device) -> None:
+    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    number = os.makedev(device.major, device.minor)
+    if stat.S_IFMT(found.st_mode) != kind or (kind != stat.S_IFIFO and found.st_rdev != number):
+        raise Failure(f"{device.path} exists already and is another device", number=errno.EEXIST)
+
+
+def _bind(parent: int, name: str, device: Device) -> None:
+    """Bind the host's node of that path, when it is the very device."""
+    source = mounts.clone(AT_FDCWD, device.path)
+    try:
+        if os.fstat(source).st_rdev != os.makedev(device.major, device.minor):
+            raise Failure(f"the host's {device.path} is another device than {device.major}:{device.minor}")
+        target = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o644, dir_fd=parent)
+        mounts.attach(source, target)
+        os.close(target)
+    finally:
+        os.close(source)
+
+
+# ── the console ───────────────────────────────────────────────────────────────────────────────────
+
+
+def open_console(root: int, dev: int | None, size: ConsoleSize | None) -> tuple[int, int]:
+    """A pty of the container's own devpts, bound to /dev/console: (master, slave).
+
+    The slave is got from its master by ioctl, never by name, so that nothing put in its place can be meant.
+    """
+    try:
+        master = rootpath.open_in(root, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+    except OSError as error:
+        raise Failure(
+            f"a terminal needs a devpts mounted at /dev/pts: {os.strerror(error.errno or 0).lower()}",
+            number=error.errno or 0,
+        ) from None
+    if filesystem_magic(master) != _DEVPTS_MAGIC:
+        raise Failure("a terminal needs a devpts at /dev/pts: what is there is no devpts")
+    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+    slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    if size is not None:
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", size.height, size.width, 0, 0))
+    if dev is not None:
+        _bind_console(dev, slave)
+    return master, slave
+
+
+def _bind_console(dev: int, slave: int) -> None:
+    source = mounts.clone(slave, "")
+    try:
+        target = rootpath.mount_target(dev, "/console", directory=False, resolve=rootpath.RESOLVE_NO_SYMLINKS)
+        mounts.attach(source, target)
+        os.close(target)
+    finally:
+        os.close(source)
+
+
+def control_terminal(slave: int) -> None:
+    """Make `slave` the controlling terminal of this session's leader."""
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)

@@ -1,0 +1,51 @@
+"""Id-mapped mounts: files whose owners are shifted for one container, without a change on disk (mount_setattr(2))."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Sequence
+
+from cove.kernel import mounts, process, rootpath, syscalls
+from cove.oci.spec import IDMapping
+from cove.runtime.child import Failure
+
+
+def lines(mappings: Sequence[IDMapping]) -> bytes:
+    """The content of uid_map or gid_map (user_namespaces(7))."""
+    return "".join(f"{each.container_id} {each.host_id} {each.size}\n" for each in mappings).encode("ascii")
+
+
+def apply(mount_fd: int, uids: Sequence[IDMapping], gids: Sequence[IDMapping], *, recursive: bool) -> None:
+    """Shift the owners that the detached mount `mount_fd` shows; Failure where file system or kernel cannot."""
+    namespace = _user_namespace(uids, gids)
+    flags = syscalls.AT_EMPTY_PATH | (syscalls.AT_RECURSIVE if recursive else 0)
+    try:
+        syscalls.mount_setattr(mount_fd, "", flags, attr_set=mounts.ATTR_IDMAP, userns_fd=namespace)
+    except OSError as error:
+        raise Failure(
+            f"its file system or this kernel does not map ids: {os.strerror(error.errno or 0)}",
+            number=error.errno or 0,
+        ) from None
+    finally:
+        os.close(namespace)
+
+
+def _user_namespace(uids: Sequence[IDMapping], gids: Sequence[IDMapping]) -> int:
+    """A descriptor of a user namespace with these maps, which lives no longer than it."""
+    pid, pidfd = process.clone(process.CLONE_NEWUSER)
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        proc = mounts.new_filesystem("proc", "proc", ())
+        try:
+            rootpath.write_procfs(proc, f"{pid}/uid_map", lines(uids))
+            rootpath.write_procfs(proc, f"{pid}/gid_map", lines(gids))
+            return os.open(f"{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        finally:
+            os.close(proc)
+    finally:
+        process.send_signal(pidfd, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(pidfd)

@@ -1,0 +1,195 @@
+"""A container's file system tree: the root, what is mounted in it, and the move into it.
+
+Everything here happens in the container's own mount namespace; nothing is ever mounted on the host.
+
+    collect sources (detached copies, as the host has them) ─▶ cut the tree off from the host ─▶ root on top of "/"
+      ─▶ each mount on a descriptor resolved inside the root ─▶ /dev, masks ─▶ pivot_root ─▶ old root gone
+
+A source is copied before the namespace is made private, so that a volume asked for as "rshared" still shares
+with the host while nothing else can.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from cove.kernel import mounts, rootpath, syscalls
+from cove.kernel.mounts import Options, parse_options
+from cove.oci.spec import Mount, Spec
+from cove.runtime import cgroupfs, idmaps
+from cove.runtime.child import Failure
+
+_PROPAGATIONS = {
+    "": (mounts.MS_PRIVATE, True),
+    "private": (mounts.MS_PRIVATE, False),
+    "rprivate": (mounts.MS_PRIVATE, True),
+    "slave": (mounts.MS_SLAVE, False),
+    "rslave": (mounts.MS_SLAVE, True),
+    "shared": (mounts.MS_SHARED, False),
+    "rshared": (mounts.MS_SHARED, True),
+    "unbindable": (mounts.MS_UNBINDABLE, False),
+    "runbindable": (mounts.MS_UNBINDABLE, True),
+}
+# File systems that only make sense at their own place, which must then be a real directory there.
+_FIXED = {"proc", "sysfs"}
+# Files below /proc that a container may have a file of its own for (as lxcfs provides them).
+_PROC_FILES = {
+    f"/proc/{name}"
+    for name in "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo net/dev sys/kernel".split()
+}
+_DIRECTORY_FILESYSTEMS_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Tree:
+    """The mounts of one container while they are made; `root` is a descriptor of its "/"."""
+
+    def __init__(self, spec: Spec, rootfs: Mount | None) -> None:
+        self._spec = spec
+        self._options = [parse_options(mount.options) for mount in spec.mounts]
+        self._propagation = self._root_propagation()
+        self._sources = [
+            self._open_source(mount, options) if options.bind or mount.type == "bind" else None
+            for mount, options in zip(spec.mounts, self._options, strict=True)
+        ]
+        self.root = _open_root(spec, rootfs)
+        self.dev: int | None = None
+        self.owns_dev = False
+
+    def _root_propagation(self) -> tuple[int, bool]:
+        wanted = self._spec.linux.rootfs_propagation if self._spec.linux else ""
+        if wanted not in _PROPAGATIONS:
+            raise Failure(f"unknown propagation of the root file system {wanted!r}")
+        return _PROPAGATIONS[wanted]
+
+    @staticmethod
+    def _open_source(mount: Mount, options: Options) -> int:
+        try:
+            source = mounts.clone(syscalls.AT_FDCWD, os.path.abspath(mount.source), recursive=options.recursive)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise Failure(
+                f"cannot mount {mount.source} at {mount.destination}: {reason}", number=error.errno or 0
+            ) from None
+        if options.idmap or mount.uid_mappings or mount.gid_mappings:
+            idmaps.apply(source, mount.uid_mappings, mount.gid_mappings, recursive="ridmap" in mount.options)
+        return source
+
+    def enter(self) -> None:
+        """Cut this namespace off from the host's and put the root on top of "/"; no name is hidden by that."""
+        syscalls.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+        slash = os.open("/", _DIRECTORY_FILESYSTEMS_ONLY)
+        mounts.attach(self.root, slash)
+        os.close(slash)
+        mounts.set_propagation(self.root, mounts.MS_PRIVATE, recursive=True)
+
+    def mount_all(self) -> None:
+        """Perform the spec's mounts in their order."""
+        for mount, options, source in zip(self._spec.mounts, self._options, self._sources, strict=True):
+            try:
+                self._mount(mount, options, source)
+            except OSError as error:
+                where = f" ({error.filename})" if error.filename and error.filename != mount.destination else ""
+                raise Failure(
+                    f"cannot mount {mount.source or mount.type} at {mount.destination}: {error.strerror}{where}",
+                    number=error.errno or 0,
+                ) from None
+
+    def _mount(self, mount: Mount, options: Options, source: int | None) -> None:
+        directory = source is None or stat.S_ISDIR(os.fstat(source).st_mode)
+        _refuse_proc(mount, source)
+        fixed = rootpath.RESOLVE_NO_SYMLINKS if mount.type in _FIXED else 0
+        target = rootpath.mount_target(self.root, mount.destination, directory=directory, resolve=fixed)
+        if source is None and mount.type == "cgroup":
+            made = cgroupfs.mount(target, options)
+        else:
+            made = self._new(mount, options, target) if source is None else source
+            mounts.attach(made, target)
+            if source is not None:
+                mounts.set_attributes(made, options.attributes)
+        mounts.set_attributes(made, options.recursive_attributes, recursive=True)
+        if options.propagation:
+            mounts.set_propagation(made, options.propagation, recursive=options.propagation_recursive)
+        elif source is not None:
+            mounts.set_propagation(made, mounts.MS_PRIVATE, recursive=True)
+        os.close(target)
+        if mount.destination.rstrip("/") == "/dev":
+            self.dev = made
+            self.owns_dev = source is None
+        else:
+            os.close(made)
+
+    @staticmethod
+    def _new(mount: Mount, options: Options, target: int) -> int:
+        data = list(options.data)
+        if "tmpcopyup" in data:
+            raise Failure(f"the mount option tmpcopyup of {mount.destination} is not supported")
+        if mount.type == "tmpfs" and not any(option.startswith("mode=") for option in data):
+            data.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
+        if not mount.type:
+            raise Failure(f"the mount at {mount.destination} has neither a type nor the option bind")
+        return mounts.new_filesystem(mount.type, mount.source or mount.type, data, options.attributes[0])
+
+    def pivot(self) -> None:
+        """Make the root this process' own; the host's tree is gone from here."""
+        os.fchdir(self.root)
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", mounts.MNT_DETACH)
+        os.chdir("/")
+        propagation, recursive = self._propagation
+        if propagation != mounts.MS_PRIVATE:
+            mounts.set_propagation(self.root, propagation, recursive=recursive)
+
+    def seal(self) -> None:
+        """Make the root read-only if the spec says so."""
+        if self._spec.root is not None and self._spec.root.readonly:
+            mounts.set_attributes(self.root, (mounts.ATTR_RDONLY, 0))
+
+
+def _open_root(spec: Spec, rootfs: Mount | None) -> int:
+    """The detached mount that becomes "/"."""
+    if rootfs is None:
+        if spec.root is None:
+            raise Failure("the runtime spec names no root file system")
+        return mounts.clone(syscalls.AT_FDCWD, os.path.abspath(spec.root.path), recursive=True)
+    options = parse_options(rootfs.options)
+    if rootfs.type == "overlay":
+        made = _overlay(options)
+    elif options.bind or rootfs.type == "bind":
+        made = mounts.clone(syscalls.AT_FDCWD, rootfs.source, recursive=options.recursive)
+    else:
+        made = mounts.new_filesystem(rootfs.type, rootfs.source, options.data)
+    if rootfs.uid_mappings or rootfs.gid_mappings:
+        idmaps.apply(made, rootfs.uid_mappings, rootfs.gid_mappings, recursive=False)
+    return made
+
+
+def _overlay(options: Options) -> int:
+    """An overlay from its options "lowerdir=TOP:…:BOTTOM", "upperdir=", "workdir=" and whatever else."""
+    lower: list[str] = []
+    upper = work = ""
+    others: list[str] = []
+    for option in options.data:
+        key, _, value = option.partition("=")
+        if key == "lowerdir":
+            lower = value.split(":")
+        elif key == "upperdir":
+            upper = value
+        elif key == "workdir":
+            work = value
+        else:
+            others.append(option)
+    return mounts.overlay(lower, upper, work, others)
+
+
+def _refuse_proc(mount: Mount, source: int | None) -> None:
+    """Nothing but a procfs may stand at /proc, and nothing but harmless files below it."""
+    destination = os.path.normpath("/" + mount.destination.lstrip("/"))
+    if destination == "/proc":
+        if source is not None and syscalls.filesystem_magic(source) != rootpath.PROC_MAGIC:
+            raise Failure(f"{mount.source} cannot be mounted at /proc: only a procfs can", number=errno.EPERM)
+    elif destination.startswith("/proc/") and destination not in _PROC_FILES:
+        raise Failure(
+            f"{mount.source or mount.type} cannot be mounted inside /proc ({destination})", number=errno.EPERM
+        )
