@@ -12,7 +12,6 @@ they no longer reach.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -24,6 +23,7 @@ from cove.errors import Conflict, CoveError, InvalidArgument, NotFound
 from cove.image.content import ContentStore
 from cove.oci import digest as digests
 from cove.oci import image as oci
+from cove.oci.chain import chain_ids
 from cove.oci.image import Descriptor, ImageConfig, Index
 from cove.oci.reference import Reference
 from cove.paths import DataRoot
@@ -72,15 +72,6 @@ class _Document:
     chain_ids: tuple[str, ...]
 
 
-def chain_ids(diff_ids: Iterable[str]) -> tuple[str, ...]:
-    """What each layer is called together with all below it (image-spec, config.md, "Layer ChainID")."""
-    chains: list[str] = []
-    for diff_id in diff_ids:
-        above = f"{chains[-1]} {diff_id}".encode() if chains else b""
-        chains.append("sha256:" + hashlib.sha256(above).hexdigest() if above else diff_id)
-    return tuple(chains)
-
-
 class Images:
     """Names and images over the layout in `data`; safe to use from several threads.
 
@@ -123,7 +114,7 @@ class Images:
     def history(self, image: Image) -> Steps:
         """The steps of its making, the newest first, as the Engine API shows them (`Created` is RFC 3339)."""
         sizes = iter([self._layer_size(chain) for chain in image.chain_ids])
-        steps = [
+        steps: Steps = [
             {
                 "Id": "<missing>",
                 "Created": step.created,
