@@ -1,0 +1,1 @@
+"""The flags of `run` and `create`, and how each becomes part of a create request."""

@@ -1,0 +1,71 @@
+"""The API's images. What takes long answers with a stream of progress messages."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    from cove.client.client import Client
+    from cove.client.http import Response
+
+    Messages = Iterator[dict[str, Any]]
+    Filters = Mapping[str, list[str]]
+
+
+class Images:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(
+        self, *, all: bool = False, digests: bool = False, filters: Filters | None = None
+    ) -> list[dict[str, Any]]:
+        query = {"all": all, "digests": digests or None, "filters": filters or None}
+        return list(self._client.call("GET", "/images/json", query))
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        return dict(self._client.call("GET", f"/images/{name}/json"))
+
+    def history(self, name: str) -> Iterable[dict[str, Any]]:
+        return self._client.call("GET", f"/images/{name}/history") or []
+
+    def tag(self, source: str, repository: str, tag: str) -> None:
+        self._client.call("POST", f"/images/{source}/tag", {"repo": repository, "tag": tag})
+
+    def remove(self, name: str, *, force: bool, keep_parents: bool) -> Iterable[dict[str, Any]]:
+        query = {"force": force or None, "noprune": keep_parents or None}
+        return self._client.call("DELETE", f"/images/{name}", query) or []
+
+    def prune(self, filters: Filters) -> dict[str, Any]:
+        return dict(self._client.call("POST", "/images/prune", {"filters": filters or None}))
+
+    def pull(self, repository: str, tag: str, *, platform: str = "", auth: str = "") -> Messages:
+        query = {"fromImage": repository, "tag": tag, "platform": platform}
+        return self._progress("/images/create", query, auth=auth)
+
+    def push(self, repository: str, tag: str, *, auth: str = "") -> Messages:
+        return self._progress(f"/images/{repository}/push", {"tag": tag}, auth=auth or "e30=")
+
+    def load(self, tar: Iterable[bytes], *, quiet: bool) -> Messages:
+        return self._progress("/images/load", {"quiet": quiet or None}, upload=tar)
+
+    def import_(self, tar: Iterable[bytes], query: Mapping[str, object]) -> Messages:
+        return self._progress("/images/create", {"fromSrc": "-", **query}, upload=tar)
+
+    def save(self, names: Iterable[str]) -> Response:
+        return self._client.stream("GET", "/images/get", {"names": [*names]})
+
+    def bootstrap(self, body: dict[str, Any]) -> Messages:
+        """Cove's own: make an image out of Debian's packages."""
+        return self._client.messages(self._client.stream("POST", "/cove/images/bootstrap", body=body))
+
+    def commit(self, container: str, query: Mapping[str, object]) -> str:
+        return str(self._client.call("POST", "/commit", {"container": container, **query}, {})["Id"])
+
+    def _progress(
+        self, path: str, query: Mapping[str, object], *, auth: str = "", upload: Iterable[bytes] | None = None
+    ) -> Messages:
+        headers = {"X-Registry-Auth": auth} if auth else {}
+        response = self._client.stream("POST", path, query, upload=upload, headers=headers)
+        return self._client.messages(response)

@@ -1,0 +1,33 @@
+"""The API's volumes."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from cove.client.client import Client
+
+    Filters = Mapping[str, list[str]]
+
+
+class Volumes:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self, filters: Filters | None = None) -> list[dict[str, Any]]:
+        answer = self._client.call("GET", "/volumes", {"filters": filters or None})
+        return list(answer.get("Volumes") or [])
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        return dict(self._client.call("GET", f"/volumes/{name}"))
+
+    def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        return dict(self._client.call("POST", "/volumes/create", body=body))
+
+    def remove(self, name: str, *, force: bool) -> None:
+        self._client.call("DELETE", f"/volumes/{name}", {"force": force or None})
+
+    def prune(self, filters: Filters) -> dict[str, Any]:
+        return dict(self._client.call("POST", "/volumes/prune", {"filters": filters or None}))
