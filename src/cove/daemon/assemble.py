@@ -7,6 +7,7 @@ given back here, in the opposite order, whatever fails on the way.
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +17,8 @@ from cove.engine.context import Context, Reports, Settings
 from cove.engine.engine import Engine
 from cove.engine.executors import Executors
 from cove.engine.host import read_facts
+from cove.engine.seccomp import default_profile
+from cove.engine.security import DEFAULT_CAPABILITIES
 from cove.errors import Internal, describe
 from cove.image.images import Images
 from cove.image.overlayfs import OverlaySnapshots
@@ -25,10 +28,13 @@ from cove.network.firewall import Firewall
 from cove.network.host import HostDriver
 from cove.network.none import NoneDriver
 from cove.network.ports import Ports
+from cove.network.relay import Relays
 from cove.paths import DataRoot, Instance, RunRoot
 from cove.runtime.client import Runtime
 from cove.store.database import Database
 from cove.volume.local import LocalDriver
+
+_log = logging.getLogger(__name__)
 
 _PRIVATE = 0o700
 
@@ -38,20 +44,23 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
     """A working engine, recovered from what was there; closed afterwards, containers running on."""
     async with AsyncExitStack() as stack:
         _prepare(config.data, config.run)
+        loop = asyncio.get_running_loop()
         instance = Instance.of(config.run)
+        host = read_facts()
         database = Database(config.data.database)
         stack.callback(database.close)
         executors = Executors()
         stack.callback(executors.close)
-        firewall = Firewall(instance.nft_table)
-        bridges = BridgeDriver(instance, firewall)
-        stack.callback(bridges.close)
         volumes = LocalDriver(config.data)
         volumes.sweep()
         reports = Reports()
         runtime = await Runtime.connect(config.run, on_report=reports)
         stack.push_async_callback(runtime.close)
-        loop = asyncio.get_running_loop()
+        firewall = Firewall(instance.nft_table)
+        bridges = BridgeDriver(instance, firewall)
+        stack.push_async_callback(_leave, runtime, bridges, firewall)
+        ports = Ports(firewall, Relays(loop))
+        stack.callback(ports.close)
         engine = Engine(
             Context(
                 instance=instance,
@@ -63,9 +72,10 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
                 runtime=runtime,
                 reports=reports,
                 network_drivers=_network_drivers(bridges),
-                ports=Ports(firewall),
-                volume_drivers={"local": volumes},
-                host=read_facts(),
+                ports=ports,
+                volume_drivers={volumes.name: volumes},
+                host=host,
+                seccomp=default_profile(host.architecture, DEFAULT_CAPABILITIES),
                 executors=executors,
                 settings=_settings(config),
             )
@@ -74,11 +84,22 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         await engine.start()
         firewall.watch(loop)
         stack.callback(firewall.unwatch, loop)
+        for warning in firewall.warnings():
+            _log.warning("%s", warning)
         yield engine
 
 
+async def _leave(runtime: Runtime, bridges: BridgeDriver, firewall: Firewall) -> None:
+    """A clean end leaves of Cove on the host what running containers need, and no more."""
+    idle = await runtime.shutdown()
+    bridges.close()
+    if idle:
+        firewall.remove()
+
+
 def _network_drivers(bridges: BridgeDriver) -> dict[str, NetworkDriver]:
-    return {"bridge": bridges, "host": HostDriver(), "none": NoneDriver()}
+    drivers: tuple[NetworkDriver, ...] = (bridges, HostDriver(), NoneDriver())
+    return {driver.name: driver for driver in drivers}
 
 
 def _settings(config: Config) -> Settings:
