@@ -110,8 +110,8 @@ class Pull:
         try:
             return self._repository.manifest(which)
         except (Forbidden, Unauthorized) as error:
-            if isinstance(error, Unauthorized) and "credentials" in error.message:
-                raise
+            if isinstance(error, Unauthorized) and not self._repository.anonymous:
+                raise  # the credentials themselves were refused, which says more
             raise NotFound(
                 f"pull access denied for {self._reference.familiar_name}, repository does not exist or may require "
                 f"'docker login': {error.message}"

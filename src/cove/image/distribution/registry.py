@@ -83,6 +83,11 @@ class Repository:
         self._base = ""
         self._auth: Authenticator | None = None
 
+    @property
+    def anonymous(self) -> bool:
+        """Whether it is seen without credentials."""
+        return not self._credentials
+
     # ── pull ──────────────────────────────────────────────────────────────────────────────────────
 
     def manifest(self, which: str) -> Fetched:
