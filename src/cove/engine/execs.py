@@ -1,0 +1,383 @@
+"""Further processes in running containers: made, started, watched, forgotten.
+
+    create ──▶ start ─── output ───▶ Exited (supervisor) ──▶ the rest of the output ──▶ end of stream
+
+The pipes' near ends are the daemon's, so an exec's output ends with the daemon; the process lives on. The
+exit code is there before the stream ends: a client asks for it right after. Nothing of this is written down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from cove import ids
+from cove.engine import merge, security
+from cove.engine.context import Context
+from cove.engine.descriptors import read_some, write_all
+from cove.engine.framing import STDERR, STDOUT, Detached, DetachKeys, frame, parse_keys
+from cove.engine.registry import Container, Registry
+from cove.engine.tasks import Tasks
+from cove.engine.telling import tell
+from cove.errors import Conflict, CoveError, InvalidArgument, NotFound, StartFailed
+from cove.oci.spec import ConsoleSize, Process
+from cove.runtime.client import Process as Running
+from cove.runtime.messages import ExecLaunch, Exit
+from cove.wire import execs as wire
+
+_KEPT = 64
+"""Execs that have ended and can still be inspected, of each container."""
+
+
+@dataclass(slots=True)
+class Exec:
+    """One exec: asked for, then running, then ended. `ended` carries its exit code."""
+
+    id: str
+    container: Container
+    asked: wire.ExecCreateRequest
+    running: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+    process: Running | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class ExecAttachment:
+    """The client's end of an exec. `streams` are read ends by stream number; a terminal's is its pty."""
+
+    def __init__(self, exec_: Exec, streams: dict[int, int], stdin: int | None, keys: DetachKeys | None) -> None:
+        self.tty = exec_.asked.tty
+        self._exec = exec_
+        self._streams = streams
+        self._stdin = stdin
+        self._keys = keys
+        self._closed = False
+
+    async def output(self) -> AsyncIterator[bytes]:
+        """Ends when the process has ended and all its output was passed on."""
+        loop, stirred = asyncio.get_running_loop(), self._exec.stirred
+        for descriptor in self._streams.values():
+            loop.add_reader(descriptor, stirred.set)
+        while self._streams or not self._exec.ended.is_set():
+            last = self._exec.ended.is_set()
+            stirred.clear()
+            quiet = True
+            for stream, descriptor in tuple(self._streams.items()):
+                data = read_some(descriptor)
+                if data:
+                    quiet = False
+                    yield data if self.tty else frame(stream, data)
+                elif data is not None:
+                    self._drop(stream)
+            if quiet and last:
+                break
+            if quiet and not self._exec.ended.is_set():
+                await stirred.wait()
+
+    def _drop(self, stream: int) -> None:
+        descriptor = self._streams.pop(stream)
+        asyncio.get_running_loop().remove_reader(descriptor)
+        os.close(descriptor)
+
+    async def write(self, data: bytes) -> None:
+        """What the client typed; raises Detached on the detach keys."""
+        detached = False
+        if self._keys is not None:
+            data, detached = self._keys.feed(data)
+        if data and self._stdin is not None:
+            await write_all(self._stdin, data)
+        if detached:
+            raise Detached
+
+    async def close_stdin(self) -> None:
+        """End of file for the process; a terminal has none but the user's own Ctrl-D."""
+        if self._stdin is not None and not self.tty:
+            os.close(self._stdin)
+            self._stdin = None
+
+    async def close(self) -> None:
+        """The client is gone: what the process still writes is read and thrown away."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._stdin is not None:
+            os.close(self._stdin)
+            self._stdin = None
+        loop = asyncio.get_running_loop()
+        for stream, descriptor in tuple(self._streams.items()):
+            loop.remove_reader(descriptor)
+            if self._exec.ended.is_set():
+                self._drop(stream)
+            else:
+                loop.add_reader(descriptor, self._discard, stream)
+
+    def _discard(self, stream: int) -> None:
+        descriptor = self._streams.get(stream)
+        if descriptor is not None and read_some(descriptor) == b"":
+            self._drop(stream)
+
+
+class FailedAttachment:
+    """What a client gets whose process could not be started: the reason, and the end."""
+
+    def __init__(self, exec_: Exec, reason: str) -> None:
+        self.tty = exec_.asked.tty
+        self._reason = f"{reason}\r\n".encode()
+
+    async def output(self) -> AsyncIterator[bytes]:
+        yield self._reason if self.tty else frame(STDERR, self._reason)
+
+    async def write(self, data: bytes) -> None:
+        """Nobody reads it."""
+
+    async def close_stdin(self) -> None:
+        """It is closed already."""
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class Execs:
+    """The use cases of execs; also how health checks run."""
+
+    def __init__(self, context: Context, registry: Registry, tasks: Tasks) -> None:
+        self._context = context
+        self._registry = registry
+        self._tasks = tasks
+        self._execs: dict[str, Exec] = {}
+
+    async def create(self, ref: str, body: wire.ExecCreateRequest) -> str:
+        """Prepare an exec; Conflict when the container does not run."""
+        container = self._registry.find(ref)
+        self._require_running(container)
+        if not body.cmd:
+            raise InvalidArgument("No exec command specified")
+        if body.working_dir and not body.working_dir.startswith("/"):
+            raise InvalidArgument(
+                f"the working directory '{body.working_dir}' is invalid, it needs to be an absolute path"
+            )
+        parse_keys(body.detach_keys)
+        made = Exec(ids.new_id(), container, body)
+        self._execs[made.id] = made
+        container.execs.add(made.id)
+        self._forget_old(container)
+        tell(self._context.events, container, f"exec_create: {' '.join(body.cmd)}", execID=made.id)
+        return made.id
+
+    async def start(self, exec_id: str, body: wire.ExecStartRequest) -> ExecAttachment | FailedAttachment | None:
+        """Run it; None when `body.detach`. A program that is not there is told on the stream, as clients expect."""
+        found = self._find(exec_id)
+        self._require_running(found.container)
+        if found.running or found.exit_code is not None:
+            raise Conflict(f"Error: Exec command {exec_id} is already running or has ended")
+        try:
+            attachment = await self._run(found, detach=body.detach, size=body.console_size)
+        except StartFailed as error:
+            found.exit_code = error.exit_code
+            found.ended.set()
+            message = (
+                f"OCI runtime exec failed: exec failed: unable to start container process: {error.message}: unknown"
+            )
+            if body.detach:
+                raise StartFailed(message, stage=error.stage, errno=error.errno, exit_code=error.exit_code) from error
+            return FailedAttachment(found, message)
+        tell(self._context.events, found.container, f"exec_start: {' '.join(found.asked.cmd)}", execID=exec_id)
+        return attachment
+
+    async def _run(self, found: Exec, *, detach: bool, size: tuple[int, int] | None) -> ExecAttachment | None:
+        asked = found.asked
+        launch = ExecLaunch(
+            id=found.id,
+            container=found.container.id,
+            process=self._process(found, size),
+            user=asked.user or found.container.record.config.user,
+            group_add=found.container.record.host.group_add or (),
+        )
+        if asked.tty:
+            process = await self._go(found, launch, None)
+            assert process.pty_fd is not None
+            pty, process.pty_fd = process.pty_fd, None
+            os.set_blocking(pty, False)
+            stdin = os.dup(pty) if asked.attach_stdin else None
+            attachment = ExecAttachment(found, {STDOUT: pty}, stdin, DetachKeys(parse_keys(asked.detach_keys)))
+        else:
+            near, far = _pipes(asked, detach=detach)
+            try:
+                await self._go(found, launch, far)
+            except BaseException:
+                for descriptor in near.values():
+                    os.close(descriptor)
+                raise
+            finally:
+                for descriptor in set(far):
+                    os.close(descriptor)
+            stdin = near.pop(0, None)
+            attachment = ExecAttachment(found, near, stdin, None)
+        if detach:
+            await attachment.close()
+            return None
+        return attachment
+
+    async def _go(self, found: Exec, launch: ExecLaunch, far: tuple[int, int, int] | None) -> Running:
+        process = await self._context.runtime.exec(launch, far)
+        found.pid, found.process, found.running = process.pid, process, True
+        try:
+            await process.go()
+        except BaseException:
+            found.running = False
+            process.close()
+            raise
+        return process
+
+    def _process(self, found: Exec, size: tuple[int, int] | None) -> Process:
+        asked, record = found.asked, found.container.record
+        host = record.host
+        if asked.privileged:
+            host = type(host)(privileged=True)
+        values, _ = security.rlimits(host.ulimits, self._context.host)
+        base = merge.environment(record.config, record.config.hostname)
+        height, width = size or asked.console_size or (0, 0)
+        return Process(
+            args=asked.cmd,
+            env=_with(base, asked.env, tty=asked.tty),
+            cwd=asked.working_dir or record.config.working_dir or "/",
+            terminal=asked.tty,
+            console_size=ConsoleSize(height=height, width=width) if asked.tty and height and width else None,
+            capabilities=security.capabilities(host, self._context.host),
+            rlimits=values,
+            no_new_privileges=security.security_options(host, self._context.host).no_new_privileges,
+            oom_score_adj=host.oom_score_adj or None,
+        )
+
+    # ── while it runs, and after ──────────────────────────────────────────────────────────────────
+
+    def exited(self, exec_id: str, exit_: Exit) -> None:
+        """The supervisor's word that it ended."""
+        found = self._execs.get(exec_id)
+        if found is None or found.ended.is_set():
+            return
+        self._end(found, exit_.code)
+
+    def _end(self, found: Exec, code: int) -> None:
+        found.running, found.exit_code = False, code
+        process, found.process = found.process, None
+        if process is not None:
+            process.close()
+        found.ended.set()
+        found.stirred.set()
+        tell(self._context.events, found.container, "exec_die", execID=found.id, exitCode=str(code))
+
+    def container_ended(self, container: Container) -> None:
+        """With its first process every other one of a container ends."""
+        for exec_id in tuple(container.execs):
+            found = self._execs.pop(exec_id, None)
+            if found is not None and found.running:
+                self._end(found, 137)
+        container.execs.clear()
+
+    async def inspect(self, exec_id: str) -> wire.ExecInspect:
+        """What is known of it."""
+        found = self._find(exec_id)
+        asked = found.asked
+        return wire.ExecInspect(
+            id=found.id,
+            running=found.running,
+            exit_code=found.exit_code,
+            process_config=wire.ProcessConfig(
+                tty=asked.tty,
+                entrypoint=asked.cmd[0],
+                arguments=asked.cmd[1:],
+                privileged=asked.privileged,
+                user=asked.user,
+            ),
+            open_stdin=asked.attach_stdin,
+            open_stdout=asked.attach_stdout,
+            open_stderr=asked.attach_stderr,
+            container_id=found.container.id,
+            detach_keys=asked.detach_keys,
+            pid=found.pid,
+        )
+
+    async def resize(self, exec_id: str, *, height: int, width: int) -> None:
+        """New size of its terminal."""
+        found = self._find(exec_id)
+        if not found.running:
+            raise Conflict(f"Exec {exec_id} is not running")
+        await self._context.runtime.resize(found.container.id, height=height, width=width, exec_id=exec_id)
+
+    async def probe(self, container: Container, cmd: tuple[str, ...], timeout: float) -> tuple[int, str]:
+        """Run a health check: (exit code, output); -1 when it took longer than `timeout` seconds."""
+        asked = wire.ExecCreateRequest(cmd=cmd, attach_stdout=True, attach_stderr=True)
+        exec_id = await self.create(container.id, asked)
+        collected = bytearray()
+        try:
+            attachment = await self.start(exec_id, wire.ExecStartRequest())
+            assert attachment is not None
+            try:
+                async with asyncio.timeout(timeout):
+                    async for data in attachment.output():
+                        collected += data[8:][: max(0, 4096 - len(collected))]
+            except TimeoutError:
+                with suppress(CoveError):
+                    await self._context.runtime.signal(container.id, 9, exec_id=exec_id)
+                return -1, f"Health check exceeded timeout ({timeout:g}s)"
+            finally:
+                await attachment.close()
+            code = self._find(exec_id).exit_code
+            return (255 if code is None else code), collected.decode(errors="replace")
+        finally:
+            self._execs.pop(exec_id, None)
+            container.execs.discard(exec_id)
+
+    def _find(self, exec_id: str) -> Exec:
+        found = self._execs.get(exec_id)
+        if found is None:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        return found
+
+    def _require_running(self, container: Container) -> None:
+        if container.facts.phase == "paused":
+            raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
+        if not container.facts.running:
+            raise Conflict(f"container {container.id} is not running")
+
+    def _forget_old(self, container: Container) -> None:
+        ended = [each for each in self._execs.values() if each.container is container and each.ended.is_set()]
+        for old in ended[:-_KEPT]:
+            self._execs.pop(old.id, None)
+            container.execs.discard(old.id)
+
+
+def _pipes(asked: wire.ExecCreateRequest, *, detach: bool) -> tuple[dict[int, int], tuple[int, int, int]]:
+    """(near ends by stream, far ends for the process); what nobody attached to is /dev/null."""
+    near: dict[int, int] = {}
+    far: list[int] = []
+    wanted = (asked.attach_stdin, asked.attach_stdout, asked.attach_stderr)
+    for stream, attached in enumerate(wanted):
+        if detach or not attached:
+            far.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            continue
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        near[stream], other = (writing, reading) if stream == 0 else (reading, writing)
+        far.append(other)
+        os.set_blocking(near[stream], False)
+    return near, (far[0], far[1], far[2])
+
+
+def _with(base: tuple[str, ...], extra: tuple[str, ...], *, tty: bool) -> tuple[str, ...]:
+    """The container's variables with the exec's own in their place."""
+    variables = dict(entry.split("=", 1) for entry in base)
+    if tty:
+        variables.setdefault("TERM", "xterm")
+    for entry in extra:
+        name, equals, value = entry.partition("=")
+        if equals:
+            variables[name] = value
+        else:
+            variables.pop(name, None)
+    return tuple(f"{name}={value}" for name, value in variables.items())
