@@ -87,6 +87,15 @@ def pidfd_open(pid: int) -> int:
     return os.pidfd_open(pid)
 
 
+def pid_of(pidfd: int) -> int:
+    """The number of the process `pidfd` as this machine's /proc shows it; -1 when it is gone."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    raise OSError(errno.EBADF, "not a pidfd")
+
+
 def send_signal(pidfd: int, number: int) -> bool:
     """Send a signal; False when the process has ended already."""
     try:

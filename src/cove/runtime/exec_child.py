@@ -4,14 +4,24 @@
       │── one packet on gate (in the cgroup) ─▶│ joins the other namespaces through the target's pidfd
       │◀─ pty master on gate ──────────────────│ when stdio.console
       │                                        │ waits on sync ◀── Go ── daemon; then as in cove.runtime.init
+
+From the first join on, this process is among others that may be hostile: it is not dumpable and holds no
+descriptor that is not its own.
 """
 
 from __future__ import annotations
 
+import os
 from typing import NoReturn
 
-from cove.runtime.init import ChildStdio
+from cove.kernel import mounts, namespaces, privileges, process, syscalls
+from cove.runtime import credentials, devices, support
+from cove.runtime.child import Child, ChildStdio
+from cove.runtime.init import become
 from cove.runtime.messages import ExecLaunch
+
+_SHARED = process.CLONE_NEWNS | process.CLONE_NEWNET | process.CLONE_NEWIPC | process.CLONE_NEWUTS
+_SHARED |= process.CLONE_NEWCGROUP
 
 
 def run(
@@ -21,4 +31,52 @@ def run(
 
     The descriptors' rules are those of `cove.runtime.init.run`.
     """
-    raise NotImplementedError
+    child = Child(sync_fd, gate_fd)
+    child.run(lambda: _run(child, launch, target_pidfd, stdio, seccomp))
+
+
+def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, seccomp: bytes) -> NoReturn:
+    wanted = launch.process
+    child.isolate([target, *stdio.descriptors()])
+    with child.stage("spec"):
+        support.check_process(wanted)
+        sets = credentials.masks_of(wanted)
+    child.wait_for_gate()
+    with child.stage("namespaces"):
+        os.setsid()
+        syscalls.join_session_keyring(f"_cove.{launch.container[:12]}")
+        _join(target)
+        os.close(target)
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    console = None
+    if stdio.console:
+        with child.stage("console"):
+            master, console = devices.open_console(root, None, wanted.console_size)
+            child.send_master(master)
+            os.close(master)
+    with child.stage("user"):
+        identity = credentials.identify(root, wanted, launch.user, launch.group_add)
+    with child.stage("cwd"):
+        credentials.enter_directory(root, wanted.cwd)
+    child.wait_for_go()
+    with child.stage("limits"):
+        proc = mounts.new_filesystem("proc", "proc", ()) if wanted.oom_score_adj is not None else None
+        credentials.apply_limits(wanted, proc)
+    become(child, wanted, identity, sets, seccomp, root=root, stdio=stdio, console=console, reaper=False)
+
+
+def _join(target: int) -> None:
+    """All namespaces of the target but the pid one; its user namespace too when it has another than ours."""
+    if _shares_user_namespace(target):
+        namespaces.join_process(target, _SHARED)
+    else:
+        namespaces.join_process(target, _SHARED | process.CLONE_NEWUSER)
+        privileges.become(0, 0, ())
+        privileges.set_dumpable(False)
+
+
+def _shares_user_namespace(target: int) -> bool:
+    """Whether target and this process are in one user namespace: joining one's own is what fails with EINVAL."""
+    pid = process.pid_of(target)
+    own, theirs = os.stat("/proc/self/ns/user"), os.stat(f"/proc/{pid}/ns/user")
+    return (own.st_dev, own.st_ino) == (theirs.st_dev, theirs.st_ino)

@@ -4,11 +4,11 @@
       │── clone3(flags_for(spec)) ───────────▶│ close_range: keeps only its own fds
       │   cgroup v1: writes the pid           │
       │   user namespace: writes the id maps  │
-      │── one packet on gate ────────────────▶│ session, keyring, cgroup namespace,
+      │── one packet on gate ────────────────▶│ session, keyring, namespaces by path,
       │                                       │ mounts, /dev, masks, pivot_root
       │◀─ pty master (SCM_RIGHTS) on gate ────│ when stdio.console
       │                                       │ waits on sync ◀──────────────── Go ──│
-      │                                       │ interfaces, sysctls, user, limits,
+      │                                       │ interfaces, sysctls, limits, ids,
       │                                       │ capabilities, seccomp, execve ─▶ EOF on sync ─▶│
       │                                       │ or Failed(stage, errno, message) ─────────────▶│
 
@@ -19,30 +19,37 @@ EPIPE: it shall read on).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
 from typing import NoReturn
 
-from cove.oci.spec import Spec
-from cove.runtime.messages import Launch
+from cove.kernel import mounts, namespaces, netlink, privileges, syscalls
+from cove.oci.spec import Linux, Process, Spec
+from cove.runtime import credentials, devices, masks, pid1, program, support, sysctls
+from cove.runtime.child import Child, ChildStdio
+from cove.runtime.messages import Go, Launch
+from cove.runtime.rootfs import Tree
+from cove.runtime.users import Identity
 
+__all__ = ["ChildStdio", "flags_for", "pid_namespace", "run"]
 
-@dataclass(frozen=True, slots=True)
-class ChildStdio:
-    """What becomes descriptors 0, 1 and 2; None is the container's /dev/null.
-
-    `console`: all three are a pty of the container's own devpts instead; its master is sent to the
-    supervisor on the gate, with the packet b"pty".
-    """
-
-    stdin: int | None = None
-    stdout: int | None = None
-    stderr: int | None = None
-    console: bool = False
+# Made by init itself: the cgroup one after it is in its cgroup, the time one before it gets its offsets.
+_LATER = {"cgroup", "time"}
+_DEFAULT_UMASK = 0o022
 
 
 def flags_for(spec: Spec) -> int:
     """The CLONE_NEW* flags that clone3 takes for `spec` (cgroup and time namespaces are made later, by init)."""
-    raise NotImplementedError
+    flags = 0
+    for namespace in spec.linux.namespaces if spec.linux else ():
+        if not namespace.path and namespace.type not in _LATER:
+            flags |= namespaces.FLAGS[namespace.type]
+    return flags
+
+
+def pid_namespace(spec: Spec) -> str:
+    """The path of a pid namespace to be born in (`namespaces.children_in`), "" when there is none to join."""
+    listed = spec.linux.namespaces if spec.linux else ()
+    return next((each.path for each in listed if each.type == "pid"), "")
 
 
 def run(launch: Launch, *, sync_fd: int, gate_fd: int, stdio: ChildStdio, seccomp: bytes = b"") -> NoReturn:
@@ -57,4 +64,149 @@ def run(launch: Launch, *, sync_fd: int, gate_fd: int, stdio: ChildStdio, seccom
     The gate also ends (EOF) at execve or exit. For a terminal the supervisor answers Created when the master
     or EOF has arrived on the gate, without blocking on it.
     """
-    raise NotImplementedError
+    child = Child(sync_fd, gate_fd)
+    child.run(lambda: _Init(child, launch, stdio).run(seccomp))
+
+
+class _Init:
+    """One start: `prepare` needs nobody, `finish` comes after Go."""
+
+    def __init__(self, child: Child, launch: Launch, stdio: ChildStdio) -> None:
+        self.child = child
+        self.launch = launch
+        self.stdio = stdio
+        self.console: int | None = None
+        self.proc = -1
+
+    def run(self, seccomp: bytes) -> NoReturn:
+        self.child.isolate(self.stdio.descriptors())
+        with self.child.stage("spec"):
+            support.check(self.launch.spec)
+            process, linux = self.launch.spec.process, self.launch.spec.linux
+            assert process is not None and linux is not None
+            sets = credentials.masks_of(process)
+        self.child.wait_for_gate()
+        with self.child.stage("namespaces"):
+            os.setsid()
+            syscalls.join_session_keyring(f"_cove.{self.launch.id[:12]}")
+            _enter_namespaces(linux)
+        tree = self._build_tree(linux)
+        identity = self._settle(tree, process)
+        go = self.child.wait_for_go()
+        with self.child.stage("network"):
+            self._network(linux, go)
+        with self.child.stage("limits"):
+            credentials.apply_limits(process, self.proc)
+        self._become(process, identity, sets, seccomp, tree.root)
+
+    def _build_tree(self, linux: Linux) -> Tree:
+        """Everything mounted, still outside of it."""
+        spec = self.launch.spec
+        with self.child.stage("rootfs"):
+            null = masks.open_null()
+            tree = Tree(spec, self.launch.rootfs)
+            tree.enter()
+            self.proc = mounts.new_filesystem("proc", "proc", ())
+            if any(each.type == "user" for each in linux.namespaces):
+                privileges.become(0, 0, ())
+                privileges.set_dumpable(False)
+        with self.child.stage("mounts"):
+            tree.mount_all()
+        with self.child.stage("devices"):
+            tree.populate_dev(linux.devices)
+            if self.stdio.console:
+                size = spec.process.console_size if spec.process else None
+                master, self.console = devices.open_console(tree.root, tree.dev, size)
+                self.child.send_master(master)
+                os.close(master)
+        with self.child.stage("masks"):
+            masks.mask(tree.root, linux.masked_paths, null)
+            masks.make_readonly(tree.root, linux.readonly_paths)
+        with self.child.stage("hostname"):
+            if spec.hostname:
+                syscalls.sethostname(spec.hostname)
+            if spec.domainname:
+                syscalls.setdomainname(spec.domainname)
+        return tree
+
+    def _settle(self, tree: Tree, process: Process) -> Identity:
+        """Into the tree; who the process is and where it works, both known only there."""
+        with self.child.stage("pivot"):
+            tree.pivot()
+        with self.child.stage("user"):
+            identity = credentials.identify(tree.root, process, self.launch.user, self.launch.group_add)
+        with self.child.stage("cwd"):
+            credentials.enter_directory(tree.root, process.cwd)
+        with self.child.stage("rootfs"):
+            tree.seal()
+        return identity
+
+    def _network(self, linux: Linux, go: Go) -> None:
+        own = {each.type for each in linux.namespaces if not each.path}
+        if "network" in own:
+            net = os.open("sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.proc)
+            netlink.configure(go.interfaces, net=net)
+            os.close(net)
+        sysctls.apply(self.proc, linux.sysctl, own)
+
+    def _become(
+        self, process: Process, identity: Identity, sets: credentials.Masks, seccomp: bytes, root: int
+    ) -> NoReturn:
+        become(
+            self.child,
+            process,
+            identity,
+            sets,
+            seccomp,
+            root=root,
+            stdio=self.stdio,
+            console=self.console,
+            reaper=self.launch.init,
+        )
+
+
+def become(
+    child: Child,
+    process: Process,
+    identity: Identity,
+    sets: credentials.Masks,
+    seccomp: bytes,
+    *,
+    root: int,
+    stdio: ChildStdio,
+    console: int | None,
+    reaper: bool,
+) -> NoReturn:
+    """The end of every start: descriptors, rights, and the program. With `reaper`, below a minimal init."""
+    with child.stage("stdio"):
+        credentials.place_stdio(stdio, console, identity)
+        if console is not None:
+            devices.control_terminal(0)
+    with child.stage("privileges"):
+        credentials.drop(process, identity, sets, seccomp)
+    with child.stage("exec"):
+        env = credentials.environment(process, identity)
+        path = program.find(root, process.args[0], env.get("PATH"))
+        if reaper:
+            pid1.split(console)
+        credentials.reset_signals()
+        os.umask(_DEFAULT_UMASK if process.user.umask is None else process.user.umask)
+        if process.no_new_privileges and seccomp:
+            syscalls.seccomp_set_filter(seccomp)
+        program.execute(path, process.args, env)
+
+
+def _enter_namespaces(linux: Linux) -> None:
+    """Those that have a path are joined, user first; the cgroup and time ones are made here."""
+    listed = sorted(linux.namespaces, key=lambda each: each.type != "user")
+    for namespace in listed:
+        if namespace.path and namespace.type != "pid":
+            namespaces.join(namespace.path, namespace.type)
+    for namespace in listed:
+        if namespace.path:
+            continue
+        if namespace.type == "cgroup":
+            syscalls.unshare(namespaces.FLAGS["cgroup"])
+        elif namespace.type == "time":
+            offsets = {clock: (each.secs, each.nanosecs) for clock, each in linux.time_offsets.items()}
+            namespaces.enter_new_time(offsets)

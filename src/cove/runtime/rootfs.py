@@ -14,11 +14,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
 
 from cove.kernel import mounts, rootpath, syscalls
 from cove.kernel.mounts import Options, parse_options
-from cove.oci.spec import Mount, Spec
-from cove.runtime import cgroupfs, idmaps
+from cove.oci.spec import Device, Mount, Spec
+from cove.runtime import cgroupfs, devices, idmaps
 from cove.runtime.child import Failure
 
 _PROPAGATIONS = {
@@ -130,6 +131,14 @@ class Tree:
         if not mount.type:
             raise Failure(f"the mount at {mount.destination} has neither a type nor the option bind")
         return mounts.new_filesystem(mount.type, mount.source or mount.type, data, options.attributes[0])
+
+    def populate_dev(self, wanted: Iterable[Device]) -> None:
+        """Nodes and links in /dev, unless that was bound from the host and is complete."""
+        if self.dev is None:
+            self.dev = rootpath.make_directories(self.root, "/dev")
+            self.owns_dev = True
+        if self.owns_dev:
+            devices.populate(self.root, self.dev, wanted)
 
     def pivot(self) -> None:
         """Make the root this process' own; the host's tree is gone from here."""

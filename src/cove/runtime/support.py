@@ -1,0 +1,54 @@
+"""What of the runtime specification this runtime does not do: refused by name, never silently left out."""
+
+from __future__ import annotations
+
+from cove.oci.spec import Process, Spec
+from cove.runtime.child import Failure
+
+
+def check(spec: Spec) -> None:
+    """Failure that names the first member of `spec` that cannot be honoured."""
+    if spec.process is None:
+        raise Failure("the runtime spec has no process to run")
+    linux = spec.linux
+    if linux is None:
+        raise Failure("the runtime spec has no linux section")
+    kinds = [namespace.type for namespace in linux.namespaces]
+    if len(kinds) != len(set(kinds)):
+        raise Failure("the runtime spec lists a kind of namespace twice")
+    for namespace in linux.namespaces:
+        if namespace.type == "mount" and namespace.path:
+            raise Failure("joining a mount namespace by path (linux.namespaces) is not supported")
+    if "mount" not in kinds:
+        raise Failure("a container without a mount namespace of its own (linux.namespaces) is not supported")
+    if spec.hostname and "uts" not in kinds:
+        raise Failure("hostname needs a uts namespace of the container's own")
+    _refuse(
+        {
+            "hooks": spec.hooks,
+            "linux.netDevices": linux.net_devices,
+            "linux.intelRdt": linux.intel_rdt,
+            "linux.memoryPolicy": linux.memory_policy,
+            "linux.mountLabel": linux.mount_label,
+            "linux.seccomp.listenerPath": linux.seccomp.listener_path if linux.seccomp else "",
+        }
+    )
+    check_process(spec.process)
+
+
+def check_process(process: Process) -> None:
+    """The same for a process, a container's first or an exec's."""
+    if not process.args:
+        raise Failure("the process has no program to run (args is empty)")
+    _refuse(
+        {
+            "process.selinuxLabel": process.selinux_label,
+            "process.apparmorProfile": process.apparmor_profile.removeprefix("unconfined"),
+        }
+    )
+
+
+def _refuse(members: dict[str, object]) -> None:
+    for name, value in members.items():
+        if value:
+            raise Failure(f"{name} is not supported")
