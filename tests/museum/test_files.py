@@ -66,7 +66,8 @@ def swapper(daemon: Daemon):
     """A container that keeps exchanging a directory for a link to a host path."""
     script = (
         "mkdir -p /work/dir; ln -s /host-secret /work/link; "
-        "while :; do mv /work/dir /work/t; mv /work/link /work/dir; mv /work/dir /work/link; mv /work/t /work/dir; done"
+        "while :; do mv /work/dir /work/t; mv /work/link /work/dir; "
+        "mv /work/dir /work/link; mv /work/t /work/dir; done"
     )
     daemon.cove("run", "-d", "--name", "swapper", "busybox", "sh", "-c", script)
     yield "swapper"
