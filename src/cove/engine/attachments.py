@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,13 +24,15 @@ from cove.engine.records import Attached, Record
 from cove.engine.registry import Container, Registry
 from cove.errors import Internal, describe
 from cove.kernel import netlink
+from cove.kernel.syscalls import setns
 from cove.network.driver import Endpoint, EndpointRequest, Network
-from cove.runtime.messages import Address, Interface
+from cove.runtime.messages import Interface
 from cove.wire.networks import EndpointSettings
 
 if TYPE_CHECKING:
     from cove.engine.networks import NetworkStore
 
+_log = logging.getLogger("cove.engine")
 _CLONE_NEWNET = 0x40000000
 
 
@@ -138,9 +141,10 @@ class Attachments:
             self._networks.driver(network).restore(network, held)
         for container in containers:
             attached = container.facts.attached
-            if attached.ports:
-                self._context.ports.reserve(container.id, attached.ports)
-                self.publish(container.id, attached)
+            endpoint = _bridged(attached.endpoints)
+            if attached.ports and endpoint is not None:
+                for warning in self._context.ports.restore(container.id, attached.ports, endpoint):
+                    _log.warning("%s", warning)
 
     def _network(self, identity: str) -> Network:
         network = self._networks.get(identity)
@@ -170,8 +174,6 @@ def in_network_of(pidfd: int, action: Callable[[], None]) -> None:
 
     A thread may change its own network namespace (setns(2)); it never comes back, so nothing else runs in it.
     """
-    from cove.kernel.syscalls import setns
-
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -189,8 +191,3 @@ def in_network_of(pidfd: int, action: Callable[[], None]) -> None:
         if isinstance(error, OSError):
             raise Internal(f"The container's network could not be changed: {describe(error)}") from error
         raise error
-
-
-def address_of(endpoint: Endpoint) -> tuple[Address, ...]:
-    """The endpoint's addresses as the runtime writes them."""
-    return tuple(Address(address=each.address, prefix=each.prefix) for each in endpoint.addresses)

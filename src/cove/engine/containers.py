@@ -7,7 +7,7 @@ that leaves nothing. It starts nothing (`lifecycle` does).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from cove import ids
 from cove.engine import merge, render, resources, spec
 from cove.engine.context import Context
+from cove.engine.health import check_config as check_health
 from cove.engine.launch import check_log
 from cove.engine.lifecycle import Lifecycle
 from cove.engine.mounts import Mounts
@@ -52,7 +53,7 @@ class Containers:
         self._mounts = mounts
         self._lifecycle = lifecycle
         self._removal = removal
-        self.fill_volumes: Callable[[Record], object] | None = None
+        self.fill_volumes: Callable[[Record], Awaitable[None]] | None = None
 
     # ── create ────────────────────────────────────────────────────────────────────────────────────
 
@@ -116,6 +117,7 @@ class Containers:
         resolv.resolv_conf("", nameservers=asked.dns, search=asked.dns_search, options=asked.dns_options)
         for key in config.exposed_ports:
             parse_port(key)
+        check_health(config.healthcheck)
         warnings = spec.check(config, asked, self._context.host)
         if asked.network_mode == "host" and (asked.port_bindings or asked.publish_all_ports):
             warnings += ("Published ports are discarded when using host network mode",)
@@ -146,10 +148,9 @@ class Containers:
         return found
 
     async def _fill(self, record: Record) -> None:
-        if self.fill_volumes is not None:
-            done = self.fill_volumes(record)
-            if hasattr(done, "__await__"):
-                await done
+        """Copy what the image has where an empty volume will be mounted."""
+        if record.mounts and self.fill_volumes is not None:
+            await self.fill_volumes(record)
 
     # ── show ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -225,12 +226,11 @@ class Containers:
                 if (value := getattr(body, name)) not in (None, 0, "", (), {})
             }
             asked = container.record.host
-            if "memory" in changes and "memory_swap" not in changes and asked.memory_swap not in (-1, 0):
-                if changes["memory"] > asked.memory_swap:
-                    raise InvalidArgument(
-                        "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at "
-                        "the same time"
-                    )
+            if "memory_swap" not in changes and 0 < asked.memory_swap < body.memory:
+                raise InvalidArgument(
+                    "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the "
+                    "same time"
+                )
             if "nano_cpus" in changes:
                 changes |= {"cpu_period": 0, "cpu_quota": 0}
             updated = msgspec.structs.replace(asked, **changes)

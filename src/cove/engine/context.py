@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from cove.engine.events import Events
 from cove.engine.executors import Executors
 from cove.engine.host import HostFacts
+from cove.image.distribution import Distribution
+from cove.image.distribution.seams import Unpacker
 from cove.image.images import Images
 from cove.image.snapshots import Snapshots
+from cove.kernel.cgroups import Cgroups
 from cove.network.driver import Driver as NetworkDriver
+from cove.network.firewall import Firewall
 from cove.network.ports import Ports
-from cove.oci.spec import Seccomp
 from cove.paths import DataRoot, Instance, RunRoot
 from cove.runtime.client import Runtime
 from cove.runtime.messages import Report
@@ -81,7 +84,10 @@ class Context:
     ports: Ports
     volume_drivers: Mapping[str, VolumeDriver]
     host: HostFacts
-    seccomp: Seccomp | None
+    cgroups: Cgroups
+    firewall: Firewall
+    distribution: Distribution
+    unpacker: Unpacker
     events: Events = field(default_factory=Events)
     executors: Executors = field(default_factory=Executors)
     settings: Settings = Settings()

@@ -52,7 +52,6 @@ class Launcher:
             joined={
                 kind: f"/proc/{lender.facts.pid}/ns/{_NAMESPACE_FILES[kind]}" for kind, lender in lenders.items()
             },
-            seccomp=self._context.seccomp,
         )
         return Launch(
             id=record.id,

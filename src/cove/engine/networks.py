@@ -14,7 +14,7 @@ from cove.engine.context import Context
 from cove.engine.records import NetworkRecord
 from cove.engine.registry import Container, Registry
 from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
-from cove.network.driver import Network, Subnet
+from cove.network.driver import Driver, Network, Subnet
 from cove.store.documents import Documents
 from cove.wire import networks as wire
 from cove.wire.filters import Filters
@@ -55,7 +55,8 @@ class NetworkStore:
         self._documents.delete(network.id)
         self._records.pop(network.id, None)
 
-    def driver(self, network: Network):  # type: ignore[no-untyped-def]
+    def driver(self, network: Network) -> Driver:
+        """Who makes it work."""
         return self._context.network_drivers[network.driver]
 
     def all(self) -> list[NetworkRecord]:
@@ -224,7 +225,7 @@ class NetworkService:
                 ipv4_address=f"{endpoint.ipv4.address}/{endpoint.ipv4.prefix}" if endpoint.ipv4 else "",
                 ipv6_address=f"{endpoint.ipv6.address}/{endpoint.ipv6.prefix}" if endpoint.ipv6 else "",
             )
-        value = wire.Network(
+        return wire.Network(
             name=network.name,
             id=network.id,
             created=stamp(record.created_ns),
@@ -237,7 +238,6 @@ class NetworkService:
             labels=network.labels,
             **({"containers": shown} if containers else {}),
         )
-        return value
 
     def _emit(self, network: Network, action: str, container: Container | None = None) -> None:
         attributes = {"name": network.name, "type": _DRIVERS.get(network.driver, network.driver)}

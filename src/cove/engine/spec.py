@@ -23,7 +23,6 @@ from cove.oci.spec import (
     Process,
     Resources,
     Root,
-    Seccomp,
     Spec,
 )
 from cove.wire.containers import ContainerConfig, HostConfig
@@ -43,7 +42,6 @@ class Surroundings:
     hostname: str
     mounts: tuple[Mount, ...] = ()
     joined: Mapping[str, str] = field(default_factory=dict)
-    seccomp: Seccomp | None = None
 
 
 def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
@@ -55,8 +53,9 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
     namespaces = _namespaces(asked, around.joined)
     own = {namespace.type for namespace in namespaces if not namespace.path}
     paths = options.system_paths
+    process = _process(record, around, options, host)
     return Spec(
-        process=_process(record, around, options, host),
+        process=process,
         root=Root(path="rootfs", readonly=asked.readonly_rootfs),
         hostname=around.hostname if "uts" in own else "",
         domainname=config.domainname if "uts" in own else "",
@@ -69,7 +68,7 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
             resources=Resources(
                 devices=rules, memory=limits.memory, cpu=limits.cpu, pids=limits.pids, block_io=limits.block_io
             ),
-            seccomp=None if options.unconfined else options.seccomp or around.seccomp,
+            seccomp=_seccomp(options, process, host),
             sysctl=security.sysctls(
                 asked.sysctls, own_network="network" in own, own_ipc="ipc" in own, own_uts="uts" in own
             ),

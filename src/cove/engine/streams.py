@@ -1,0 +1,339 @@
+"""A container's input and output for clients: attach, logs, terminal size.
+
+Output comes from the log files, followed as they grow; the supervisor takes no part in it, so a slow client
+holds up nobody. Input goes to the FIFO or the terminal whose end the daemon holds.
+
+    attach ──▶ follower at the log's end ──▶ frames … ──▶ the container ended and its log is read to the end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+
+from cove.engine.context import Context
+from cove.engine.descriptors import write_all
+from cove.engine.framing import Detached, DetachKeys, frame, parse_keys
+from cove.engine.lifecycle import Lifecycle
+from cove.engine.registry import Container, Registry
+from cove.engine.telling import tell
+from cove.errors import Conflict, InvalidArgument, Unsupported
+from cove.runtime.follow import Follower, LogWatch
+from cove.runtime.logs import Chunk, LogReader
+from cove.wire.times import moment, stamp
+
+__all__ = ["Attachment", "Detached", "LogStream", "Streams"]
+
+_BATCH = 64
+
+
+class Attachment:
+    """One client of a container; `output`, `write` and `close_stdin` go on side by side."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        container: Container,
+        follower: Follower | None,
+        wanted: frozenset[int],
+        *,
+        stdin: bool,
+        keys: bytes,
+    ) -> None:
+        self.tty = container.record.config.tty
+        self._streams = streams
+        self._container = container
+        self._follower = follower
+        self._wanted = wanted
+        self._stdin = stdin
+        self._keys = DetachKeys(keys) if self.tty else None
+        self._closed = asyncio.Event()
+
+    async def output(self) -> AsyncIterator[bytes]:
+        """What it writes; with no output wanted, it ends when the container does."""
+        if self._follower is None:
+            await self._closed.wait()
+            return
+        async for chunk in self._follower.chunks(streams=self._wanted):
+            yield chunk.data if self.tty else frame(chunk.stream, chunk.data)
+
+    async def write(self, data: bytes) -> None:
+        """What the client typed, once the container runs; raises Detached on the detach keys."""
+        if not self._stdin:
+            return
+        detached = False
+        if self._keys is not None:
+            data, detached = self._keys.feed(data)
+        if data:
+            await self._streams.feed(self._container, data)
+        if detached:
+            tell(self._streams.context.events, self._container, "detach")
+            raise Detached
+
+    async def close_stdin(self) -> None:
+        """The client sends no more; a container that wants only one client's input reads end of file."""
+        if self._stdin:
+            self._stdin = False
+            await self._streams.end_input(self._container)
+
+    async def close(self) -> None:
+        """The client is gone."""
+        self._closed.set()
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+        if self._stdin and not self.tty:
+            self._stdin = False
+            if self._container.started.is_set():
+                await self._streams.end_input(self._container)
+
+    def finish(self) -> None:
+        """The container ended."""
+        self._closed.set()
+        if self._follower is not None:
+            self._follower.finish()
+
+
+class LogStream:
+    """What a container wrote, and with `follower` what it goes on to write."""
+
+    def __init__(
+        self,
+        container: Container,
+        past: LogReader,
+        follower: Follower | None,
+        *,
+        wanted: frozenset[int],
+        since: int,
+        until: int,
+        tail: int | None,
+        timestamps: bool,
+        details: str,
+    ) -> None:
+        self.tty = container.record.config.tty
+        self._past = past
+        self._follower = follower
+        self._wanted = wanted
+        self._since = since
+        self._until = until
+        self._tail = tail
+        self._stamps = timestamps
+        self._details = details
+        self._open: dict[int, bool] = {}
+
+    async def output(self) -> AsyncIterator[bytes]:
+        """Reading is done in steps, between which others have their turn."""
+        merge = not (self._stamps or self._details)
+        read = self._past.read(
+            streams=self._wanted, since_ns=self._since, until_ns=self._until, tail=self._tail, merge=merge
+        )
+        for number, chunk in enumerate(read):
+            yield self._render(chunk)
+            if number % _BATCH == _BATCH - 1:
+                await asyncio.sleep(0)
+        if self._follower is not None:
+            if not self._until:
+                async for chunk in self._follower.chunks(streams=self._wanted, merge=merge):
+                    yield self._render(chunk)
+                return
+            left = max(0.0, (self._until - time.time_ns()) / 1e9)
+            asyncio.get_running_loop().call_later(left, self._follower.finish)
+            async for chunk in self._follower.chunks(streams=self._wanted, until_ns=self._until, merge=merge):
+                yield self._render(chunk)
+
+    def _render(self, chunk: Chunk) -> bytes:
+        data = chunk.data
+        if self._stamps or self._details:
+            data = self._marked(chunk)
+        return data if self.tty else frame(chunk.stream, data)
+
+    def _marked(self, chunk: Chunk) -> bytes:
+        """Each line with its time before it; a line that came in pieces has the time of its first one."""
+        mark = f"{stamp(chunk.time_ns)} ".encode() if self._stamps else b""
+        mark += self._details.encode()
+        out = bytearray()
+        for line in chunk.data.splitlines(keepends=True):
+            if not self._open.get(chunk.stream):
+                out += mark
+            out += line
+            self._open[chunk.stream] = not line.endswith(b"\n")
+        return bytes(out)
+
+    def finish(self) -> None:
+        """The container ended."""
+        if self._follower is not None:
+            self._follower.finish()
+
+    async def close(self) -> None:
+        """To be called in any case."""
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+
+
+class Streams:
+    """The use cases of streams."""
+
+    def __init__(self, context: Context, registry: Registry, lifecycle: Lifecycle) -> None:
+        self.context = context
+        self._registry = registry
+        self._lifecycle = lifecycle
+        self._watch: LogWatch | None = None
+
+    def _watcher(self) -> LogWatch:
+        if self._watch is None:
+            self._watch = LogWatch()
+        return self._watch
+
+    def close(self) -> None:
+        """Stop watching logs."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    async def attach(
+        self,
+        ref: str,
+        *,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+        stream: bool = True,
+        logs: bool = False,
+        detach_keys: str = "",
+    ) -> Attachment:
+        """Join a client to a container, which may not have started yet. Nothing written from now on is missed."""
+        container = self._registry.find(ref)
+        if container.facts.phase == "paused":
+            raise Conflict(f"Container {ref} is paused, unpause the container before attach")
+        if container.facts.phase == "restarting":
+            raise Conflict(f"Container {ref} is restarting, wait until the container is running")
+        keys = parse_keys(detach_keys)
+        wanted = frozenset(number for number, want in ((1, stdout), (2, stderr)) if want)
+        if container.record.config.tty and wanted:
+            wanted = frozenset({1, 2})
+        follower = None
+        if wanted:
+            reader = self._reader(container)
+            if not logs:
+                reader.seek_end()
+            follower = self._watcher().follow(self.context.data.container(container.id).log, reader)
+        attachment = Attachment(
+            self,
+            container,
+            follower,
+            wanted,
+            stdin=stdin and stream and container.record.config.open_stdin,
+            keys=keys,
+        )
+        if stream:
+            self._at_end(container, attachment)
+        else:
+            attachment.finish()
+        tell(self.context.events, container, "attach")
+        return attachment
+
+    def _reader(self, container: Container) -> LogReader:
+        return LogReader(self.context.data.container(container.id).log)
+
+    def _at_end(self, container: Container, stream: Attachment | LogStream) -> None:
+        """Let a stream finish when the container has ended for good."""
+        ended = asyncio.ensure_future(self._lifecycle.wait(container.id, condition="next-exit"))
+        ended.add_done_callback(lambda _: stream.finish())
+
+    async def logs(
+        self,
+        ref: str,
+        *,
+        stdout: bool,
+        stderr: bool,
+        follow: bool = False,
+        since: str = "",
+        until: str = "",
+        timestamps: bool = False,
+        tail: str = "all",
+        details: bool = False,
+    ) -> LogStream:
+        """What a container wrote; Unsupported when its log driver keeps nothing to read."""
+        container = self._registry.find(ref)
+        if container.record.host.log_config.type == "none":
+            raise Unsupported("configured logging driver does not support reading")
+        if tail not in ("", "all") and not tail.lstrip("-").isdecimal():
+            raise InvalidArgument(f"tail must be a number or all, not {tail!r}")
+        lines = None if tail in ("", "all") or int(tail) < 0 else int(tail)
+        now = time.time_ns()
+        reader, follower = self._reader(container), None
+        alive = container.facts.running or container.facts.phase == "restarting"
+        if follow and alive:
+            follower = self._watcher().follow(self.context.data.container(container.id).log, reader)
+        wanted = frozenset(number for number, want in ((1, stdout), (2, stderr)) if want)
+        stream = LogStream(
+            container,
+            reader,
+            follower,
+            wanted=wanted,
+            since=moment(since, now_ns=now) if since not in ("", "0") else 0,
+            until=moment(until, now_ns=now) if until not in ("", "0") else 0,
+            tail=lines,
+            timestamps=timestamps,
+            details=_details(container) if details else "",
+        )
+        if follower is not None:
+            self._at_end(container, stream)
+        return stream
+
+    async def resize(self, ref: str, *, height: int, width: int) -> None:
+        """New size of a terminal."""
+        container = self._registry.find(ref)
+        if not container.facts.running:
+            raise Conflict(f"Container {container.id} is not running")
+        await self.context.runtime.resize(container.id, height=height, width=width)
+        tell(self.context.events, container, "resize", height=str(height), width=str(width))
+
+    # ── input ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def feed(self, container: Container, data: bytes) -> None:
+        """Write to a container's stdin, waiting for its start if need be."""
+        descriptor = await self._input(container)
+        if descriptor is not None:
+            try:
+                await write_all(descriptor, data)
+            finally:
+                os.close(descriptor)
+
+    async def _input(self, container: Container) -> int | None:
+        """A duplicate of the end to write to, so that the container's end closes nothing under a writer."""
+        await container.started.wait()
+        process = container.process
+        if process is None:
+            return None
+        held = process.pty_fd if container.record.config.tty else process.stdin_fd
+        if held is None:
+            return None
+        own = os.dup(held)
+        os.set_blocking(own, False)
+        return own
+
+    async def end_input(self, container: Container) -> None:
+        """End of file on stdin, for a container that was made for one client (StdinOnce)."""
+        if not container.record.config.stdin_once or container.record.config.tty:
+            return
+        await container.started.wait()
+        process = container.process
+        if process is not None and process.stdin_fd is not None:
+            os.close(process.stdin_fd)
+            process.stdin_fd = None
+            await self.context.runtime.close_stdin(container.id)
+
+
+def _details(container: Container) -> str:
+    """The attributes that the user chose for the log lines, "key=value,…"."""
+    chosen = container.record.host.log_config.config
+    labels = [key for key in chosen.get("labels", "").split(",") if key]
+    names = [key for key in chosen.get("env", "").split(",") if key]
+    variables = dict(entry.partition("=")[::2] for entry in container.record.config.env)
+    found = {key: container.record.config.labels[key] for key in labels if key in container.record.config.labels}
+    found |= {key: variables[key] for key in names if key in variables}
+    return ",".join(f"{key}={value}" for key, value in sorted(found.items())) + (" " if found else "")
