@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from cove.kernel import process
@@ -20,6 +20,9 @@ FLAGS = {
     "time": process.CLONE_NEWTIME,
 }
 """The runtime specification's kinds of namespace, with the kernel's flag for each."""
+
+IdRange = tuple[int, int, int]
+"""First id inside, first id outside, how many."""
 
 FILES = {"network": "net", "mount": "mnt"}
 """Kinds whose file in /proc/PID/ns is not called as the kind is."""
@@ -59,6 +62,14 @@ def children_in(target: int) -> Iterator[None]:
         os.close(own)
 
 
+def write_id_maps(pid: int, uids: Iterable[IdRange], gids: Iterable[IdRange]) -> None:
+    """Give the new user namespace of `pid` its maps: (inside, outside, count) each (user_namespaces(7))."""
+    for name, ranges in (("uid_map", uids), ("gid_map", gids)):
+        content = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges)
+        with open(f"/proc/{pid}/{name}", "wb", buffering=0) as file:
+            file.write(content.encode("ascii"))
+
+
 def enter_new_time(offsets: dict[str, tuple[int, int]]) -> None:
     """Make a time namespace with `offsets` (clock → seconds, nanoseconds) and move into it (time_namespaces(7)).
 
@@ -70,14 +81,3 @@ def enter_new_time(offsets: dict[str, tuple[int, int]]) -> None:
         with open("/proc/self/timens_offsets", "wb", buffering=0) as file:
             file.write(lines.encode("ascii"))
     join("/proc/self/ns/time_for_children", "time")
-
-
-def write_id_maps(pid: int, uids: Sequence[tuple[int, int, int]], gids: Sequence[tuple[int, int, int]]) -> None:
-    """Give a process' user namespace its maps, each entry (id inside, id outside, size); user_namespaces(7)."""
-    for name, entries in (("uid_map", uids), ("gid_map", gids)):
-        content = "".join(f"{inside} {outside} {size}\n" for inside, outside, size in entries)
-        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, content.encode())
-        finally:
-            os.close(fd)

@@ -142,7 +142,7 @@ class _Init:
         return identity
 
     def _network(self, linux: Linux, go: Go) -> None:
-        own = {each.type for each in linux.namespaces if not each.path}
+        own: set[str] = {each.type for each in linux.namespaces if not each.path}
         if "network" in own:
             net = os.open("sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.proc)
             netlink.configure(go.interfaces, net=net)
