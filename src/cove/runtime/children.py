@@ -10,7 +10,8 @@ import os
 import shutil
 import socket
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -110,11 +111,25 @@ def _clone_init(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, cgro
     assert spec.linux is not None
     cgroup = spec.linux.cgroups_path
     gate, far_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with far_gate, cgroups.birthplace(cgroup) as cgroup_fd:
+    with far_gate, cgroups.birthplace(cgroup) as cgroup_fd, _pid_namespace(init.pid_namespace(spec)):
         pid, pidfd = process.clone(init.flags_for(spec), cgroup_fd=cgroup_fd)
         if pid == 0:
             init.run(launch, sync_fd=sync_fd, gate_fd=far_gate.fileno(), stdio=ends, seccomp=bpf)
     return _admit(Child(launch.id, "", pid, pidfd, gate), cgroup, cgroups, spec)
+
+
+@contextmanager
+def _pid_namespace(path: str) -> Iterator[None]:
+    """Children made within are born in the pid namespace that the file `path` is; "" is our own."""
+    if not path:
+        yield
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with namespaces.children_in(fd):
+            yield
+    finally:
+        os.close(fd)
 
 
 def _admit(child: Child, cgroup: str, cgroups: Cgroups, spec: Spec | None = None) -> Child:
