@@ -106,7 +106,7 @@ class Call:
         return self.text(name) in _TRUE
 
     def number(self, name: str) -> int:
-        return int(self.text(name) or "0", 0)
+        return int(self.text(name) or "0")
 
     def decimal(self, name: str) -> float:
         return float(self.text(name) or "0")
@@ -151,9 +151,8 @@ def _long(call: Call, flags: dict[str, Flag], word: str, words: Sequence[str], a
     name, equals, value = word[2:].partition("=")
     flag = flags.get(name)
     if flag is None:
-        raise UsageError(
-            f"cove {call.name} has no flag --{name}{_nearest(name, flags)}; see: cove {call.name} --help"
-        )
+        hint = _nearest(name, flags)
+        raise UsageError(f"cove {call.name} has no flag --{name}{hint}; see: cove {call.name} --help")
     if equals:
         call.add(flag, value)
     elif flag.kind == "bool":
@@ -193,7 +192,7 @@ def _check(flag: Flag, text: str) -> None:
     """Refuse a text that cannot be a value of the flag's kind."""
     try:
         if flag.kind == "int":
-            int(text, 0)
+            int(text)
         elif flag.kind == "float":
             float(text)
         elif flag.kind == "bool" and text not in _TRUE and text not in _FALSE:

@@ -27,10 +27,9 @@ def show(path: Sequence[str]) -> int:
     else:
         name, place, _ = find(path)
         if not place:
-            hint = nearest(path[0], TABLE)
-            print(
-                f"cove: there is no command {path[0]!r}{f'; did you mean {hint}?' if hint else ''}", file=sys.stderr
-            )
+            found = nearest(path[0], TABLE)
+            hint = f"; did you mean {found}?" if found else ""
+            print(f"cove: there is no command {path[0]!r}{hint}", file=sys.stderr)
             return 1
         _write(_verb(name, load(place)))
     return 0

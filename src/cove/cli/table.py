@@ -24,7 +24,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "run": ("run:RUN", RUN, "Create and run a new container from an image"),
     "exec": ("exec:EXEC", RUN, "Run a command in a running container"),
     "attach": ("attach:ATTACH", RUN, "Attach this terminal to a running container"),
-    "create": ("create:CREATE", RUN, "Create a container without starting it"),
+    "create": ("run:CREATE", RUN, "Create a container without starting it"),
     "ps": ("ps:PS", WATCH, "List containers"),
     "logs": ("logs:LOGS", WATCH, "Show what a container wrote"),
     "stats": ("stats:STATS", WATCH, "Watch what containers use"),
@@ -137,11 +137,7 @@ def meant(path: str) -> str:
 
 def members(group: str) -> list[tuple[str, str]]:
     """The verbs of a group with their summaries, aliases included, in alphabetical order."""
-    own = [(path.split()[1], row[2]) for path, row in TABLE.items() if path.startswith(f"{group} ")]
-    shared = [(verb, TABLE[verb][2]) for verb in _SHARED.get(group, "").split()]
-    short = [
-        (path.split()[1], TABLE[to][2])
-        for path, to in _RENAMED.items()
-        if path.split() in ([group, "ls"], [group, "rm"])
-    ]
-    return sorted({*own, *shared, *short})
+    own = {path.split()[1]: row[2] for path, row in TABLE.items() if path.startswith(f"{group} ")}
+    shared = {verb: TABLE[verb][2] for verb in _SHARED.get(group, "").split()}
+    short = {verb: TABLE[to][2] for verb in ("ls", "rm") if (to := _RENAMED.get(f"{group} {verb}"))}
+    return sorted({**own, **shared, **short}.items())

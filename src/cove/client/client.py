@@ -127,11 +127,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> Response:
         """A request whose answer is read piece by piece; `upload` is sent as it is, chunked when iterable."""
-        if upload is not None:
-            return self._send(
-                method, path, query or {}, upload, {"Content-Type": "application/x-tar", **(headers or {})}
-            )
-        payload, extra = _payload(body)
+        payload, extra = _payload(body) if upload is None else (upload, {"Content-Type": "application/x-tar"})
         return self._send(method, path, query or {}, payload, {**extra, **(headers or {})})
 
     def messages(self, response: Response) -> Iterator[Any]:

@@ -40,9 +40,9 @@ def _codec() -> tuple[Callable[[str, int], tuple[Any, int]], Callable[[Any], str
     try:
         import _json
 
-        scan = _json.make_scanner(_Scanning())
+        scan = _json.make_scanner(_Scanning())  # type: ignore[arg-type]
         quote = _json.encode_basestring_ascii
-        pieces = _json.make_encoder(None, _refuse, quote, None, ":", ",", False, False, False)  # type: ignore[arg-type]
+        pieces = _json.make_encoder(None, _refuse, quote, None, ":", ",", False, False, False)
         return scan, lambda value: "".join(pieces(value, 0))
     except (ImportError, AttributeError, TypeError):
         import json

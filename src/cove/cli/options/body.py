@@ -147,16 +147,14 @@ def _network_host(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         host["PortBindings"] = bindings
     if call.flag("publish-all"):
         host["PublishAllPorts"] = True
-    for key, values in (
+    lists = (
         ("Dns", call.list("dns")),
         ("DnsOptions", [*call.list("dns-option"), *call.list("dns-opt")]),
         ("DnsSearch", call.list("dns-search")),
         ("ExtraHosts", [_extra_host(text) for text in call.list("add-host")]),
         ("Links", call.list("link")),
-    ):
-        if values:
-            host[key] = values
-    return host
+    )
+    return {**host, **{key: values for key, values in lists if values}}
 
 
 def _extra_host(text: str) -> str:

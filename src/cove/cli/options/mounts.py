@@ -110,12 +110,17 @@ def mount(text: str) -> dict[str, Any]:
         entry["Consistency"] = fields["consistency"]
     details = _details(kind, fields, options, labels, text)
     if details:
-        entry[
-            {"bind": "BindOptions", "volume": "VolumeOptions", "tmpfs": "TmpfsOptions"}.get(kind, "ImageOptions")
-        ] = details
+        entry[_DETAILS[kind]] = details
     return entry
 
 
+_DETAILS = {
+    "bind": "BindOptions",
+    "volume": "VolumeOptions",
+    "tmpfs": "TmpfsOptions",
+    "image": "ImageOptions",
+    "npipe": "BindOptions",
+}
 _BELONGS = {
     "bind": {"propagation", "nonrecursive", "recursive"},
     "volume": {"nocopy", "driver", "subpath"},
