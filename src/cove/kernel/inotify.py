@@ -1,23 +1,20 @@
-"""inotify(7): to be told when files in a directory grow, appear or go."""
+"""inotify(7): being told when files change."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import struct
+from collections.abc import Iterator
 
-IN_MODIFY = 0x2
-IN_CREATE = 0x100
-IN_CLOEXEC_NONBLOCK = os.O_CLOEXEC | os.O_NONBLOCK
-_EVENT = struct.Struct("iIII")
+MODIFY = 0x2
+CREATE = 0x100
+MOVED_TO = 0x80
+_NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
+_EVENT = struct.Struct("=iIII")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.inotify_add_watch.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32]
-_libc.inotify_add_watch.restype = ctypes.c_int
-_libc.inotify_rm_watch.argtypes = [ctypes.c_int, ctypes.c_int]
-_libc.inotify_rm_watch.restype = ctypes.c_int
-_libc.inotify_init1.argtypes = [ctypes.c_int]
-_libc.inotify_init1.restype = ctypes.c_int
 
 
 def _check(result: int, call: str, path: str | None = None) -> int:
@@ -27,31 +24,29 @@ def _check(result: int, call: str, path: str | None = None) -> int:
     return result
 
 
-def init() -> int:
-    """A non-blocking, close-on-exec inotify descriptor."""
-    return _check(_libc.inotify_init1(IN_CLOEXEC_NONBLOCK), "inotify_init1")
+def open_instance() -> int:
+    """A new, non-blocking instance."""
+    return _check(_libc.inotify_init1(_NONBLOCK_CLOEXEC), "inotify_init1")
 
 
 def add_watch(fd: int, path: str, mask: int) -> int:
-    """Watch `path`; the number that its events bear."""
+    """Watch `path`; the watch's number. One path of one instance has one watch, whose mask is replaced."""
     return _check(_libc.inotify_add_watch(fd, os.fsencode(path), mask), "inotify_add_watch", path)
 
 
 def remove_watch(fd: int, watch: int) -> None:
-    """Stop watching; a watch whose directory is gone ended by itself."""
+    """Stop watching; a watch that went with its file is no error."""
     _libc.inotify_rm_watch(fd, watch)
 
 
-def read_watches(fd: int) -> set[int]:
-    """The watches that something has happened to since the last call."""
-    found: set[int] = set()
+def events(fd: int) -> Iterator[int]:
+    """The numbers of the watches that something happened to; -1 when events were lost (look at everything)."""
     try:
-        while data := os.read(fd, 1 << 16):
-            at = 0
-            while at < len(data):
-                watch, _, _, length = _EVENT.unpack_from(data, at)
-                found.add(watch)
-                at += _EVENT.size + length
+        data = os.read(fd, 1 << 16)
     except BlockingIOError:
-        pass
-    return found
+        return
+    at = 0
+    while at < len(data):
+        watch, _, _, length = _EVENT.unpack_from(data, at)
+        at += _EVENT.size + length
+        yield watch

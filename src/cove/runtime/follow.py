@@ -1,9 +1,9 @@
-"""Following a log as it grows, in the daemon: attach and `logs -f` are readers of files like any other.
+"""Following logs in the daemon: one inotify instance tells every follower when its log has grown.
 
-    LogWatch (one inotify descriptor for all)  ──▶ wakes each Follower of a directory that changed
-    Follower: read what is there ─▶ wait ─▶ read on … until `finish()` was called and nothing is left
+    LogWatcher (one a daemon) ── inotify on each log directory ──▶ LogFollower ── reads on ──▶ async for chunk
 
-The supervisor takes no part in it, so that neither its death nor a slow client ever holds up a container.
+A follower ends when it has been told that the container has exited (`finish`) and everything is read. The
+supervisor has no part in it. A slow second look every second covers what a watch may miss.
 """
 
 from __future__ import annotations
@@ -15,83 +15,101 @@ from contextlib import suppress
 from pathlib import Path
 
 from cove.kernel import inotify
-from cove.runtime.logs import Chunk, LogReader
+from cove.runtime.log_reader import BOTH, Chunk, LogReader
+from cove.runtime.logs import segments
 
-_MOMENT = 0.5
+_LOOK_AGAIN = 1.0
+_MASK = inotify.MODIFY | inotify.CREATE
 
 
-class LogWatch:
-    """Tells followers that their log's directory changed. One for each event loop."""
+class LogWatcher:
+    """Wakes followers; belongs to the event loop it was made in."""
 
     def __init__(self) -> None:
-        self._fd = inotify.init()
-        self._followers: dict[int, set[Follower]] = {}
-        asyncio.get_running_loop().add_reader(self._fd, self._readable)
+        self._loop = asyncio.get_running_loop()
+        self._fd = inotify.open_instance()
+        self._wakes: dict[int, set[asyncio.Event]] = {}
+        self._loop.add_reader(self._fd, self._readable)
+
+    def close(self) -> None:
+        """Followers that are left look once a second from now on."""
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._wakes.clear()
+        self._fd = -1
+
+    def add(self, directory: Path, wake: asyncio.Event) -> int:
+        """Set `wake` whenever something in `directory` is written or made; -1 when it cannot be watched."""
+        if self._fd < 0:
+            return -1
+        try:
+            watch = inotify.add_watch(self._fd, str(directory), _MASK)
+        except OSError:
+            return -1  # not there yet, or too many watches on this host: it is looked at every second
+        self._wakes.setdefault(watch, set()).add(wake)
+        return watch
+
+    def remove(self, watch: int, wake: asyncio.Event) -> None:
+        """The counterpart of `add`."""
+        wakes = self._wakes.get(watch)
+        if wakes is None:
+            return
+        wakes.discard(wake)
+        if not wakes:
+            del self._wakes[watch]
+            inotify.remove_watch(self._fd, watch)
 
     def _readable(self) -> None:
-        for watch in inotify.read_watches(self._fd):
-            for follower in self._followers.get(watch, ()):
-                follower.wake()
-
-    def follow(self, directory: Path, reader: LogReader) -> Follower:
-        """Follow from the reader's cursor on. The directory is made if the container never ran."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        watch = inotify.add_watch(self._fd, str(directory), inotify.IN_MODIFY | inotify.IN_CREATE)
-        follower = Follower(self, watch, reader)
-        self._followers.setdefault(watch, set()).add(follower)
-        return follower
-
-    def leave(self, follower: Follower) -> None:
-        """Called by Follower.close."""
-        followers = self._followers.get(follower.watch, set())
-        followers.discard(follower)
-        if not followers and self._followers.pop(follower.watch, None) is not None:
-            inotify.remove_watch(self._fd, follower.watch)
-
-    def close(self) -> None:
-        """Stop; followers see nothing new any more."""
-        asyncio.get_running_loop().remove_reader(self._fd)
-        os.close(self._fd)
+        touched = set(inotify.events(self._fd))
+        lost = -1 in touched
+        for watch, wakes in self._wakes.items():
+            if lost or watch in touched:
+                for wake in wakes:
+                    wake.set()
 
 
-class Follower:
-    """One reader of a growing log. `finish` says that no more will be written; then `chunks` ends."""
+class LogFollower:
+    """What a log holds from the reader's cursor on, and then whatever comes."""
 
-    def __init__(self, owner: LogWatch, watch: int, reader: LogReader) -> None:
-        self.watch = watch
-        self._owner = owner
+    def __init__(self, reader: LogReader, directory: Path, watcher: LogWatcher) -> None:
         self._reader = reader
-        self._event = asyncio.Event()
+        self._directory = directory
+        self._watcher = watcher
+        self._wake = asyncio.Event()
         self._finished = False
 
-    def wake(self) -> None:
-        """Something happened in the directory."""
-        self._event.set()
-
     def finish(self) -> None:
-        """The container has exited and its log is complete."""
+        """The container has exited and its log is complete: end when all of it is read."""
         self._finished = True
-        self._event.set()
+        self._wake.set()
 
     async def chunks(
-        self, *, streams: frozenset[int] = frozenset({1, 2}), until_ns: int = 0, merge: bool = True
+        self,
+        *,
+        streams: frozenset[int] = BOTH,
+        since_ns: int = 0,
+        until_ns: int = 0,
+        tail: int | None = None,
+        merge: bool = True,
     ) -> AsyncIterator[Chunk]:
-        """What is written from the reader's cursor on, until `finish`."""
-        while True:
-            last = self._finished
-            self._event.clear()
-            for chunk in self._reader.read(streams=streams, until_ns=until_ns, merge=merge):
-                yield chunk
-            if last:
-                return
-            if not self._event.is_set():
-                await self._sleep()
-
-    async def _sleep(self) -> None:
-        """Until something happens, or a moment has passed: before kernel 6.5, splice(2) into a file is no event."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), _MOMENT)
-
-    def close(self) -> None:
-        """Stop following; to be called in any case."""
-        self._owner.leave(self)
+        """As `LogReader.read`, without an end until `finish` (or until a record is later than `until_ns`)."""
+        watch = self._watcher.add(self._directory, self._wake)
+        try:
+            while True:
+                self._wake.clear()
+                last = self._finished
+                for chunk in self._reader.read(
+                    streams=streams, since_ns=since_ns, until_ns=until_ns, tail=tail, merge=merge
+                ):
+                    yield chunk
+                    await asyncio.sleep(0)  # a flood leaves the loop to others
+                tail = None if segments(self._directory) else tail
+                if last:
+                    return
+                if watch < 0:
+                    watch = self._watcher.add(self._directory, self._wake)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), _LOOK_AGAIN)
+        finally:
+            self._watcher.remove(watch, self._wake)
+            self._reader.close()
