@@ -60,3 +60,24 @@ def children_in(target: int) -> Iterator[None]:
             setns(own, process.CLONE_NEWPID)
     finally:
         os.close(own)
+
+
+def write_id_maps(pid: int, uids: Iterable[IdRange], gids: Iterable[IdRange]) -> None:
+    """Give the new user namespace of `pid` its maps: (inside, outside, count) each (user_namespaces(7))."""
+    for name, ranges in (("uid_map", uids), ("gid_map", gids)):
+        content = "".join(f"{inside} {outside} {count}\n" for inside, outside, count in ranges)
+        with open(f"/proc/{pid}/{name}", "wb", buffering=0) as file:
+            file.write(content.encode("ascii"))
+
+
+def enter_new_time(offsets: dict[str, tuple[int, int]]) -> None:
+    """Make a time namespace with `offsets` (clock → seconds, nanoseconds) and move into it (time_namespaces(7)).
+
+    This process must have a single thread.
+    """
+    unshare(process.CLONE_NEWTIME)
+    if offsets:
+        lines = "".join(f"{clock} {seconds} {nanoseconds}\n" for clock, (seconds, nanoseconds) in offsets.items())
+        with open("/proc/self/timens_offsets", "wb", buffering=0) as file:
+            file.write(lines.encode("ascii"))
+    join("/proc/self/ns/time_for_children", "time")
