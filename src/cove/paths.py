@@ -5,7 +5,7 @@ data root (0710, default /var/lib/cove)      run root (0700 but for the socket, 
 ├── image/  an OCI image layout              ├── daemon.lock
 ├── layers/<chain id, 64 hex>/  one a layer  ├── supervisor.lock
 ├── containers/<id>/                         ├── supervisor.sock
-│   ├── upper/ work/  the writable layer     └── containers/<id>/
+│   ├── upper/ work/ chain  the snapshot     └── containers/<id>/
 │   ├── hostname hosts resolv.conf               ├── state.json
 │   └── log/                                     └── stdin stdout stderr   FIFOs
 ├── volumes/<name>/_data/
@@ -36,6 +36,11 @@ class ContainerData:
     @property
     def work(self) -> Path:
         return self.root / "work"
+
+    @property
+    def chain(self) -> Path:
+        """Holds the chain id of the image layers below the writable one; empty for none."""
+        return self.root / "chain"
 
     @property
     def log(self) -> Path:
@@ -75,6 +80,10 @@ class DataRoot:
     @property
     def layers(self) -> Path:
         return self.root / "layers"
+
+    def layer(self, chain_id: str) -> Path:
+        """The unpacked layer with that chain id; its facts lie beside it, in `<name>.json`."""
+        return self.layers / chain_id.partition(":")[2]
 
     @property
     def containers(self) -> Path:

@@ -306,7 +306,7 @@ def remove_tree(parent: int, name: str) -> None:
 
 
 def _wanted(key: str) -> bool:
-    """Attributes that an archive may set. `trusted.` is overlayfs' own, other `security.` ones the host's policy's."""
+    """What an archive may set: `trusted.` is overlayfs' own, the rest of `security.` the host policy's."""
     if key.startswith("user."):
         return not key.startswith("user.overlay.")
     return key in ("security.capability", "system.posix_acl_access", "system.posix_acl_default")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -109,8 +110,9 @@ def decompressed(stream: Iterable[bytes]) -> Iterator[bytes]:
     if head.startswith(b"\x1f\x8b"):
         return _inflated(head, pieces, lambda: zlib.decompressobj(31), zlib.error)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
-        import zstandard  # only layers that need it pay for it; the archive decides before the root is changed
-
+        zstandard = sys.modules.get("zstandard")  # never imported here, where the root is a stranger's
+        if zstandard is None:
+            raise InvalidArgument("the archive is compressed with zstd although it was not announced so")
         decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
         return _inflated(head, pieces, lambda: _Zstd(decompressor.decompressobj()), zstandard.ZstdError)
     return _chained(head, pieces)

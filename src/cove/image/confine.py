@@ -1,0 +1,107 @@
+"""How the worker gives up everything that its job does not need, before it reads a stranger's first byte.
+
+    new mount, network, IPC and UTS namespaces ─▶ mounts of a stopped container, private to this process
+    ─▶ the job's directory becomes the root ─▶ resource limits ─▶ capabilities ─▶ no new privileges
+
+What is left is a process that sees one directory, no network, and may only write files with owners and
+modes. Runs single-threaded, once.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import Any
+
+from cove.kernel import mounts, privileges, process, rootpath, syscalls
+
+_KEPT = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
+_READ_TRUSTED = ("CAP_SYS_ADMIN",)  # trusted.* attributes are hidden from everybody else (xattr(7))
+_NAMESPACES = process.CLONE_NEWNS | process.CLONE_NEWNET | process.CLONE_NEWIPC | process.CLONE_NEWUTS
+_MEMORY = 2 << 30
+_PROCESSOR_SECONDS = 3600
+_DESCRIPTORS = 1024
+
+
+def enter(root: int, layers: list[dict[str, Any]], place: str, *, reads_trusted: bool = False) -> int:
+    """Make the directory `root` (a descriptor) this process' root, and return a descriptor of it.
+
+    Or, with `layers`, mounts in the runtime's form: the first becomes the root, mounted on the host's
+    directory `place` where only this process sees it, and the others lie below it. Raises OSError.
+    """
+    syscalls.unshare(_NAMESPACES)
+    os.umask(0)
+    syscalls.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+    if layers:
+        root = _overlay(place, layers[0])
+        for layer in layers[1:]:
+            _bind(root, layer)
+    os.fchdir(root)
+    os.chroot(".")
+    os.chdir("/")
+    os.close(root)
+    _limit(reads_trusted)
+    return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _overlay(place: str, layer: dict[str, Any]) -> int:
+    """Mount a snapshot on the directory `place`, which nobody else sees, and return its root."""
+    lower: list[str] = []
+    upper = work = ""
+    data: list[str] = []
+    readonly = False
+    for option in layer["options"]:
+        key, _, value = option.partition("=")
+        if key == "lowerdir":
+            lower = value.split(":")
+        elif key == "upperdir":
+            upper = value
+        elif key == "workdir":
+            work = value
+        elif key in ("ro", "rw"):
+            readonly = key == "ro"
+        else:
+            data.append(option)
+    made = mounts.overlay(lower, upper, work, data)
+    # Opened only now: an older descriptor would lie in the host's mount namespace.
+    target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mounts.attach(made, target)
+    os.close(target)
+    if readonly:
+        mounts.set_attributes(made, (mounts.ATTR_RDONLY, 0))
+    return made
+
+
+def _bind(root: int, layer: dict[str, Any]) -> None:
+    """Put a volume where the container has it; kinds that live only while it runs are left out."""
+    options = mounts.parse_options(layer.get("options", ()))
+    if not options.bind and layer.get("type") != "bind":
+        return
+    source = mounts.clone(syscalls.AT_FDCWD, layer["source"], recursive=options.recursive)
+    try:
+        directory = os.path.isdir(layer["source"])
+        target = rootpath.mount_target(root, layer["destination"], directory=directory)
+        try:
+            mounts.attach(source, target)
+            mounts.set_attributes(source, options.attributes)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+
+
+def _limit(reads_trusted: bool) -> None:
+    for kind, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, _MEMORY),
+        (resource.RLIMIT_CPU, _PROCESSOR_SECONDS),
+        (resource.RLIMIT_NOFILE, _DESCRIPTORS),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (limit, limit))
+    keep = privileges.capability_mask(_KEPT + (_READ_TRUSTED if reads_trusted else ()))
+    privileges.limit_bounding(keep)
+    privileges.set_capabilities(keep, keep, 0, 0)
+    privileges.set_no_new_privs()
+    privileges.set_dumpable(False)

@@ -1,0 +1,267 @@
+"""The unpacked layers: one directory each, complete whenever it has its name.
+
+    layers/<chain id>.json       facts: parent, diff id, size, and the boot in which it was unpacked
+    layers/<chain id>/           the layer's files, as overlayfs wants them
+    layers/.<random>             a layer that is being unpacked; removed at start
+
+    facts (with this boot's id, on disk) ─▶ unpack in the confined worker ─▶ diff id verified ─▶ opaque marks
+    ─▶ rename ─▶ in the background: flush the file system ─▶ facts (without boot id)
+
+A power failure can only hurt layers whose facts still name an earlier boot: those are thrown away at start
+and unpacked again from their blobs. So an unpacked layer is never waited for on its way to the disk, and
+never half there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cove.errors import InvalidArgument, NotFound
+from cove.image.content import ContentStore
+from cove.image.images import Image
+from cove.image.members import Limits
+from cove.image.sandbox import Worker
+from cove.kernel.rootpath import open_in
+from cove.oci import digest as digests
+from cove.oci.image import Descriptor
+from cove.paths import DataRoot
+from cove.store.files import write_atomic
+
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_OPAQUE_MARK = "trusted.overlay.opaque"
+EMPTY = "empty"
+"""The directory under images without layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of an unpacked layer; `boot` is "" once it is safely on disk."""
+
+    parent: str
+    diff_id: str
+    size: int
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What the worker saw: the digest and length of the archive itself, and the bytes of its files."""
+
+    diff_id: str
+    archive: int
+    size: int
+
+
+class Layers:
+    """Unpacks layers and says where they are; safe to use from several threads."""
+
+    def __init__(self, data: DataRoot, content: ContentStore, limits: Limits = Limits()) -> None:  # noqa: B008
+        self._data = data
+        self._content = content
+        self._limits = limits
+        self._boot = _BOOT_ID.read_text().strip()
+        self._lock = threading.Lock()
+        self._facts: dict[str, Facts] = {}
+        self._underway: set[str] = set()
+        self._free = threading.Condition()
+        data.layers.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._recover()
+
+    # Asking
+
+    def is_unpacked(self, chain_id: str) -> bool:
+        return chain_id in self._facts
+
+    def size(self, chain_id: str) -> int:
+        """The bytes of the layer's files; 0 while it is not unpacked."""
+        facts = self._facts.get(chain_id)
+        return facts.size if facts else 0
+
+    def stack(self, chain_id: str) -> list[Path]:
+        """The directories from the top to the bottom, or NotFound when one is missing."""
+        found = []
+        while chain_id:
+            facts = self._facts.get(chain_id)
+            if facts is None:
+                raise NotFound(
+                    f"the image layer {digests.short(chain_id)} is not unpacked; pull or load its image again"
+                )
+            found.append(self._data.layer(chain_id))
+            chain_id = facts.parent
+        return found
+
+    def chain_ids(self) -> set[str]:
+        return set(self._facts)
+
+    def lineage(self, chain_id: str) -> list[str]:
+        """The chain ids from `chain_id` down, as far as they are known."""
+        found = []
+        while chain_id and (facts := self._facts.get(chain_id)):
+            found.append(chain_id)
+            chain_id = facts.parent
+        return found
+
+    # Acting
+
+    def ensure_unpacked(self, image: Image) -> None:
+        """Unpack whatever of the image is not, from its blobs."""
+        parent = ""
+        for blob, diff_id, chain_id in zip(image.layers, image.config.rootfs.diff_ids, image.chain_ids, strict=True):
+            self.unpack(blob, diff_id, chain_id, parent)
+            parent = chain_id
+
+    def unpack(self, blob: Descriptor, diff_id: str, chain_id: str, parent: str) -> None:
+        """Unpack a stored layer; returns when it is there. Two callers of one layer share the work.
+
+        InvalidArgument when it is no sound archive or not `diff_id`: then nothing is left.
+        """
+        with self._alone(chain_id):
+            if chain_id not in self._facts:
+                with self._content.open(blob.digest) as file:
+                    self._unpack(file.fileno(), diff_id, chain_id, parent)
+
+    def adopt(self, fd: int, parent: str = "") -> tuple[str, Unpacked]:
+        """Unpack an archive of unknown digest from the open file `fd`: its chain id, and what it was."""
+        with self._unpacking(fd, "") as (directory, seen):
+            chain_id = seen.diff_id if not parent else digests.of(f"{parent} {seen.diff_id}".encode())
+            with self._alone(chain_id):
+                if chain_id not in self._facts:
+                    self._name(directory, chain_id, Facts(parent, seen.diff_id, seen.size, self._boot))
+        return chain_id, seen
+
+    def remove(self, chain_id: str) -> None:
+        """Delete an unpacked layer, which nothing may stand on any more."""
+        with self._alone(chain_id):
+            with self._lock:
+                self._facts.pop(chain_id, None)
+            self._facts_path(chain_id).unlink(missing_ok=True)
+            discard(self._data.layer(chain_id), self._data.layers)
+
+    # Inside
+
+    def _unpack(self, fd: int, diff_id: str, chain_id: str, parent: str) -> None:
+        with self._unpacking(fd, diff_id) as (directory, seen):
+            self._name(directory, chain_id, Facts(parent, diff_id, seen.size, self._boot))
+
+    @contextmanager
+    def _unpacking(self, fd: int, diff_id: str) -> Iterator[tuple[Path, Unpacked]]:
+        """A new directory with the archive's content; it is removed unless it gets a name within."""
+        directory = self._data.layers / f".{secrets.token_hex(8)}"
+        directory.mkdir(mode=0o755)
+        directory.chmod(0o755)
+        try:
+            root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                yield directory, self._extract(fd, diff_id, root)
+            finally:
+                os.close(root)
+        finally:
+            if directory.exists():
+                discard(directory, self._data.layers)
+
+    def _extract(self, fd: int, diff_id: str, root: int) -> Unpacked:
+        opaque: list[str] = []
+        zstd = os.pread(fd, 4, 0) == _ZSTD
+        with Worker("unpack", root, stdin=fd, diff_id=diff_id, limits=asdict(self._limits), zstd=zstd) as worker:
+            done = worker.result(lambda message: opaque.append(str(message["opaque"])))
+        for path in opaque:
+            _mark_opaque(root, path)
+        return Unpacked(done["diff_id"], done["archive"], done["size"])
+
+    def _name(self, directory: Path, chain_id: str, facts: Facts) -> None:
+        self._write_facts(chain_id, facts)
+        directory.rename(self._data.layer(chain_id))
+        with self._lock:
+            self._facts[chain_id] = facts
+        threading.Thread(target=self._settle, args=(chain_id, facts), name="layer-flush", daemon=True).start()
+
+    def _settle(self, chain_id: str, facts: Facts) -> None:
+        """Once the layer is on disk, say so: then no power failure can hurt it."""
+        try:
+            # sync -f is syncfs(2), which Python does not have; it is outside of every other work's way.
+            done = subprocess.run(["sync", "-f", str(self._data.layer(chain_id))], check=False, timeout=600)
+        except (OSError, subprocess.TimeoutExpired):
+            return  # it stays marked with its boot, and is unpacked again after the next one
+        with self._lock:
+            if done.returncode == 0 and self._facts.get(chain_id) == facts:
+                settled = Facts(facts.parent, facts.diff_id, facts.size, "")
+                self._write_facts(chain_id, settled)
+                self._facts[chain_id] = settled
+
+    def _recover(self) -> None:
+        """Read the facts; throw away what was interrupted, by a kill or by a power failure."""
+        for path in self._data.layers.iterdir():
+            if path.name.startswith("."):
+                discard(path, self._data.layers)
+            elif path.suffix == ".json":
+                chain_id = f"sha256:{path.stem}"
+                facts = _read_facts(path)
+                if facts is None or facts.boot not in ("", self._boot) or not self._data.layer(chain_id).is_dir():
+                    path.unlink(missing_ok=True)
+                else:
+                    self._facts[chain_id] = facts
+        for path in self._data.layers.iterdir():
+            if path.is_dir() and path.name != EMPTY and f"sha256:{path.name}" not in self._facts:
+                discard(path, self._data.layers)
+
+    @contextmanager
+    def _alone(self, chain_id: str) -> Iterator[None]:
+        """Within, no other thread works on this layer."""
+        with self._free:
+            while chain_id in self._underway:
+                self._free.wait()
+            self._underway.add(chain_id)
+        try:
+            yield
+        finally:
+            with self._free:
+                self._underway.remove(chain_id)
+                self._free.notify_all()
+
+    def _facts_path(self, chain_id: str) -> Path:
+        directory = self._data.layer(chain_id)
+        return directory.with_name(f"{directory.name}.json")
+
+    def _write_facts(self, chain_id: str, facts: Facts) -> None:
+        write_atomic(self._facts_path(chain_id), json.dumps(asdict(facts)).encode())
+
+
+def discard(directory: Path, within: Path) -> None:
+    """Take a tree's name away at once, then delete it; links in it are removed, never followed."""
+    gone = within / f".{secrets.token_hex(8)}"
+    try:
+        directory.rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone)
+
+
+def _read_facts(path: Path) -> Facts | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return Facts(found["parent"], found["diff_id"], int(found["size"]), found["boot"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _mark_opaque(root: int, path: str) -> None:
+    """Hide what lower layers have in this directory (overlayfs documentation, "whiteouts and opaque directories")."""
+    try:
+        fd = open_in(root, path or "/", os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InvalidArgument(f"the layer makes {path[:200]!r} opaque, which is no directory of its") from error
+    try:
+        os.setxattr(fd, _OPAQUE_MARK, b"y")
+    finally:
+        os.close(fd)

@@ -1,0 +1,130 @@
+"""The daemon's side of `cove.image.worker`: starts one for a job, feeds it, and reads what it says.
+
+The daemon never looks into an archive that a stranger made, nor walks a container's tree by path: it
+passes descriptors and reads short reports. All functions block; they belong in an executor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cove
+from cove import errors
+from cove.errors import CoveError, Internal
+from cove.oci.spec import Mount
+
+_PIPE = 1 << 20
+_CHUNK = 256 << 10
+_REPORT = 16 << 20
+# TZ in its POSIX form, so that the C library opens no time zone's file in a container's root.
+_ENVIRONMENT = {"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin", "TZ": "UTC0"}
+
+
+class Worker:
+    """One running job. Use as a context manager: leaving it early ends the process."""
+
+    def __init__(
+        self,
+        verb: str,
+        root: int,
+        *,
+        mounts: Sequence[Mount] = (),
+        place: str = "",
+        stdin: int = subprocess.DEVNULL,
+        stdout: int = subprocess.DEVNULL,
+        **job: Any,
+    ) -> None:
+        self._report, report = os.pipe()
+        try:
+            given = {"verb": verb, "root": root, "report": report, "place": place, "mounts": _plain(mounts), **job}
+            # A list of a full program's arguments, no shell; -P keeps the working directory off the path.
+            self._process = subprocess.Popen(
+                [sys.executable, "-s", "-P", "-m", "cove.image.worker", json.dumps(given)],
+                stdin=stdin,
+                stdout=stdout,
+                pass_fds=(root, report) if root >= 0 else (report,),
+                cwd="/",
+                env={
+                    "PYTHONPATH": str(Path(cove.__file__).parent.parent),
+                    "LC_ALL": "C.UTF-8",
+                    "PATH": "/usr/bin:/bin",
+                },
+                close_fds=True,
+            )
+        except BaseException:
+            os.close(self._report)
+            raise
+        finally:
+            os.close(report)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        self._process.wait()
+        os.close(self._report)
+
+    def feed(self, chunks: Iterable[bytes]) -> None:
+        """Give the archive. A worker that wants no more ends this early; its report says why."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(stdin.fileno(), view) :]
+        except BrokenPipeError:
+            return
+        finally:
+            with contextlib.suppress(OSError):
+                stdin.close()
+
+    def output(self) -> Iterator[bytes]:
+        """The archive as it comes; no faster than it is taken."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        fcntl.fcntl(stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
+        while data := os.read(stdout.fileno(), _CHUNK):
+            yield data
+
+    def result(self, heard: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+        """What the job came to, or its error; `heard` gets the messages before the last one."""
+        rest = b""
+        total = 0
+        last: dict[str, Any] = {}
+        while data := os.read(self._report, _CHUNK):
+            total += len(data)
+            if total > _REPORT:
+                raise Internal("the archive worker reported more than is allowed")
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                last = json.loads(line)
+                if heard is not None and "done" not in last and "error" not in last:
+                    heard(last)
+        self._process.wait()
+        if "done" in last:
+            return dict(last["done"])
+        if "error" in last:
+            kind = getattr(errors, str(last["error"]), Internal)
+            raise kind(str(last["message"])) if issubclass(kind, CoveError) else Internal(str(last["message"]))
+        raise Internal(f"the archive worker died without a word (status {self._process.returncode})")
+
+
+def _plain(mounts: Sequence[Mount]) -> list[dict[str, Any]]:
+    return [
+        {"destination": m.destination, "source": m.source, "type": m.type, "options": list(m.options)} for m in mounts
+    ]

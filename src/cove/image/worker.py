@@ -1,0 +1,143 @@
+"""The confined process that touches archives: `python -m cove.image.worker JOB`.
+
+    daemon                                        worker
+      │  spawn: JOB (JSON), a root's descriptor      │
+      ├─────────────────────────────────────────────▶│ confine itself (cove.image.confine)
+      │  stdin: the archive                          │ unpack, put
+      │  stdout: the archive                         │ pack
+      │◀─────────────────────────────────────────────┤ report: JSON lines
+      │        {"opaque": path} …  {"done": {…}} or {"error": class, "message": sentence}
+
+Verbs: `unpack` a layer into the root · `put` an archive below a path · `pack` a tree · `stat` a path.
+One job, then it ends. Everything is imported before the root changes.
+"""
+
+from __future__ import annotations
+
+import encodings.ascii
+import encodings.latin_1
+import encodings.utf_8  # noqa: F401  codecs must be there before the root is another one's
+import errno
+import json
+import os
+import sys
+import tarfile  # noqa: F401
+from typing import Any
+
+from cove.errors import CoveError, Internal, InvalidArgument, describe
+from cove.image import confine, extract, inside, members, pack
+
+Report = dict[str, Any]
+
+
+def main() -> None:
+    """Do the job in argv and report; the exit status says only whether the report is complete."""
+    job: dict[str, Any] = json.loads(sys.argv[1])
+    report = job["report"]
+    try:
+        root = _confined(job)
+        answer: Report = {"done": _VERBS[job["verb"]](job, root)}
+    except CoveError as error:
+        answer = {"error": type(error).__name__, "message": error.message}
+    except OSError as error:
+        kind, message = _explain(error)
+        answer = {"error": kind, "message": message}
+    except MemoryError:
+        answer = {"error": "InvalidArgument", "message": "the archive needs more memory than is allowed"}
+    except RecursionError:
+        answer = {"error": "InvalidArgument", "message": "the archive's directories are nested too deeply"}
+    _say(report, answer)
+    os._exit(0)  # a decompressing thread may still wait
+
+
+def _confined(job: dict[str, Any]) -> int:
+    """Change the root, after which nothing may be imported: it would be the container's code."""
+    if job.get("zstd"):
+        import zstandard  # noqa: F401  only jobs that may need it pay for it
+    try:
+        root = confine.enter(job["root"], job["mounts"], job["place"], reads_trusted=job.get("layer", False))
+    except OSError as error:
+        raise Internal(f"cannot confine the archive worker: {describe(error)}") from error
+    sys.path.clear()
+    sys.meta_path.clear()
+    return root
+
+
+def _unpack(job: dict[str, Any], root: int) -> Report:
+    limits = members.Limits(**job["limits"])
+    pump = members.Pump(0, limits.size)
+    rules = extract.Rules(layer=True)
+    totals = extract.extract(
+        members.Source(pump), root, "", rules, limits, lambda path: _say(job["report"], {"opaque": path})
+    )
+    if pump.digest != job["diff_id"] and job["diff_id"]:
+        raise InvalidArgument(
+            f"the layer's content is not what its image's configuration says: expected {job['diff_id']}, "
+            f"got {pump.digest}"
+        )
+    return {"diff_id": pump.digest, "archive": pump.total, "size": totals.size, "members": totals.members}
+
+
+def _put(job: dict[str, Any], root: int) -> Report:
+    base = inside.directory(root, job["path"])
+    limits = members.Limits(**job["limits"])
+    owner = tuple(job["owner"]) if job["owner"] else None
+    rules = extract.Rules(keep_kinds=job["keep_kinds"], owner=owner)
+    source = members.Source(members.Pump(0, limits.size))
+    # The path was resolved once; from here its directory is the root of all names, and links in the
+    # archive's way are followed inside the container's root only.
+    totals = extract.extract(source, root, base, rules, limits, lambda _: None)
+    return {"size": totals.size, "members": totals.members}
+
+
+def _pack(job: dict[str, Any], root: int) -> Report:
+    view = pack.View(
+        layer=job["layer"], one_device=job["one_device"], floor=job["floor"], skip=frozenset(job["skip"])
+    )
+    parent, name, arcname = inside.subject(root, job["path"])
+    buffer = bytearray()
+
+    def write(data: bytes) -> None:
+        buffer.extend(data)
+        if len(buffer) >= 256 << 10:
+            _flush(buffer)
+
+    pack.pack(write, parent, name, job["arcname"] or arcname, view)
+    _flush(buffer)
+    return {}
+
+
+def _flush(buffer: bytearray) -> None:
+    view = memoryview(bytes(buffer))
+    buffer.clear()
+    while view:
+        view = view[os.write(1, view) :]
+
+
+def _stat(job: dict[str, Any], root: int) -> Report:
+    return inside.stat(root, job["path"])
+
+
+def _say(report: int, message: Report) -> None:
+    os.write(report, json.dumps(message).encode() + b"\n")
+
+
+def _explain(error: OSError) -> tuple[str, str]:
+    """The class and sentence for what the kernel refused in the middle of a job."""
+    if error.errno == errno.ENOSPC:
+        return "Internal", "no space is left on the device; free some and try again"
+    if error.errno == errno.EDQUOT:
+        return "Internal", "the disk quota is exceeded; free some space and try again"
+    if error.errno == errno.EROFS:
+        return "Forbidden", f"{describe(error)}: the destination is read-only"
+    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return "InvalidArgument", f"the archive cannot be unpacked: {describe(error)}"
+    if error.errno == errno.EPIPE:
+        return "Unavailable", "the reader of the archive went away"
+    return "Internal", f"the archive cannot be handled: {describe(error)}"
+
+
+_VERBS = {"unpack": _unpack, "put": _put, "pack": _pack, "stat": _stat}
+
+if __name__ == "__main__":
+    main()
