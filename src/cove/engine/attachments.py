@@ -85,9 +85,7 @@ class Attachments:
             network = self._networks.get(identity)
             if network is None:
                 continue
-            driver = self._networks.driver(network)
-            driver.detach(network, endpoint)
-            driver.release(network, endpoint)
+            self._networks.driver(network).release(network, endpoint)
 
     # ── networks of a running container ───────────────────────────────────────────────────────────
 

@@ -33,6 +33,7 @@ class Reports:
     def __init__(self) -> None:
         self._kept: list[Report] = []
         self._listener: Callable[[Report], None] | None = None
+        self._on_reconnect: Callable[[], None] | None = None
 
     def __call__(self, report: Report) -> None:
         if self._listener is None:
@@ -40,9 +41,14 @@ class Reports:
         else:
             self._listener(report)
 
-    def listen(self, listener: Callable[[Report], None]) -> None:
-        """Hear every report from the first one on."""
-        self._listener = listener
+    def reconnected(self) -> None:
+        """A new supervisor took over; what the old one did not report must be asked for."""
+        if self._on_reconnect is not None:
+            self._on_reconnect()
+
+    def listen(self, listener: Callable[[Report], None], on_reconnect: Callable[[], None]) -> None:
+        """Hear every report from the first one on, and of every new supervisor."""
+        self._listener, self._on_reconnect = listener, on_reconnect
         kept, self._kept = self._kept, []
         for report in kept:
             listener(report)

@@ -21,7 +21,7 @@ from cove.engine.registry import Container, Registry
 from cove.errors import Conflict, InvalidArgument
 from cove.network import resolv
 from cove.oci.spec import Mount
-from cove.paths import ContainerData
+from cove.paths import ContainerData, Instance
 from cove.runtime.messages import Launch, LogPolicy
 from cove.wire.containers import LogConfig
 
@@ -43,7 +43,7 @@ class Launcher:
         lenders = {kind: self._running(name, kind) for kind, name in spec.lenders(record.host).items()}
         hostname = hostname_of(record, lenders.get("network"))
         around = spec.Surroundings(
-            cgroup=self._cgroup(record),
+            cgroup=cgroup_of(record, self._context.instance),
             hostname=hostname,
             mounts=(
                 *self._mounts.perform(record.mounts),
@@ -73,10 +73,6 @@ class Launcher:
             segment_bytes=size or settings.log_segment_bytes,
             files=files or settings.log_files,
         )
-
-    def _cgroup(self, record: Record) -> str:
-        parent = record.host.cgroup_parent.strip("/")
-        return f"/{parent or self._context.instance.cgroup_parent}/{record.id}"
 
     def _running(self, name: str, kind: str) -> Container:
         lender = self._registry.find(name)
@@ -135,6 +131,12 @@ class Launcher:
         )
         for path, content in ((files.hostname, f"{hostname}\n"), (files.hosts, hosts), (files.resolv_conf, names)):
             _write_file(path, content)
+
+
+def cgroup_of(record: Record, instance: Instance) -> str:
+    """The path of a container's control group, the same in every hierarchy."""
+    parent = record.host.cgroup_parent.strip("/")
+    return f"/{parent or instance.cgroup_parent}/{record.id}"
 
 
 def hostname_of(record: Record, lender: Container | None = None) -> str:

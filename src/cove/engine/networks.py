@@ -179,7 +179,7 @@ class NetworkService:
             if container.facts.running and network.id in container.facts.attached.endpoints
         ]
 
-    def unused(self, filters: Filters) -> list[Network]:
+    def unused(self, filters: Filters, older_than: int) -> list[Network]:
         """The user's networks that no container is or will be on."""
         named = {name for container in self._registry for name in container.record.endpoints}
         return [
@@ -187,6 +187,7 @@ class NetworkService:
             for record in self._store.all()
             if record.network.name not in PREDEFINED
             and record.network.name not in named
+            and record.created_ns <= older_than
             and self._wanted(record, filters)
         ]
 

@@ -84,6 +84,14 @@ def _paths(asked: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str
     return default if asked is None else asked
 
 
+def _seccomp(options: security.SecurityOptions, process: Process, host: HostFacts) -> Seccomp | None:
+    """The user's filter, or the default one for what the container may do."""
+    if options.unconfined or options.seccomp is not None:
+        return options.seccomp
+    capabilities = process.capabilities.bounding if process.capabilities else ()
+    return default_profile(host.architecture, capabilities)
+
+
 def _process(record: Record, around: Surroundings, options: security.SecurityOptions, host: HostFacts) -> Process:
     config, asked = record.config, record.host
     height, width = asked.console_size

@@ -1,0 +1,102 @@
+"""The engine: the use cases joined, and the order in which they begin and end.
+
+    Engine(context) ──▶ start: recover, then listen to the supervisor ──▶ … ──▶ close: containers run on
+
+Each attribute is one noun's use cases; routes call them and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import suppress
+
+from cove.engine.attachments import Attachments
+from cove.engine.containers import Containers
+from cove.engine.context import Context
+from cove.engine.execs import Execs
+from cove.engine.files import Files
+from cove.engine.health import HealthChecks
+from cove.engine.images import ImageService
+from cove.engine.launch import Launcher
+from cove.engine.lifecycle import Lifecycle
+from cove.engine.mounts import Mounts
+from cove.engine.networks import NetworkService, NetworkStore
+from cove.engine.prune import Prune
+from cove.engine.recovery import Recovery
+from cove.engine.registry import Container, Registry
+from cove.engine.removal import Removal
+from cove.engine.stats import Stats
+from cove.engine.streams import Streams
+from cove.engine.system import System
+from cove.engine.tasks import Tasks
+from cove.engine.volumes import VolumeService
+from cove.runtime.messages import Exited, OutOfMemory, Report
+
+_CHECKPOINT_PERIOD = 60.0
+
+
+class Engine:
+    """Everything the API can ask for."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._tasks = Tasks()
+        registry = self._registry = Registry(context.database)
+        self._network_store = NetworkStore(context)
+        attachments = Attachments(context, self._network_store, registry)
+        self.events = context.events
+        self.volumes = VolumeService(context, registry)
+        mounts = Mounts(registry, self.volumes)
+        launcher = Launcher(context, registry, mounts)
+        self._removal = Removal(context, registry, self.volumes)
+        self.lifecycle = Lifecycle(context, registry, launcher, attachments, self._removal, self._tasks)
+        self.execs = Execs(context, registry, self._tasks)
+        self.networks = NetworkService(context, self._network_store, registry, attachments)
+        self.containers = Containers(context, registry, self._network_store, mounts, self.lifecycle, self._removal)
+        self.streams = Streams(context, registry, self.lifecycle)
+        self.files = Files(context, registry, mounts, self.volumes)
+        self.containers.fill_volumes = self.files.fill_volumes
+        self.stats = Stats(context, registry)
+        self.images = ImageService(context, registry, self.files, self.lifecycle)
+        self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)
+        self.system = System(context, registry, self.containers, self.images, self.volumes)
+        self._health = HealthChecks(context, self.execs, self._tasks)
+        self.lifecycle.on_start.append(self._health.begin)
+        self.lifecycle.on_end.extend((self._health.end, self._end_execs))
+        self._recovery = Recovery(context, registry, attachments, self.lifecycle, self._removal, self._tasks)
+
+    def _end_execs(self, container: Container) -> None:
+        self.execs.container_ended(container)
+
+    async def start(self) -> None:
+        """Recover, then follow what the supervisor reports."""
+        self._network_store.load()
+        self.volumes.load()
+        await self._recovery.run()
+        self._context.reports.listen(self._report, self._reconnected)
+        self._tasks.begin(self._checkpoints(), "checkpoint of the database")
+
+    async def close(self) -> None:
+        """Let go; containers run on."""
+        await self._tasks.close()
+        await self._removal.close()
+        self.streams.close()
+
+    def _report(self, report: Report) -> None:
+        if isinstance(report, OutOfMemory):
+            self.lifecycle.out_of_memory(report.id)
+        elif isinstance(report, Exited) and report.exec_id:
+            self.execs.exited(report.exec_id, report.exit)
+        else:
+            self.lifecycle.exited(report.id, report.exit)
+
+    def _reconnected(self) -> None:
+        self._tasks.begin(self._recovery.after_reconnect(), "taking stock after the supervisor's death")
+
+    async def _checkpoints(self) -> None:
+        """Now and then bring the database's log home, off the loop: it waits for the disk."""
+        while True:
+            await asyncio.sleep(_CHECKPOINT_PERIOD)
+            with suppress(sqlite3.Error):
+                await self._context.executors.disk(self._context.database.checkpoint)
