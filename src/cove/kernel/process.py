@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import signal
 import struct
@@ -125,6 +126,7 @@ def zombie_status(pid: int) -> int | None:
     return int(fields[49]) if fields[0] in (b"Z", b"X") else None
 
 
+@functools.cache
 def boot_id() -> str:
     """A value that differs from boot to boot."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:

@@ -63,6 +63,7 @@ class Child:
         self.sync_fd = sync_fd
         self.gate_fd = gate_fd
         self._stage = "setup"
+        self._admitted = False
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -84,9 +85,10 @@ class Child:
         syscalls.close_range(following)
 
     def wait_for_gate(self) -> None:
-        """Until the supervisor has put this process in its place; end silently if it died instead."""
-        if not os.read(self.gate_fd, 16):
+        """Until the supervisor has put this process in its place (once); end silently if it died instead."""
+        if not self._admitted and not os.read(self.gate_fd, 16):
             os._exit(125)
+        self._admitted = True
 
     def send_master(self, master: int) -> None:
         """Hand the pty's master to the supervisor."""

@@ -4,8 +4,9 @@
       │── clone3(flags_for(spec)) ───────────▶│ close_range: keeps only its own fds
       │   cgroup v1: writes the pid           │
       │   user namespace: writes the id maps  │
-      │── one packet on gate ────────────────▶│ session, keyring, namespaces by path,
-      │                                       │ mounts, /dev, masks, pivot_root
+      │                                       │ session, keyring, namespaces by path, mounts
+      │── one packet on gate ────────────────▶│ cgroup namespace (with id maps: all waits for it)
+      │                                       │ /dev, masks, pivot_root
       │◀─ pty master (SCM_RIGHTS) on gate ────│ when stdio.console
       │                                       │ waits on sync ◀──────────────── Go ──│
       │                                       │ interfaces, sysctls, limits, ids,
@@ -77,6 +78,7 @@ class _Init:
         self.stdio = stdio
         self.console: int | None = None
         self.proc = -1
+        self.in_cgroup = False
 
     def run(self, seccomp: bytes) -> NoReturn:
         self.child.isolate(self.stdio.descriptors())
@@ -85,7 +87,8 @@ class _Init:
             process, linux = self.launch.spec.process, self.launch.spec.linux
             assert process is not None and linux is not None
             sets = credentials.masks_of(process)
-        self.child.wait_for_gate()
+        if any(each.type == "user" for each in linux.namespaces):
+            self.child.wait_for_gate()  # without its id maps it may do nothing yet
         with self.child.stage("namespaces"):
             os.setsid()
             syscalls.join_session_keyring(f"_cove.{self.launch.id[:12]}")
@@ -111,7 +114,8 @@ class _Init:
                 privileges.become(0, 0, ())
                 privileges.set_dumpable(False)
         with self.child.stage("mounts"):
-            tree.mount_all()
+            tree.mount_all(lambda: self._enter_cgroup(linux))
+            self._enter_cgroup(linux)
         with self.child.stage("devices"):
             tree.populate_dev(linux.devices)
             if self.stdio.console:
@@ -128,6 +132,15 @@ class _Init:
             if spec.domainname:
                 syscalls.setdomainname(spec.domainname)
         return tree
+
+    def _enter_cgroup(self, linux: Linux) -> None:
+        """Once this process is in its group, which the supervisor does meanwhile, its namespace begins there."""
+        if self.in_cgroup:
+            return
+        self.in_cgroup = True
+        self.child.wait_for_gate()
+        if any(each.type == "cgroup" and not each.path for each in linux.namespaces):
+            syscalls.unshare(namespaces.FLAGS["cgroup"])
 
     def _settle(self, tree: Tree, process: Process) -> Identity:
         """Into the tree; who the process is and where it works, both known only there."""
@@ -197,7 +210,7 @@ def become(
 
 
 def _enter_namespaces(linux: Linux) -> None:
-    """Those that have a path are joined, user first; the cgroup and time ones are made here."""
+    """Those that have a path are joined, user first; the time one is made here."""
     listed = sorted(linux.namespaces, key=lambda each: each.type != "user")
     for namespace in listed:
         if namespace.path and namespace.type != "pid":
@@ -205,8 +218,6 @@ def _enter_namespaces(linux: Linux) -> None:
     for namespace in listed:
         if namespace.path:
             continue
-        if namespace.type == "cgroup":
-            syscalls.unshare(namespaces.FLAGS["cgroup"])
-        elif namespace.type == "time":
+        if namespace.type == "time":
             offsets = {clock: (each.secs, each.nanosecs) for clock, each in linux.time_offsets.items()}
             namespaces.enter_new_time(offsets)

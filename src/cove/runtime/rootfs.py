@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cove.kernel import mounts, rootpath, syscalls
 from cove.kernel.mounts import Options, parse_options
@@ -85,9 +85,11 @@ class Tree:
         os.close(slash)
         mounts.set_propagation(self.root, mounts.MS_PRIVATE, recursive=True)
 
-    def mount_all(self) -> None:
-        """Perform the spec's mounts in their order."""
+    def mount_all(self, before_cgroup: Callable[[], None]) -> None:
+        """Perform the spec's mounts in their order; `before_cgroup` is called before one of control groups."""
         for mount, options, source in zip(self._spec.mounts, self._options, self._sources, strict=True):
+            if mount.type == "cgroup":
+                before_cgroup()
             try:
                 self._mount(mount, options, source)
             except OSError as error:
