@@ -128,21 +128,22 @@ class Attachments:
         self._registry.note(container, attached=Attached(endpoints=rest, ports=ports))
 
     def restore(self, containers: list[Container]) -> None:
-        """After a daemon's start: let drivers learn what running containers hold, and publish again."""
-        for record in self._networks.all():
-            network = record.network
-            held = [
-                endpoint
-                for container in containers
-                if (endpoint := container.facts.attached.endpoints.get(network.id)) is not None
-            ]
-            self._networks.driver(network).restore(network, held)
-        for container in containers:
-            attached = container.facts.attached
-            endpoint = _bridged(attached.endpoints)
-            if attached.ports and endpoint is not None:
-                for warning in self._context.ports.restore(container.id, attached.ports, endpoint):
-                    _log.warning("%s", warning)
+        """After a daemon's start: let drivers learn what running containers hold, and publish again at once."""
+        with self._context.ports.settle():
+            for record in self._networks.all():
+                network = record.network
+                held = [
+                    endpoint
+                    for container in containers
+                    if (endpoint := container.facts.attached.endpoints.get(network.id)) is not None
+                ]
+                self._networks.driver(network).restore(network, held)
+            for container in containers:
+                attached = container.facts.attached
+                endpoint = _bridged(attached.endpoints)
+                if attached.ports and endpoint is not None:
+                    for warning in self._context.ports.restore(container.id, attached.ports, endpoint):
+                        _log.warning("%s", warning)
 
     def _network(self, identity: str) -> Network:
         network = self._networks.get(identity)

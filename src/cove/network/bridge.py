@@ -16,6 +16,8 @@ import os
 import secrets
 import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Iterable
 from contextlib import ExitStack
 
@@ -34,6 +36,8 @@ DEFAULT_NETWORK = "bridge"
 _OPTION = "com.docker.network.bridge."
 _OPTION_MTU = "com.docker.network.driver.mtu"
 _NAME_LIMIT = 15
+_LINGER = 2.0
+"""Seconds after which a dead container's veth should be gone with its namespace."""
 
 
 class BridgeDriver:
@@ -47,6 +51,7 @@ class BridgeDriver:
         self._lock = threading.RLock()
         self._networks: dict[str, Network] = {}
         self._pools: dict[str, list[ipam.Pool]] = {}
+        self._leaving: deque[tuple[float, str]] = deque()
 
     def create(self, network: Network) -> Network:
         """See Driver.create. The network called "bridge" is the default one and has the instance's bridge."""
@@ -79,6 +84,7 @@ class BridgeDriver:
 
     def plan(self, network: Network, container_id: str, request: EndpointRequest) -> Endpoint:
         chosen: dict[int, Address] = {}
+        self._sweep()
         with self._lock, ExitStack() as undo:
             for pool in self._pools_of(network):
                 version = pool.network.version
@@ -127,7 +133,10 @@ class BridgeDriver:
         self._delete_link(endpoint.host_ifname)
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
+        """The veth dies with its namespace; deleting it here would wait for the kernel tens of milliseconds."""
         with self._lock:
+            if endpoint.host_ifname:
+                self._leaving.append((time.monotonic() + _LINGER, endpoint.host_ifname))
             for pool in self._pools.get(network.id, ()):
                 for each in endpoint.addresses:
                     if ipam.parse_address(each.address) in pool.network:
@@ -197,6 +206,14 @@ class BridgeDriver:
         except OSError as error:
             raise Internal(f"The network {network.name} could not be restored: {_reason(error)}") from error
 
+    def _sweep(self) -> None:
+        """Delete veths that outlived their container, because another process still holds its namespace."""
+        with self._lock:
+            while self._leaving and self._leaving[0][0] < time.monotonic():
+                name = self._leaving.popleft()[1]
+                if _exists(name):
+                    self._delete_link(name)
+
     def _delete_link(self, name: str) -> None:
         try:
             with netlink.Route() as route:
@@ -231,6 +248,13 @@ class BridgeDriver:
                 f"{name!r} cannot be an interface's name: it has at most 15 characters, no space or /"
             )
         return name
+
+
+def _exists(name: str) -> bool:
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
 
 
 def _ruled(network: Network) -> Ruled:

@@ -15,7 +15,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from cove.errors import Internal
+from cove.errors import Internal, Unsupported
 from cove.kernel.nftables import Nftables, Watch
 from cove.network import ruleset
 from cove.network.ruleset import Publication, Ruled
@@ -111,7 +111,10 @@ class Firewall:
         """Remove the table, whoever made it. Idempotent."""
         with self._lock:
             self._made = False
-            self._run(f"add table inet {self.table}\ndelete table inet {self.table}")
+            try:
+                self._run(f"add table inet {self.table}\ndelete table inet {self.table}")
+            except Unsupported:
+                _log.debug("There is no nftables library, so there is no table of ours either")
 
     def watch(self, loop: asyncio.AbstractEventLoop, on_lost: Callable[[], None] | None = None) -> None:
         """From now on notice when others delete from the table; `on_lost` (default: `restore`) is then called."""
@@ -134,6 +137,8 @@ class Firewall:
         """Sentences about other tables that would drop what this one lets through."""
         try:
             listing = self._nft().run("list chain ip filter FORWARD")
+        except Unsupported as error:
+            return [error.message]
         except OSError:
             return []  # no such chain: nobody drops
         if "policy drop" not in listing:

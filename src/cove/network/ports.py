@@ -20,7 +20,7 @@ import random
 import socket
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import NamedTuple
 
 import msgspec
@@ -94,7 +94,7 @@ class Ports:
     def restore(self, owner: str, bindings: Sequence[PortBinding], endpoint: Endpoint) -> list[str]:
         """Take a running container's ports again after a daemon's start; sentences about those it could not hold.
 
-        Best called inside `Firewall.settle()`, with all containers' at once.
+        Best called inside `settle()`, with all containers' at once.
         """
         warnings: list[str] = []
         with self._lock:
@@ -109,6 +109,10 @@ class Ports:
                     )
         self.publish(owner, bindings, endpoint)
         return warnings
+
+    def settle(self) -> AbstractContextManager[None]:
+        """Around a daemon's recovery of bridges and ports: the rules are then replaced in one transaction."""
+        return self._firewall.settle()
 
     def close(self) -> None:
         """Let go of every socket; what is published stays so in the kernel."""
