@@ -22,8 +22,9 @@ from cove.oci.spec import Seccomp, Spec
 from cove.paths import RunRoot
 from cove.runtime import exec_child, init, state, stdio
 from cove.runtime.init import ChildStdio
-from cove.runtime.logs import LogWriter
+from cove.runtime.loop import Loop
 from cove.runtime.messages import ExecLaunch, Launch, Status
+from cove.runtime.pump import Pump
 
 _compile = lru_cache(maxsize=64)(seccomp.compile)
 
@@ -54,11 +55,11 @@ class Container:
     status: Status
     child: Child | None
     streams: stdio.Streams
-    log: LogWriter | None
+    pump: Pump | None
     execs: dict[str, Child] = field(default_factory=dict)
 
 
-def create(launch: Launch, sync_fd: int, run: RunRoot, cgroups: Cgroups) -> Container:
+def create(launch: Launch, sync_fd: int, run: RunRoot, cgroups: Cgroups, loop: Loop) -> Container:
     """Make a container's first process; it waits at the barrier. Everything is undone when a step fails."""
     spec, paths = launch.spec, run.container(launch.id)
     if spec.process is None or spec.linux is None:
@@ -80,7 +81,8 @@ def create(launch: Launch, sync_fd: int, run: RunRoot, cgroups: Cgroups) -> Cont
             child_ends = stdio.open_child_ends(paths, ours, stdin=launch.stdin)
             streams = stdio.open_streams(paths, stdin=launch.stdin)
         undo.callback(streams.close)
-        log = LogWriter(launch.log) if launch.log else None
+        pump = Pump(loop, streams, launch.log)
+        undo.callback(pump.stop)
         bpf = _filter(spec.linux.seccomp)
         if bpf:
             paths.seccomp.write_bytes(bpf)
@@ -99,7 +101,7 @@ def create(launch: Launch, sync_fd: int, run: RunRoot, cgroups: Cgroups) -> Cont
         )
         state.save(paths.state, status)
         undo.pop_all()
-    return Container(status, child, streams, log)
+    return Container(status, child, streams, pump)
 
 
 def _filter(profile: Seccomp | None) -> bytes:
@@ -173,13 +175,13 @@ def execute(launch: ExecLaunch, fds: tuple[int, ...], container: Container, run:
     return _admit(Child(launch.container, launch.id, pid, pidfd, gate), container.status.cgroup, cgroups)
 
 
-def readopt(status: Status, run: RunRoot) -> Container:
+def readopt(status: Status, run: RunRoot, loop: Loop) -> Container:
     """Take over a container that an earlier supervisor made; `child` is None when its process is gone."""
     pidfd = process.reopen(status.pid, status.start_ticks, status.boot_id)
     child = Child(status.id, "", status.pid, pidfd) if pidfd is not None else None
     paths = run.container(status.id)
     streams = stdio.Streams([]) if status.terminal else stdio.open_streams(paths, stdin=status.stdin)
-    return Container(status, child, streams, LogWriter(status.log) if status.log else None)
+    return Container(status, child, streams, Pump(loop, streams, status.log))
 
 
 def remember(status: Status) -> Container:

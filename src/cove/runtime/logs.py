@@ -94,27 +94,30 @@ class LogWriter:
                 os.close(fd)
         self._data = self._index = -1
 
-    def splice(self, fd: int, stream: int) -> int:
-        """Move what the pipe `fd` holds, 1 MiB at most, into the log; the number of bytes moved.
+    def make_room(self) -> None:
+        """Begin a new segment if this one is full. Raises Held, and OSError (ENOSPC) when the disk is full."""
+        if self._offset + self._position >= self._policy.segment_bytes:
+            self._rotate()
 
-        Raises BlockingIOError when the pipe is empty, Held, and OSError (ENOSPC) when the disk is full.
+    def splice(self, fd: int, stream: int) -> int:
+        """Move what the pipe `fd` holds, 1 MiB at most, into this segment; the number of bytes moved.
+
+        Raises BlockingIOError when the pipe is empty, OSError (ENOSPC) when the disk is full.
         """
-        self._prepare(stream)
+        self._record(stream)
         moved = os.splice(fd, self._data, BURST, offset_dst=self._offset, flags=_SPLICE_FLAGS)
         self._advance(moved)
         return moved
 
     def write(self, stream: int, content: bytes) -> None:
-        """Append bytes that were read already (a terminal's); these wait for nobody."""
+        """Append bytes that were read already (a terminal's) to this segment."""
         while content:
-            self._prepare(stream, patient=False)
+            self._record(stream)
             written = os.pwrite(self._data, content, self._offset)
             self._advance(written)
             content = content[written:]
 
-    def _prepare(self, stream: int, *, patient: bool = True) -> None:
-        if self._offset + self._position >= self._policy.segment_bytes:
-            self._rotate(patient)
+    def _record(self, stream: int) -> None:
         os.pwrite(self._index, RECORD.pack(self._offset << 8 | stream, time.time_ns()), self._position)
 
     def _advance(self, length: int) -> None:
@@ -122,9 +125,9 @@ class LogWriter:
             self._offset += length
             self._position += RECORD.size
 
-    def _rotate(self, patient: bool) -> None:
+    def _rotate(self) -> None:
         surplus = segments(self._directory)[: 1 - max(self._policy.files, 2)]
-        if patient and any(self._is_held(number) for number in surplus):
+        if any(self._is_held(number) for number in surplus):
             raise Held
         self._open(self._number + 1)
         for number in surplus:

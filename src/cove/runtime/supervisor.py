@@ -17,12 +17,9 @@ It imports only what its children may need, because nothing is imported after th
 from __future__ import annotations
 
 import argparse
-import errno
 import fcntl
-import functools
 import gc
 import os
-import select
 import signal
 import socket
 import sys
@@ -40,8 +37,8 @@ from cove.paths import RunRoot
 from cove.runtime import children, state, terminal
 from cove.runtime import messages as m
 from cove.runtime.children import Child, Container
+from cove.runtime.loop import Loop
 
-_READABLE = select.EPOLLIN
 _decode = msgspec.json.Decoder(m.Request).decode
 _encode = msgspec.json.Encoder().encode
 _UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody saw its exit code"
@@ -53,8 +50,7 @@ class Supervisor:
     def __init__(self, run: RunRoot, cgroups: Cgroups) -> None:
         self._run = run
         self._cgroups = cgroups
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[], object]] = {}
+        self._loop = Loop()
         self._connections: list[socket.socket] = []
         self._containers: dict[str, Container] = {}
         self._awaiting_console: dict[int, Callable[[], None]] = {}
@@ -62,37 +58,26 @@ class Supervisor:
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────
 
-    def watch(self, fd: int, handler: Callable[[], object]) -> None:
-        self._handlers[fd] = handler
-        self._epoll.register(fd, _READABLE)
-
-    def unwatch(self, fd: int) -> None:
-        if self._handlers.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-
     def serve(self, listener: socket.socket) -> None:
         """Take over what is there, then serve until Shutdown."""
         for status in list(state.load_all(self._run)):
             self._take_over(status)
-        self.watch(listener.fileno(), lambda: self._accept(listener))
+        self._loop.watch(listener.fileno(), lambda: self._accept(listener))
         gc.collect()
         gc.freeze()
         while not self._ending:
-            for fd, _ in self._epoll.poll():
-                handler = self._handlers.get(fd)
-                if handler is not None:
-                    handler()
+            self._loop.turn()
 
     def _accept(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
         connection.settimeout(10)
         self._connections.append(connection)
-        self.watch(connection.fileno(), lambda: self._request(connection))
+        self._loop.watch(connection.fileno(), lambda: self._request(connection))
 
     def _hang_up(self, connection: socket.socket) -> None:
         if connection in self._connections:
             self._connections.remove(connection)
-            self.unwatch(connection.fileno())
+            self._loop.unwatch(connection.fileno())
             connection.close()
 
     def _send(
@@ -180,7 +165,7 @@ class Supervisor:
     def _create(self, connection: socket.socket, packet: channel.Packet, launch: m.Launch) -> None:
         if launch.id in self._containers:
             raise Conflict(f"Container {launch.id} has not been deleted since it last ran")
-        container = children.create(launch, packet.fds[0], self._run, self._cgroups)
+        container = children.create(launch, packet.fds[0], self._run, self._cgroups, self._loop)
         self._containers[launch.id] = container
         self._watch_container(container)
         child = container.child
@@ -265,6 +250,7 @@ class Supervisor:
             if self._is_ours(container.child):
                 os.waitid(os.P_PIDFD, container.child.pidfd, os.WEXITED)
             container.child.close()
+        self._kill_rest(container)
         self._release(container)
         children.remove_run_directory(self._run, identity)
 
@@ -287,13 +273,13 @@ class Supervisor:
     def _watch_container(self, container: Container) -> None:
         if container.child is not None:
             self._watch_child(container.child)
-        for fd, stream in container.streams.outputs:
-            self.watch(fd, functools.partial(self._pump, container, fd, stream))
+        if container.pump is not None:
+            container.pump.start()
 
     def _watch_child(self, child: Child) -> None:
-        self.watch(child.pidfd, lambda: self._ended(child))
+        self._loop.watch(child.pidfd, lambda: self._ended(child))
         if child.gate is not None:
-            self.watch(child.gate.fileno(), lambda: self._gate(child))
+            self._loop.watch(child.gate.fileno(), lambda: self._gate(child))
 
     def _gate(self, child: Child) -> None:
         """The pty arrives, or end of file: the program runs (or the child failed and its pidfd says so)."""
@@ -309,7 +295,7 @@ class Supervisor:
             self._console(child, fds[0], container)
         if data:
             return
-        self.unwatch(child.gate.fileno())
+        self._loop.unwatch(child.gate.fileno())
         child.gate.close()
         child.gate = None
         self._answer_console(child)
@@ -329,39 +315,10 @@ class Supervisor:
             answer()
 
     def _attach_console(self, container: Container, fd: int) -> None:
-        if container.streams.console is not None:
+        if container.streams.console is not None or container.pump is None:
             os.close(fd)
             return
-        container.streams.console = fd
-        os.set_blocking(fd, False)
-        self.watch(fd, lambda: self._read_console(container, fd))
-
-    def _pump(self, container: Container, fd: int, stream: int) -> int:
-        """Move one bounded amount of output into the log; a full disk makes the container wait."""
-        assert container.log is not None
-        try:
-            return container.log.splice(fd, stream)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-                raise
-            time.sleep(0.05)  # the output stays in its FIFO until there is room again
-            return 0
-
-    def _read_console(self, container: Container, fd: int) -> int:
-        try:
-            data = os.read(fd, 1 << 16)
-        except BlockingIOError:
-            return 0
-        except OSError:  # EIO: nobody has the other side open
-            data = b""
-        if not data:
-            self.unwatch(fd)
-            return 0
-        if container.log is not None:
-            container.log.write(1, data)
-        return len(data)
+        container.pump.attach_console(fd)
 
     def _ended(self, child: Child) -> None:
         """A process is over: its first process takes the container along."""
@@ -379,9 +336,9 @@ class Supervisor:
         child.close()
 
     def _forget_child(self, child: Child) -> None:
-        self.unwatch(child.pidfd)
+        self._loop.unwatch(child.pidfd)
         if child.gate is not None:
-            self.unwatch(child.gate.fileno())
+            self._loop.unwatch(child.gate.fileno())
 
     def _exit_code(self, child: Child) -> tuple[int, str]:
         """From waitid if it is ours; else from the zombie, or from the kernel's memory of it."""
@@ -405,12 +362,9 @@ class Supervisor:
 
     def _finish(self, container: Container, code: int, reason: str) -> None:
         """Everything it wrote is in the log before anybody hears of its end."""
-        for fd, stream in container.streams.outputs:
-            while self._pump(container, fd, stream):
-                pass
-        if container.streams.console is not None and container.streams.console in self._handlers:
-            while self._read_console(container, container.streams.console):
-                pass
+        self._kill_rest(container)
+        if container.pump is not None:
+            container.pump.drain()
         oom = self._cgroups.oom_kills(container.status.cgroup) > 0
         if oom:
             self._report(m.OutOfMemory(id=container.status.id))
@@ -421,19 +375,18 @@ class Supervisor:
         self._report(m.Exited(id=container.status.id, exit=end))
 
     def _release(self, container: Container) -> None:
-        """Kill what is left and let go of descriptors, log and control group."""
+        """Let go of descriptors, log and control group."""
+        if container.pump is not None:
+            container.pump.stop()
+            container.pump = None
+        container.streams.close()
+        self._cgroups.remove(container.status.cgroup)
+
+    def _kill_rest(self, container: Container) -> None:
+        """What outlived the first process: further processes, or all of it when the pid namespace is another's."""
         for child in container.execs.values():
             process.send_signal(child.pidfd, signal.SIGKILL)
         self._cgroups.kill(container.status.cgroup)
-        for fd, _ in container.streams.outputs:
-            self.unwatch(fd)
-        if container.streams.console is not None:
-            self.unwatch(container.streams.console)
-        container.streams.close()
-        if container.log is not None:
-            container.log.close()
-            container.log = None
-        self._cgroups.remove(container.status.cgroup)
 
     def _save(self, container: Container, status: m.Status) -> None:
         container.status = status
@@ -443,7 +396,7 @@ class Supervisor:
         if not state.is_live(status):
             self._containers[status.id] = children.remember(status)
             return
-        container = children.readopt(status, self._run)
+        container = children.readopt(status, self._run, self._loop)
         self._containers[status.id] = container
         if container.child is None:
             self._finish(container, 255, _UNSEEN)

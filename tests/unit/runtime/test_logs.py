@@ -28,6 +28,7 @@ def _text(chunks: list[Chunk], stream: int) -> bytes:
 def _fill(directory: Path, writes: list[tuple[int, bytes]], segment_bytes: int = 1 << 20, files: int = 1000) -> None:
     writer = LogWriter(LogPolicy(directory=str(directory), segment_bytes=segment_bytes, files=files))
     for stream, data in writes:
+        writer.make_room()
         writer.write(stream, data)
     writer.close()
 
@@ -112,10 +113,12 @@ def test_a_holding_reader_is_waited_for(tmp_path: Path) -> None:
         for number in range(100):
             os.write(outlet, b"%03d " % number * 10)
             written += b"%03d " % number * 10
+            writer.make_room()
             writer.splice(inlet, 1)
             if number == 0:
                 seen += b"".join(chunk.data for chunk in reader.read())
     seen += b"".join(chunk.data for chunk in reader.read())
+    writer.make_room()
     writer.splice(inlet, 1)
     seen += b"".join(chunk.data for chunk in reader.read())
     assert seen == written
@@ -170,6 +173,7 @@ def _pump(fifo: int, log: Path) -> int:
     idle = 0
     while idle < 100:
         try:
+            writer.make_room()
             writer.splice(fifo, 1)
             idle = 0
         except BlockingIOError:
