@@ -17,13 +17,14 @@ from cove.engine.context import Context, Reports, Settings
 from cove.engine.engine import Engine
 from cove.engine.executors import Executors
 from cove.engine.host import read_facts
-from cove.engine.seccomp import default_profile
-from cove.engine.security import DEFAULT_CAPABILITIES
 from cove.errors import Internal, describe
+from cove.image.content import ContentStore
+from cove.image.distribution import Distribution, Policy
 from cove.image.images import Images
+from cove.image.layers import Layers
 from cove.image.overlayfs import OverlaySnapshots
+from cove.kernel.cgroups import Cgroups
 from cove.network.bridge import BridgeDriver
-from cove.network.driver import Driver as NetworkDriver
 from cove.network.firewall import Firewall
 from cove.network.host import HostDriver
 from cove.network.none import NoneDriver
@@ -46,7 +47,6 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         _prepare(config.data, config.run)
         loop = asyncio.get_running_loop()
         instance = Instance.of(config.run)
-        host = read_facts()
         database = Database(config.data.database)
         stack.callback(database.close)
         executors = Executors()
@@ -54,32 +54,37 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         volumes = LocalDriver(config.data)
         volumes.sweep()
         reports = Reports()
-        runtime = await Runtime.connect(config.run, on_report=reports)
+        runtime = await Runtime.connect(config.run, on_report=reports, on_reconnect=reports.reconnected)
         stack.push_async_callback(runtime.close)
         firewall = Firewall(instance.nft_table)
         bridges = BridgeDriver(instance, firewall)
         stack.push_async_callback(_leave, runtime, bridges, firewall)
         ports = Ports(firewall, Relays(loop))
         stack.callback(ports.close)
-        engine = Engine(
-            Context(
-                instance=instance,
-                data=config.data,
-                run=config.run,
-                database=database,
-                images=Images(config.data),
-                snapshots=OverlaySnapshots(config.data),
-                runtime=runtime,
-                reports=reports,
-                network_drivers=_network_drivers(bridges),
-                ports=ports,
-                volume_drivers={volumes.name: volumes},
-                host=host,
-                seccomp=default_profile(host.architecture, DEFAULT_CAPABILITIES),
-                executors=executors,
-                settings=_settings(config),
-            )
+        content = ContentStore(config.data.image)
+        layers = Layers(config.data, content)
+        images = Images(config.data, content, layer_size=layers.size)
+        context = Context(
+            instance=instance,
+            data=config.data,
+            run=config.run,
+            database=database,
+            images=images,
+            snapshots=OverlaySnapshots(config.data, layers),
+            runtime=runtime,
+            reports=reports,
+            network_drivers={"bridge": bridges, "host": HostDriver(), "none": NoneDriver()},
+            ports=ports,
+            volume_drivers={"local": volumes},
+            host=read_facts(),
+            cgroups=Cgroups.detect(instance.cgroup_parent),
+            firewall=firewall,
+            distribution=Distribution(content, images, layers, Policy(insecure=config.file.insecure_registries)),
+            unpacker=layers,
+            executors=executors,
+            settings=_settings(config),
         )
+        engine = Engine(context)
         stack.push_async_callback(engine.close)
         await engine.start()
         firewall.watch(loop)
@@ -95,11 +100,6 @@ async def _leave(runtime: Runtime, bridges: BridgeDriver, firewall: Firewall) ->
     bridges.close()
     if idle:
         firewall.remove()
-
-
-def _network_drivers(bridges: BridgeDriver) -> dict[str, NetworkDriver]:
-    drivers: tuple[NetworkDriver, ...] = (bridges, HostDriver(), NoneDriver())
-    return {driver.name: driver for driver in drivers}
 
 
 def _settings(config: Config) -> Settings:
