@@ -144,7 +144,8 @@ def refusal(launch: Launch) -> Failed:
 def test_the_program_sees_its_own_world(rootfs: Path) -> None:
     before = Path("/proc/self/mountinfo").read_text()
     script = """
-        echo pid $$; hostname; readlink /dev/ptmx; ls /proc/self/fd | grep -c .; cat /proc/sys/net/ipv4/ip_unprivileged_port_start
+        echo pid $$; hostname; readlink /dev/ptmx; ls /proc/self/fd | grep -c .
+        cat /proc/sys/net/ipv4/ip_unprivileged_port_start
         grep -c . /proc/keys; ls /sys/firmware | grep -c .; echo x > /proc/sys/net/ipv4/ip_forward || echo readonly
         grep CapBnd /proc/self/status; ls /sys/class/net; id -u; echo $HOME; exit 7"""
     code, text = run(a_launch(rootfs, "sh", "-c", script))

@@ -28,6 +28,11 @@ def open_in(root: int, path: str, flags: int = os.O_PATH, *, mode: int = 0, reso
     return openat2(root, path or "/", flags, mode=mode, resolve=_INSIDE | resolve)
 
 
+def clean(path: str) -> str:
+    """`path` as an absolute one without ".", ".." and doubled slashes, cleaned by its letters alone."""
+    return os.path.normpath("/" + path.lstrip("/"))
+
+
 def components(path: str) -> list[str]:
     """The names of a path. ".." is kept: only the kernel can resolve it."""
     return [name for name in path.split("/") if name and name != "."]
@@ -36,24 +41,20 @@ def components(path: str) -> list[str]:
 def make_directories(root: int, path: str, mode: int = 0o755, owner: tuple[int, int] | None = None) -> int:
     """mkdir -p inside `root`: an O_PATH descriptor of the directory. New ones get `mode` and `owner`.
 
-    Works name by name, each looked up from the root through the links that are there, so that a link
-    in the way is followed inside the root and a dangling one is refused (EEXIST).
+    Links on the way are followed inside the root; a dangling one is refused (EEXIST).
     """
+    path = clean(path)
     try:
         return open_in(root, path, os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
-        pass
-    walked = ""
-    current = open_in(root, "/", os.O_PATH | os.O_DIRECTORY)
-    for name in components(path):
-        walked = f"{walked}/{name}"
-        try:
-            following = open_in(root, walked, os.O_PATH | os.O_DIRECTORY)
-        except FileNotFoundError:
-            following = _make_one(current, name, mode, owner)
-        os.close(current)
-        current = following
-    return current
+        if path == "/":
+            raise
+    above, _, name = path.rpartition("/")
+    parent = make_directories(root, above, mode, owner)
+    try:
+        return _make_one(parent, name, mode, owner)
+    finally:
+        os.close(parent)
 
 
 def _make_one(parent: int, name: str, mode: int, owner: tuple[int, int] | None) -> int:
@@ -66,21 +67,22 @@ def _make_one(parent: int, name: str, mode: int, owner: tuple[int, int] | None) 
 
 
 def mount_target(root: int, path: str, *, directory: bool, resolve: int = 0) -> int:
-    """An O_PATH descriptor of the place to mount on, made (a directory, or an empty file) where absent."""
+    """A descriptor of the place to mount on, made (a directory, or an empty file) where absent."""
+    path = clean(path)
     try:
         return open_in(root, path, os.O_PATH, resolve=resolve)
     except FileNotFoundError:
         pass
     if directory:
-        os.close(make_directories(root, path))
-        return open_in(root, path, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
-    parent_path, _, name = path.rstrip("/").rpartition("/")
-    if name in ("", ".", ".."):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    parent = make_directories(root, parent_path)
-    try:
-        made = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o644, dir_fd=parent)
+        made = make_directories(root, path)
+        if not resolve:
+            return made
         os.close(made)
+        return open_in(root, path, os.O_PATH | os.O_DIRECTORY, resolve=resolve)
+    above, _, name = path.rpartition("/")
+    parent = make_directories(root, above)
+    try:
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o644, dir_fd=parent))
         return openat2(parent, name, os.O_PATH, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
     finally:
         os.close(parent)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 
-from cove.kernel import mounts
+from cove.kernel import mounts, syscalls
 from cove.kernel.mounts import Options
+
+# These attributes of a mount have the same numbers as mount(2)'s flags.
+_PLAIN = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
 
 
 def mount(target: int, options: Options) -> int:
@@ -21,8 +24,11 @@ def mount(target: int, options: Options) -> int:
         return made
     directory = mounts.new_filesystem("tmpfs", "tmpfs", ("mode=755",), attributes & ~mounts.ATTR_RDONLY)
     mounts.attach(directory, target)
+    # Nobody else has this fresh tmpfs: names in it can be trusted, and mount(2) does each in one call.
+    os.fchdir(directory)
     for controllers in hierarchies:
-        _mount_hierarchy(directory, controllers, attributes)
+        _mount_hierarchy(controllers, attributes & _PLAIN)
+    os.chdir("/")
     mounts.set_attributes(directory, (attributes & mounts.ATTR_RDONLY, 0))
     return directory
 
@@ -34,16 +40,13 @@ def _version_1_hierarchies() -> list[str]:
     return [controllers for number, controllers, _ in lines if number != "0"]
 
 
-def _mount_hierarchy(directory: int, controllers: str, attributes: int) -> None:
-    """Mount one hierarchy below `directory`; joint controllers are also found by each one's name."""
+def _mount_hierarchy(controllers: str, flags: int) -> None:
+    """Mount one hierarchy in the working directory; joint controllers are also found by each one's name."""
     name = controllers.removeprefix("name=")
-    os.mkdir(name, 0o755, dir_fd=directory)
-    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    data = (controllers,) if controllers.startswith("name=") else tuple(controllers.split(","))
-    made = mounts.new_filesystem("cgroup", "cgroup", data, attributes)
-    mounts.attach(made, place)
-    os.close(made)
-    os.close(place)
+    os.mkdir(name, 0o755)
+    # A named hierarchy without controllers must not come with any.
+    data = f"none,{controllers}" if controllers.startswith("name=") else controllers
+    syscalls.mount("cgroup", name, "cgroup", flags, data)
     if "," in name:
         for each in name.split(","):
-            os.symlink(name, each, dir_fd=directory)
+            os.symlink(name, each)

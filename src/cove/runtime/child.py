@@ -72,10 +72,11 @@ class Child:
         yield
 
     def isolate(self, keep: list[int]) -> None:
-        """Close every descriptor above 2 but the sockets and `keep`; hide from others' eyes."""
+        """Close every descriptor above 2 but the sockets and `keep`; be hidden; have no umask."""
         # A collected object of the supervisor would close numbers that are ours by now.
         gc.disable()
         privileges.set_dumpable(False)
+        os.umask(0)
         following = 3
         for fd in sorted({self.sync_fd, self.gate_fd, *keep}):
             if fd > following:

@@ -1,7 +1,8 @@
 """A container's /dev: device nodes, the usual links, and the console from its own devpts.
 
 Works on a descriptor of the mounted /dev, so that an image's own /dev (which may be a link to anywhere) has
-no say. In a user namespace, where nodes cannot be made, the host's nodes are bound instead.
+no say, and with an empty umask, so that modes are exact. In a user namespace, where nodes cannot be made,
+the host's nodes are bound instead.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import termios
 from collections.abc import Iterable
 
 from cove.kernel import mounts, rootpath
-from cove.kernel.syscalls import AT_FDCWD, filesystem_magic, openat2
+from cove.kernel.syscalls import AT_FDCWD, filesystem_magic
 from cove.oci.spec import ConsoleSize, Device
 from cove.runtime.child import Failure
 
@@ -38,7 +39,6 @@ _LINKS = (
 _KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 _DEVPTS_MAGIC = 0x1CD1
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
-_BENEATH = rootpath.RESOLVE_BENEATH | rootpath.RESOLVE_NO_SYMLINKS
 
 
 def populate(root: int, dev: int, devices: Iterable[Device]) -> None:
@@ -71,7 +71,7 @@ def _make(root: int, dev: int, device: Device) -> None:
     mode = 0o666 if device.file_mode is None else device.file_mode & 0o7777
     try:
         os.mknod(name, kind | mode, os.makedev(device.major, device.minor), dir_fd=parent)
-        _own(parent, name, device, mode)
+        _own(parent, name, device)
     except FileExistsError:
         _check_same(parent, name, kind, device)
     except PermissionError:
@@ -82,23 +82,17 @@ def _make(root: int, dev: int, device: Device) -> None:
 
 def _parent(root: int, dev: int, path: str) -> tuple[int, str]:
     """A descriptor of the directory that `path` lies in, made where absent, and its last name."""
-    names = rootpath.components(path)
-    if not names or ".." in names:
+    above, _, name = rootpath.clean(path).rpartition("/")
+    if not name:
         raise Failure(f"{path!r} is no path for a device")
-    if names[0] == "dev" and len(names) > 1:
-        return rootpath.make_directories(dev, "/".join(names[1:-1])), names[-1]
-    return rootpath.make_directories(root, "/".join(names[:-1])), names[-1]
+    if above == "/dev" or above.startswith("/dev/"):
+        return rootpath.make_directories(dev, above.removeprefix("/dev")), name
+    return rootpath.make_directories(root, above), name
 
 
-def _own(parent: int, name: str, device: Device, mode: int) -> None:
-    """Owner and exact mode (mknod's is cut by the umask) of a node just made."""
-    fd = openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=_BENEATH)
-    try:
-        os.chmod(f"/proc/self/fd/{fd}", mode)
-        if device.uid or device.gid:
-            os.chown(f"/proc/self/fd/{fd}", device.uid, device.gid)
-    finally:
-        os.close(fd)
+def _own(parent: int, name: str, device: Device) -> None:
+    if device.uid or device.gid:
+        os.chown(name, device.uid, device.gid, dir_fd=parent, follow_symlinks=False)
 
 
 def _check_same(parent: int, name: str, kind: int, device: Device) -> None:
