@@ -129,7 +129,7 @@ def _start(launch: Launch, cgroups: Cgroups, group: str) -> tuple[int, int]:
         with far_sync, far_gate, cgroups.birthplace(group) as cgroup_fd:
             pid, pidfd = process.clone(init.flags_for(launch.spec), cgroup_fd=cgroup_fd)
             if pid == 0:
-                stdio = ChildStdio(0, 1, 2)
+                stdio = ChildStdio(os.dup(0), os.dup(1), os.dup(2))
                 init.run(launch, sync_fd=far_sync.fileno(), gate_fd=far_gate.fileno(), stdio=stdio, seccomp=bpf)
         cgroups.attach(group, pid)
         try:
