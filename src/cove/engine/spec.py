@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from cove.engine import merge, resources, security
 from cove.engine.host import HostFacts
 from cove.engine.records import Record
+from cove.engine.seccomp import default_profile
 from cove.errors import InvalidArgument, Unsupported
 from cove.oci.spec import (
     ConsoleSize,
@@ -23,6 +24,7 @@ from cove.oci.spec import (
     Process,
     Resources,
     Root,
+    Seccomp,
     Spec,
 )
 from cove.wire.containers import ContainerConfig, HostConfig

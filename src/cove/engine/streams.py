@@ -12,6 +12,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from cove.engine.context import Context
 from cove.engine.descriptors import write_all
@@ -20,8 +21,8 @@ from cove.engine.lifecycle import Lifecycle
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
 from cove.errors import Conflict, InvalidArgument, Unsupported
-from cove.runtime.follow import Follower, LogWatch
-from cove.runtime.logs import Chunk, LogReader
+from cove.runtime.follow import LogFollower, LogWatcher
+from cove.runtime.log_reader import Chunk, LogReader, lines
 from cove.wire.times import moment, stamp
 
 __all__ = ["Attachment", "Detached", "LogStream", "Streams"]
@@ -36,7 +37,7 @@ class Attachment:
         self,
         streams: Streams,
         container: Container,
-        follower: Follower | None,
+        follower: LogFollower | None,
         wanted: frozenset[int],
         *,
         stdin: bool,
@@ -56,8 +57,9 @@ class Attachment:
         if self._follower is None:
             await self._closed.wait()
             return
-        async for chunk in self._follower.chunks(streams=self._wanted):
-            yield chunk.data if self.tty else frame(chunk.stream, chunk.data)
+        async with aclosing(self._follower.chunks(streams=self._wanted)) as chunks:
+            async for chunk in chunks:
+                yield chunk.data if self.tty else frame(chunk.stream, chunk.data)
 
     async def write(self, data: bytes) -> None:
         """What the client typed, once the container runs; raises Detached on the detach keys."""
@@ -80,10 +82,7 @@ class Attachment:
 
     async def close(self) -> None:
         """The client is gone."""
-        self._closed.set()
-        if self._follower is not None:
-            self._follower.close()
-            self._follower = None
+        self.finish()
         if self._stdin and not self.tty:
             self._stdin = False
             if self._container.started.is_set():
@@ -97,13 +96,13 @@ class Attachment:
 
 
 class LogStream:
-    """What a container wrote, and with `follower` what it goes on to write."""
+    """What a container wrote, and with `follower` what it goes on to write. `until` ends it in any case."""
 
     def __init__(
         self,
         container: Container,
-        past: LogReader,
-        follower: Follower | None,
+        reader: LogReader,
+        follower: LogFollower | None,
         *,
         wanted: frozenset[int],
         since: int,
@@ -113,52 +112,58 @@ class LogStream:
         details: str,
     ) -> None:
         self.tty = container.record.config.tty
-        self._past = past
+        self._reader = reader
         self._follower = follower
         self._wanted = wanted
         self._since = since
         self._until = until
         self._tail = tail
         self._stamps = timestamps
-        self._details = details
-        self._open: dict[int, bool] = {}
+        self._details = details.encode()
+        self._midline: set[int] = set()
 
     async def output(self) -> AsyncIterator[bytes]:
         """Reading is done in steps, between which others have their turn."""
-        merge = not (self._stamps or self._details)
-        read = self._past.read(
-            streams=self._wanted, since_ns=self._since, until_ns=self._until, tail=self._tail, merge=merge
-        )
-        for number, chunk in enumerate(read):
-            yield self._render(chunk)
-            if number % _BATCH == _BATCH - 1:
-                await asyncio.sleep(0)
-        if self._follower is not None:
-            if not self._until:
-                async for chunk in self._follower.chunks(streams=self._wanted, merge=merge):
-                    yield self._render(chunk)
-                return
+        marked = self._stamps or bool(self._details)
+        if self._follower is None:
+            read = self._reader.read(
+                streams=self._wanted,
+                since_ns=self._since,
+                until_ns=self._until,
+                tail=self._tail,
+                merge=not marked,
+            )
+            for number, chunk in enumerate(lines(read) if marked else read):
+                yield self._render(chunk)
+                if number % _BATCH == _BATCH - 1:
+                    await asyncio.sleep(0)
+            return
+        if self._until:
             left = max(0.0, (self._until - time.time_ns()) / 1e9)
             asyncio.get_running_loop().call_later(left, self._follower.finish)
-            async for chunk in self._follower.chunks(streams=self._wanted, until_ns=self._until, merge=merge):
+        following = self._follower.chunks(
+            streams=self._wanted, since_ns=self._since, until_ns=self._until, tail=self._tail, merge=not marked
+        )
+        async with aclosing(following) as chunks:
+            async for chunk in chunks:
                 yield self._render(chunk)
 
     def _render(self, chunk: Chunk) -> bytes:
-        data = chunk.data
-        if self._stamps or self._details:
-            data = self._marked(chunk)
+        data = self._marked(chunk) if self._stamps or self._details else chunk.data
         return data if self.tty else frame(chunk.stream, data)
 
     def _marked(self, chunk: Chunk) -> bytes:
-        """Each line with its time before it; a line that came in pieces has the time of its first one."""
-        mark = f"{stamp(chunk.time_ns)} ".encode() if self._stamps else b""
-        mark += self._details.encode()
+        """Each line with its time before it; a line that comes in pieces has the time of its first one."""
+        mark = (f"{stamp(chunk.time_ns)} ".encode() if self._stamps else b"") + self._details
         out = bytearray()
         for line in chunk.data.splitlines(keepends=True):
-            if not self._open.get(chunk.stream):
+            if chunk.stream not in self._midline:
                 out += mark
             out += line
-            self._open[chunk.stream] = not line.endswith(b"\n")
+            if line.endswith(b"\n"):
+                self._midline.discard(chunk.stream)
+            else:
+                self._midline.add(chunk.stream)
         return bytes(out)
 
     def finish(self) -> None:
@@ -168,9 +173,9 @@ class LogStream:
 
     async def close(self) -> None:
         """To be called in any case."""
-        if self._follower is not None:
-            self._follower.close()
-            self._follower = None
+        self.finish()
+        if self._follower is None:
+            self._reader.close()
 
 
 class Streams:
@@ -180,12 +185,15 @@ class Streams:
         self.context = context
         self._registry = registry
         self._lifecycle = lifecycle
-        self._watch: LogWatch | None = None
+        self._watch: LogWatcher | None = None
 
-    def _watcher(self) -> LogWatch:
+    def _follow(self, container: Container, reader: LogReader) -> LogFollower:
+        """A follower from the reader's cursor on; a container that never ran gets its empty log now."""
         if self._watch is None:
-            self._watch = LogWatch()
-        return self._watch
+            self._watch = LogWatcher()
+        directory = self.context.data.container(container.id).log
+        directory.mkdir(mode=0o700, exist_ok=True)
+        return LogFollower(reader, directory, self._watch)
 
     def close(self) -> None:
         """Stop watching logs."""
@@ -216,10 +224,10 @@ class Streams:
             wanted = frozenset({1, 2})
         follower = None
         if wanted:
-            reader = self._reader(container)
+            reader = self._reader(container, hold=True)
             if not logs:
                 reader.seek_end()
-            follower = self._watcher().follow(self.context.data.container(container.id).log, reader)
+            follower = self._follow(container, reader)
         attachment = Attachment(
             self,
             container,
@@ -235,8 +243,8 @@ class Streams:
         tell(self.context.events, container, "attach")
         return attachment
 
-    def _reader(self, container: Container) -> LogReader:
-        return LogReader(self.context.data.container(container.id).log)
+    def _reader(self, container: Container, *, hold: bool = False) -> LogReader:
+        return LogReader(self.context.data.container(container.id).log, hold=hold)
 
     def _at_end(self, container: Container, stream: Attachment | LogStream) -> None:
         """Let a stream finish when the container has ended for good."""
@@ -262,12 +270,12 @@ class Streams:
             raise Unsupported("configured logging driver does not support reading")
         if tail not in ("", "all") and not tail.lstrip("-").isdecimal():
             raise InvalidArgument(f"tail must be a number or all, not {tail!r}")
-        lines = None if tail in ("", "all") or int(tail) < 0 else int(tail)
+        count = None if tail in ("", "all") or int(tail) < 0 else int(tail)
         now = time.time_ns()
         reader, follower = self._reader(container), None
         alive = container.facts.running or container.facts.phase == "restarting"
         if follow and alive:
-            follower = self._watcher().follow(self.context.data.container(container.id).log, reader)
+            follower = self._follow(container, reader)
         wanted = frozenset(number for number, want in ((1, stdout), (2, stderr)) if want)
         stream = LogStream(
             container,
@@ -276,7 +284,7 @@ class Streams:
             wanted=wanted,
             since=moment(since, now_ns=now) if since not in ("", "0") else 0,
             until=moment(until, now_ns=now) if until not in ("", "0") else 0,
-            tail=lines,
+            tail=count,
             timestamps=timestamps,
             details=_details(container) if details else "",
         )

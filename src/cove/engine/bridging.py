@@ -1,0 +1,73 @@
+"""Between threads that block and coroutines that wait: bodies going in, progress coming out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from cove.engine.executors import Executors
+
+Message = dict[str, Any]
+Sink = Callable[[Message], None]
+
+
+def blocking(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
+    """A body of a request, to be read in a thread; call this on the loop's own thread."""
+    loop = asyncio.get_running_loop()
+
+    async def following() -> bytes | None:
+        return await anext(stream, None)
+
+    def pieces() -> Iterator[bytes]:
+        while (piece := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
+            yield piece
+
+    return pieces()
+
+
+async def told(
+    executors: Executors,
+    work: Callable[[Sink, threading.Event], None],
+) -> AsyncIterator[Message]:
+    """Run `work(sink, cancel)` in a thread: its messages as they come.
+
+    What fails before the first message is raised here, later failures by the iterator. A consumer that goes
+    away sets `cancel`.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[Message | None] = asyncio.Queue()
+    cancel = threading.Event()
+
+    def sink(message: Message) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, message)
+
+    running = asyncio.ensure_future(executors.bulk(work, sink, cancel))
+    running.add_done_callback(lambda _: queue.put_nowait(None))
+    try:
+        first = await queue.get()
+    except asyncio.CancelledError:
+        cancel.set()
+        raise
+    if first is None:
+        await running
+    return _messages(first, queue, running, cancel)
+
+
+async def _messages(
+    first: Message | None,
+    queue: asyncio.Queue[Message | None],
+    running: asyncio.Future[None],
+    cancel: threading.Event,
+) -> AsyncIterator[Message]:
+    message = first
+    try:
+        while message is not None:
+            yield message
+            message = await queue.get()
+        await running
+    finally:
+        cancel.set()
+        if not running.done():
+            running.add_done_callback(lambda done: done.cancelled() or done.exception())

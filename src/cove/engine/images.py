@@ -1,0 +1,299 @@
+"""Images: shown, named, removed; brought in and sent out.
+
+Everything that transfers or unpacks runs in threads of its own and tells its progress as Docker's clients
+draw it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+import msgspec
+
+from cove.engine.bridging import Message, Sink, blocking, told
+from cove.engine.context import Context
+from cove.engine.registry import Registry
+from cove.errors import CoveError, InvalidArgument, NotFound
+from cove.image import archive, gc
+from cove.image.distribution import Credentials
+from cove.image.images import Image
+from cove.oci import image as oci
+from cove.oci.platform import Platform
+from cove.oci.reference import Reference
+from cove.wire import images as wire
+from cove.wire.filters import Filters
+from cove.wire.times import moment
+
+
+class ImageService:
+    """The use cases of images."""
+
+    def __init__(self, context: Context, registry: Registry) -> None:
+        self._context = context
+        self._registry = registry
+
+    # ── show ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def list(
+        self,
+        *,
+        all: bool = False,
+        digests: bool = False,
+        count: bool = False,
+        filters: Filters = Filters(),  # noqa: B008 - frozen
+    ) -> list[wire.ImageSummary]:
+        """The newest first; `count` also counts each image's containers."""
+        found = [image for image in await self._all() if self._wanted(image, filters)]
+        users = Counter(container.record.image_id for container in self._registry)
+        return [_summary(image, users[image.id] if count else -1) for image in found]
+
+    async def _all(self) -> list[Image]:
+        return await self._context.executors.disk(self._context.images.list)
+
+    async def inspect(self, name: str) -> wire.ImageInspect:
+        """All about one image."""
+        return _inspection(self._context.images.get(name))
+
+    async def history(self, name: str) -> list[wire.ImageHistoryItem]:
+        """The steps of its making, the newest first."""
+        images = self._context.images
+        return [
+            wire.ImageHistoryItem(
+                id=step["Id"],
+                created=unix_seconds(step["Created"]),
+                created_by=step["CreatedBy"],
+                tags=tuple(step["Tags"]) if step["Tags"] else None,
+                size=step["Size"],
+                comment=step["Comment"],
+            )
+            for step in map(_any, images.history(images.get(name)))
+        ]
+
+    # ── names ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def tag(self, name: str, *, repo: str, tag: str = "") -> None:
+        """A further name."""
+        target = Reference.parse(f"{repo}:{tag}" if tag else repo)
+        image = await self._context.executors.disk(self._context.images.tag, name, target.full)
+        self._tell("tag", image.id, target.familiar)
+
+    async def remove(self, name: str, *, force: bool = False, noprune: bool = False) -> list[wire.ImageDeleteItem]:
+        """Take away a name, and with the last one the image; Conflict while a container needs it."""
+        image = self._context.images.get(name)
+        done = await self._context.executors.disk(
+            self._context.images.delete, name, force=force, in_use=self._users()
+        )
+        await self._collect()
+        return self._deleted(image, done)
+
+    def _users(self) -> dict[str, list[tuple[str, bool]]]:
+        """The containers of each image, and whether they run."""
+        users: dict[str, list[tuple[str, bool]]] = {}
+        for container in self._registry:
+            users.setdefault(container.record.image_id, []).append((container.id, container.facts.running))
+        return users
+
+    def _deleted(self, image: Image | None, done: Collection[dict[str, str]]) -> list[wire.ImageDeleteItem]:
+        items = []
+        for step in done:
+            if "Untagged" in step:
+                self._tell("untag", image.id if image else step["Untagged"], step["Untagged"])
+                items.append(wire.ImageDeleteItem(untagged=step["Untagged"]))
+            else:
+                self._tell("delete", step["Deleted"], step["Deleted"])
+                items.append(wire.ImageDeleteItem(deleted=step["Deleted"]))
+        return items
+
+    async def prune(self, filters: Filters, older_than: int) -> wire.ImagePruneResponse:
+        """Remove images that no container uses: those without a name, or with dangling=false all."""
+        dangling = filters.flag("dangling")
+
+        def keep(image: Image) -> bool:
+            labels = image.config.config.labels
+            excluded = "label!" in filters and filters.labels(labels, "label!")
+            return excluded or not filters.labels(labels) or unix_seconds(image.created) * 10**9 > older_than
+
+        done = await self._context.executors.disk(
+            self._context.images.prune,
+            in_use=set(self._users()),
+            dangling=dangling is not False,
+            keep=keep,
+        )
+        room = await self._collect()
+        return wire.ImagePruneResponse(images_deleted=tuple(self._deleted(None, done)) or None, space_reclaimed=room)
+
+    async def _collect(self) -> int:
+        """Delete what no image and no container needs any more: bytes gained."""
+        return await self._context.executors.bulk(self._context.collect, self._chains())
+
+    def _chains(self) -> set[str]:
+        return {container.record.image_id for container in self._registry}
+
+    # ── in and out ────────────────────────────────────────────────────────────────────────────────
+
+    async def pull(
+        self, name: str, *, tag: str = "", platform: str = "", auth: str = ""
+    ) -> AsyncIterator[Message]:
+        """From a registry, with the progress of each layer."""
+        reference = _reference(name, tag)
+        wanted = Platform.parse(platform) if platform else None
+        credentials = Credentials.from_header(auth) if auth else None
+
+        def work(sink: Sink, cancel: threading.Event) -> None:
+            self._context.distribution.pull(
+                reference, platform=wanted, credentials=credentials, progress=sink, cancel=cancel
+            )
+
+        messages = await told(self._context.executors, work)
+        return self._then(messages, "pull", reference.or_latest().familiar)
+
+    async def push(self, name: str, *, tag: str = "", auth: str = "") -> AsyncIterator[Message]:
+        """To a registry."""
+        reference = _reference(name, tag)
+        credentials = Credentials.from_header(auth) if auth else None
+        self._context.images.get(reference.or_latest().familiar)
+
+        def work(sink: Sink, cancel: threading.Event) -> None:
+            self._context.distribution.push(reference, credentials=credentials, progress=sink, cancel=cancel)
+
+        messages = await told(self._context.executors, work)
+        return self._then(messages, "push", reference.or_latest().familiar)
+
+    async def load(self, stream: AsyncIterator[bytes], *, quiet: bool = False) -> AsyncIterator[Message]:
+        """From an archive that `save` (Cove's, Docker's or another OCI tool's) made."""
+        body = blocking(stream)
+        context = self._context
+
+        def work(sink: Sink, cancel: threading.Event) -> None:
+            archive.load(
+                context.images.content, context.images, context.unpacker, body, context.data.tmp, sink, quiet=quiet
+            )
+
+        return self._then(await told(context.executors, work), "load", "")
+
+    async def save(self, names: list[str]) -> AsyncIterator[bytes]:
+        """An archive of images; NotFound at once."""
+        if not names:
+            raise InvalidArgument("no image was named: say which ones shall be saved")
+        context = self._context
+        pieces = await context.executors.bulk(archive.save, context.images.content, context.images, names)
+        for name in names:
+            self._tell("save", name, name)
+        return context.executors.stream(pieces)
+
+    async def _then(self, messages: AsyncIterator[Message], action: str, name: str) -> AsyncIterator[Message]:
+        """The messages, and after a good end the event."""
+        async for message in messages:
+            yield message
+        self._tell(action, name, name)
+
+    def _tell(self, action: str, identity: str, name: str) -> None:
+        self._context.events.emit("image", action, identity, {"name": name})
+
+    # ── filters ───────────────────────────────────────────────────────────────────────────────────
+
+    def _wanted(self, image: Image, filters: Filters) -> bool:
+        dangling = filters.flag("dangling")
+        labels = image.config.config.labels
+        return (
+            (dangling is None or dangling != bool(image.names))
+            and filters.labels(labels)
+            and not ("label!" in filters and filters.labels(labels, "label!"))
+            and all(image.created < self._context.images.get(ref).created for ref in filters.get("before"))
+            and all(image.created > self._context.images.get(ref).created for ref in filters.get("since"))
+            and all(unix_seconds(image.created) * 10**9 < moment(at, now_ns=_now()) for at in filters.get("until"))
+            and _referenced(image, filters.get("reference"))
+        )
+
+
+def _now() -> int:
+    import time
+
+    return time.time_ns()
+
+
+def _any(step: dict[str, Any]) -> dict[str, Any]:
+    return step
+
+
+def _reference(name: str, tag: str) -> Reference:
+    """The name with a tag or digest said apart."""
+    if not tag:
+        return Reference.parse(name, default_tag="")
+    return Reference.parse(f"{name}@{tag}" if ":" in tag else f"{name}:{tag}", default_tag="")
+
+
+def _referenced(image: Image, patterns: tuple[str, ...]) -> bool:
+    """Whether a name fits one of the patterns "repo", "repo:tag", with * and ?."""
+    names = [*image.names, *image.repo_digests]
+    repositories = [name.partition("@")[0].rpartition(":")[0] or name for name in names]
+    return not patterns or any(
+        fnmatchcase(name, pattern) for pattern in patterns for name in (*names, *repositories)
+    )
+
+
+def unix_seconds(text: str) -> int:
+    """An image's RFC 3339 time; 0 when it has none."""
+    try:
+        return int(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()) if text else 0
+    except ValueError:
+        return 0
+
+
+def _summary(image: Image, containers: int) -> wire.ImageSummary:
+    return wire.ImageSummary(
+        id=image.id,
+        repo_tags=image.names,
+        repo_digests=image.repo_digests,
+        created=unix_seconds(image.created),
+        size=image.size,
+        labels=image.config.config.labels or None,
+        containers=containers,
+    )
+
+
+def _inspection(image: Image) -> wire.ImageInspect:
+    config = image.config
+    return wire.ImageInspect(
+        id=image.id,
+        repo_tags=image.names,
+        repo_digests=image.repo_digests,
+        comment=config.history[-1].comment if config.history else "",
+        created=image.created,
+        docker_version=config.docker_version,
+        author=config.author,
+        config=_config(config.config),
+        architecture=config.architecture,
+        variant=config.variant or msgspec.UNSET,
+        os=config.os or "linux",
+        os_version=config.os_version or msgspec.UNSET,
+        size=image.size,
+        root_fs=wire.RootFS(layers=config.rootfs.diff_ids),
+        descriptor=wire.Descriptor(
+            media_type=image.manifest.media_type, digest=image.manifest.digest, size=image.manifest.size
+        ),
+    )
+
+
+def _config(config: oci.ContainerConfig) -> wire.ImageConfig:
+    health = config.healthcheck
+    return wire.ImageConfig(
+        user=config.user,
+        exposed_ports={key: {} for key in config.exposed_ports} if config.exposed_ports else msgspec.UNSET,
+        env=config.env or None,
+        cmd=config.cmd or None,
+        healthcheck=msgspec.convert(health, wire.HealthConfig, from_attributes=True) if health else msgspec.UNSET,
+        volumes={key: {} for key in config.volumes} or None,
+        working_dir=config.working_dir,
+        entrypoint=config.entrypoint or None,
+        on_build=config.on_build or None,
+        labels=config.labels or None,
+        stop_signal=config.stop_signal or msgspec.UNSET,
+        shell=config.shell or msgspec.UNSET,
+    )
