@@ -301,6 +301,21 @@ def test_a_new_daemon_takes_over_running_containers(world: World) -> None:
     driver.release(world.network, web.endpoint)
 
 
+def test_a_udp_client_that_never_stops_meets_the_new_container(world: World) -> None:
+    first, second = world.container(), world.container()
+    with inside(world.lan):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    client.settimeout(1)
+    client.connect((HOST, 8053))
+    for container in (first, second):
+        world.publish(container, PortBinding(container_port=80, proto="udp", host_port=8053))
+        client.send(b"?")
+        assert client.recv(64).decode() == LAN
+        world.ports.unpublish(container.endpoint.container_id)
+        os.kill(world.sandbox.pids.pop(world.sandbox.pids.index(container.pid) + 1), signal.SIGKILL)
+    client.close()
+
+
 def test_the_ipv6_loopback_is_relayed(world: World) -> None:
     web = world.container()
 

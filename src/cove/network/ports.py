@@ -26,7 +26,7 @@ from typing import NamedTuple
 import msgspec
 
 from cove.errors import Conflict, Internal, InvalidArgument, describe
-from cove.kernel import sysctl
+from cove.kernel import conntrack, sysctl
 from cove.network.driver import Endpoint, PortBinding
 from cove.network.firewall import Firewall
 from cove.network.relay import Relays
@@ -78,6 +78,7 @@ class Ports:
         publications = [each for binding in bindings if (each := _publication(binding, endpoint))]
         if publications:
             self._firewall.publish(owner, publications)
+            _forget_flows(publications)
         self._serve(owner, endpoint)
 
     def unpublish(self, owner: str) -> None:
@@ -192,6 +193,17 @@ def _publication(binding: PortBinding, endpoint: Endpoint) -> Publication | None
         target_ip=target.address,
         target_port=binding.container_port,
     )
+
+
+def _forget_flows(publications: Iterable[Publication]) -> None:
+    """UDP clients of whoever had the port before shall meet the new container, not the old translation."""
+    ports = {each.host_port for each in publications if each.proto == "udp"}
+    if not ports:
+        return
+    try:
+        conntrack.forget_udp(ports)
+    except OSError as error:
+        _log.warning("Old UDP flows to the ports %s could not be forgotten: %s", sorted(ports), describe(error))
 
 
 def _addresses(host_ip: str) -> tuple[str, ...]:
