@@ -76,7 +76,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The parts that the engine joins."""
+    """The parts that the engine joins. `collect` deletes blobs and layers nobody needs, and says how many bytes."""
 
     instance: Instance
     data: DataRoot
@@ -94,6 +94,7 @@ class Context:
     firewall: Firewall
     distribution: Distribution
     unpacker: Unpacker
+    collect: Callable[[], int]
     events: Events = field(default_factory=Events)
     executors: Executors = field(default_factory=Executors)
     settings: Settings = Settings()

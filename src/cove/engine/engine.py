@@ -58,7 +58,7 @@ class Engine:
         self.files = Files(context, registry, mounts, self.volumes)
         self.containers.fill_volumes = self.files.fill_volumes
         self.stats = Stats(context, registry)
-        self.images = ImageService(context, registry, self.files, self.lifecycle)
+        self.images = ImageService(context, registry)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)
         self.system = System(context, registry, self.containers, self.images, self.volumes)
         self._health = HealthChecks(context, self.execs, self._tasks)

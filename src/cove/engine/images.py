@@ -6,8 +6,8 @@ draw it.
 
 from __future__ import annotations
 
-import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
 from datetime import datetime
@@ -19,8 +19,8 @@ import msgspec
 from cove.engine.bridging import Message, Sink, blocking, told
 from cove.engine.context import Context
 from cove.engine.registry import Registry
-from cove.errors import CoveError, InvalidArgument, NotFound
-from cove.image import archive, gc
+from cove.errors import InvalidArgument
+from cove.image import archive
 from cove.image.distribution import Credentials
 from cove.image.images import Image
 from cove.oci import image as oci
@@ -63,6 +63,7 @@ class ImageService:
     async def history(self, name: str) -> list[wire.ImageHistoryItem]:
         """The steps of its making, the newest first."""
         images = self._context.images
+        steps: list[dict[str, Any]] = [dict(step) for step in images.history(images.get(name))]
         return [
             wire.ImageHistoryItem(
                 id=step["Id"],
@@ -72,7 +73,7 @@ class ImageService:
                 size=step["Size"],
                 comment=step["Comment"],
             )
-            for step in map(_any, images.history(images.get(name)))
+            for step in steps
         ]
 
     # ── names ─────────────────────────────────────────────────────────────────────────────────────
@@ -130,16 +131,11 @@ class ImageService:
 
     async def _collect(self) -> int:
         """Delete what no image and no container needs any more: bytes gained."""
-        return await self._context.executors.bulk(self._context.collect, self._chains())
-
-    def _chains(self) -> set[str]:
-        return {container.record.image_id for container in self._registry}
+        return await self._context.executors.bulk(self._context.collect)
 
     # ── in and out ────────────────────────────────────────────────────────────────────────────────
 
-    async def pull(
-        self, name: str, *, tag: str = "", platform: str = "", auth: str = ""
-    ) -> AsyncIterator[Message]:
+    async def pull(self, name: str, *, tag: str = "", platform: str = "", auth: str = "") -> AsyncIterator[Message]:
         """From a registry, with the progress of each layer."""
         reference = _reference(name, tag)
         wanted = Platform.parse(platform) if platform else None
@@ -207,19 +203,11 @@ class ImageService:
             and not ("label!" in filters and filters.labels(labels, "label!"))
             and all(image.created < self._context.images.get(ref).created for ref in filters.get("before"))
             and all(image.created > self._context.images.get(ref).created for ref in filters.get("since"))
-            and all(unix_seconds(image.created) * 10**9 < moment(at, now_ns=_now()) for at in filters.get("until"))
+            and all(
+                unix_seconds(image.created) * 10**9 < moment(at, now_ns=time.time_ns()) for at in filters.get("until")
+            )
             and _referenced(image, filters.get("reference"))
         )
-
-
-def _now() -> int:
-    import time
-
-    return time.time_ns()
-
-
-def _any(step: dict[str, Any]) -> dict[str, Any]:
-    return step
 
 
 def _reference(name: str, tag: str) -> Reference:
@@ -233,9 +221,7 @@ def _referenced(image: Image, patterns: tuple[str, ...]) -> bool:
     """Whether a name fits one of the patterns "repo", "repo:tag", with * and ?."""
     names = [*image.names, *image.repo_digests]
     repositories = [name.partition("@")[0].rpartition(":")[0] or name for name in names]
-    return not patterns or any(
-        fnmatchcase(name, pattern) for pattern in patterns for name in (*names, *repositories)
-    )
+    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns for name in (*names, *repositories))
 
 
 def unix_seconds(text: str) -> int:

@@ -1,0 +1,181 @@
+"""Files in containers: copied in and out, exported, compared with the image; and processes listed.
+
+A running container's tree is reached through its first process's root, which shows its mounts; a stopped
+one's is put together inside a confined worker. Nothing here resolves a path of a container itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from cove.engine.bridging import blocking
+from cove.engine.context import Context
+from cove.engine.launch import cgroup_of
+from cove.engine.mounts import Mounts
+from cove.engine.records import MountRecord, Record
+from cove.engine.registry import Container, Registry
+from cove.engine.telling import tell
+from cove.engine.volumes import VolumeService
+from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound
+from cove.image import archives
+from cove.oci.spec import Mount
+from cove.volume import binds
+from cove.wire.containers import Change, TopResponse
+
+_PS_PATIENCE = 10.0
+
+
+class Files:
+    """The use cases of a container's files."""
+
+    def __init__(self, context: Context, registry: Registry, mounts: Mounts, volumes: VolumeService) -> None:
+        self._context = context
+        self._registry = registry
+        self._mounts = mounts
+        self._volumes = volumes
+
+    # ── cp ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def stat(self, ref: str, path: str) -> dict[str, Any]:
+        """What lies at a path; NotFound when nothing does."""
+        container = self._registry.find(ref)
+        return await self._context.executors.bulk(self._stat, container, ref, path)
+
+    def _stat(self, container: Container, ref: str, path: str) -> dict[str, Any]:
+        try:
+            return archives.stat_path(self._root(container), path)
+        except NotFound:
+            raise NotFound(f"Could not find the file {path} in container {ref}") from None
+
+    async def read(self, ref: str, path: str) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
+        """(stat, archive) of what lies at a path."""
+        container = self._registry.find(ref)
+        stat = await self._context.executors.bulk(self._stat, container, ref, path)
+        pieces = await self._context.executors.bulk(archives.read_archive, self._root(container), path)
+        tell(self._context.events, container, "archive-path")
+        return stat, self._context.executors.stream(pieces)
+
+    async def write(
+        self,
+        ref: str,
+        path: str,
+        stream: AsyncIterator[bytes],
+        *,
+        no_overwrite_dir_non_dir: bool = False,
+        copy_uid_gid: bool = False,
+    ) -> None:
+        """Unpack an archive into the directory at `path`."""
+        container = self._registry.find(ref)
+        if container.record.host.readonly_rootfs and not _on_writable_mount(container.record, path):
+            raise Forbidden("container rootfs is marked read-only")
+        body = blocking(stream)
+        await self._context.executors.bulk(
+            archives.write_archive,
+            self._root(container),
+            path,
+            body,
+            no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
+            copy_uid_gid=copy_uid_gid,
+        )
+        tell(self._context.events, container, "extract-to-dir")
+
+    async def export(self, ref: str) -> AsyncIterator[bytes]:
+        """The whole root file system, without volumes."""
+        container = self._registry.find(ref)
+        root = archives.stopped((self._context.snapshots.mount(container.id, readonly=True),))
+        pieces = await self._context.executors.bulk(archives.read_archive, root, "/.")
+        tell(self._context.events, container, "export")
+        return self._context.executors.stream(pieces)
+
+    def _root(self, container: Container) -> archives.FsRoot:
+        if container.facts.running:
+            return archives.running(container.facts.pid)
+        record = container.record
+        visible = [mount for mount in record.mounts if mount.type != "tmpfs"]
+        return archives.stopped((self._context.snapshots.mount(record.id), *self._mounts.perform(visible)))
+
+    # ── volumes ───────────────────────────────────────────────────────────────────────────────────
+
+    async def fill_volumes(self, record: Record) -> None:
+        """Before a container's first start: what its image has where an empty volume will lie."""
+        for mount in record.mounts:
+            if self._volumes.wants_fill(mount):
+                await self._context.executors.bulk(self._fill, record, mount)
+
+    def _fill(self, record: Record, mount: MountRecord) -> None:
+        image = archives.stopped((self._context.snapshots.mount(record.id),))
+        source = f"{mount.destination.rstrip('/')}/."
+        try:
+            archives.stat_path(image, source)
+        except (NotFound, InvalidArgument):
+            return  # the image has nothing there, or no directory
+        volume = archives.stopped((Mount(destination="/", source=mount.source, type="bind", options=("bind", "rw")),))
+        archives.write_archive(volume, "/", archives.read_archive(image, source))
+
+    # ── changes ───────────────────────────────────────────────────────────────────────────────────
+
+    async def changes(self, ref: str) -> list[Change]:
+        """What differs from the image."""
+        container = self._registry.find(ref)
+        found = await self._context.executors.disk(self._context.snapshots.changes, container.id)
+        return [Change(path=each.path, kind=each.kind) for each in found]
+
+    # ── top ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def top(self, ref: str, *, ps_args: str = "-ef") -> TopResponse:
+        """The host's `ps`, with the container's processes only; never a program of the image's."""
+        container = self._registry.find(ref)
+        if not container.facts.running:
+            raise Conflict(f"container {container.id} is not running")
+        try:
+            words = shlex.split(ps_args or "-ef")
+        except ValueError as error:
+            raise InvalidArgument(f"ps arguments {ps_args!r} cannot be read: {error}") from None
+        output = await _ps(words)
+        pids = set(self._context.cgroups.procs(cgroup_of(container.record, self._context.instance)))
+        tell(self._context.events, container, "top")
+        return select(output, pids)
+
+
+async def _ps(words: list[str]) -> str:
+    program = next((path for path in ("/usr/bin/ps", "/bin/ps") if Path(path).exists()), "")
+    if not program:
+        raise NotFound("the program ps is not installed on this host; install it (package procps)")
+    with tempfile.TemporaryFile() as complaint:
+        process = await asyncio.create_subprocess_exec(
+            program, *words, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=complaint
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), _PS_PATIENCE)
+        if process.returncode:
+            complaint.seek(0)
+            reason = complaint.read(300).decode(errors="replace").strip()
+            raise InvalidArgument(f"error running ps {' '.join(words)}: {reason or 'it failed'}")
+    return output.decode(errors="replace")
+
+
+def select(output: str, pids: set[int]) -> TopResponse:
+    """The lines of these processes, by the column PID; the last column may have spaces."""
+    table = output.splitlines()
+    titles = tuple(table[0].split()) if table else ()
+    if "PID" not in titles:
+        raise InvalidArgument("Couldn't find PID field in ps output")
+    column = titles.index("PID")
+    rows = []
+    for row in table[1:]:
+        fields = row.split(None, len(titles) - 1)
+        if len(fields) > column and fields[column].isdecimal() and int(fields[column]) in pids:
+            rows.append(tuple(fields))
+    return TopResponse(titles=titles, processes=tuple(rows))
+
+
+def _on_writable_mount(record: Record, path: str) -> bool:
+    clean = binds.clean(path if path.startswith("/") else f"/{path}")
+    return any(
+        mount.rw and (clean == mount.destination or clean.startswith(f"{mount.destination}/"))
+        for mount in record.mounts
+    )
