@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from cove.client.http import Response
 
 
+_NOT_FOUND = ("executable file not found", "no such file or directory", "not found in $path")
+_NOT_EXECUTABLE = ("permission denied", "is a directory", "exec format error")
+
+
 class ProgramFailed(CoveError):
     """The program could not be run; `exit_code` is what a shell would say: 125, 126 or 127."""
 
@@ -39,7 +43,7 @@ def start_failure(error: ApiError) -> ProgramFailed:
         words in text for words in ("executable file not found", "no such file or directory", "not found in $path")
     ):
         return ProgramFailed(error.message, 127)
-    if any(words in text for words in ("permission denied", "is a directory", "exec format error")):
+    if any(words in text for words in _NOT_EXECUTABLE):
         return ProgramFailed(error.message, 126)
     return ProgramFailed(error.message, 125)
 

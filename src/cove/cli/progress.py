@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, TextIO
 
+    Messages = Iterable[dict[str, Any]]
+
 
 def show(
     messages: Iterable[dict[str, Any]], out: TextIO | None = None, *, quiet: bool = False

@@ -21,9 +21,7 @@ def run(call: Call) -> int:
     found = client.containers.inspect(container)
     state, config = found["State"], found["Config"]
     if not state["Running"]:
-        raise UsageError(
-            f"the container {container} is not running, so there is nothing to attach to; start it first"
-        )
+        raise UsageError(f"the container {container} is not running; start it first")
     if state.get("Paused"):
         raise UsageError(f"the container {container} is paused; unpause it first")
     tty = bool(config.get("Tty"))

@@ -1,0 +1,95 @@
+"""`cove save`, `load`, `import`: images as tar archives."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from cove.cli import progress
+from cove.cli.files import chunks_of, open_input, open_output
+from cove.cli.flags import Call, Flag, UsageError, Verb
+from cove.cli.terminal import is_terminal
+from cove.client import connect
+
+
+def save(call: Call) -> int:
+    path = call.text("output")
+    if not path and is_terminal(1):
+        raise UsageError("a tar archive is not for a terminal; use -o FILE, or send it somewhere with | or >")
+    response = connect(call.host).images.save(call.arguments)
+    with open_output(path) as out:
+        for chunk in response.chunks():
+            out.write(chunk)
+    return 0
+
+
+def load(call: Call) -> int:
+    path = call.text("input")
+    if not path and is_terminal(0):
+        raise UsageError("there is no archive to load: use -i FILE, or send one to stdin")
+    with open_input(path) as source:
+        messages = connect(call.host).images.load(chunks_of(source), quiet=call.flag("quiet"))
+        progress.show(messages)
+    return 0
+
+
+def import_(call: Call) -> int:
+    from cove.cli.reference import split
+
+    source, *target = call.arguments
+    repository, tag = split(target[0]) if target else ("", "")
+    query = {
+        "repo": repository,
+        "tag": tag,
+        "message": call.text("message"),
+        "changes": call.list("change"),
+        "platform": call.text("platform"),
+    }
+    client = connect(call.host)
+    if source.startswith(("http://", "https://")):
+        raise UsageError(f"cove import reads a file or stdin; fetch it first: curl -L {source} | cove import -")
+    if source != "-" and not os.path.exists(source):
+        raise UsageError(f"the archive {source} does not exist")
+    with open_input("" if source == "-" else source) as stream:
+        progress.show(_ending(client.images.import_(chunks_of(stream), query)), sys.stderr)
+    return 0
+
+
+def _ending(messages: progress.Messages) -> progress.Messages:
+    """The messages; the image's id, which the API sends as a status, goes to stdout instead."""
+    for message in messages:
+        if str(message.get("status", "")).startswith("sha256:"):
+            print(message["status"])
+        else:
+            yield message
+
+
+SAVE = Verb(
+    save,
+    "Write images as a tar archive, to stdout unless told otherwise.",
+    "IMAGE [IMAGE...]",
+    (Flag("output", "Write to a file", short="o", hint="file"),),
+    least=1,
+    most=None,
+)
+LOAD = Verb(
+    load,
+    "Read images from a tar archive, on stdin unless told otherwise.",
+    "",
+    (
+        Flag("input", "Read from a file", short="i", hint="file"),
+        Flag("quiet", "Show no progress", "bool", short="q"),
+    ),
+)
+IMPORT = Verb(
+    import_,
+    "Make an image of a file system's tar archive.",
+    "FILE|- [REPOSITORY[:TAG]]",
+    (
+        Flag("change", "Apply an instruction of a Dockerfile: 'CMD [\"sh\"]'", "list", short="c", hint="instruction"),
+        Flag("message", "Say what the image is", short="m"),
+        Flag("platform", "Platform of the image: linux/amd64"),
+    ),
+    least=1,
+    most=2,
+)
