@@ -25,7 +25,7 @@ from cove.engine.registry import Container, Registry
 from cove.errors import Internal, describe
 from cove.kernel import netlink
 from cove.kernel.syscalls import setns
-from cove.network.driver import Endpoint, EndpointRequest, Network
+from cove.network.driver import Endpoint, EndpointRequest, Network, PortBinding
 from cove.runtime.messages import Interface
 from cove.wire.networks import EndpointSettings
 
@@ -54,7 +54,7 @@ class Attachments:
                 request = _request(settings, record, position)
                 endpoint = endpoints[network.id] = driver.plan(network, record.id, request)
                 undo.callback(driver.release, network, endpoint)
-            ports = ()
+            ports: tuple[PortBinding, ...] = ()
             if _bridged(endpoints) is not None and (wanted := requested(record, self._context.settings)):
                 ports = self._context.ports.reserve(record.id, wanted)
             undo.pop_all()
@@ -124,7 +124,7 @@ class Attachments:
         ports = attached.ports
         if ports and _bridged(rest) is None:
             self._context.ports.unpublish(container.id)
-            ports = ()
+            ports: tuple[PortBinding, ...] = ()
         self._registry.note(container, attached=Attached(endpoints=rest, ports=ports))
 
     def restore(self, containers: list[Container]) -> None:

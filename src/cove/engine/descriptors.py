@@ -21,12 +21,17 @@ async def write_all(descriptor: int, data: bytes) -> bool:
     return True
 
 
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
 async def _writable(descriptor: int) -> None:
     """Wait for room. The descriptor is duplicated: a loop watches a number only once, and it may be closed."""
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
+    ready: asyncio.Future[None] = loop.create_future()
     own = os.dup(descriptor)
-    loop.add_writer(own, lambda: ready.done() or ready.set_result(None))
+    loop.add_writer(own, _settle, ready)
     try:
         await ready
     finally:

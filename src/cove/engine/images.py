@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
@@ -27,8 +27,11 @@ from cove.oci import image as oci
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 from cove.wire import images as wire
+from cove.wire.containers import HealthConfig
 from cove.wire.filters import Filters
 from cove.wire.times import moment
+
+_Users = tuple[tuple[str, bool], ...]
 
 
 class ImageService:
@@ -47,23 +50,23 @@ class ImageService:
         digests: bool = False,
         count: bool = False,
         filters: Filters = Filters(),  # noqa: B008 - frozen
-    ) -> list[wire.ImageSummary]:
+    ) -> Sequence[wire.ImageSummary]:
         """The newest first; `count` also counts each image's containers."""
         found = [image for image in await self._all() if self._wanted(image, filters)]
         users = Counter(container.record.image_id for container in self._registry)
         return [_summary(image, users[image.id] if count else -1) for image in found]
 
-    async def _all(self) -> list[Image]:
+    async def _all(self) -> Sequence[Image]:
         return await self._context.executors.disk(self._context.images.list)
 
     async def inspect(self, name: str) -> wire.ImageInspect:
         """All about one image."""
         return _inspection(self._context.images.get(name))
 
-    async def history(self, name: str) -> list[wire.ImageHistoryItem]:
+    async def history(self, name: str) -> Sequence[wire.ImageHistoryItem]:
         """The steps of its making, the newest first."""
         images = self._context.images
-        steps: list[dict[str, Any]] = [dict(step) for step in images.history(images.get(name))]
+        steps: Sequence[dict[str, Any]] = images.history(images.get(name))
         return [
             wire.ImageHistoryItem(
                 id=step["Id"],
@@ -84,7 +87,9 @@ class ImageService:
         image = await self._context.executors.disk(self._context.images.tag, name, target.full)
         self._tell("tag", image.id, target.familiar)
 
-    async def remove(self, name: str, *, force: bool = False, noprune: bool = False) -> list[wire.ImageDeleteItem]:
+    async def remove(
+        self, name: str, *, force: bool = False, noprune: bool = False
+    ) -> Sequence[wire.ImageDeleteItem]:
         """Take away a name, and with the last one the image; Conflict while a container needs it."""
         image = self._context.images.get(name)
         done = await self._context.executors.disk(
@@ -93,14 +98,14 @@ class ImageService:
         await self._collect()
         return self._deleted(image, done)
 
-    def _users(self) -> dict[str, list[tuple[str, bool]]]:
+    def _users(self) -> dict[str, _Users]:
         """The containers of each image, and whether they run."""
-        users: dict[str, list[tuple[str, bool]]] = {}
+        users: defaultdict[str, _Users] = defaultdict(tuple)
         for container in self._registry:
-            users.setdefault(container.record.image_id, []).append((container.id, container.facts.running))
+            users[container.record.image_id] += ((container.id, container.facts.running),)
         return users
 
-    def _deleted(self, image: Image | None, done: Collection[dict[str, str]]) -> list[wire.ImageDeleteItem]:
+    def _deleted(self, image: Image | None, done: Collection[dict[str, str]]) -> Sequence[wire.ImageDeleteItem]:
         items = []
         for step in done:
             if "Untagged" in step:
@@ -173,7 +178,7 @@ class ImageService:
 
         return self._then(await told(context.executors, work), "load", "")
 
-    async def save(self, names: list[str]) -> AsyncIterator[bytes]:
+    async def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
         """An archive of images; NotFound at once."""
         if not names:
             raise InvalidArgument("no image was named: say which ones shall be saved")
@@ -274,7 +279,7 @@ def _config(config: oci.ContainerConfig) -> wire.ImageConfig:
         exposed_ports={key: {} for key in config.exposed_ports} if config.exposed_ports else msgspec.UNSET,
         env=config.env or None,
         cmd=config.cmd or None,
-        healthcheck=msgspec.convert(health, wire.HealthConfig, from_attributes=True) if health else msgspec.UNSET,
+        healthcheck=msgspec.convert(health, HealthConfig, from_attributes=True) if health else msgspec.UNSET,
         volumes={key: {} for key in config.volumes} or None,
         working_dir=config.working_dir,
         entrypoint=config.entrypoint or None,

@@ -7,6 +7,9 @@ drivers'; a container's share of a network is `attachments`'.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+
+from msgspec import UNSET
 
 from cove import ids
 from cove.engine.attachments import Attachments
@@ -171,7 +174,7 @@ class NetworkService:
             self._registry.rewrite(container, endpoints=endpoints)
         self._emit(network, "disconnect", container)
 
-    def users(self, network: Network) -> list[Container]:
+    def users(self, network: Network) -> Sequence[Container]:
         """The containers that run on a network."""
         return [
             container
@@ -179,7 +182,7 @@ class NetworkService:
             if container.facts.running and network.id in container.facts.attached.endpoints
         ]
 
-    def unused(self, filters: Filters, older_than: int) -> list[Network]:
+    def unused(self, filters: Filters, older_than: int) -> Sequence[Network]:
         """The user's networks that no container is or will be on."""
         named = {name for container in self._registry for name in container.record.endpoints}
         return [
@@ -216,7 +219,7 @@ class NetworkService:
             wire.IPAMConfig(subnet=pool.subnet, gateway=pool.gateway, ip_range=pool.ip_range)
             for pool in network.subnets
         )
-        shown = {}
+        shown: dict[str, wire.EndpointResource] = {}
         for user in self.users(network) if containers else ():
             endpoint = user.facts.attached.endpoints[network.id]
             shown[user.id] = wire.EndpointResource(
@@ -237,7 +240,7 @@ class NetworkService:
             attachable=network.attachable,
             options={**network.options, **_link_option(network)},
             labels=network.labels,
-            **({"containers": shown} if containers else {}),
+            containers=shown if containers else UNSET,
         )
 
     def _emit(self, network: Network, action: str, container: Container | None = None) -> None:

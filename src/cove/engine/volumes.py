@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 from cove import ids
 from cove.engine.context import Context
@@ -36,7 +37,7 @@ class VolumeService:
         """Read the records."""
         self._records = self._documents.load()
 
-    def all(self) -> list[VolumeRecord]:
+    def all(self) -> Sequence[VolumeRecord]:
         return list(self._records.values())
 
     async def list(self, *, filters: Filters = Filters()) -> wire.VolumeListResponse:  # noqa: B008 - frozen
@@ -103,7 +104,7 @@ class VolumeService:
             del self._records[name]
         self._context.events.emit("volume", "destroy", name, {"driver": record.driver})
 
-    def users(self, name: str) -> list[Container]:
+    def users(self, name: str) -> Sequence[Container]:
         """The containers that name a volume."""
         return [
             container
@@ -134,7 +135,7 @@ class VolumeService:
         """Bytes on disk, measured now."""
         return await self._context.executors.disk(self._driver(self._find(name).driver).size, name)
 
-    def unused(self, filters: Filters) -> list[VolumeRecord]:
+    def unused(self, filters: Filters) -> Sequence[VolumeRecord]:
         """What a prune removes: anonymous ones, or with `all` any, that no container names."""
         everything = filters.flag("all") or False
         return [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 
@@ -91,7 +91,7 @@ class LogFollower:
         until_ns: int = 0,
         tail: int | None = None,
         merge: bool = True,
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncGenerator[Chunk, None]:
         """As `LogReader.read`, without an end until `finish` (or until a record is later than `until_ns`)."""
         watch = self._watcher.add(self._directory, self._wake)
         try:
