@@ -188,7 +188,9 @@ def filesystem_magic(fd: int) -> int:
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
-    """Close every descriptor from `first` to `last`; kernel 5.9, else one by one."""
+    """Close every descriptor from `first` to `last`, none when that is an empty range."""
+    if first > last:
+        return
     if _syscall(c_long(_NR_CLOSE_RANGE), c_uint(first), c_uint(last), c_uint(0)) == 0:
         return
     os.closerange(first, min(last + 1, os.sysconf("SC_OPEN_MAX")))

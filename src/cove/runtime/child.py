@@ -85,6 +85,11 @@ class Child:
             os.set_inheritable(fd, False)
         syscalls.close_range(following)
 
+    def shed(self) -> None:
+        """Close everything above 2 but the sync socket, which execve closes."""
+        syscalls.close_range(3, self.sync_fd - 1)
+        syscalls.close_range(self.sync_fd + 1)
+
     def wait_for_gate(self) -> None:
         """Until the supervisor has put this process in its place (once); end silently if it died instead."""
         if not self._admitted and not os.read(self.gate_fd, 16):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from cove.kernel import privileges, rootpath, syscalls
 from cove.oci.spec import Process
+from cove.runtime import devices
 from cove.runtime.child import ChildStdio, Failure
 from cove.runtime.users import MAX_ID, Identity, home_of, resolve
 
@@ -146,10 +147,10 @@ def enter_directory(root: int, path: str) -> None:
         raise Failure(f'chdir to cwd ("{path}") failed: it lies outside the container\'s root')
 
 
-def place_stdio(stdio: ChildStdio, console: int | None, owner: Identity) -> None:
+def place_stdio(root: int, stdio: ChildStdio, console: int | None, owner: Identity) -> None:
     """Put descriptors 0 to 2 in place and give them to the process' user."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) if console is None else -1
     wanted = [console] * 3 if console is not None else [stdio.stdin, stdio.stdout, stdio.stderr]
+    null = devices.open_null(root) if None in wanted else -1
     for number, fd in enumerate(wanted):
         os.dup2(null if fd is None else fd, number, inheritable=True)
         if fd is not None:

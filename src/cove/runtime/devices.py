@@ -53,6 +53,29 @@ def populate(root: int, dev: int, devices: Iterable[Device]) -> None:
     _link(dev, "ptmx", "pts/ptmx")
 
 
+def verify_null(fd: int) -> None:
+    """Failure unless `fd` is the null device itself."""
+    found = os.fstat(fd)
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):
+        raise Failure("/dev/null of the container is not the null device: a mask made of it would not mask")
+
+
+def find_null(dev: int) -> int:
+    """An O_PATH descriptor of the null device in `dev`, a descriptor of the container's /dev; verified."""
+    fd = rootpath.open_in(dev, "/null", resolve=rootpath.RESOLVE_NO_SYMLINKS)
+    verify_null(fd)
+    return fd
+
+
+def open_null(root: int) -> int:
+    """The container's /dev/null for reading and writing, verified; whatever stands there cannot make this wait."""
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY
+    fd = rootpath.open_in(root, "/dev/null", flags, resolve=rootpath.RESOLVE_NO_SYMLINKS)
+    verify_null(fd)
+    os.set_blocking(fd, True)
+    return fd
+
+
 def _link(dev: int, name: str, target: str) -> None:
     try:
         os.symlink(target, name, dir_fd=dev)

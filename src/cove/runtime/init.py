@@ -106,7 +106,6 @@ class _Init:
         """Everything mounted, still outside of it."""
         spec = self.launch.spec
         with self.child.stage("rootfs"):
-            null = masks.open_null()
             tree = Tree(spec, self.launch.rootfs)
             tree.enter()
             self.proc = mounts.new_filesystem("proc", "proc", ())
@@ -124,7 +123,7 @@ class _Init:
                 self.child.send_master(master)
                 os.close(master)
         with self.child.stage("masks"):
-            masks.mask(tree.root, linux.masked_paths, null)
+            masks.mask(tree.root, linux.masked_paths, tree.dev_fd)
             masks.make_readonly(tree.root, linux.readonly_paths)
         with self.child.stage("hostname"):
             if spec.hostname:
@@ -192,7 +191,7 @@ def become(
 ) -> NoReturn:
     """The end of every start: descriptors, rights, and the program. With `reaper`, below a minimal init."""
     with child.stage("stdio"):
-        credentials.place_stdio(stdio, console, identity)
+        credentials.place_stdio(root, stdio, console, identity)
         if console is not None:
             devices.control_terminal(0)
     with child.stage("privileges"):
@@ -203,6 +202,7 @@ def become(
         if reaper:
             pid1.split(console)
         credentials.reset_signals()
+        child.shed()
         os.umask(_DEFAULT_UMASK if process.user.umask is None else process.user.umask)
         if process.no_new_privileges and seccomp:
             syscalls.seccomp_set_filter(seccomp)

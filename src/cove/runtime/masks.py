@@ -12,29 +12,15 @@ import stat
 from collections.abc import Iterable
 
 from cove.kernel import mounts, rootpath
-from cove.runtime.child import Failure
-
-_NULL = os.makedev(1, 3)
+from cove.runtime import devices
 
 
-def open_null() -> int:
-    """A detached mount of the host's /dev/null; Failure when that is not the null device."""
-    fd = os.open("/dev/null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        _verify(fd)
-        return mounts.clone(fd, "")
-    finally:
-        os.close(fd)
+def mask(root: int, paths: Iterable[str], dev: int) -> None:
+    """Hide `paths`. The null device is that of `dev`, the container's /dev.
 
-
-def _verify(fd: int) -> None:
-    found = os.fstat(fd)
-    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != _NULL:
-        raise Failure("/dev/null of the host is not the null device: masks made of it would not mask")
-
-
-def mask(root: int, paths: Iterable[str], null: int) -> None:
-    """Hide `paths`; `null` is a detached mount of /dev/null, which is cloned for each file."""
+    Not the host's: whoever is root in the container may change the mode of what it sees.
+    """
+    null = devices.find_null(dev)
     empty = -1
     for path in paths:
         target = _find(root, path)
@@ -50,11 +36,12 @@ def mask(root: int, paths: Iterable[str], null: int) -> None:
                 cover = mounts.clone(empty, "")
         else:
             cover = mounts.clone(null, "")
-            _verify(cover)
+            devices.verify_null(cover)
         mounts.attach(cover, target)
         os.close(target)
         if cover != empty:
             os.close(cover)
+    os.close(null)
     if empty >= 0:
         os.close(empty)
 

@@ -101,9 +101,9 @@ class Tree:
 
     def _mount(self, mount: Mount, options: Options, source: int | None) -> None:
         directory = source is None or stat.S_ISDIR(os.fstat(source).st_mode)
-        _refuse_proc(mount, source)
         fixed = rootpath.RESOLVE_NO_SYMLINKS if mount.type in _FIXED else 0
         target = rootpath.mount_target(self.root, mount.destination, directory=directory, resolve=fixed)
+        _refuse_proc(mount, source, target)
         if source is None and mount.type == "cgroup":
             made = cgroupfs.mount(target, options)
         else:
@@ -133,6 +133,12 @@ class Tree:
         if not mount.type:
             raise Failure(f"the mount at {mount.destination} has neither a type nor the option bind")
         return mounts.new_filesystem(mount.type, mount.source or mount.type, data, options.attributes[0])
+
+    @property
+    def dev_fd(self) -> int:
+        """The descriptor of /dev, known once it is populated."""
+        assert self.dev is not None
+        return self.dev
 
     def populate_dev(self, wanted: Iterable[Device]) -> None:
         """Nodes and links in /dev, unless that was bound from the host and is complete."""
@@ -194,13 +200,16 @@ def _overlay(options: Options) -> int:
     return mounts.overlay(lower, upper, work, others)
 
 
-def _refuse_proc(mount: Mount, source: int | None) -> None:
-    """Nothing but a procfs may stand at /proc, and nothing but harmless files below it."""
-    destination = os.path.normpath("/" + mount.destination.lstrip("/"))
-    if destination == "/proc":
-        if source is not None and syscalls.filesystem_magic(source) != rootpath.PROC_MAGIC:
-            raise Failure(f"{mount.source} cannot be mounted at /proc: only a procfs can", number=errno.EPERM)
-    elif destination.startswith("/proc/") and destination not in _PROC_FILES:
+def _refuse_proc(mount: Mount, source: int | None, target: int) -> None:
+    """Nothing but a procfs may stand at /proc, and on a procfs (by whatever name) nothing but harmless files."""
+    destination = rootpath.clean(mount.destination)
+    procfs = mount.type == "proc" if source is None else syscalls.filesystem_magic(source) == rootpath.PROC_MAGIC
+    if destination == "/proc" and not procfs:
+        raise Failure(
+            f"{mount.source or mount.type} cannot be mounted at /proc: only a procfs can", number=errno.EPERM
+        )
+    inside = syscalls.filesystem_magic(target) == rootpath.PROC_MAGIC
+    if inside and not procfs and destination not in _PROC_FILES:
         raise Failure(
             f"{mount.source or mount.type} cannot be mounted inside /proc ({destination})", number=errno.EPERM
         )
