@@ -33,7 +33,7 @@ def enter(root: int, layers: list[dict[str, Any]], place: str, *, reads_trusted:
     os.umask(0)
     syscalls.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
     if layers:
-        root = _overlay(place, layers[0])
+        root = _first(place, layers[0])
         for layer in layers[1:]:
             _bind(root, layer)
     os.fchdir(root)
@@ -44,8 +44,10 @@ def enter(root: int, layers: list[dict[str, Any]], place: str, *, reads_trusted:
     return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _overlay(place: str, layer: dict[str, Any]) -> int:
-    """Mount a snapshot on the directory `place`, which nobody else sees, and return its root."""
+def _first(place: str, layer: dict[str, Any]) -> int:
+    """Mount a snapshot, or one directory, on `place` where nobody else sees it, and return its root."""
+    if layer.get("type") != "overlay":
+        return os.open(layer["source"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     lower: list[str] = []
     upper = work = ""
     data: list[str] = []

@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
@@ -29,6 +30,7 @@ from cove.store.files import sync_directory, write_all, write_atomic
 T = TypeVar("T")
 
 _CHUNK = 1 << 20
+_GRACE = 3600.0
 _ALGORITHMS = ("sha256", "sha512")
 _LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -46,6 +48,7 @@ class ContentStore:
         self.root = root
         self._blobs = root / "blobs"
         self._ingest = root / "ingest"
+        self._wanted: dict[str, float] = {}
         for directory in (*(self._blobs / name for name in _ALGORITHMS), self._ingest):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self._ingest.iterdir():
@@ -59,7 +62,19 @@ class ContentStore:
         return self._blobs / algorithm / digits
 
     def has(self, digest: str) -> bool:
+        """Whether the blob is there; if so it stays for a while, because somebody counts on it."""
+        self._wanted[digest] = time.monotonic()
         return self.path(digest).is_file()
+
+    def wanted(self) -> set[str]:
+        """Blobs that were stored or asked for lately: an image that is still being put together needs them."""
+        oldest = time.monotonic() - _GRACE
+        return {digest for digest, since in list(self._wanted.items()) if since > oldest}
+
+    def settled(self, blobs: Iterable[str]) -> None:
+        """These blobs belong to a named image now, which alone decides how long they stay."""
+        for digest in blobs:
+            self._wanted.pop(digest, None)
 
     def size(self, digest: str) -> int:
         """Its length in bytes, or NotFound."""
@@ -112,6 +127,7 @@ class ContentStore:
             finally:
                 os.close(descriptor)
             destination = self.path(hasher.actual)
+            self._wanted[hasher.actual] = time.monotonic()
             temporary.replace(destination)
         except BaseException:
             temporary.unlink(missing_ok=True)

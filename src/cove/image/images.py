@@ -37,6 +37,7 @@ Deletion = dict[str, str]
 Deletions = list[Deletion]
 Steps = list[dict[str, object]]
 _Entries = list[Descriptor]
+_Listeners = list[Callable[[], None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +76,22 @@ class _Document:
 class Images:
     """Names and images over the layout in `data`; safe to use from several threads.
 
-    `layer_size` tells how much disk an unpacked layer takes (0 while it is not unpacked).
+    `layer_size` tells how much disk an unpacked layer takes (0 while it is not unpacked); `layers_settled`
+    hears which layers a named image holds now.
     """
 
     def __init__(
-        self, data: DataRoot, content: ContentStore | None = None, layer_size: Callable[[str], int] = lambda _: 0
+        self,
+        data: DataRoot,
+        content: ContentStore | None = None,
+        layer_size: Callable[[str], int] = lambda _: 0,
+        layers_settled: Callable[[Iterable[str]], None] = lambda _: None,
     ) -> None:
         self.content = content or ContentStore(data.image)
         self._path = data.image / "index.json"
         self._layer_size = layer_size
+        self._layers_settled = layers_settled
+        self._listeners: _Listeners = []
         self._lock = threading.RLock()
         self._documents: dict[str, _Document] = {}
         self._entries: tuple[Descriptor, ...] = ()
@@ -91,6 +99,10 @@ class Images:
             self._entries = oci.decode_index(self._path.read_bytes()).manifests
         else:
             self._save(())
+
+    def on_deletion(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after names were taken away, so that it can collect what they reached."""
+        self._listeners.append(listener)
 
     # Finding
 
@@ -151,6 +163,9 @@ class Images:
             elif not any(entry.digest == manifest_digest for entry in entries):
                 entries.append(_bare(document.manifest))
             self._save(entries)
+            blobs = (manifest_digest, document.id, *(layer.digest for layer in document.layers))
+            self.content.settled(blobs)
+            self._layers_settled(document.chain_ids)
             return self._image(manifest_digest)
 
     def tag(self, source: str, target: str) -> Image:
@@ -173,8 +188,13 @@ class Images:
         `in_use` maps image ids to the containers that use them: (id, whether it runs). A name goes
         alone while others remain. An image that a running container uses is never deleted; one that a
         stopped container uses, or that has several names and is called by its id, only by `force`.
-        The caller collects garbage afterwards.
         """
+        with self._lock:
+            deleted = self._delete(name_or_id, force, in_use or {})
+        self._tell()
+        return deleted
+
+    def _delete(self, name_or_id: str, force: bool, in_use: Mapping[str, Collection[tuple[str, bool]]]) -> Deletions:
         with self._lock:
             manifest_digest, name = self._find(name_or_id)
             image = self._image(manifest_digest)
@@ -184,7 +204,7 @@ class Images:
             if name and [found for found in tags if found != name]:
                 self._save([entry for entry in self._entries if _name(entry) != name])
                 return [{"Untagged": _parsed(name).familiar}]
-            _refuse_in_use(image, name_or_id, name, tags, force=force, containers=(in_use or {}).get(image.id, ()))
+            _refuse_in_use(image, name_or_id, name, tags, force=force, containers=in_use.get(image.id, ()))
             self._save([entry for entry in self._entries if entry not in entries])
             untagged = [{"Untagged": _parsed(found).familiar} for found in names]
             return [*untagged, {"Deleted": image.id}, *self._unshared(image)]
@@ -202,8 +222,13 @@ class Images:
         with self._lock:
             for image in self.list():
                 if image.id not in in_use and not (dangling and image.names) and not keep(image):
-                    deleted += self.delete(image.id, force=True)
+                    deleted += self._delete(image.id, True, {})
+        self._tell()
         return deleted
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     def manifests(self) -> set[str]:
         """The digests of every manifest that is an image's: the roots for collecting garbage."""

@@ -29,7 +29,7 @@ def stat(root: int, path: str) -> dict[str, Any]:
     found = os.stat(name, dir_fd=parent, follow_symlinks=False)
     target = _final(root, path) if modes.S_ISLNK(found.st_mode) else ""
     return {
-        "name": shown,
+        "name": shown if components(path) else "/",
         "size": found.st_size,
         "mode": go_mode(found.st_mode),
         "mtime": _rfc3339(found.st_mtime_ns),
@@ -48,7 +48,7 @@ def subject(root: int, path: str) -> tuple[int, str, str]:
     if whole:
         fd = _open(root, path, os.O_PATH | os.O_DIRECTORY)
         dotted = path.endswith("/.") or not parts or parts[-1] == ".."
-        return fd, ".", "." if dotted and parts else (parts[-1] if parts else "/")
+        return fd, ".", "." if dotted else parts[-1]
     fd = _open(root, "/".join(parts[:-1]), os.O_PATH | os.O_DIRECTORY, path)
     try:
         os.stat(parts[-1], dir_fd=fd, follow_symlinks=False)

@@ -20,7 +20,8 @@ import secrets
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from cove.oci.image import Descriptor
 from cove.paths import DataRoot
 from cove.store.files import write_atomic
 
+_GRACE = 3600.0
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _OPAQUE_MARK = "trusted.overlay.opaque"
@@ -73,6 +75,9 @@ class Layers:
         self._boot = _BOOT_ID.read_text().strip()
         self._lock = threading.Lock()
         self._facts: dict[str, Facts] = {}
+        self._wanted: dict[str, float] = {}
+        self.stable = threading.RLock()
+        """Held while a snapshot takes its place on a stack, and while garbage is collected."""
         self._underway: set[str] = set()
         self._free = threading.Condition()
         data.layers.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -81,7 +86,19 @@ class Layers:
     # Asking
 
     def is_unpacked(self, chain_id: str) -> bool:
+        """Whether the layer is there; if so it stays for a while, because somebody counts on it."""
+        self._wanted[chain_id] = time.monotonic()
         return chain_id in self._facts
+
+    def wanted(self) -> set[str]:
+        """Layers that were unpacked or asked for lately, for an image that has no name yet."""
+        oldest = time.monotonic() - _GRACE
+        return {chain_id for chain_id, since in list(self._wanted.items()) if since > oldest}
+
+    def settled(self, chain_ids: Iterable[str]) -> None:
+        """These layers belong to a named image now."""
+        for chain_id in chain_ids:
+            self._wanted.pop(chain_id, None)
 
     def size(self, chain_id: str) -> int:
         """The bytes of the layer's files; 0 while it is not unpacked."""
@@ -126,6 +143,7 @@ class Layers:
 
         InvalidArgument when it is no sound archive or not `diff_id`: then nothing is left.
         """
+        self._wanted[chain_id] = time.monotonic()
         with self._alone(chain_id):
             if chain_id not in self._facts:
                 with self._content.open(blob.digest) as file:
@@ -135,6 +153,7 @@ class Layers:
         """Unpack an archive of unknown digest from the open file `fd`: its chain id, and what it was."""
         with self._unpacking(fd, "") as (directory, seen):
             chain_id = seen.diff_id if not parent else digests.of(f"{parent} {seen.diff_id}".encode())
+            self._wanted[chain_id] = time.monotonic()
             with self._alone(chain_id):
                 if chain_id not in self._facts:
                     self._name(directory, chain_id, Facts(parent, seen.diff_id, seen.size, self._boot))

@@ -37,14 +37,18 @@ class OverlaySnapshots:
 
     def prepare(self, key: str, chain_id: str | None) -> None:
         """Make the directories; Internal when the disk refuses, and then nothing is left."""
-        self._lower(chain_id or "")
+        with self._layers.stable:
+            self._lower(chain_id or "")
+            self._make(key, chain_id or "")
+
+    def _make(self, key: str, chain_id: str) -> None:
         container = self._data.container(key)
         try:
             container.root.mkdir(mode=0o710, parents=True, exist_ok=True)
             for directory in (container.upper, container.work):
                 directory.mkdir(mode=0o755)
                 directory.chmod(0o755)
-            write_atomic(container.chain, (chain_id or "").encode(), durable=False)
+            write_atomic(container.chain, chain_id.encode(), durable=False)
         except OSError as error:
             self.remove(key)
             raise Internal(f"cannot prepare the file system of container {key[:12]}: {describe(error)}") from error
@@ -85,6 +89,16 @@ class OverlaySnapshots:
     def chain(self, key: str) -> str | None:
         """The chain id that the snapshot stands on; None for nothing. NotFound when there is no snapshot."""
         return self._chain(self._data.container(key)) or None
+
+    def chains(self) -> set[str]:
+        """The chain ids that any snapshot stands on."""
+        found: set[str] = set()
+        for entry in self._data.containers.iterdir() if self._data.containers.is_dir() else ():
+            try:
+                found.add(ContainerData(entry).chain.read_text())
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        return found - {""}
 
     def _chain(self, container: ContainerData) -> str:
         try:

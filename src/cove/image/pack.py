@@ -42,13 +42,14 @@ class View:
 
     `layer`: an overlay's upper directory, whose whiteouts and opaque marks become `.wh.` names.
     `one_device`: what is mounted below is left out. `floor`: without times after it (reproducible).
-    `skip`: paths below the root that are left out.
+    `skip`: paths below the root that are left out. `bare`: the top directory itself is not shown.
     """
 
     layer: bool = False
     one_device: bool = False
     floor: int | None = None
     skip: frozenset[str] = frozenset()
+    bare: bool = False
 
 
 def pack(write: Callable[[bytes], object], parent: int, name: str, arcname: str, view: View) -> None:
@@ -90,7 +91,8 @@ class _Packer:
         fd = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=parent)
         try:
             found = os.fstat(fd)
-            self._header(self._info(arcname.rstrip("/") + "/", found, fd))
+            if path or not self._view.bare:
+                self._header(self._info(arcname.rstrip("/") + "/", found, fd))
             if self._left_out(fd, found):
                 return
             if self._view.layer and _is_opaque(fd):
@@ -115,6 +117,10 @@ class _Packer:
             if not stat.S_ISREG(found.st_mode):
                 return  # replaced since it was looked at
             info = self._info(arcname, found, fd)
+            if self._view.one_device and found.st_dev != self._device:
+                info.size = 0  # a file mounted here: shown as the empty file that it hides
+                self._header(info)
+                return
             first = self._links.setdefault((found.st_dev, found.st_ino), arcname) if found.st_nlink > 1 else arcname
             if first != arcname:
                 info.type, info.linkname, info.size = tarfile.LNKTYPE, first, 0
@@ -146,15 +152,17 @@ class _Packer:
             info.size = found.st_size
         if info.type in (tarfile.CHRTYPE, tarfile.BLKTYPE):
             info.devmajor, info.devminor = os.major(found.st_rdev), os.minor(found.st_rdev)
+        pax: dict[str, str] = {}
         seconds, rest = divmod(found.st_mtime_ns, 1_000_000_000)
         if self._view.floor is not None and seconds >= self._view.floor:
             seconds, rest = self._view.floor, 0
         info.mtime = seconds
         if rest:
-            info.pax_headers["mtime"] = f"{seconds}.{rest:09d}"
+            pax["mtime"] = f"{seconds}.{rest:09d}"
         if fd is not None:
             for key in _shown(os.listxattr(fd)):
-                info.pax_headers[f"SCHILY.xattr.{key}"] = os.getxattr(fd, key).decode("utf-8", "surrogateescape")
+                pax[f"SCHILY.xattr.{key}"] = os.getxattr(fd, key).decode("utf-8", "surrogateescape")
+        info.pax_headers = pax
         return info
 
     def _header(self, info: tarfile.TarInfo) -> None:

@@ -92,7 +92,11 @@ def _put(job: dict[str, Any], root: int) -> Report:
 
 def _pack(job: dict[str, Any], root: int) -> Report:
     view = pack.View(
-        layer=job["layer"], one_device=job["one_device"], floor=job["floor"], skip=frozenset(job["skip"])
+        layer=job["layer"],
+        one_device=job["one_device"],
+        floor=job["floor"],
+        skip=frozenset(job["skip"]),
+        bare=job["bare"],
     )
     parent, name, arcname = inside.subject(root, job["path"])
     buffer = bytearray()

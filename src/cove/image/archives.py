@@ -1,0 +1,114 @@
+"""Files into and out of containers: `docker cp`, `docker export`.
+
+A **running** container is reached through /proc/PID/root: a descriptor of it shows the container's own
+mounts. A **stopped** one is mounted by the worker in a mount namespace of its own, with its volumes, and
+forgotten when the worker ends. Either way the worker, not the daemon, walks the container's files, and
+archives stream through pipes, no faster than they are taken.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cove.errors import Conflict, Internal, describe
+from cove.image.members import Limits
+from cove.image.sandbox import Worker
+from cove.oci.spec import Mount
+
+_LIMITS = asdict(Limits())
+
+
+@dataclass(frozen=True, slots=True)
+class FsRoot:
+    """A container's file system: of a process, or as its mounts (the snapshot's first, then its volumes')."""
+
+    pid: int = 0
+    mounts: tuple[Mount, ...] = ()
+
+
+def running(pid: int) -> FsRoot:
+    """The files that the process `pid` sees; the caller sees to it that it lives."""
+    return FsRoot(pid=pid)
+
+
+def stopped(mounts: Iterable[Mount]) -> FsRoot:
+    """The files that a container with these mounts would see; the first one is its root."""
+    return FsRoot(mounts=tuple(mounts))
+
+
+def stat_path(root: FsRoot, path: str) -> dict[str, Any]:
+    """What lies at `path`: name, size, mode (Go's bits), mtime, linkTarget; NotFound when nothing does."""
+    with _worker("stat", root, path=path) as worker:
+        return worker.result()
+
+
+def read_archive(root: FsRoot, path: str) -> Iterator[bytes]:
+    """The file or tree at `path` as a tar archive, its top called as the path's last name."""
+    return _read(root, path=path, arcname="", one_device=False, bare=False)
+
+
+def export(root: FsRoot) -> Iterator[bytes]:
+    """The whole file system as a tar archive, without what is mounted in it."""
+    return _read(root, path="/", arcname=".", one_device=True, bare=True)
+
+
+def write_archive(
+    root: FsRoot,
+    path: str,
+    stream: Iterable[bytes],
+    *,
+    no_overwrite_dir_non_dir: bool = False,
+    copy_uid_gid: bool = False,
+    owner: tuple[int, int] | None = None,
+) -> None:
+    """Unpack an archive (plain, gzip or zstd) into the directory at `path`.
+
+    Owners are the archive's; with `copy_uid_gid` everything belongs to `owner`, the container's user.
+    `no_overwrite_dir_non_dir` refuses to put a file in a directory's place and the other way round.
+    """
+    given = owner if copy_uid_gid else None
+    job = {"owner": given, "keep_kinds": no_overwrite_dir_non_dir, "limits": _LIMITS, "zstd": True}
+    with _worker("put", root, stdin=subprocess.PIPE, path=path, **job) as worker:
+        worker.feed(stream)
+        worker.result()
+
+
+def _read(root: FsRoot, **view: Any) -> Iterator[bytes]:
+    job = {"layer": False, "floor": None, "skip": [], **view}
+    with _worker("pack", root, stdout=subprocess.PIPE, **job) as worker:
+        yield from worker.output()
+        worker.result()
+
+
+@contextmanager
+def _worker(verb: str, root: FsRoot, **job: Any) -> Iterator[Worker]:
+    """A worker in the container's root."""
+    if root.mounts:
+        with Worker(verb, -1, mounts=root.mounts, place=_place(root.mounts[0]), **job) as worker:
+            yield worker
+        return
+    try:
+        fd = os.open(f"/proc/{root.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise Conflict("the container stopped meanwhile; try again") from error
+    except OSError as error:
+        raise Internal(f"cannot reach the container's files: {describe(error)}") from error
+    try:
+        with Worker(verb, fd, **job) as worker:
+            yield worker
+    finally:
+        os.close(fd)
+
+
+def _place(snapshot: Mount) -> str:
+    """Where the worker mounts the root for itself: its own directory, which surely is there."""
+    for option in snapshot.options:
+        if option.startswith("upperdir="):
+            return str(Path(option.removeprefix("upperdir=")).parent)
+    return snapshot.source

@@ -1,0 +1,147 @@
+"""Changes to an image's configuration in a Dockerfile's words, as `import -c` and `commit -c` take them.
+
+CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD STOPSIGNAL USER VOLUME WORKDIR
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+import shlex
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from cove.errors import InvalidArgument
+from cove.oci.image import ContainerConfig, Healthcheck
+
+_PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?")
+_DURATION = re.compile(r"(?:([0-9.]+)h)?(?:([0-9.]+)m(?!s))?(?:([0-9.]+)s)?(?:([0-9.]+)ms)?")
+_FLAGS = {"interval": "interval", "timeout": "timeout", "start-period": "start_period"}
+_FLAGS["start-interval"] = "start_interval"
+
+
+def apply(config: ContainerConfig, changes: Iterable[str]) -> ContainerConfig:
+    """The configuration after every change in order; InvalidArgument names the one that makes no sense."""
+    for change in changes:
+        word, _, rest = change.strip().partition(" ")
+        config = _one(config, word.upper(), rest.strip(), change)
+    return config
+
+
+def _one(config: ContainerConfig, word: str, rest: str, change: str) -> ContainerConfig:
+    if not rest:
+        raise InvalidArgument(f"the change {change!r} needs an argument")
+    match word:
+        case "CMD":
+            return replace(config, cmd=_command(rest))
+        case "ENTRYPOINT":
+            return replace(config, entrypoint=_command(rest))
+        case "ENV":
+            merged = dict(entry.split("=", 1) for entry in config.env if "=" in entry) | _pairs(rest, change)
+            return replace(config, env=tuple(f"{key}={value}" for key, value in merged.items()))
+        case "LABEL":
+            return replace(config, labels=config.labels | _pairs(rest, change))
+        case "EXPOSE":
+            return replace(config, exposed_ports=config.exposed_ports | {port: {} for port in _ports(rest)})
+        case "VOLUME":
+            return replace(config, volumes=config.volumes | {path: {} for path in _list(rest)})
+        case "USER":
+            return replace(config, user=rest)
+        case "WORKDIR":
+            return replace(config, working_dir=posixpath.normpath(posixpath.join(config.working_dir or "/", rest)))
+        case "STOPSIGNAL":
+            return replace(config, stop_signal=rest)
+        case "ONBUILD":
+            return replace(config, on_build=(*config.on_build, rest))
+        case "HEALTHCHECK":
+            return replace(config, healthcheck=_healthcheck(rest, change))
+    raise InvalidArgument(f"{word} is not a valid change command; see CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER, …")
+
+
+def _command(text: str) -> tuple[str, ...]:
+    """The JSON form as it is, any other through the shell."""
+    return _json_list(text) or ("/bin/sh", "-c", text)
+
+
+def _json_list(text: str) -> tuple[str, ...]:
+    if text.startswith("["):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return ()
+        if isinstance(found, list) and all(isinstance(item, str) for item in found):
+            return tuple(found)
+    return ()
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return _json_list(text) or tuple(text.split())
+
+
+def _pairs(text: str, change: str) -> dict[str, str]:
+    """KEY=VALUE … with shell quoting, or the old form KEY VALUE."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InvalidArgument(f"the change {change!r} has unbalanced quotes") from error
+    if words and "=" not in words[0]:
+        key, _, value = text.partition(" ")
+        if not value:
+            raise InvalidArgument(f"the change {change!r} must have the form KEY=VALUE")
+        return {key: value.strip()}
+    if not all("=" in word and not word.startswith("=") for word in words):
+        raise InvalidArgument(f"the change {change!r} must have the form KEY=VALUE")
+    return dict(word.split("=", 1) for word in words)
+
+
+def _ports(text: str) -> list[str]:
+    found: list[str] = []
+    for word in text.split():
+        match = _PORT.fullmatch(word)
+        if match is None:
+            raise InvalidArgument(f"invalid containerPort: {word}")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if not 0 < first <= last <= 65535:
+            raise InvalidArgument(f"invalid containerPort: {word}")
+        found += [f"{port}/{match[3] or 'tcp'}" for port in range(first, last + 1)]
+    return found
+
+
+def _healthcheck(text: str, change: str) -> Healthcheck:
+    numbers: dict[str, int] = {}
+    while text.startswith("--"):
+        flag, _, text = text.partition(" ")
+        key, _, value = flag[2:].partition("=")
+        if key == "retries" and value.isdigit():
+            numbers["retries"] = int(value)
+        elif key in _FLAGS:
+            numbers[_FLAGS[key]] = _duration(value, change)
+        else:
+            raise InvalidArgument(f"the change {change!r} has the unknown flag {flag}")
+        text = text.strip()
+    if text.upper() == "NONE":
+        return Healthcheck(test=("NONE",))
+    word, _, rest = text.partition(" ")
+    if word.upper() != "CMD" or not rest.strip():
+        raise InvalidArgument(f"the change {change!r} must say CMD and a command, or NONE")
+    listed = _json_list(rest.strip())
+    test = ("CMD", *listed) if listed else ("CMD-SHELL", rest.strip())
+    return Healthcheck(
+        test=test,
+        interval=numbers.get("interval", 0),
+        timeout=numbers.get("timeout", 0),
+        start_period=numbers.get("start_period", 0),
+        start_interval=numbers.get("start_interval", 0),
+        retries=numbers.get("retries", 0),
+    )
+
+
+def _duration(text: str, change: str) -> int:
+    """Go's durations ("1m30s") in nanoseconds."""
+    match = _DURATION.fullmatch(text)
+    if not text or match is None:
+        raise InvalidArgument(f"the change {change!r} has the invalid duration {text!r}")
+    units = (3600.0, 60.0, 1.0, 0.001)
+    return round(sum(float(part) * unit for part, unit in zip(match.groups(), units, strict=True) if part) * 1e9)

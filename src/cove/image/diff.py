@@ -1,0 +1,87 @@
+"""A container's changes as a new layer: `docker commit`.
+
+The confined worker reads the writable directory and turns what overlayfs keeps there back into an OCI
+layer: character devices 0:0 into `.wh.` names, opaque marks into `.wh..wh..opq`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec.structs import replace
+
+from cove.image.content import ContentStore
+from cove.image.images import Image, Images
+from cove.image.layers import Layers
+from cove.image.making import StoredLayer, store_image, store_layer
+from cove.image.overlayfs import OverlaySnapshots
+from cove.image.sandbox import Worker
+from cove.oci.image import ContainerConfig, History, ImageConfig, RootFS
+from cove.oci.platform import host_platform
+from cove.paths import DataRoot
+
+
+def layer_archive(data: DataRoot, key: str) -> Iterator[bytes]:
+    """The changes of the container `key` as a layer's uncompressed archive."""
+    root = os.open(data.container(key).upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    job: dict[str, Any] = {
+        "path": "/",
+        "arcname": ".",
+        "layer": True,
+        "one_device": True,
+        "floor": None,
+        "skip": [],
+        "bare": True,
+    }
+    try:
+        with Worker("pack", root, stdout=subprocess.PIPE, **job) as worker:
+            yield from worker.output()
+            worker.result()
+    finally:
+        os.close(root)
+
+
+def commit_layer(
+    data: DataRoot, content: ContentStore, layers: Layers, snapshots: OverlaySnapshots, key: str
+) -> StoredLayer:
+    """Store the changes of the container `key` as a layer on top of the one it stands on, unpacked too."""
+    return store_layer(content, layers, layer_archive(data, key), snapshots.chain(key) or "")
+
+
+def commit(
+    data: DataRoot,
+    content: ContentStore,
+    images: Images,
+    layers: Layers,
+    snapshots: OverlaySnapshots,
+    key: str,
+    base: Image | None,
+    *,
+    config: ContainerConfig,
+    name: str = "",
+    author: str = "",
+    comment: str = "",
+    created_by: str = "",
+) -> Image:
+    """Make an image of the container `key`, whose image was `base`, and name it (`name` "" for none)."""
+    layer = commit_layer(data, content, layers, snapshots, key)
+    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    host = host_platform()
+    old = base.config if base else ImageConfig(os=host.os, architecture=host.architecture, variant=host.variant)
+    step = History(created=made, created_by=created_by, author=author, comment=comment)
+    document = replace(
+        old,
+        created=made,
+        author=author or old.author,
+        comment=comment,
+        config=config,
+        rootfs=RootFS(diff_ids=(*old.rootfs.diff_ids, layer.diff_id)),
+        history=(*old.history, step),
+    )
+    return store_image(
+        content, images, document, [*(base.layers if base else ()), layer.blob], [name] if name else []
+    )

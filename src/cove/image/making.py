@@ -1,0 +1,83 @@
+"""Making an image out of a layer: what import, commit and bootstrap share.
+
+archive ─▶ gzip unless compressed ─▶ content store ─▶ unpacked, which tells its diff id
+        ─▶ configuration ─▶ manifest ─▶ named
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cove.image.content import ContentStore
+from cove.image.images import Image, Images
+from cove.image.layers import Layers
+from cove.image.tarstream import decompressed
+from cove.oci import image as oci
+from cove.oci.image import Descriptor, ImageConfig, Manifest
+
+_GZIP, _ZSTD, _OTHERS = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", (b"BZh", b"\xfd7zXZ\0")
+_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLayer:
+    """A layer in the store and unpacked."""
+
+    blob: Descriptor
+    diff_id: str
+    chain_id: str
+
+
+def store_layer(content: ContentStore, layers: Layers, archive: Iterable[bytes], parent: str = "") -> StoredLayer:
+    """Store a layer's archive, of any compression, and unpack it on top of `parent`."""
+    media_type, stream = _compressed(archive)
+    digest = content.ingest(stream)
+    with content.open(digest) as file:
+        chain_id, seen = layers.adopt(file.fileno(), parent)
+    blob = Descriptor(media_type=media_type, digest=digest, size=content.size(digest))
+    return StoredLayer(blob, seen.diff_id, chain_id)
+
+
+def store_image(
+    content: ContentStore, images: Images, config: ImageConfig, layers: Iterable[Descriptor], names: Iterable[str]
+) -> Image:
+    """Store a configuration and its manifest, and name the image."""
+    raw = oci.encode(config)
+    described = Descriptor(media_type=oci.OCI_CONFIG, digest=content.put(raw), size=len(raw))
+    manifest = Manifest(media_type=oci.OCI_MANIFEST, config=described, layers=tuple(layers))
+    return images.register(content.put(_with_version(oci.encode(manifest))), names)
+
+
+def _with_version(raw: bytes) -> bytes:
+    """The schema's version is required, although it is the only one (image-spec, manifest.md)."""
+    return raw if b'"schemaVersion"' in raw else b'{"schemaVersion":2,' + raw[1:]
+
+
+def _compressed(archive: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
+    """The archive as it will be stored, and what it is called then. gzip's header has no time in it."""
+    pieces = iter(archive)
+    head = b""
+    while len(head) < 6 and (piece := next(pieces, None)) is not None:
+        head += piece
+    whole = _chained(head, pieces)
+    if head.startswith(_GZIP):
+        return oci.OCI_LAYER_GZIP, whole
+    if head.startswith(_ZSTD):
+        return oci.OCI_LAYER_ZSTD, whole
+    return oci.OCI_LAYER_GZIP, _gzipped(decompressed(whole) if head.startswith(_OTHERS) else whole)
+
+
+def _gzipped(stream: Iterator[bytes]) -> Iterator[bytes]:
+    deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)
+    for data in stream:
+        if piece := deflate.compress(data):
+            yield piece
+    yield deflate.flush()
+
+
+def _chained(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if head:
+        yield head
+    yield from rest

@@ -1,0 +1,35 @@
+"""The whole image store over one data root, wired together: what the daemon opens once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cove.image.content import ContentStore
+from cove.image.gc import Collector
+from cove.image.images import Images
+from cove.image.layers import Layers
+from cove.image.overlayfs import OverlaySnapshots
+from cove.paths import DataRoot
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStore:
+    """Its parts; deleting an image collects what only that one needed."""
+
+    content: ContentStore
+    layers: Layers
+    images: Images
+    snapshots: OverlaySnapshots
+    collector: Collector
+
+    @classmethod
+    def open(cls, data: DataRoot) -> ImageStore:
+        """Open the store, finish or forget what was interrupted, and sweep."""
+        content = ContentStore(data.image)
+        layers = Layers(data, content)
+        images = Images(data, content, layers.size, layers.settled)
+        snapshots = OverlaySnapshots(data, layers)
+        collector = Collector(content, images, layers, snapshots)
+        images.on_deletion(lambda: (collector.collect(), None)[1])
+        collector.collect()
+        return cls(content, layers, images, snapshots, collector)
