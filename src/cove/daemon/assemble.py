@@ -81,6 +81,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             firewall=firewall,
             distribution=Distribution(content, images, layers, Policy(insecure=config.file.insecure_registries)),
             unpacker=layers,
+            collect=lambda: 0,
             executors=executors,
             settings=_settings(config),
         )

@@ -43,6 +43,9 @@ def run(argv: Sequence[str]) -> int:
     except CoveError as error:
         print(f"cove daemon: {error.message}", file=sys.stderr)
         return 1
+    except Exception:
+        _log.exception("the daemon failed in a way that it did not foresee")
+        return 1
     return 0
 
 
