@@ -18,11 +18,8 @@ from cove.engine.engine import Engine
 from cove.engine.executors import Executors
 from cove.engine.host import read_facts
 from cove.errors import Internal, describe
-from cove.image.content import ContentStore
 from cove.image.distribution import Distribution, Policy
-from cove.image.images import Images
-from cove.image.layers import Layers
-from cove.image.overlayfs import OverlaySnapshots
+from cove.image.store import ImageStore
 from cove.kernel.cgroups import Cgroups
 from cove.network.bridge import BridgeDriver
 from cove.network.firewall import Firewall
@@ -61,16 +58,13 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         stack.push_async_callback(_leave, runtime, bridges, firewall)
         ports = Ports(firewall, Relays(loop))
         stack.callback(ports.close)
-        content = ContentStore(config.data.image)
-        layers = Layers(config.data, content)
-        images = Images(config.data, content, layer_size=layers.size)
+        store = ImageStore.open(config.data)
         context = Context(
             instance=instance,
             data=config.data,
             run=config.run,
             database=database,
-            images=images,
-            snapshots=OverlaySnapshots(config.data, layers),
+            store=store,
             runtime=runtime,
             reports=reports,
             network_drivers={"bridge": bridges, "host": HostDriver(), "none": NoneDriver()},
@@ -79,9 +73,9 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             host=read_facts(),
             cgroups=Cgroups.detect(instance.cgroup_parent),
             firewall=firewall,
-            distribution=Distribution(content, images, layers, Policy(insecure=config.file.insecure_registries)),
-            unpacker=layers,
-            collect=lambda: 0,
+            distribution=Distribution(
+                store.content, store.images, store.layers, Policy(insecure=config.file.insecure_registries)
+            ),
             executors=executors,
             settings=_settings(config),
         )

@@ -124,7 +124,7 @@ class Attachments:
         ports = attached.ports
         if ports and _bridged(rest) is None:
             self._context.ports.unpublish(container.id)
-            ports: tuple[PortBinding, ...] = ()
+            ports = ()
         self._registry.note(container, attached=Attached(endpoints=rest, ports=ports))
 
     def restore(self, containers: list[Container]) -> None:

@@ -13,9 +13,9 @@ from cove.engine.events import Events
 from cove.engine.executors import Executors
 from cove.engine.host import HostFacts
 from cove.image.distribution import Distribution
-from cove.image.distribution.seams import Unpacker
 from cove.image.images import Images
 from cove.image.snapshots import Snapshots
+from cove.image.store import ImageStore
 from cove.kernel.cgroups import Cgroups
 from cove.network.driver import Driver as NetworkDriver
 from cove.network.firewall import Firewall
@@ -76,14 +76,13 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The parts that the engine joins. `collect` deletes blobs and layers nobody needs, and says how many bytes."""
+    """The parts that the engine joins."""
 
     instance: Instance
     data: DataRoot
     run: RunRoot
     database: Database
-    images: Images
-    snapshots: Snapshots
+    store: ImageStore
     runtime: Runtime
     reports: Reports
     network_drivers: Mapping[str, NetworkDriver]
@@ -93,8 +92,16 @@ class Context:
     cgroups: Cgroups
     firewall: Firewall
     distribution: Distribution
-    unpacker: Unpacker
-    collect: Callable[[], int]
     events: Events = field(default_factory=Events)
     executors: Executors = field(default_factory=Executors)
     settings: Settings = Settings()
+
+    @property
+    def images(self) -> Images:
+        """The images and their names."""
+        return self.store.images
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The containers' root file systems."""
+        return self.store.snapshots

@@ -23,6 +23,7 @@ from cove.engine.telling import tell
 from cove.engine.volumes import VolumeService
 from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound
 from cove.image import archives
+from cove.image.archives import FsRoot
 from cove.oci.spec import Mount
 from cove.volume import binds
 from cove.wire.containers import Change, TopResponse
@@ -56,7 +57,7 @@ class Files:
         """(stat, archive) of what lies at a path."""
         container = self._registry.find(ref)
         stat = await self._context.executors.bulk(self._stat, container, ref, path)
-        pieces = await self._context.executors.bulk(archives.read_archive, self._root(container), path)
+        pieces = archives.read_archive(self._root(container), path)
         tell(self._context.events, container, "archive-path")
         return stat, self._context.executors.stream(pieces)
 
@@ -87,12 +88,12 @@ class Files:
     async def export(self, ref: str) -> AsyncIterator[bytes]:
         """The whole root file system, without volumes."""
         container = self._registry.find(ref)
-        root = archives.stopped((self._context.snapshots.mount(container.id, readonly=True),))
-        pieces = await self._context.executors.bulk(archives.read_archive, root, "/.")
+        root = archives.stopped((self._context.snapshots.mount(container.id),))
+        pieces = archives.export(root)
         tell(self._context.events, container, "export")
         return self._context.executors.stream(pieces)
 
-    def _root(self, container: Container) -> archives.FsRoot:
+    def _root(self, container: Container) -> FsRoot:
         if container.facts.running:
             return archives.running(container.facts.pid)
         record = container.record
@@ -108,7 +109,8 @@ class Files:
                 await self._context.executors.bulk(self._fill, record, mount)
 
     def _fill(self, record: Record, mount: MountRecord) -> None:
-        image = archives.stopped((self._context.snapshots.mount(record.id),))
+        snapshot = self._context.snapshots.mount(record.id)
+        image = archives.stopped((snapshot,))
         source = f"{mount.destination.rstrip('/')}/."
         try:
             archives.stat_path(image, source)

@@ -18,16 +18,21 @@ import msgspec
 
 from cove.engine.bridging import Message, Sink, blocking, told
 from cove.engine.context import Context
-from cove.engine.registry import Registry
+from cove.engine.registry import Container, Registry
+from cove.engine.telling import tell
 from cove.errors import InvalidArgument
 from cove.image import archive
+from cove.image import changes as instructions
+from cove.image.bootstrap import Options, bootstrap
+from cove.image.diff import commit
 from cove.image.distribution import Credentials
 from cove.image.images import Image
+from cove.image.imports import import_archive
 from cove.oci import image as oci
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 from cove.wire import images as wire
-from cove.wire.containers import HealthConfig
+from cove.wire.containers import ContainerConfig, HealthConfig
 from cove.wire.filters import Filters
 from cove.wire.times import moment
 
@@ -95,7 +100,6 @@ class ImageService:
         done = await self._context.executors.disk(
             self._context.images.delete, name, force=force, in_use=self._users()
         )
-        await self._collect()
         return self._deleted(image, done)
 
     def _users(self) -> dict[str, _Users]:
@@ -125,18 +129,20 @@ class ImageService:
             excluded = "label!" in filters and filters.labels(labels, "label!")
             return excluded or not filters.labels(labels) or unix_seconds(image.created) * 10**9 > older_than
 
-        done = await self._context.executors.disk(
+        before = self._room()
+        done = await self._context.executors.bulk(
             self._context.images.prune,
             in_use=set(self._users()),
             dangling=dangling is not False,
             keep=keep,
         )
-        room = await self._collect()
+        room = max(0, before - self._room())
         return wire.ImagePruneResponse(images_deleted=tuple(self._deleted(None, done)) or None, space_reclaimed=room)
 
-    async def _collect(self) -> int:
-        """Delete what no image and no container needs any more: bytes gained."""
-        return await self._context.executors.bulk(self._context.collect)
+    def _room(self) -> int:
+        """Bytes of all unpacked layers."""
+        layers = self._context.store.layers
+        return sum(layers.size(chain) for chain in layers.chain_ids())
 
     # ── in and out ────────────────────────────────────────────────────────────────────────────────
 
@@ -173,7 +179,13 @@ class ImageService:
 
         def work(sink: Sink, cancel: threading.Event) -> None:
             archive.load(
-                context.images.content, context.images, context.unpacker, body, context.data.tmp, sink, quiet=quiet
+                context.store.content,
+                context.images,
+                context.store.layers,
+                body,
+                context.data.tmp,
+                sink,
+                quiet=quiet,
             )
 
         return self._then(await told(context.executors, work), "load", "")
@@ -183,10 +195,107 @@ class ImageService:
         if not names:
             raise InvalidArgument("no image was named: say which ones shall be saved")
         context = self._context
-        pieces = await context.executors.bulk(archive.save, context.images.content, context.images, names)
+        pieces = await context.executors.bulk(archive.save, context.store.content, context.images, names)
         for name in names:
             self._tell("save", name, name)
         return context.executors.stream(pieces)
+
+    async def import_(
+        self,
+        stream: AsyncIterator[bytes],
+        *,
+        repo: str = "",
+        tag: str = "",
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: str = "",
+    ) -> AsyncIterator[Message]:
+        """A root file system's archive as an image."""
+        body, store = blocking(stream), self._context.store
+        name = Reference.parse(f"{repo}:{tag}" if tag else repo).full if repo else ""
+        wanted = Platform.parse(platform) if platform else None
+
+        def work(sink: Sink, cancel: threading.Event) -> None:
+            image = import_archive(
+                store.content,
+                store.images,
+                store.layers,
+                body,
+                name=name,
+                message=message or "Imported from -",
+                change=changes,
+                platform=wanted,
+            )
+            sink({"status": image.id})
+
+        return self._then(await told(self._context.executors, work), "import", name)
+
+    async def bootstrap(
+        self,
+        name: str,
+        *,
+        suite: str = "",
+        include: Sequence[str] = (),
+        variant: str = "minbase",
+        mirror: str = "",
+    ) -> AsyncIterator[Message]:
+        """A base image out of the distribution's packages."""
+        store = self._context.store
+        options = Options(suite=suite, include=tuple(include), variant=variant or "minbase", mirror=mirror)
+
+        def work(sink: Sink, cancel: threading.Event) -> None:
+            bootstrap(store.content, store.images, store.layers, name, options, sink)
+
+        return self._then(await told(self._context.executors, work), "import", name)
+
+    async def commit(
+        self,
+        ref: str,
+        *,
+        repo: str = "",
+        tag: str = "",
+        comment: str = "",
+        author: str = "",
+        pause: bool = True,
+        changes: Sequence[str] = (),
+        config: ContainerConfig | None = None,
+    ) -> str:
+        """An image of a container as it is now: its identity. Its processes stand still meanwhile if `pause`."""
+        container = self._registry.find(ref)
+        name = Reference.parse(f"{repo}:{tag}" if tag else repo).full if repo else ""
+        chosen = instructions.apply(_defaults(config or container.record.config), changes)
+        async with container.lock:
+            freeze = pause and container.facts.phase == "running"
+            if freeze:
+                await self._context.runtime.freeze(container.id, True)
+            try:
+                image = await self._context.executors.bulk(
+                    self._commit, container, chosen, name=name, author=author, comment=comment
+                )
+            finally:
+                if freeze:
+                    await self._context.runtime.freeze(container.id, False)
+        tell(self._context.events, container, "commit", comment=comment, imageID=image.id, imageRef=name)
+        return image.id
+
+    def _commit(
+        self, container: Container, config: oci.ContainerConfig, *, name: str, author: str, comment: str
+    ) -> Image:
+        store, record = self._context.store, container.record
+        return commit(
+            self._context.data,
+            store.content,
+            store.images,
+            store.layers,
+            store.snapshots,
+            record.id,
+            store.images.get(record.image_id),
+            config=config,
+            name=name,
+            author=author,
+            comment=comment,
+            created_by=" ".join((record.path, *record.args)),
+        )
 
     async def _then(self, messages: AsyncIterator[Message], action: str, name: str) -> AsyncIterator[Message]:
         """The messages, and after a good end the event."""
@@ -287,4 +396,24 @@ def _config(config: oci.ContainerConfig) -> wire.ImageConfig:
         labels=config.labels or None,
         stop_signal=config.stop_signal or msgspec.UNSET,
         shell=config.shell or msgspec.UNSET,
+    )
+
+
+def _defaults(config: ContainerConfig) -> oci.ContainerConfig:
+    """A container's configuration as the defaults of an image made of it."""
+    health = config.healthcheck
+    return oci.ContainerConfig(
+        user=config.user,
+        exposed_ports={key: {} for key in config.exposed_ports},
+        env=config.env,
+        entrypoint=config.entrypoint or (),
+        cmd=config.cmd or (),
+        volumes={key: {} for key in config.volumes or ()},
+        working_dir=config.working_dir,
+        labels=config.labels,
+        stop_signal=config.stop_signal,
+        stop_timeout=config.stop_timeout,
+        healthcheck=msgspec.convert(health, oci.Healthcheck, from_attributes=True) if health else None,
+        on_build=config.on_build or (),
+        shell=config.shell or (),
     )
