@@ -190,6 +190,22 @@ def set_propagation(mount_fd: int, propagation: int, *, recursive: bool = False)
         syscalls.mount(None, f"/proc/self/fd/{mount_fd}", None, propagation | (MS_REC if recursive else 0))
 
 
+def readonly_file(path: str) -> int:
+    """A descriptor of the file `path` on a read-only mount of its own, which lives as long as somebody uses it.
+
+    A program executed through it cannot be written to through its /proc/PID/exe, by whomever.
+    Kernels before 5.12 have no such mounts: there it is an ordinary descriptor.
+    """
+    fd = clone(syscalls.AT_FDCWD, os.path.realpath(path))
+    try:
+        syscalls.mount_setattr(fd, "", syscalls.AT_EMPTY_PATH, attr_set=ATTR_RDONLY)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            os.close(fd)
+            raise
+    return fd
+
+
 def overlay(lower: list[str], upper: str, work: str, data: Iterable[str]) -> int:
     """A mount of an overlay, `lower` from top to bottom; without `upper` it is read-only.
 

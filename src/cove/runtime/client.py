@@ -23,7 +23,7 @@ import msgspec
 
 from cove import errors
 from cove.ipc import channel
-from cove.kernel import process, syscalls
+from cove.kernel import mounts, process, syscalls
 from cove.oci.spec import Resources
 from cove.paths import Instance, RunRoot
 from cove.runtime import messages as m
@@ -147,9 +147,20 @@ class Runtime:
         self._run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
         parent = Instance.of(self._run).cgroup_parent
         words = ["-m", "cove.runtime.supervisor", "--run-root", str(self._run.root), "--cgroup-parent", parent]
-        self._child = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.DEVNULL, start_new_session=True, cwd="/"
-        )
+        # Containers are born of this process: executed from a read-only mount, its interpreter is beyond the reach
+        # of a container that finds it at /proc/self/exe.
+        interpreter = mounts.readonly_file(sys.executable)
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, *words],
+                executable=f"/proc/self/fd/{interpreter}",
+                pass_fds=(interpreter,),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            os.close(interpreter)
 
     def _readable(self) -> None:
         assert self._socket is not None

@@ -433,6 +433,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--cgroup-parent", required=True)
     options = parser.parse_args(argv)
     run = RunRoot(options.run_root)
+    Path("/proc/self/comm").write_text("cove-supervisor")  # it was executed by descriptor, which gives no name
     run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
     held = lock(run.supervisor_lock)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):

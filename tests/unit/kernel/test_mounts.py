@@ -1,0 +1,24 @@
+"""What mount options mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from cove.kernel import mounts
+from cove.kernel.mounts import Options, parse_options
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("rbind", "ro"), Options(bind=True, recursive=True, attributes=(mounts.ATTR_RDONLY, 0))),
+        (("ro", "rw"), Options(attributes=(0, mounts.ATTR_RDONLY))),
+        (("rro",), Options(recursive_attributes=(mounts.ATTR_RDONLY, 0))),
+        (("noatime",), Options(attributes=(mounts.ATTR_NOATIME, mounts.ATTR_ATIME))),
+        (("noatime", "relatime"), Options(attributes=(0, mounts.ATTR_ATIME))),
+        (("rslave",), Options(propagation=mounts.MS_SLAVE, propagation_recursive=True)),
+        (("size=64m", "mode=1777", "defaults"), Options(data=("size=64m", "mode=1777"))),
+    ],
+)
+def test_options(options: tuple[str, ...], expected: Options) -> None:
+    assert parse_options(options) == expected
