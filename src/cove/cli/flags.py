@@ -48,11 +48,12 @@ class Verb:
     """What a verb takes and the function that does it.
 
     `least` and `most` bound the number of arguments (`most` None: any number). `program`
-    says that the arguments end in a program with flags of its own. `failure` is the exit
+    says that the arguments end in a program with flags of its own; `verbatim`, that the verb
+    reads every word itself. `failure` is the exit
     code of an error that is not a program's: 125 where a program runs, 1 elsewhere.
     """
 
-    __slots__ = ("arguments", "failure", "flags", "least", "most", "notes", "program", "run", "summary")
+    __slots__ = ("arguments", "failure", "flags", "least", "most", "notes", "program", "run", "summary", "verbatim")
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Verb:
         least: int = 0,
         most: int | None = 0,
         program: bool = False,
+        verbatim: bool = False,
         failure: int = 1,
         notes: str = "",
     ) -> None:
@@ -74,6 +76,7 @@ class Verb:
         self.least = least
         self.most = most
         self.program = program
+        self.verbatim = verbatim
         self.failure = failure
         self.notes = notes
 
@@ -123,6 +126,9 @@ class Call:
 def parse(name: str, verb: Verb, words: Sequence[str], *, host: str = "") -> Call | None:
     """Read a verb's words; None when they ask for help. Raises UsageError."""
     call = Call(name, verb.flags, host)
+    if verb.verbatim:
+        call.arguments += words
+        return call
     long = {flag.name: flag for flag in verb.flags}
     short = {flag.short: flag for flag in verb.flags if flag.short}
     at = 0

@@ -20,6 +20,10 @@ def run(call: Call) -> int:
     return 0
 
 
+_EXAMPLES = """
+  cove image bootstrap debian:bookworm
+  cove image bootstrap web:1 --suite bookworm --include nginx-light
+"""
 BOOTSTRAP = Verb(
     run,
     "Make an image out of Debian's packages, with mmdebstrap.",
@@ -33,5 +37,5 @@ BOOTSTRAP = Verb(
     ),
     least=1,
     most=1,
-    notes="  cove image bootstrap debian:bookworm\n  cove image bootstrap web:1 --suite bookworm --include nginx-light",
+    notes=_EXAMPLES,
 )

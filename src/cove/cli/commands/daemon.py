@@ -12,4 +12,4 @@ def run(call: Call) -> int:
     return int(run_daemon(words) or 0)
 
 
-DAEMON = Verb(run, "Run the daemon in the foreground.", "[OPTIONS]", most=None)
+DAEMON = Verb(run, "Run the daemon in the foreground.", "[OPTIONS]", most=None, verbatim=True)

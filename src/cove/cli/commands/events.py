@@ -37,7 +37,8 @@ def _line(event: dict[str, Any]) -> str:
     actor = event.get("Actor") or {}
     attributes = actor.get("Attributes") or {}
     seconds, nanoseconds = divmod(event.get("timeNano") or event.get("time", 0) * 10**9, 10**9)
-    text = f"{humanize.nanosecond_time(seconds, nanoseconds)} {event.get('Type')} {event.get('Action')} {actor.get('ID')}"
+    when = humanize.nanosecond_time(seconds, nanoseconds)
+    text = f"{when} {event.get('Type')} {event.get('Action')} {actor.get('ID')}"
     pairs = ", ".join(f"{key}={attributes[key]}" for key in sorted(attributes))
     return f"{text} ({pairs})" if pairs else text
 
@@ -50,6 +51,6 @@ EVENTS = Verb(
         Flag("filter", "Only those that fit: NAME=VALUE", "list", short="f", hint="filter"),
         Flag("format", "json or TEMPLATE", hint="format"),
         Flag("since", "From a time or so long ago", hint="time"),
-        Flag("until", "Up to a time or so long from now", hint="time"),
+        Flag("until", "Up to a time or so long ago", hint="time"),
     ),
 )

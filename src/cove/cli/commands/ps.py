@@ -99,16 +99,7 @@ def _size(one: dict[str, Any]) -> str:
 def ports(found: Any) -> str:
     """`0.0.0.0:8080->80/tcp, 443/tcp`; neighbouring ports that map alike become a range."""
     runs: list[list[Any]] = []
-    order = sorted(
-        found,
-        key=lambda port: (
-            port.get("Type", ""),
-            port.get("IP") or "",
-            port["PrivatePort"],
-            port.get("PublicPort") or 0,
-        ),
-    )
-    for port in order:
+    for port in sorted(found, key=_port_order):
         key = (port.get("IP") or "", port.get("Type", "tcp"), bool(port.get("PublicPort")))
         private, public = port["PrivatePort"], port.get("PublicPort") or 0
         last = runs[-1] if runs else None
@@ -123,6 +114,10 @@ def ports(found: Any) -> str:
         head = f"{host}:{_span(public, public_last)}->" if published else ""
         texts.append((first, not published, f"{head}{inside}/{protocol}"))
     return ", ".join(text for _, _, text in sorted(texts, key=lambda entry: entry[:2]))
+
+
+def _port_order(port: dict[str, Any]) -> tuple[str, str, int, int]:
+    return port.get("Type", ""), port.get("IP") or "", port["PrivatePort"], port.get("PublicPort") or 0
 
 
 def _span(first: int, last: int) -> str:
