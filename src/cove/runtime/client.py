@@ -102,6 +102,7 @@ class Runtime:
         self._ready = asyncio.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._kept: dict[str, int] = {}
+        self._outputs: dict[str, tuple[int, ...]] = {}
         self._execs: dict[str, tuple[str, int]] = {}
         self._pids: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -189,7 +190,7 @@ class Runtime:
             if report.exec_id and self._forget_exec(report.exec_id) is None:
                 return
             if not report.exec_id:
-                self._forget_descriptor(report.id)
+                self._forget_all(report.id)
         self._on_report(report)
 
     def _reap(self, key: str) -> None:
@@ -220,6 +221,9 @@ class Runtime:
                 await self._request(m.Adopt(id=identity), (fd,))
         for exec_id, (_, pidfd) in list(self._execs.items()):
             self._watch_orphan(exec_id, pidfd)
+        for status in await self.list():
+            if status.exit is not None and status.id in self._pids:  # it ended while nobody was connected
+                self._deliver(m.Exited(id=status.id, exit=status.exit))
         if self._on_reconnect is not None:
             self._on_reconnect()
 
@@ -250,10 +254,22 @@ class Runtime:
         os.close(known[1])
         return known[0]
 
+    def _keep_outputs(self, identity: str) -> None:
+        """Hold the output FIFOs open: what a container wrote before it ended outlives even its supervisor."""
+        if identity not in self._outputs:
+            run, flags = self._run.container(identity), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
+            with suppress(FileNotFoundError):  # a terminal has none
+                self._outputs[identity] = tuple(os.open(path, flags) for path in (run.stdout, run.stderr))
+
     def _forget_descriptor(self, identity: str) -> None:
         fd = self._kept.pop(identity, None)
         if fd is not None:
             os.close(fd)
+
+    def _forget_all(self, identity: str) -> None:
+        self._forget_descriptor(identity)
+        for output in self._outputs.pop(identity, ()):
+            os.close(output)
 
     async def _request(self, message: m.Request, fds: Sequence[int] = ()) -> tuple[m.Reply, tuple[int, ...]]:
         await asyncio.wait_for(self._ready.wait(), 30)
@@ -290,6 +306,7 @@ class Runtime:
             raise
         assert isinstance(reply, m.Created) and launch.spec.process is not None
         self._pids[launch.id] = reply.pid
+        self._keep_outputs(launch.id)
         if len(fds) > 1:
             self._kept[launch.id] = os.dup(fds[1])
         return Process(reply.pid, fds, near, terminal=launch.spec.process.terminal)
@@ -313,6 +330,7 @@ class Runtime:
         reply, fds = await self._request(m.Stdio(id=identity))
         assert isinstance(reply, m.Created)
         self._pids[identity] = reply.pid
+        self._keep_outputs(identity)
         if len(fds) > 1 and identity not in self._kept:
             self._kept[identity] = os.dup(fds[1])
         return fds[0], fds[1] if len(fds) > 1 else None
@@ -342,7 +360,7 @@ class Runtime:
         """Kill and forget it."""
         await self._request(m.Delete(id=identity))
         self._reap(identity)
-        self._forget_descriptor(identity)
+        self._forget_all(identity)
 
     async def list(self) -> tuple[m.Status, ...]:
         """What the supervisor knows."""
@@ -372,7 +390,7 @@ class Runtime:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-        for identity in list(self._kept):
-            self._forget_descriptor(identity)
+        for identity in {*self._kept, *self._outputs}:
+            self._forget_all(identity)
         for exec_id in list(self._execs):
             self._forget_exec(exec_id)

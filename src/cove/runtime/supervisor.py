@@ -141,7 +141,9 @@ class Supervisor:
             case m.Resize():
                 self._resize(request)
             case m.CloseStdin():
-                self._container(request.id).streams.close_input()
+                container = self._container(request.id)
+                container.streams.close_input()
+                self._save(container, msgspec.structs.replace(container.status, stdin=False))
             case m.Adopt():
                 self._adopt(self._container(request.id), packet)
             case m.Delete():

@@ -1,0 +1,276 @@
+"""The supervisor through its client, on the real kernel: output, exits, takeover, execs, nothing left over."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from cove.errors import Conflict, StartFailed
+from cove.ids import new_id
+from cove.kernel.cgroups import Cgroups
+from cove.oci import spec as oci
+from cove.paths import Instance, RunRoot
+from cove.runtime.client import Process, Runtime
+from cove.runtime.log_reader import LogReader
+from cove.runtime.messages import ExecLaunch, Exited, Launch, LogPolicy, Report
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(shutil.which("busybox") is None, reason="needs a static busybox"),
+]
+
+_KINDS: tuple[oci.NamespaceType, ...] = ("pid", "network", "mount", "ipc", "uts", "cgroup")
+_MOUNTS = (
+    oci.Mount(destination="/proc", type="proc", source="proc", options=("nosuid", "noexec", "nodev")),
+    oci.Mount(destination="/dev", type="tmpfs", source="tmpfs", options=("nosuid", "mode=755", "size=65536k")),
+    oci.Mount(destination="/dev/pts", type="devpts", source="devpts", options=("newinstance", "ptmxmode=0666")),
+)
+
+
+class World:
+    """A runtime with its reports, and a root file system with nothing but busybox."""
+
+    def __init__(self, top: Path) -> None:
+        self.run = RunRoot(top / "run")
+        self.logs = top / "logs"
+        self.root = top / "root"
+        for name in ("bin", "proc", "dev", "sys", "tmp", "etc"):
+            (self.root / name).mkdir(parents=True)
+        busybox = shutil.which("busybox")
+        assert busybox is not None
+        shutil.copy(busybox, self.root / "bin/busybox")
+        for name in ("sh", "echo", "sleep", "true", "cat", "seq", "yes", "head", "stty", "dd"):
+            (self.root / "bin" / name).symlink_to("busybox")
+        self.exits: dict[str, asyncio.Future[Exited]] = {}
+        self.runtime: Runtime
+
+    def report(self, report: Report) -> None:
+        if isinstance(report, Exited):
+            future = self.exit_of(report.exec_id or report.id)
+            if not future.done():
+                future.set_result(report)
+
+    def exit_of(self, identity: str) -> asyncio.Future[Exited]:
+        return self.exits.setdefault(identity, asyncio.get_running_loop().create_future())
+
+    async def code(self, identity: str) -> int:
+        return (await asyncio.wait_for(self.exit_of(identity), 30)).exit.code
+
+    def process(self, *args: str, terminal: bool = False) -> oci.Process:
+        return oci.Process(cwd="/", args=args, env=("PATH=/bin",), terminal=terminal)
+
+    def launch(
+        self, *args: str, stdin: bool = False, terminal: bool = False, resources: oci.Resources | None = None
+    ) -> Launch:
+        identity = new_id()
+        parent = Instance.of(self.run).cgroup_parent
+        linux = oci.Linux(
+            namespaces=tuple(oci.Namespace(type=kind) for kind in _KINDS),
+            cgroups_path=f"/{parent}/{identity}",
+            resources=resources,
+        )
+        spec = oci.Spec(
+            process=self.process(*args, terminal=terminal),
+            root=oci.Root(path=str(self.root)),
+            mounts=_MOUNTS,
+            linux=linux,
+        )
+        bind = oci.Mount(destination="/", source=str(self.root), type="bind", options=("rbind", "rprivate"))
+        log = LogPolicy(directory=str(self.logs / identity))
+        return Launch(id=identity, spec=spec, rootfs=bind, stdin=stdin, log=log)
+
+    async def start(self, launch: Launch) -> Process:
+        process = await self.runtime.create(launch)
+        await process.go()
+        return process
+
+    def output(self, identity: str, stream: int = 1) -> bytes:
+        reader = LogReader(self.logs / identity)
+        return b"".join(chunk.data for chunk in reader.read(streams=frozenset({stream})))
+
+    def supervisor_pid(self) -> int:
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if b"cove.runtime.supervisor" in words and str(self.run.root).encode() in words:
+                    return int(entry.name)
+        raise AssertionError("no supervisor is running")
+
+
+@asynccontextmanager
+async def _world(top: Path) -> AsyncIterator[World]:
+    world = World(top)
+    world.runtime = await Runtime.connect(world.run, on_report=world.report)
+    try:
+        yield world
+    finally:
+        for status in await world.runtime.list():
+            await world.runtime.delete(status.id)
+        assert await world.runtime.shutdown()
+        await world.runtime.close()
+        parent = Instance.of(world.run).cgroup_parent
+        left = [str(each) for each in Cgroups.detect(parent).directories(f"/{parent}") if each.exists()]
+        assert left == []
+
+
+def _run(tmp_path: Path, case: Callable[[World], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with _world(tmp_path) as world:
+            await case(world)
+
+    asyncio.run(main())
+
+
+def test_output_and_exit_code(tmp_path: Path) -> None:
+    async def case(world: World) -> None:
+        launch = world.launch("sh", "-c", "echo out; echo err >&2; exit 7")
+        process = await world.start(launch)
+        assert await world.code(launch.id) == 7
+        assert (world.output(launch.id), world.output(launch.id, 2)) == (b"out\n", b"err\n")
+        process.close()
+
+    _run(tmp_path, case)
+
+
+def test_stdin_reaches_it_and_ends(tmp_path: Path) -> None:
+    async def case(world: World) -> None:
+        launch = world.launch("cat", stdin=True)
+        process = await world.start(launch)
+        assert process.stdin_fd is not None
+        os.write(process.stdin_fd, b"there and back\n")
+        process.close()
+        await world.runtime.close_stdin(launch.id)
+        assert await world.code(launch.id) == 0
+        assert world.output(launch.id) == b"there and back\n"
+
+    _run(tmp_path, case)
+
+
+def test_terminal_has_a_size(tmp_path: Path) -> None:
+    async def case(world: World) -> None:
+        launch = world.launch("sh", "-c", "sleep 0.2; stty size; exit 3", terminal=True)
+        process = await world.start(launch)
+        assert process.pty_fd is not None
+        await world.runtime.resize(launch.id, height=33, width=99)
+        assert await world.code(launch.id) == 3
+        assert world.output(launch.id) == b"33 99\r\n"
+        process.close()
+
+    _run(tmp_path, case)
+
+
+def test_a_missing_program_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    async def case(world: World) -> None:
+        launch = world.launch("nothing-here")
+        process = await world.runtime.create(launch)
+        with pytest.raises(StartFailed) as failed:
+            await process.go()
+        assert failed.value.exit_code == 127
+        process.close()
+        await world.runtime.delete(launch.id)
+        await world.runtime.delete(launch.id)
+        assert not world.run.container(launch.id).root.exists()
+
+    _run(tmp_path, case)
+
+
+def test_exec_with_output_signal_and_pause(tmp_path: Path) -> None:
+    async def case(world: World) -> None:
+        launch = world.launch("sleep", "100")
+        process = await world.start(launch)
+        inlet, outlet = os.pipe()
+        null = os.open(os.devnull, os.O_RDWR)
+        command = ExecLaunch(id=new_id(), container=launch.id, process=world.process("sh", "-c", "echo in; exit 4"))
+        run = await world.runtime.exec(command, (null, outlet, null))
+        await run.go()
+        os.close(outlet)
+        assert await world.code(command.id) == 4
+        assert os.read(inlet, 100) == b"in\n"
+        await world.runtime.freeze(launch.id, True)
+        assert (await world.runtime.list())[0].phase == "paused"
+        await world.runtime.freeze(launch.id, False)
+        await world.runtime.signal(launch.id, signal.SIGKILL)
+        assert await world.code(launch.id) == 137
+        with pytest.raises(Conflict):
+            await world.runtime.signal(launch.id, signal.SIGTERM)
+        for fd in (inlet, null):
+            os.close(fd)
+        run.close()
+        process.close()
+
+    _run(tmp_path, case)
+
+
+def test_a_killed_supervisor_loses_no_line_and_no_code(tmp_path: Path) -> None:
+    script = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; done; sleep 0.1; exit 9"
+
+    async def case(world: World) -> None:
+        counter = world.launch("sh", "-c", "sleep 0.1; " + script)
+        quick = world.launch("sh", "-c", "sleep 0.15; echo last words; exit 5")
+        typist = world.launch("sh", "-c", "read word; echo $word; exit 6", terminal=True)
+        processes = [await world.start(each) for each in (counter, quick, typist)]
+        for _ in range(3):
+            await asyncio.sleep(0.06)
+            os.kill(world.supervisor_pid(), signal.SIGKILL)
+        await asyncio.sleep(0.3)
+        assert {each.id for each in await world.runtime.list()} == {counter.id, quick.id, typist.id}
+        assert processes[2].pty_fd is not None
+        os.write(processes[2].pty_fd, b"word\n")
+        assert [await world.code(each.id) for each in (counter, quick, typist)] == [9, 5, 6]
+        assert world.output(counter.id).split() == [b"%d" % number for number in range(1, 3001)]
+        assert world.output(quick.id) == b"last words\n"
+        assert world.output(typist.id) == b"word\r\nword\r\n"
+        for process in processes:
+            process.close()
+
+    _run(tmp_path, case)
+
+
+def test_a_flood_does_not_stop_others_and_memory_kills_are_told(tmp_path: Path) -> None:
+    async def case(world: World) -> None:
+        flood = world.launch("yes", "a line that is as long as lines of logs usually are")
+        process = await world.start(flood)
+        began = time.monotonic()
+        for _ in range(5):
+            quick = world.launch("echo", "here")
+            started = await world.start(quick)
+            assert await world.code(quick.id) == 0
+            assert world.output(quick.id) == b"here\n"
+            started.close()
+        assert time.monotonic() - began < 3
+        await world.runtime.signal(flood.id, signal.SIGKILL)
+        assert await world.code(flood.id) == 137
+        process.close()
+        limit = oci.MemoryLimits(limit=16 << 20, swap=16 << 20)
+        eater = world.launch("dd", "if=/dev/zero", "of=/dev/null", "bs=64M", resources=oci.Resources(memory=limit))
+        process = await world.start(eater)
+        end = (await asyncio.wait_for(world.exit_of(eater.id), 10)).exit
+        assert (end.code, end.oom) == (137, True)
+        process.close()
+
+    _run(tmp_path, case)
+
+
+def test_fifty_at_once(tmp_path: Path) -> None:
+    async def case(world: World) -> None:
+        launches = [world.launch("sh", "-c", f"echo {number}; exit {number}") for number in range(50)]
+        processes = await asyncio.gather(*(world.start(each) for each in launches))
+        codes = [await world.code(each.id) for each in launches]
+        assert codes == list(range(50))
+        assert [world.output(each.id) for each in launches] == [b"%d\n" % number for number in range(50)]
+        for process in processes:
+            process.close()
+
+    _run(tmp_path, case)
