@@ -12,7 +12,6 @@ them go by, because an ended stream alone does not tell why it ended.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from select import POLLHUP, POLLIN, poll
 
 from cove.cli.flags import UsageError
@@ -84,16 +83,19 @@ class Session:
     def run(self, started: Callable[[], object] | None = None) -> None:
         """Pump until the stream ends; `started` is called once the terminal is ready."""
         numbers = [*(FORWARDED if self._forward else ()), *([RESIZED] if self._tty else ())]
-        with ExitStack() as stack:
-            stack.callback(self._stream.close)
-            signals = stack.enter_context(Signals(numbers))
-            if started:
-                started()
-            if self._tty and self._stdin and is_terminal(0):
-                stack.enter_context(Raw(0))
-            if self._tty:
-                self._tell_size()
-            self._pump(signals)
+        try:
+            with Signals(numbers) as signals:
+                if started:
+                    started()
+                if self._tty:
+                    self._tell_size()
+                if self._tty and self._stdin and is_terminal(0):
+                    with Raw(0):
+                        self._pump(signals)
+                else:
+                    self._pump(signals)
+        finally:
+            self._stream.close()
 
     @property
     def detached(self) -> bool:
