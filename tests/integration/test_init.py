@@ -218,10 +218,11 @@ def test_volumes_and_links_stay_inside(rootfs: Path, tmp_path: Path) -> None:
 
 
 def test_readonly_root_and_init(rootfs: Path) -> None:
-    script = "echo x > /file || echo no; cat /proc/1/comm; echo $$; kill -9 $$"
+    script = "echo x > /file || echo no; cat /proc/1/comm /proc/1/cmdline; echo; echo $$; kill -9 $$"
     code, text = run(a_launch(rootfs, "sh", "-c", script, readonly=True, init=True))
     assert code == 137
-    assert text.splitlines()[-3] == "no" and text.splitlines()[-1] != "1"
+    assert text.splitlines()[-4:-2] == ["no", "cove-init"] and text.splitlines()[-1] != "1"
+    assert text.splitlines()[-2].strip("\0") == "/sbin/cove-init"
 
 
 def test_terminal_comes_from_the_containers_devpts(rootfs: Path) -> None:

@@ -21,6 +21,7 @@ from cove.runtime.child import ChildStdio, Failure
 from cove.runtime.users import MAX_ID, Identity, home_of, resolve
 
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+_PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
 _POLICIES = {
     "SCHED_OTHER": 0,
     "SCHED_FIFO": 1,
@@ -95,6 +96,11 @@ def apply_limits(process: Process, proc: int | None) -> None:
         syscalls.ioprio_set(
             _known(_IO_CLASSES, process.io_priority.class_, "I/O class"), process.io_priority.priority
         )
+
+
+def set_personality(domain: str) -> None:
+    """What uname(2) says the machine is: LINUX, or LINUX32 for programs of the narrower kind."""
+    syscalls.personality(_known(_PERSONALITIES, domain, "personality"))
 
 
 def set_oom_score(proc: int, value: int) -> None:

@@ -100,6 +100,8 @@ class _Init:
             self._network(linux, go)
         with self.child.stage("limits"):
             credentials.apply_limits(process, self.proc)
+            if linux.personality is not None:
+                credentials.set_personality(linux.personality.domain)
         self._become(process, identity, sets, seccomp, tree.root)
 
     def _build_tree(self, linux: Linux) -> Tree:

@@ -10,7 +10,7 @@ import os
 import signal
 from typing import NoReturn
 
-from cove.kernel import privileges, syscalls
+from cove.kernel import privileges, process, syscalls
 
 # Signals about this process itself: a fault, a stop of its own. All others are meant for the program.
 _OWN = {
@@ -33,6 +33,10 @@ _WAITED = _FORWARDED | {signal.SIGCHLD}
 
 def split(console: int | None) -> None:
     """Fork: return in the child, which becomes the program; the parent becomes the init and never returns."""
+    try:
+        process.retitle("/sbin/cove-init")
+    except FileNotFoundError:
+        pass  # without a /proc nobody sees a title either
     signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     program = os.fork()

@@ -29,6 +29,7 @@ def check(spec: Spec) -> None:
             "linux.netDevices": linux.net_devices,
             "linux.intelRdt": linux.intel_rdt,
             "linux.memoryPolicy": linux.memory_policy,
+            "linux.personality.flags": linux.personality.flags if linux.personality else (),
             "linux.mountLabel": linux.mount_label,
             "linux.seccomp.listenerPath": linux.seccomp.listener_path if linux.seccomp else "",
         }
@@ -42,6 +43,7 @@ def check_process(process: Process) -> None:
         raise Failure("the process has no program to run (args is empty)")
     _refuse(
         {
+            "process.execCPUAffinity": process.exec_cpu_affinity,
             "process.selinuxLabel": process.selinux_label,
             "process.apparmorProfile": process.apparmor_profile.removeprefix("unconfined"),
         }
