@@ -95,6 +95,9 @@ class _Init:
             _enter_namespaces(linux)
         tree = self._build_tree(linux)
         identity = self._settle(tree, process)
+        with self.child.stage("network"):
+            if any(each.type == "network" and not each.path for each in linux.namespaces):
+                netlink.configure(())  # loopback need not wait for the daemon
         go = self.child.wait_for_go()
         with self.child.stage("network"):
             self._network(linux, go)
@@ -157,7 +160,7 @@ class _Init:
 
     def _network(self, linux: Linux, go: Go) -> None:
         own: set[str] = {each.type for each in linux.namespaces if not each.path}
-        if "network" in own:
+        if "network" in own and go.interfaces:
             net = os.open("sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.proc)
             netlink.configure(go.interfaces, net=net)
             os.close(net)
