@@ -22,8 +22,10 @@ from distribution_world import World, descriptor, free_port, make_image, noise, 
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 from cove.image import archive
+from cove.image.content import ContentStore
 from cove.image.distribution import Credentials, Distribution, Policy
 from cove.image.images import Images
+from cove.image.layers import Layers
 from cove.oci import image
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference
@@ -50,6 +52,14 @@ class Client:
     @property
     def statuses(self) -> list[str]:
         return [message.get("status", "") for message in self.messages]
+
+
+def images_in(root: Path) -> tuple[Images, Layers]:
+    """The images and unpacked layers of a data root."""
+    data = DataRoot(root)
+    content = ContentStore(data.image)
+    layers = Layers(data, content)
+    return Images(data, content, layer_size=layers.size), layers
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +102,14 @@ def test_push_then_pull_elsewhere_and_again(registry: str) -> None:
 
 
 @needs_registry
+@pytest.mark.root
 def test_with_images_on_disk(registry: str, tmp_path: Path) -> None:
     name = f"{registry}/disk/app:v1"
     made, said = Client(), list[dict[str, Any]]()
     make_image(made.world, name, [noise(200_000), b"two"])
     made.push(name)
-    images = Images(DataRoot(tmp_path / "a"))
-    distribution = Distribution(images.content, images, World(blobs=made.world.blobs), QUICK)
+    images, layers = images_in(tmp_path / "a")
+    distribution = Distribution(images.content, images, layers, QUICK)
     stored = distribution.pull(Reference.parse(name), progress=said.append)
     assert stored.id == made.world.get(name).id == images.get(name).id
     assert images.get(name).names == (name,) and len(images.get(name).repo_digests) == 1
@@ -109,10 +120,12 @@ def test_with_images_on_disk(registry: str, tmp_path: Path) -> None:
     assert [m.get("status") for m in said].count("Mounted from disk/app") == 2
     assert images.get(name).names == (f"{registry}/disk/app:v1", f"{registry}/disk/copy:v2")
     saved = archive.save(images.content, images, [name, f"{registry}/disk/copy"])
-    other, spool = Images(DataRoot(tmp_path / "b")), tmp_path / "spool"
+    (other, unpacked), spool = images_in(tmp_path / "b"), tmp_path / "spool"
     spool.mkdir()
-    archive.load(other.content, other, World(blobs=made.world.blobs), saved, spool, said.append)
+    archive.load(other.content, other, unpacked, saved, spool, said.append)
     assert other.get(stored.id).names == images.get(name).names
+    for stack in (layers.stack(stored.chain_ids[-1]), unpacked.stack(stored.chain_ids[-1])):
+        assert [(stack[1] / "file0").stat().st_size, (stack[0] / "file1").read_bytes()] == [200_000, b"two"]
 
 
 @needs_registry

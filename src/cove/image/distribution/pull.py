@@ -2,9 +2,9 @@
 
     resolve tag ─▶ manifest, or index ─▶ manifest for the platform
                     ─▶ configuration ─▶ diff ids, chain ids
-    several threads:   layer ─▶ layer ─▶ …        streamed once through its digest into the content store
-    this thread:          └▶ unpack ─▶ unpack …   each as soon as it and all below it are there
-    last:              register(manifest, names)
+    some threads:   layer ─▶ layer ─▶ …           streamed once through its digest into the content store
+    some more:         └▶ unpack └▶ unpack …      each as soon as it is there, in whatever order
+    last:           register(manifest, names)
 
 A blob that another pull is fetching is waited for, not fetched twice. What a failed pull stored stays
 unnamed: the next pull finds it, or pruning removes it.
@@ -12,6 +12,7 @@ unnamed: the next pull finds it, or pruning removes it.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -160,17 +161,20 @@ class Pull:
         return config
 
     def _transfer(self, layers: tuple[Step, ...]) -> None:
-        """Fetch in parallel, unpack in order; the first failure stops all."""
-        with ThreadPoolExecutor(self._parallel, "pull") as pool:
+        """Fetch and unpack in parallel; the first failure stops all."""
+        with (
+            ThreadPoolExecutor(self._parallel, "pull") as downloads,
+            ThreadPoolExecutor(max(2, os.cpu_count() or 1), "unpack") as unpacking,
+        ):
             try:
-                arrivals = [(layer, self._depart(layer, pool)) for layer in layers]
-                for layer, arrival in arrivals:
-                    if arrival is not None:
-                        arrival.result()
-                        self._unpack(layer)
+                arrivals = [(layer, self._depart(layer, downloads)) for layer in layers]
+                ready = [unpacking.submit(self._settle, layer, arrival) for layer, arrival in arrivals if arrival]
+                for future in ready:
+                    future.result()
             except BaseException as error:
                 self._cancel.set()
-                pool.shutdown(wait=True, cancel_futures=True)
+                downloads.shutdown(wait=True, cancel_futures=True)
+                unpacking.shutdown(wait=True, cancel_futures=True)
                 raise self._failure or error from None
 
     def _depart(self, layer: Step, pool: ThreadPoolExecutor) -> Future[None] | None:
@@ -182,9 +186,20 @@ class Pull:
         return pool.submit(self._arrive, layer)
 
     def _arrive(self, layer: Step) -> None:
-        """Fetch one layer in a thread; a failure ends the others, and is the one that is told."""
-        try:
+        with self._failing():
             self._fetch(layer.blob, layer.label)
+
+    def _settle(self, layer: Step, arrival: Future[None]) -> None:
+        """Unpack a layer once it has arrived."""
+        arrival.result()
+        with self._failing():
+            self._unpack(layer)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """The first failure in any thread ends the others, and is the one that is told."""
+        try:
+            yield
         except BaseException as error:
             if not self._cancel.is_set():
                 self._failure = error

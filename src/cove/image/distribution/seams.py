@@ -49,7 +49,11 @@ class Images(Protocol):
 
 
 class Unpacker(Protocol):
-    """Layers as directories, by chain id. `unpack` verifies `diff_id`; `parent` is "" for the lowest."""
+    """Layers as directories, by chain id.
+
+    `unpack` verifies `diff_id`. `parent` ("" for the lowest) need not be unpacked yet: the layers of one
+    image are unpacked in parallel, and the image is named when all of them are there.
+    """
 
     def is_unpacked(self, chain_id: str) -> bool: ...
     def unpack(self, blob: Descriptor, diff_id: str, chain_id: str, parent: str) -> None: ...
