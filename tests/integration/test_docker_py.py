@@ -34,6 +34,7 @@ def test_exec_logs_stats_top(client: docker.DockerClient) -> None:
         assert container.logs() == b"one\n"
         assert container.stats(stream=False)["memory_stats"]["usage"] > 0
         assert any("sleep" in " ".join(row) for row in container.top()["Processes"])
+        container.reload()
         assert container.attrs["State"]["Running"] is True
     finally:
         container.remove(force=True)

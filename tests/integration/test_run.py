@@ -24,7 +24,7 @@ def test_output_and_exit_code_are_the_programs_own(client) -> None:
 
 
 def test_signal_death_is_128_plus_signal(client) -> None:
-    assert client("run", "--rm", "busybox", "sh", "-c", "kill -9 $$", check=False).returncode == 137
+    assert client("run", "--rm", "--init", "busybox", "sh", "-c", "kill -9 $$", check=False).returncode == 137
 
 
 def test_unknown_command_is_127_and_named(client) -> None:

@@ -63,7 +63,12 @@ class Lifecycle:
         container = self._registry.find(ref)
         async with container.lock:
             self._check_startable(container)
-            await self._start(container, restarts=0)
+            try:
+                await self._start(container, restarts=0)
+            except CoveError:
+                if container.record.host.auto_remove:
+                    await self._removal.remove(container, volumes=True)
+                raise
 
     def _check_startable(self, container: Container) -> None:
         if container.removing or self._registry.get(container.id) is None:
