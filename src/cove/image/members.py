@@ -1,6 +1,6 @@
 """A layer's or a copy's tar archive, read from an untrusted stream with everything a file system can hold.
 
-    stream ─▶ Unpacker thread: decompress, hash ─▶ bounded queue ─▶ Source ─▶ Member, Member, …
+    stream ─▶ Pump (a child): decompress, hash ─▶ pipe ─▶ Source ─▶ Member, Member, …
 
 Where `cove.image.tarstream` gives image archives their plain members, this reader knows owners, devices,
 nanoseconds, extended attributes and sparse files. It works only inside the confined worker, writes
@@ -10,21 +10,22 @@ Sparse Files".
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
-import queue
 import sys
-import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
-from cove.errors import InvalidArgument
+from cove.errors import CoveError, Internal, InvalidArgument, describe
+from cove.kernel import privileges
 
 BLOCK = 512
 _READ = 128 << 10
 _PIECE = 1 << 20
+_INFLATED = 256 << 10
 _MAX_EXTENSION = 1 << 20
 _MAX_WINDOW = 128 << 20
 _MAX_SPARSE_RUNS = 1_000_000
@@ -60,40 +61,67 @@ class Member:
 
 
 class Pump:
-    """Decompresses and hashes in a thread of its own, so that both processors work on one layer.
+    """Decompresses and hashes in a process of its own, so that both processors work on one layer.
 
-    `digest` and `total` are right once the pieces have come to their end.
+        fd ─▶ child, without any capability: decompress, hash ─▶ pipe ─▶ this process
+                                                     └─ at its end ─▶ "digest total", or the error
+
+    A thread would do the same work, but every short system call of the writer would then hand the
+    interpreter's lock to and fro. `digest` and `total` are right once the pieces have come to their end.
     """
 
     def __init__(self, fd: int, limit: int) -> None:
-        self._fd = fd
-        self._limit = limit
-        self._queue: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=8)
-        self._hash = hashlib.sha256()
+        self.digest = ""
         self.total = 0
-        threading.Thread(target=self._run, name="pump", daemon=True).start()
+        self._pieces, pieces = os.pipe()
+        self._verdict, verdict = os.pipe()
+        fcntl.fcntl(pieces, fcntl.F_SETPIPE_SZ, _PIECE)
+        self._child = os.fork()
+        if self._child == 0:
+            os.close(self._pieces)
+            os.close(self._verdict)
+            privileges.set_capabilities(0, 0, 0, 0)
+            _decompress(fd, limit, pieces, verdict)
+        os.close(pieces)
+        os.close(verdict)
 
-    @property
-    def digest(self) -> str:
-        return "sha256:" + self._hash.hexdigest()
+    def __iter__(self) -> Iterator[memoryview]:
+        """The pieces; each is overwritten by the next one."""
+        buffer = bytearray(_PIECE)
+        view = memoryview(buffer)
+        while count := os.readv(self._pieces, [buffer]):
+            yield view[:count]
+        os.close(self._pieces)
+        kind, _, text = os.read(self._verdict, 65536).decode().partition(" ")
+        os.close(self._verdict)
+        os.waitpid(self._child, 0)
+        if not kind:
+            raise InvalidArgument("the archive cannot be decompressed: it needs more than is allowed")
+        if not kind.startswith("sha256:"):
+            raise Internal(text) if kind == "Internal" else InvalidArgument(text)
+        self.digest, self.total = kind, int(text)
 
-    def __iter__(self) -> Iterator[bytes]:
-        while (piece := self._queue.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
 
-    def _run(self) -> None:
-        try:
-            for piece in decompressed(_reads(self._fd)):
-                self.total += len(piece)
-                if self.total > self._limit:
-                    raise InvalidArgument(f"the archive unpacks to more than the {self._limit} bytes allowed")
-                self._hash.update(piece)
-                self._queue.put(piece)
-            self._queue.put(None)
-        except BaseException as error:  # handed to the thread that reads
-            self._queue.put(error)
+def _decompress(fd: int, limit: int, pieces: int, verdict: int) -> NoReturn:
+    """The child's whole life."""
+    digest = hashlib.sha256()
+    total = 0
+    try:
+        for piece in decompressed(_reads(fd)):
+            total += len(piece)
+            if total > limit:
+                raise InvalidArgument(f"the archive unpacks to more than the {limit} bytes allowed")
+            digest.update(piece)
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(pieces, view) :]
+        os.write(verdict, f"sha256:{digest.hexdigest()} {total}".encode())
+    except CoveError as error:
+        os.write(verdict, f"{type(error).__name__} {error.message}".encode())
+    except OSError as error:
+        os.write(verdict, f"Internal the archive cannot be read: {describe(error)}".encode())
+    finally:
+        os._exit(0)
 
 
 def _reads(fd: int) -> Iterator[bytes]:
@@ -148,7 +176,7 @@ def _inflated(
             while data:
                 if inflate.eof:
                     inflate, fed = new(), False
-                piece = inflate.decompress(data, _PIECE)
+                piece = inflate.decompress(data, _INFLATED)
                 fed = True
                 data = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
                 if piece:
@@ -166,9 +194,9 @@ def _chained(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class Source:
-    """A stream that is asked for exact counts; what it gives are views, not copies."""
+    """A stream that is asked for exact counts; its pieces are views, good until the next one is asked for."""
 
-    def __init__(self, stream: Iterable[bytes]) -> None:
+    def __init__(self, stream: Iterable[bytes | memoryview]) -> None:
         self._stream = iter(stream)
         self._rest = memoryview(b"")
 
@@ -187,7 +215,10 @@ class Source:
             data = bytes(self._rest[:count])
             self._rest = self._rest[count:]
             return data
-        return b"".join(self.pieces(count))
+        gathered = bytearray()
+        for piece in self.pieces(count):
+            gathered += piece
+        return bytes(gathered)
 
     def skip(self, count: int) -> None:
         for _ in self.pieces(count):
