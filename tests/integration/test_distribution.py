@@ -17,9 +17,6 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from distribution_world import World, descriptor, free_port, make_image, noise, real_registry
-
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 from cove.image import archive
 from cove.image.content import ContentStore
@@ -30,6 +27,7 @@ from cove.oci import image
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 from cove.paths import DataRoot
+from tests.integration.distribution_world import World, descriptor, free_port, make_image, noise, real_registry
 
 QUICK = Policy(backoff=0.01, longest_wait=3, read_timeout=5)
 needs_registry = pytest.mark.skipif(

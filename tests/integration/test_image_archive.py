@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,12 +15,10 @@ from typing import Any
 import pytest
 import zstandard
 
-sys.path.insert(0, str(Path(__file__).parent))
-from distribution_world import World, layer_tar, make_image, noise
-
 from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.image import archive
 from cove.oci import digest as digests
+from tests.integration.distribution_world import World, layer_tar, make_image, noise
 
 needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 
