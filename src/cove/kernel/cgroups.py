@@ -16,7 +16,7 @@ import signal as signals
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +57,19 @@ class CgroupStats:
     pids: int = 0
     pids_limit: int = 0
     io: tuple[IoCount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Birthplace:
+    """`directory` is for clone3's CLONE_INTO_CGROUP (v2); `doors` are for the child, to `enter` by (v1)."""
+
+    directory: int | None = None
+    doors: tuple[int, ...] = ()
+
+    def enter(self) -> None:
+        """In the child, right after clone3, while it has one thread."""
+        for door in self.doors:
+            os.write(door, b"0")
 
 
 class Cgroups(ABC):
@@ -128,9 +141,18 @@ class Cgroups(ABC):
             write_file(directory / "cgroup.procs", content)
 
     @contextmanager
-    def birthplace(self, path: str) -> Iterator[int | None]:
-        """A directory descriptor for clone3's CLONE_INTO_CGROUP; None where there is no such thing (v1)."""
-        yield None
+    def birthplace(self, path: str) -> Iterator[Birthplace]:
+        """What a child that is cloned within needs to begin in the group.
+
+        Nobody else moves it there: for a process that moves another one, the kernel waits some milliseconds
+        until no processor is in the middle of a fork; for one that moves itself it does not.
+        """
+        with ExitStack() as opened:
+            doors = []
+            for directory in self.directories(path):
+                doors.append(os.open(directory / "tasks", os.O_WRONLY | os.O_CLOEXEC))
+                opened.callback(os.close, doors[-1])
+            yield Birthplace(doors=tuple(doors))
 
     def procs(self, path: str) -> list[int]:
         """Its processes, those of groups below it included."""

@@ -21,10 +21,20 @@ _THROTTLES = (
 )
 
 
+def _inherit(parent: Path, directory: Path) -> None:
+    if not read_file(directory / "cpuset.cpus"):
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            write_file(directory / name, read_file(parent / name).encode())
+
+
 class CgroupsV1(Cgroups):
     """Controllers that are mounted together share a hierarchy and are joined once."""
 
     version = 1
+
+    def __init__(self, parent: str) -> None:
+        super().__init__(parent)
+        self._cloning: set[str] = set()
 
     @cached_property
     def _hierarchies(self) -> dict[str, Path]:
@@ -52,16 +62,22 @@ class CgroupsV1(Cgroups):
         return self._group("pids", path) / "cgroup.procs"
 
     def prepare(self, path: str) -> None:
-        """A new cpuset is empty, and takes no process until it has CPUs and memory nodes."""
+        """A new cpuset is empty, and takes no process until it has CPUs and memory nodes.
+
+        The groups above are told to give theirs to new ones (cgroup.clone_children), so that this is one
+        look for every group but the first.
+        """
         if "cpuset" not in self._hierarchies:
             return
-        top = self._hierarchies["cpuset"]
-        directory = top
-        for part in path.strip("/").split("/"):
+        directory = self._hierarchies["cpuset"]
+        *above, name = path.strip("/").split("/")
+        for part in above:
             parent, directory = directory, directory / part
-            for name in ("cpuset.cpus", "cpuset.mems"):
-                if not read_file(directory / name):
-                    write_file(directory / name, read_file(parent / name).encode())
+            if str(directory) not in self._cloning:
+                _inherit(parent, directory)
+                write_file(directory / "cgroup.clone_children", b"1")
+                self._cloning.add(str(directory))
+        _inherit(directory, directory / name)
 
     def update(self, path: str, resources: Resources) -> None:
         if resources.memory is not None:

@@ -11,7 +11,18 @@ from pathlib import Path
 
 from cove.errors import InvalidArgument, Unsupported
 from cove.kernel import device_filter
-from cove.kernel.cgroups import ROOT, Cgroups, CgroupStats, IoCount, number, read_file, set_limit, table, write_file
+from cove.kernel.cgroups import (
+    ROOT,
+    Birthplace,
+    Cgroups,
+    CgroupStats,
+    IoCount,
+    number,
+    read_file,
+    set_limit,
+    table,
+    write_file,
+)
 from cove.oci.spec import BlockIOLimits, CPULimits, DeviceRule, MemoryLimits, Resources
 
 _CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb", "rdma")
@@ -54,10 +65,10 @@ class CgroupsV2(Cgroups):
             directory /= part
 
     @contextmanager
-    def birthplace(self, path: str) -> Iterator[int | None]:
+    def birthplace(self, path: str) -> Iterator[Birthplace]:
         fd = os.open(self._group(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            yield fd
+            yield Birthplace(directory=fd)
         finally:
             os.close(fd)
 

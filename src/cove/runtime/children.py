@@ -15,17 +15,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import msgspec
+
 from cove.errors import Conflict, InvalidArgument
 from cove.kernel import namespaces, process, seccomp
-from cove.kernel.cgroups import Cgroups
+from cove.kernel.cgroups import Birthplace, Cgroups
 from cove.oci.spec import Seccomp, Spec
 from cove.paths import RunRoot
 from cove.runtime import exec_child, init, state, stdio
 from cove.runtime.init import ChildStdio
 from cove.runtime.loop import Loop
-from cove.runtime.messages import ExecLaunch, Launch, Status
+from cove.runtime.messages import ExecLaunch, Failed, Launch, Status
 from cove.runtime.pump import Pump
 
+_encode = msgspec.json.Encoder().encode
 _compile = lru_cache(maxsize=64)(seccomp.compile)
 
 
@@ -113,11 +116,12 @@ def _clone_init(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, cgro
     assert spec.linux is not None
     cgroup = spec.linux.cgroups_path
     gate, far_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with far_gate, cgroups.birthplace(cgroup) as cgroup_fd, _pid_namespace(init.pid_namespace(spec)):
-        pid, pidfd = process.clone(init.flags_for(spec), cgroup_fd=cgroup_fd)
+    with far_gate, cgroups.birthplace(cgroup) as place, _pid_namespace(init.pid_namespace(spec)):
+        pid, pidfd = process.clone(init.flags_for(spec), cgroup_fd=place.directory)
         if pid == 0:
+            enter(place, sync_fd)
             init.run(launch, sync_fd=sync_fd, gate_fd=far_gate.fileno(), stdio=ends, seccomp=bpf)
-    return _admit(Child(launch.id, "", pid, pidfd, gate), cgroup, cgroups, spec)
+    return _admit(Child(launch.id, "", pid, pidfd, gate), spec)
 
 
 @contextmanager
@@ -134,11 +138,20 @@ def _pid_namespace(path: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _admit(child: Child, cgroup: str, cgroups: Cgroups, spec: Spec | None = None) -> Child:
-    """Put a new process into its control group, write its id maps, and open the gate."""
+def enter(place: Birthplace, sync_fd: int) -> None:
+    """In the child: join the control group, or end with the reason told to the daemon."""
+    try:
+        place.enter()
+    except OSError as error:
+        message = f"The kernel lets no process into the container's control group: {error.strerror}"
+        os.write(sync_fd, _encode(Failed(stage="cgroup", errno=error.errno or 0, message=message)))
+        os._exit(125)
+
+
+def _admit(child: Child, spec: Spec | None = None) -> Child:
+    """Write a new process' id maps, and open the gate."""
     assert child.gate is not None
     try:
-        cgroups.attach(cgroup, child.pid)
         if spec is not None and spec.linux is not None and spec.linux.uid_mappings:
             uids, gids = (
                 [(entry.container_id, entry.host_id, entry.size) for entry in entries]
@@ -166,13 +179,14 @@ def execute(launch: ExecLaunch, fds: tuple[int, ...], container: Container, run:
     bpf = path.read_bytes() if path.exists() else b""
     target = container.child.pidfd
     gate, far_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with far_gate, namespaces.children_in(target), cgroups.birthplace(container.status.cgroup) as cgroup_fd:
-        pid, pidfd = process.clone(0, cgroup_fd=cgroup_fd)
+    with far_gate, namespaces.children_in(target), cgroups.birthplace(container.status.cgroup) as place:
+        pid, pidfd = process.clone(0, cgroup_fd=place.directory)
         if pid == 0:
+            enter(place, sync_fd)
             exec_child.run(
                 launch, target_pidfd=target, sync_fd=sync_fd, gate_fd=far_gate.fileno(), stdio=chosen, seccomp=bpf
             )
-    return _admit(Child(launch.container, launch.id, pid, pidfd, gate), container.status.cgroup, cgroups)
+    return _admit(Child(launch.container, launch.id, pid, pidfd, gate))
 
 
 def readopt(status: Status, run: RunRoot, loop: Loop) -> Container:
