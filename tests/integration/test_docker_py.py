@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import docker
 import pytest
+
 from tests.conftest import Daemon
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.conftest import Daemon
 
 COUNTER = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; usleep 500; done; exit 9"
