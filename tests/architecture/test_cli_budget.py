@@ -7,7 +7,8 @@ import sys
 
 DEAR = {
     "argparse", "asyncio", "collections", "contextlib", "dataclasses", "email", "enum", "h11", "http.client",
-    "inspect", "json", "logging", "msgspec", "re", "signal", "socket", "ssl", "subprocess", "tempfile", "typing", "urllib3",
+    "inspect", "json", "logging", "msgspec", "re", "signal", "socket", "ssl", "subprocess", "tempfile",
+    "typing", "urllib3",
 }  # fmt: skip
 VERBS = ("run", "exec", "ps", "logs", "lifecycle", "start")
 
