@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cove.errors import Conflict, CoveError, InvalidArgument, NotFound
+from cove.errors import Conflict, CoveError, Internal, InvalidArgument, NotFound, describe
 from cove.image.content import ContentStore
 from cove.oci import digest as digests
 from cove.oci import image as oci
@@ -351,7 +351,10 @@ class Images:
 
     def _save(self, entries: Iterable[Descriptor]) -> None:
         kept = tuple(entries)
-        write_atomic(self._path, oci.encode(Index(media_type=oci.OCI_INDEX, manifests=kept)), mode=0o644)
+        try:
+            write_atomic(self._path, oci.encode(Index(media_type=oci.OCI_INDEX, manifests=kept)), mode=0o644)
+        except OSError as error:
+            raise Internal(f"cannot write the list of images: {describe(error)}") from error
         self._entries = kept
         used = {entry.digest for entry in kept}
         self._documents = {digest: found for digest, found in self._documents.items() if digest in used}

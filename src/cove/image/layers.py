@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cove.errors import InvalidArgument, NotFound
+from cove.errors import Internal, InvalidArgument, NotFound, describe
 from cove.image.content import ContentStore
 from cove.image.images import Image
 from cove.image.members import Limits
@@ -177,14 +177,16 @@ class Layers:
     def _unpacking(self, fd: int, diff_id: str) -> Iterator[tuple[Path, Unpacked]]:
         """A new directory with the archive's content; it is removed unless it gets a name within."""
         directory = self._data.layers / f".{secrets.token_hex(8)}"
-        directory.mkdir(mode=0o755)
-        directory.chmod(0o755)
         try:
+            directory.mkdir(mode=0o755)
+            directory.chmod(0o755)
             root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 yield directory, self._extract(fd, diff_id, root)
             finally:
                 os.close(root)
+        except OSError as error:
+            raise Internal(f"cannot unpack a layer: {describe(error)}") from error
         finally:
             if directory.exists():
                 discard(directory, self._data.layers)
@@ -263,7 +265,11 @@ def discard(directory: Path, within: Path) -> None:
         directory.rename(gone)
     except FileNotFoundError:
         return
-    shutil.rmtree(gone)
+    try:
+        shutil.rmtree(gone)
+    except RecursionError:
+        # A container may nest directories deeper than Python's stack; rm(1) knows no such bound.
+        subprocess.run(["rm", "-rf", "--", str(gone)], check=True)
 
 
 def _read_facts(path: Path) -> Facts | None:

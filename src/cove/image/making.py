@@ -47,12 +47,7 @@ def store_image(
     raw = oci.encode(config)
     described = Descriptor(media_type=oci.OCI_CONFIG, digest=content.put(raw), size=len(raw))
     manifest = Manifest(media_type=oci.OCI_MANIFEST, config=described, layers=tuple(layers))
-    return images.register(content.put(_with_version(oci.encode(manifest))), names)
-
-
-def _with_version(raw: bytes) -> bytes:
-    """The schema's version is required, although it is the only one (image-spec, manifest.md)."""
-    return raw if b'"schemaVersion"' in raw else b'{"schemaVersion":2,' + raw[1:]
+    return images.register(content.put(oci.encode(manifest)), names)
 
 
 def _compressed(archive: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:

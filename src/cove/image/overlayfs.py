@@ -11,7 +11,7 @@ import os
 import stat
 from pathlib import Path
 
-from cove.errors import Internal, NotFound, describe
+from cove.errors import Internal, InvalidArgument, NotFound, describe
 from cove.image.layers import EMPTY, Layers, discard
 from cove.image.snapshots import Change
 from cove.kernel.syscalls import openat2
@@ -69,7 +69,10 @@ class OverlaySnapshots:
 
     def usage(self, key: str) -> int:
         """The bytes of the blocks that regular files take; a hard-linked file counts once."""
-        return _usage(self._data.container(key).upper)
+        try:
+            return _usage(self._data.container(key).upper)
+        except RecursionError:
+            raise _too_deep(key) from None
 
     def changes(self, key: str) -> list[Change]:
         container = self._data.container(key)
@@ -79,6 +82,8 @@ class OverlaySnapshots:
             try:
                 found: list[Change] = []
                 _compare(upper, "", lower, found)
+            except RecursionError:
+                raise _too_deep(key) from None
             finally:
                 os.close(upper)
         finally:
@@ -111,6 +116,10 @@ class OverlaySnapshots:
             return self._layers.stack(chain_id)
         self._nothing.mkdir(mode=0o755, exist_ok=True)
         return [self._nothing]
+
+
+def _too_deep(key: str) -> InvalidArgument:
+    return InvalidArgument(f"container {key[:12]} nests directories too deeply for them to be listed")
 
 
 def _usage(directory: Path) -> int:

@@ -218,7 +218,12 @@ def decode_config(raw: bytes) -> ImageConfig:
 
 def encode(value: Manifest | Index | ImageConfig) -> bytes:
     """The bytes of a document made here."""
-    return msgspec.json.encode(value)
+    raw = msgspec.json.encode(value)
+    if isinstance(value, ImageConfig):
+        return raw
+    # The version is required although it is the only one, but it equals the default that is left out.
+    comma = b"" if raw == b"{}" else b","
+    return b'{"schemaVersion":2' + comma + raw[1:] if value.schema_version == 2 else raw
 
 
 def media_type_of(value: Manifest | Index) -> str:
