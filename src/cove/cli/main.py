@@ -13,19 +13,30 @@ from __future__ import annotations
 import os
 import sys
 
-from cove.cli.flags import UsageError, Verb, parse
+from cove.cli.flags import Verb, parse
 from cove.errors import CoveError, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+def main() -> NoReturn:
+    """The command itself. It leaves without tearing the interpreter down: nothing is left to clean up."""
+    code = run(sys.argv[1:])
     try:
-        code = _dispatch(words)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        pass  # nobody is left to read it
+    os._exit(code)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        code = _dispatch(list(words))
         sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
@@ -128,7 +139,5 @@ def _help(path: Sequence[str] = ()) -> int:
     return render(path)
 
 
-__all__ = ["UsageError", "load", "main"]
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

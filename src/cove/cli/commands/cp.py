@@ -58,7 +58,7 @@ def _out(client: Client, call: Call, container: str, path: str, target: str) -> 
         return 0
     if call.flag("follow-link"):
         path = _followed(client, container, path)
-    stat = client.containers.stat_path(container, path)
+    stat = _stat(client, container, path)
     is_directory = bool(stat["mode"] & _DIRECTORY)
     contents = path.endswith("/.") or path == "."
     directory, name = _local_place(target, stat["name"], is_directory=is_directory, contents=contents)
@@ -88,8 +88,19 @@ def _local_place(target: str, name: str, *, is_directory: bool, contents: bool) 
     return parent, last
 
 
+def _stat(client: Client, container: str, path: str) -> dict[str, Any]:
+    """What is at a container's path; the answer to HEAD has no sentence, so a refusal gets one here."""
+    try:
+        return client.containers.stat_path(container, path)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        client.containers.inspect(container)  # raises when it is the container that is missing
+        raise ApiError(404, f"there is no {path} in the container {container}") from error
+
+
 def _followed(client: Client, container: str, path: str) -> str:
-    stat = client.containers.stat_path(container, path)
+    stat = _stat(client, container, path)
     if stat["mode"] & _LINK and stat.get("linkTarget"):
         link = stat["linkTarget"]
         return str(link if link.startswith("/") else posixpath.join(posixpath.dirname(path), link))
@@ -127,15 +138,13 @@ def _into(client: Client, call: Call, source: str, container: str, path: str) ->
 def _target(client: Client, container: str, path: str) -> dict[str, Any] | None:
     """What is at a container's path, links followed once; None when there is nothing."""
     try:
-        found = client.containers.stat_path(container, path)
-        if found["mode"] & _LINK:
-            found = client.containers.stat_path(container, _followed(client, container, path))
+        found = _stat(client, container, path)
+        return _stat(client, container, _followed(client, container, path)) if found["mode"] & _LINK else found
     except ApiError as error:
         if error.status != 404:
             raise
-        client.containers.inspect(container)  # tells a missing container from a missing path
-        return None
-    return found
+    client.containers.inspect(container)  # it is only the path that is missing
+    return None
 
 
 COPY = Verb(
