@@ -123,7 +123,7 @@ class Cgroups(ABC):
         """Make the group with its limits; all of it or nothing."""
         try:
             for directory in self.directories(path):
-                directory.mkdir(parents=True, exist_ok=True)
+                make_directory(directory)
             self.prepare(path)
             if resources is not None:
                 self.update(path, resources)
@@ -150,7 +150,7 @@ class Cgroups(ABC):
         with ExitStack() as opened:
             doors = []
             for directory in self.directories(path):
-                doors.append(os.open(directory / "tasks", os.O_WRONLY | os.O_CLOEXEC))
+                doors.append(os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC))
                 opened.callback(os.close, doors[-1])
             yield Birthplace(doors=tuple(doors))
 
@@ -195,6 +195,16 @@ class Cgroups(ABC):
                 directory.rmdir()
             except OSError:
                 continue
+
+
+def make_directory(directory: Path) -> None:
+    """The group and those above it, in one hierarchy; it may be there."""
+    try:
+        os.mkdir(directory)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        directory.mkdir(parents=True, exist_ok=True)
 
 
 def remove_tree(directory: Path) -> None:

@@ -56,7 +56,12 @@ class CgroupsV1(Cgroups):
         return self._hierarchies.get(controller, ROOT / controller) / path.strip("/")
 
     def directories(self, path: str) -> list[Path]:
-        return [mount / path.strip("/") for mount in dict.fromkeys(self._hierarchies.values())]
+        name = path.strip("/")
+        return [mount / name for mount in self._mounts]
+
+    @cached_property
+    def _mounts(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys(self._hierarchies.values()))
 
     def procs_file(self, path: str) -> Path:
         return self._group("pids", path) / "cgroup.procs"

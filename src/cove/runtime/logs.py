@@ -53,12 +53,12 @@ class LogWriter:
     """The one writer of a log, in the supervisor."""
 
     def __init__(self, policy: LogPolicy) -> None:
-        """Continue the log in `policy.directory`, or begin it. Raises OSError."""
+        """Continue the log in `policy.directory`, or begin it with the first output. Raises OSError."""
         self._policy = policy
         self._directory = Path(policy.directory)
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._data = self._index = -1
-        self._open((segments(self._directory) or [1])[-1])
+        self._number = self._offset = self._position = 0
 
     def _open(self, number: int) -> None:
         """Go on at the end of a segment, after making its index and its data agree."""
@@ -96,6 +96,7 @@ class LogWriter:
 
     def make_room(self) -> None:
         """Begin a new segment if this one is full. Raises Held, and OSError (ENOSPC) when the disk is full."""
+        self._ensure_open()
         if self._offset + self._position >= self._policy.segment_bytes:
             self._rotate()
 
@@ -117,7 +118,12 @@ class LogWriter:
             self._advance(written)
             content = content[written:]
 
+    def _ensure_open(self) -> None:
+        if self._data < 0:
+            self._open((segments(self._directory) or [1])[-1])
+
     def _record(self, stream: int) -> None:
+        self._ensure_open()
         os.pwrite(self._index, RECORD.pack(self._offset << 8 | stream, time.time_ns()), self._position)
 
     def _advance(self, length: int) -> None:

@@ -10,6 +10,7 @@ is synced to a disk). Anyone may read it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,9 +26,13 @@ _encoder = msgspec.json.Encoder()
 
 def save(path: Path, status: Status) -> None:
     """Replace the file at `path`."""
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(_encoder.encode(status))
-    temporary.rename(path)
+    temporary = f"{path}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, _encoder.encode(status))
+    finally:
+        os.close(fd)
+    os.rename(temporary, path)
 
 
 def load(path: Path) -> Status | None:

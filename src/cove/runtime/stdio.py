@@ -49,9 +49,8 @@ class Streams:
 
 
 def make_fifos(run: ContainerRun, *, stdin: bool) -> None:
-    """Make the FIFOs anew; a restarted container never reads what an earlier life left."""
+    """Make the FIFOs in a run directory that is new, as each life of a container has its own."""
     for path in (run.stdout, run.stderr, *([run.stdin] if stdin else [])):
-        path.unlink(missing_ok=True)
         os.mkfifo(path, 0o600)
         os.chmod(path, 0o666)
 
