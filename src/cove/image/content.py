@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -49,6 +50,8 @@ class ContentStore:
         self._blobs = root / "blobs"
         self._ingest = root / "ingest"
         self._wanted: dict[str, float] = {}
+        self.stable = threading.RLock()
+        """Held while garbage is collected, and by whoever must not see something vanish that it was just told of."""
         for directory in (*(self._blobs / name for name in _ALGORITHMS), self._ingest):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self._ingest.iterdir():
@@ -63,8 +66,9 @@ class ContentStore:
 
     def has(self, digest: str) -> bool:
         """Whether the blob is there; if so it stays for a while, because somebody counts on it."""
-        self._wanted[digest] = time.monotonic()
-        return self.path(digest).is_file()
+        with self.stable:
+            self._wanted[digest] = time.monotonic()
+            return self.path(digest).is_file()
 
     def wanted(self) -> set[str]:
         """Blobs that were stored or asked for lately: an image that is still being put together needs them."""

@@ -76,8 +76,7 @@ class Layers:
         self._lock = threading.Lock()
         self._facts: dict[str, Facts] = {}
         self._wanted: dict[str, float] = {}
-        self.stable = threading.RLock()
-        """Held while a snapshot takes its place on a stack, and while garbage is collected."""
+        self.stable = content.stable
         self._underway: set[str] = set()
         self._free = threading.Condition()
         data.layers.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -87,8 +86,7 @@ class Layers:
 
     def is_unpacked(self, chain_id: str) -> bool:
         """Whether the layer is there; if so it stays for a while, because somebody counts on it."""
-        self._wanted[chain_id] = time.monotonic()
-        return chain_id in self._facts
+        return self._want(chain_id)
 
     def wanted(self) -> set[str]:
         """Layers that were unpacked or asked for lately, for an image that has no name yet."""
@@ -143,7 +141,8 @@ class Layers:
 
         InvalidArgument when it is no sound archive or not `diff_id`: then nothing is left.
         """
-        self._wanted[chain_id] = time.monotonic()
+        if self._want(chain_id):
+            return
         with self._alone(chain_id):
             if chain_id not in self._facts:
                 with self._content.open(blob.digest) as file:
@@ -153,7 +152,7 @@ class Layers:
         """Unpack an archive of unknown digest from the open file `fd`: its chain id, and what it was."""
         with self._unpacking(fd, "") as (directory, seen):
             chain_id = seen.diff_id if not parent else digests.of(f"{parent} {seen.diff_id}".encode())
-            self._wanted[chain_id] = time.monotonic()
+            self._want(chain_id)
             with self._alone(chain_id):
                 if chain_id not in self._facts:
                     self._name(directory, chain_id, Facts(parent, seen.diff_id, seen.size, self._boot))
@@ -168,6 +167,12 @@ class Layers:
             discard(self._data.layer(chain_id), self._data.layers)
 
     # Inside
+
+    def _want(self, chain_id: str) -> bool:
+        """Keep the layer for a while if it is there; whether it is."""
+        with self.stable:
+            self._wanted[chain_id] = time.monotonic()
+            return chain_id in self._facts
 
     def _unpack(self, fd: int, diff_id: str, chain_id: str, parent: str) -> None:
         with self._unpacking(fd, diff_id) as (directory, seen):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
+from cove.errors import CoveError
 from cove.image.content import ContentStore
 from cove.image.gc import Collector
 from cove.image.images import Images
 from cove.image.layers import Layers
 from cove.image.overlayfs import OverlaySnapshots
 from cove.paths import DataRoot
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +36,14 @@ class ImageStore:
         collector = Collector(content, images, layers, snapshots)
         images.on_deletion(lambda: (collector.collect(), None)[1])
         collector.collect()
+        _restore(images, layers)
         return cls(content, layers, images, snapshots, collector)
+
+
+def _restore(images: Images, layers: Layers) -> None:
+    """Unpack again what a power failure took; an image that cannot be is told of and left alone."""
+    for image in images.list():
+        try:
+            layers.ensure_unpacked(image)
+        except CoveError as error:
+            _log.warning("the image %s cannot be unpacked again: %s", image.names or image.id, error.message)
