@@ -26,14 +26,15 @@ def start_default(address: Address) -> None:
     directory = os.path.dirname(DEFAULT_SOCKET)
     os.makedirs(directory, mode=0o700, exist_ok=True)
     log = os.path.join(directory, "daemon.log")
-    pid = _spawn(log)
+    pid, ended = _spawn(log), 0
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         if _answers(address):
             print("cove: started the daemon", file=sys.stderr)
             return
-        ended, _ = os.waitpid(pid, os.WNOHANG)
-        if ended and not _answers(address):
+        if not ended:
+            ended, _ = os.waitpid(pid, os.WNOHANG)
+        if ended and not _answers(address) and not _another_starts(directory):
             raise NoDaemon(f"the daemon could not be started: {_last_line(log)}")
         time.sleep(0.02)
     raise NoDaemon(f"the daemon was started but does not answer at {address.text} yet; see {log}")
@@ -53,6 +54,23 @@ def _spawn(log: str) -> int:
         ],
         setsid=True,
     )
+
+
+def _another_starts(directory: str) -> bool:
+    """Whether a daemon that somebody else started at the same moment holds the lock."""
+    import fcntl
+
+    try:
+        fd = os.open(os.path.join(directory, "daemon.lock"), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _answers(address: Address) -> bool:

@@ -84,7 +84,7 @@ def test_mounts() -> None:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("512", 512), ("64k", 65536), ("1.5g", 3 << 29), ("2GiB", 2 << 30), ("10MB", 10 << 20), ("-1", -1)],
+    [("512", 512), ("64k", 65536), ("1.5g", 3 << 29), ("2GiB", 2 << 30), ("9MB", 9 << 20), ("-1", -1)],
 )
 def test_sizes(text: str, count: int) -> None:
     assert values.size(text, "memory") == count
@@ -109,22 +109,8 @@ def test_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_whole_request() -> None:
     found = body(
-        *(
-            "-d",
-            "-p",
-            "80:80",
-            "--expose",
-            "9000",
-            "-v",
-            "v:/v",
-            "-m",
-            "64m",
-            "--cpus",
-            "1.5",
-            "--ulimit",
-            "nofile=1:2",
-        ),
-        *("--restart", "on-failure:3", "--network", "mine", "--ip", "10.0.0.9", "--network-alias", "db", "--init"),
+        *("-d", "-p", "80:80", "--expose", "9000", "-v", "v:/v", "-m", "64m", "--cpus", "1.5", "--init"),
+        *("--restart", "on-failure:3", "--network", "mine", "--ip", "10.0.0.9", "--network-alias", "db"),
         *("--device", "/dev/fuse:r", "--add-host", "a=1.2.3.4", "--health-cmd", "ok", "--health-interval", "5s"),
         *("--entrypoint", "", "--tmpfs", "/run:size=1m", "--sysctl", "net.a=1", "-l", "x"),
     )
