@@ -50,6 +50,7 @@ class World:
         shutil.copy(busybox, self.root / "bin/busybox")
         for name in ("sh", "echo", "sleep", "true", "cat", "seq", "yes", "head", "stty", "dd"):
             (self.root / "bin" / name).symlink_to("busybox")
+        self.out_of_memory: list[str] = []
         self.exits: dict[str, asyncio.Future[Exited]] = {}
         self.runtime: Runtime
 
@@ -58,6 +59,8 @@ class World:
             future = self.exit_of(report.exec_id or report.id)
             if not future.done():
                 future.set_result(report)
+        else:
+            self.out_of_memory.append(report.id)
 
     def exit_of(self, identity: str) -> asyncio.Future[Exited]:
         return self.exits.setdefault(identity, asyncio.get_running_loop().create_future())
@@ -97,7 +100,16 @@ class World:
         reader = LogReader(self.logs / identity)
         return b"".join(chunk.data for chunk in reader.read(streams=frozenset({stream})))
 
-    def supervisor_pid(self) -> int:
+    async def supervisor_pid(self) -> int:
+        """Of the supervisor that serves now; a new one needs a moment."""
+        for _ in range(300):
+            pid = self._find_supervisor()
+            if pid is not None:
+                return pid
+            await asyncio.sleep(0.01)
+        raise AssertionError("no supervisor is running")
+
+    def _find_supervisor(self) -> int | None:
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 try:
@@ -106,7 +118,7 @@ class World:
                     continue
                 if b"cove.runtime.supervisor" in words and str(self.run.root).encode() in words:
                     return int(entry.name)
-        raise AssertionError("no supervisor is running")
+        return None
 
 
 @asynccontextmanager
@@ -223,7 +235,7 @@ def test_a_killed_supervisor_loses_no_line_and_no_code(tmp_path: Path) -> None:
         processes = [await world.start(each) for each in (counter, quick, typist)]
         for _ in range(3):
             await asyncio.sleep(0.06)
-            os.kill(world.supervisor_pid(), signal.SIGKILL)
+            os.kill(await world.supervisor_pid(), signal.SIGKILL)
         await asyncio.sleep(0.3)
         assert {each.id for each in await world.runtime.list()} == {counter.id, quick.id, typist.id}
         assert processes[2].pty_fd is not None
@@ -272,5 +284,19 @@ def test_fifty_at_once(tmp_path: Path) -> None:
         assert [world.output(each.id) for each in launches] == [b"%d\n" % number for number in range(50)]
         for process in processes:
             process.close()
+
+    _run(tmp_path, case)
+
+
+def test_a_kill_for_memory_is_told_while_the_container_lives(tmp_path: Path) -> None:
+    async def case(world: World) -> None:
+        limit = oci.MemoryLimits(limit=16 << 20, swap=16 << 20)
+        script = "dd if=/dev/zero of=/dev/null bs=64M; sleep 0.3; exit 2"
+        launch = world.launch("sh", "-c", script, resources=oci.Resources(memory=limit))
+        process = await world.start(launch)
+        end = (await asyncio.wait_for(world.exit_of(launch.id), 10)).exit
+        assert (end.code, end.oom) == (2, True)
+        assert world.out_of_memory == [launch.id]
+        process.close()
 
     _run(tmp_path, case)

@@ -16,7 +16,7 @@ import signal as signals
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,6 +110,13 @@ class Cgroups(ABC):
     @abstractmethod
     def oom_kills(self, path: str) -> int:
         """How many of its processes the kernel killed for the group's memory limit."""
+
+    @abstractmethod
+    def open_oom_events(self, path: str) -> int | None:
+        """A descriptor that becomes readable when the group meets its memory limit for good; None without one.
+
+        Read it (`drain_events`) and compare `oom_kills`. It is also readable when the group is removed.
+        """
 
     @abstractmethod
     def procs_file(self, path: str) -> Path:
@@ -260,6 +267,12 @@ def set_limit(path: Path, value: object, what: str) -> None:
         ) from None
     except OSError as error:
         raise InvalidArgument(f"The kernel refuses {value} as {what}: {os.strerror(error.errno or 0)}") from error
+
+
+def drain_events(fd: int) -> None:
+    """Make a descriptor of `open_oom_events` quiet again."""
+    with suppress(BlockingIOError):
+        os.read(fd, 4096)
 
 
 def number(path: Path, default: int = 0) -> int:

@@ -184,6 +184,20 @@ class CgroupsV1(Cgroups):
     def oom_kills(self, path: str) -> int:
         return table(self._group("memory", path) / "memory.oom_control").get("oom_kill", 0)
 
+    def open_oom_events(self, path: str) -> int | None:
+        group = self._group("memory", path)
+        events = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            control = os.open(group / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                write_file(group / "cgroup.event_control", f"{events} {control}".encode())
+            finally:
+                os.close(control)
+        except OSError:
+            os.close(events)
+            return None
+        return events
+
     def stats(self, path: str) -> CgroupStats:
         memory, cpu = self._group("memory", path), table(self._group("cpu", path) / "cpu.stat")
         account = self._group("cpuacct", path)

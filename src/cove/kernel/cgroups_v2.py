@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cove.errors import InvalidArgument, Unsupported
-from cove.kernel import device_filter
+from cove.kernel import device_filter, inotify
 from cove.kernel.cgroups import (
     ROOT,
     Birthplace,
@@ -130,6 +130,15 @@ class CgroupsV2(Cgroups):
 
     def oom_kills(self, path: str) -> int:
         return table(self._group(path) / "memory.events").get("oom_kill", 0)
+
+    def open_oom_events(self, path: str) -> int | None:
+        fd = inotify.open_instance()
+        try:
+            inotify.add_watch(fd, str(self._group(path) / "memory.events"), inotify.MODIFY)
+        except OSError:
+            os.close(fd)
+            return None
+        return fd
 
     def stats(self, path: str) -> CgroupStats:
         group = self._group(path)

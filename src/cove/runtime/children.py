@@ -60,6 +60,8 @@ class Container:
     streams: stdio.Streams
     pump: Pump | None
     execs: dict[str, Child] = field(default_factory=dict)
+    oom_events: int | None = None
+    oom_kills: int = 0
 
 
 def create(launch: Launch, sync_fd: int, run: RunRoot, cgroups: Cgroups, loop: Loop) -> Container:

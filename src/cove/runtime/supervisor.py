@@ -32,7 +32,7 @@ import msgspec
 from cove.errors import Conflict, CoveError, NotFound, describe
 from cove.ipc import channel
 from cove.kernel import process
-from cove.kernel.cgroups import Cgroups
+from cove.kernel.cgroups import Cgroups, drain_events
 from cove.paths import RunRoot
 from cove.runtime import children, state, terminal
 from cove.runtime import messages as m
@@ -277,6 +277,18 @@ class Supervisor:
             self._watch_child(container.child)
         if container.pump is not None:
             container.pump.start()
+        events = self._cgroups.open_oom_events(container.status.cgroup)
+        if events is not None:
+            container.oom_events, container.oom_kills = events, self._cgroups.oom_kills(container.status.cgroup)
+            self._loop.watch(events, lambda: self._memory(container, events))
+
+    def _memory(self, container: Container, events: int) -> None:
+        """The kernel killed something for the memory limit; the container itself may live on."""
+        drain_events(events)
+        kills = self._cgroups.oom_kills(container.status.cgroup)
+        if kills > container.oom_kills:
+            container.oom_kills = kills
+            self._report(m.OutOfMemory(id=container.status.id))
 
     def _watch_child(self, child: Child) -> None:
         self._loop.watch(child.pidfd, lambda: self._ended(child))
@@ -367,11 +379,11 @@ class Supervisor:
         self._kill_rest(container)
         if container.pump is not None:
             container.pump.drain()
-        oom = self._cgroups.oom_kills(container.status.cgroup) > 0
-        if oom:
+        kills = self._cgroups.oom_kills(container.status.cgroup)
+        if kills > container.oom_kills:
             self._report(m.OutOfMemory(id=container.status.id))
         container.child = None
-        end = m.Exit(code=code, at=time.time(), oom=oom, reason=reason)
+        end = m.Exit(code=code, at=time.time(), oom=kills > 0, reason=reason)
         self._save(container, state.exited(container.status, end))
         self._release(container)
         self._report(m.Exited(id=container.status.id, exit=end))
@@ -382,6 +394,10 @@ class Supervisor:
             container.pump.stop()
             container.pump = None
         container.streams.close()
+        if container.oom_events is not None:
+            self._loop.unwatch(container.oom_events)
+            os.close(container.oom_events)
+            container.oom_events = None
         self._cgroups.remove(container.status.cgroup)
 
     def _kill_rest(self, container: Container) -> None:
