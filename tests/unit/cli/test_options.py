@@ -103,8 +103,8 @@ def test_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("ABSENT", raising=False)
     file = tmp_path / "env"
     file.write_text("# comment\n\nA=1\nPASSED\nABSENT\n")
-    found = body("-e", "B=2=3", "--env-file", str(file))["Env"]
-    assert found == ["A=1", "PASSED=on", "B=2=3"]
+    found = body("-e", "B=2=3", "-e", "ABSENT", "--env-file", str(file))["Env"]
+    assert found == ["A=1", "PASSED=on", "B=2=3", "ABSENT"]
 
 
 def test_a_whole_request() -> None:

@@ -74,7 +74,6 @@ def _config(call: Call, image: str, command: list[str], *, attached: bool) -> di
         ("user", "User"),
         ("workdir", "WorkingDir"),
         ("stop-signal", "StopSignal"),
-        ("mac-address", "MacAddress"),
     ):
         if call.text(flag):
             body[key] = call.text(flag)
@@ -183,7 +182,10 @@ def _endpoints(call: Call, host: dict[str, Any]) -> dict[str, Any]:
         single["Aliases"] = aliases
     if call.text("mac-address"):
         single["MacAddress"] = call.text("mac-address")
+    if aliases and (not networks or _is_mode(networks[0]) or networks[0] in {"default", "bridge"}):
+        raise UsageError("--network-alias needs a network of its own: --network NAME (see: cove network create)")
     endpoints: dict[str, Any] = {}
+    host["NetworkMode"] = "default"
     for position, text in enumerate(networks or (["default"] if single else [])):
         name, settings = _network(text)
         if position == 0:

@@ -65,11 +65,15 @@ def pairs(texts: Iterable[str], flag: str, separator: str = "=") -> dict[str, st
 
 
 def environment(texts: Iterable[str], files: Iterable[str]) -> list[str]:
-    """NAME=value from files, then from flags. A bare NAME takes the caller's own value, if it has one."""
-    found = [line for path in files for line in lines(path, "env-file")]
-    found += texts
+    """NAME=value from files, then from flags. A bare NAME takes the caller's own value.
+
+    Where the caller has none either, a NAME in a file says nothing, and one in a flag takes the
+    variable away that the image may set.
+    """
+    from_files = [line for path in files for line in lines(path, "env-file")]
+    kept = [line for line in from_files if "=" in line or line in os.environ]
     result = []
-    for entry in found:
+    for entry in [*kept, *texts]:
         name, equals, _ = entry.partition("=")
         if not name or (name != name.strip() and not equals):
             raise UsageError(f"{entry!r} is no environment variable; write NAME=value or NAME")
@@ -77,6 +81,8 @@ def environment(texts: Iterable[str], files: Iterable[str]) -> list[str]:
             result.append(entry)
         elif name in os.environ:
             result.append(f"{name}={os.environ[name]}")
+        else:
+            result.append(name)
     return result
 
 
