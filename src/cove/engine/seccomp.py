@@ -1,4 +1,4 @@
-"""The default system call filter of a container: Cove's profile, resolved for what the container may do."""
+"""The system call filter of a container: Cove's profile or the user's, resolved for what the container may do."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from cove.oci import seccomp_profile
 from cove.oci.spec import Seccomp
 
 
-def default_profile(machine: str, capabilities: Iterable[str]) -> Seccomp:
-    """The filter for a container with these capabilities (its bounding set, "CAP_…") on `machine` (uname -m)."""
+def resolved(profile: seccomp_profile.Profile | None, machine: str, capabilities: Iterable[str]) -> Seccomp:
+    """The filter for a container with these capabilities (its bounding set, "CAP_…") on `machine` (uname -m).
+
+    `profile`: the user's own, None for Cove's.
+    """
     return seccomp_profile.resolve(
-        seccomp_profile.default(), capabilities=frozenset(capabilities), machine=machine, kernel=platform.release()
+        profile or seccomp_profile.default(),
+        capabilities=frozenset(capabilities),
+        machine=machine,
+        kernel=platform.release(),
     )

@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import msgspec
-
 from cove.engine.host import HostFacts
 from cove.errors import InvalidArgument, Unsupported
-from cove.oci.spec import Capabilities, Rlimit, Seccomp
+from cove.oci import seccomp_profile
+from cove.oci.spec import Capabilities, Rlimit
 from cove.wire.containers import HostConfig, Ulimit
 
 CAPABILITIES = tuple(
@@ -90,7 +89,7 @@ class SecurityOptions:
     """`seccomp`: None for the default profile, a profile of the user's, or `unconfined`."""
 
     no_new_privileges: bool = False
-    seccomp: Seccomp | None = None
+    seccomp: seccomp_profile.Profile | None = None
     unconfined: bool = False
     system_paths: bool = True
 
@@ -122,7 +121,7 @@ def _apply(options: SecurityOptions, key: str, value: str, text: str, host: Host
             return replace(options, unconfined=True, seccomp=None)
         if value in ("", "builtin", "default"):
             return replace(options, unconfined=False, seccomp=None)
-        return replace(options, unconfined=False, seccomp=_profile(value))
+        return replace(options, unconfined=False, seccomp=seccomp_profile.parse(value))
     if key == "systempaths" and value == "unconfined":
         return replace(options, system_paths=False)
     if key == "apparmor":
@@ -136,14 +135,6 @@ def _apply(options: SecurityOptions, key: str, value: str, text: str, host: Host
             raise Unsupported(f"SELinux labels are not supported; leave out --security-opt {text}")
         return options
     raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
-
-
-def _profile(text: str) -> Seccomp:
-    """A seccomp profile in the runtime-spec's form or in Docker's, whose rules may say `name` alone."""
-    try:
-        return msgspec.json.decode(text, type=Seccomp)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise InvalidArgument(f"opening seccomp profile failed: it is no valid profile: {error}") from None
 
 
 # ── limits of the process ─────────────────────────────────────────────────────────────────────────

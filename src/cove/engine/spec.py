@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cove.engine import merge, resources, security
 from cove.engine.host import HostFacts
 from cove.engine.records import Record
-from cove.engine.seccomp import default_profile
+from cove.engine.seccomp import resolved
 from cove.errors import InvalidArgument, Unsupported
 from cove.oci.spec import (
     ConsoleSize,
@@ -88,10 +88,10 @@ def _paths(asked: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str
 
 def _seccomp(options: security.SecurityOptions, process: Process, host: HostFacts) -> Seccomp | None:
     """The user's filter, or the default one for what the container may do."""
-    if options.unconfined or options.seccomp is not None:
-        return options.seccomp
+    if options.unconfined:
+        return None
     capabilities = process.capabilities.bounding if process.capabilities else ()
-    return default_profile(host.architecture, capabilities)
+    return resolved(options.seccomp, host.architecture, capabilities)
 
 
 def _process(record: Record, around: Surroundings, options: security.SecurityOptions, host: HostFacts) -> Process:
