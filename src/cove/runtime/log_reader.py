@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cove.runtime.logs import BURST, RECORD, file_name, segments
 
@@ -24,10 +25,10 @@ BOTH = frozenset({1, 2})
 _RUNS = re.compile(rb"\x01+|\x02+")
 _SINGLES = re.compile(rb"\x01|\x02")
 _BLOCK = 256 << 10
+_LONGEST_LINE = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Consecutive bytes of one stream, written at (about) one time."""
 
     stream: int
@@ -290,37 +291,35 @@ def _read_ahead(segment: _Segment, start: int, end: int, merge: bool) -> bytes:
 
 
 class LineJoiner:
-    """Turns chunks into whole lines, each with the time at which its first byte was written."""
+    """Turns chunks into whole lines, each with the time at which its first byte was written.
+
+    A line of more than 1 MiB comes in parts, so that output without newlines needs no memory without bound.
+    """
 
     def __init__(self) -> None:
         self._partial: dict[int, Chunk] = {}
 
-    def feed(self, chunk: Chunk) -> Iterator[Chunk]:
+    def feed(self, chunk: Chunk) -> list[Chunk]:
         """The lines that `chunk` completes, newline included."""
-        before = self._partial.pop(chunk.stream, None)
-        lines = _split(chunk.data)
-        if before is not None and lines:
-            yield from self._emit(Chunk(chunk.stream, before.time_ns, before.data + lines.pop(0)))
-        for line in lines:
-            yield from self._emit(Chunk(chunk.stream, chunk.time_ns, line))
-
-    def _emit(self, line: Chunk) -> Iterator[Chunk]:
-        if line.data.endswith(b"\n"):
-            yield line
-        else:
-            self._partial[line.stream] = line
+        stream, at, data = chunk
+        before = self._partial.pop(stream, None)
+        if before is not None:
+            data = before.data + data
+        *whole, rest = data.split(b"\n")
+        found = [Chunk(stream, at, line + b"\n") for line in whole]
+        if before is not None and found:
+            found[0] = Chunk(stream, before.time_ns, found[0].data)
+        if len(rest) > _LONGEST_LINE:
+            found.append(Chunk(stream, at, rest))
+        elif rest:
+            began = before.time_ns if before is not None and not found else at
+            self._partial[stream] = Chunk(stream, began, rest)
+        return found
 
     def flush(self) -> Iterator[Chunk]:
         """Last lines that never got their newline."""
         partial, self._partial = self._partial, {}
         yield from partial.values()
-
-
-def _split(data: bytes) -> list[bytes]:
-    """Lines by newline alone."""
-    parts = [part + b"\n" for part in data.split(b"\n")]
-    parts[-1] = parts[-1][:-1]
-    return parts if parts[-1] else parts[:-1]
 
 
 def lines(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
