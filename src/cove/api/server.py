@@ -5,7 +5,8 @@ refusal of strangers on TCP and a clean end. It never parses HTTP (`connection`)
 
 A unix socket has mode 0660 and belongs to the group `docker` or `cove`, where one exists. Whoever
 reaches the API is root on this host, so on TCP a browser's requests (any Origin, a Host that is
-not ours) are refused, against cross-site requests and DNS rebinding.
+not ours) are refused, against cross-site requests and DNS rebinding. Through TLS a client cannot end its
+stdin and go on reading: asyncio's TLS closes both directions together.
 """
 
 from __future__ import annotations
@@ -193,6 +194,8 @@ def systemd_sockets(environment: dict[str, str]) -> list[socket.socket]:
     if environment.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(environment.get("LISTEN_FDS", "0"))
+    for fd in range(_FIRST_SYSTEMD_FD, _FIRST_SYSTEMD_FD + count):
+        os.set_inheritable(fd, False)
     return [socket.socket(fileno=fd) for fd in range(_FIRST_SYSTEMD_FD, _FIRST_SYSTEMD_FD + count)]
 
 
