@@ -67,13 +67,13 @@ def write_archive(
     copy_uid_gid: bool = False,
     owner: tuple[int, int] | None = None,
 ) -> None:
-    """Unpack an archive (plain, gzip or zstd) into the directory at `path`.
+    """Unpack an archive (plain or gzip) into the directory at `path`.
 
     Owners are the archive's; with `copy_uid_gid` everything belongs to `owner`, the container's user.
     `no_overwrite_dir_non_dir` refuses to put a file in a directory's place and the other way round.
     """
     given = owner if copy_uid_gid else None
-    job = {"owner": given, "keep_kinds": no_overwrite_dir_non_dir, "limits": _LIMITS, "zstd": True}
+    job = {"owner": given, "keep_kinds": no_overwrite_dir_non_dir, "limits": _LIMITS}
     with _worker("put", root, stdin=subprocess.PIPE, path=path, **job) as worker:
         worker.feed(stream)
         worker.result()

@@ -52,9 +52,10 @@ class Worker:
         self._report, report = os.pipe()
         try:
             given = {"verb": verb, "root": root, "report": report, "place": place, "mounts": _plain(mounts), **job}
-            # A list of a full program's arguments, no shell; -P keeps the working directory off the path.
+            # -P keeps the working directory off the path; without site packages (-S) it starts sooner.
+            site = "-s" if job.get("zstd") else "-S"
             self._process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-m", "cove.image.worker", json.dumps(given)],
+                [sys.executable, site, "-P", "-m", "cove.image.worker", json.dumps(given)],
                 stdin=stdin,
                 stdout=stdout,
                 pass_fds=(root, report) if root >= 0 else (report,),
