@@ -60,8 +60,6 @@ _PROPAGATION = {
     "shared": MS_SHARED,
     "unbindable": MS_UNBINDABLE,
 }
-# Flags of the file system, not of the mount: fsconfig takes them as words.
-_SUPERBLOCK = {"sync", "dirsync", "lazytime", "mand", "iversion", "silent", "loud"}
 _NO_OPERATION = {"defaults", "async", "nolazytime", "nomand", "noiversion", "remount"}
 _UNKNOWN_CALL = (errno.ENOSYS, errno.EINVAL)
 

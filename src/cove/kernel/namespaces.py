@@ -24,9 +24,6 @@ FLAGS = {
 IdRange = tuple[int, int, int]
 """First id inside, first id outside, how many."""
 
-FILES = {"network": "net", "mount": "mnt"}
-"""Kinds whose file in /proc/PID/ns is not called as the kind is."""
-
 
 def join(path: str, kind: str) -> None:
     """Join the namespace of `kind` that the file `path` is; OSError names the path."""

@@ -23,10 +23,9 @@ CAPABILITIES = (
 ).split()
 """Every capability, at the index that is its number."""
 
-CAP_SETPCAP = 8
 _NUMBERS = {name: number for number, name in enumerate(CAPABILITIES)}
 
-_PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 4, 8, 23, 24
+_PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 4, 8, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 38, 47
 _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
 
@@ -62,19 +61,6 @@ def limit_bounding(keep: int) -> None:
             if error.errno == errno.EINVAL:
                 return  # beyond the kernel's last capability
             raise
-
-
-def bounding() -> int:
-    """The bounding set as a mask."""
-    mask = 0
-    for number in range(64):
-        try:
-            mask |= syscalls.prctl(_PR_CAPBSET_READ, number) << number
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                break
-            raise
-    return mask
 
 
 def set_capabilities(effective: int, permitted: int, inheritable: int, ambient: int) -> None:

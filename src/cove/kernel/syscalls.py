@@ -26,7 +26,6 @@ _NR_KEYCTL = 250 if _X86 else 219
 _NR_SECCOMP = 317 if _X86 else 277
 _NR_IOPRIO_SET = 251 if _X86 else 30
 _NR_SCHED_SETATTR = 314 if _X86 else 274
-_NR_SET_MEMPOLICY = 238 if _X86 else 237
 _NR_PERSONALITY = 135 if _X86 else 92
 _NR_OPEN_TREE, _NR_MOVE_MOUNT, _NR_FSOPEN, _NR_FSCONFIG, _NR_FSMOUNT = 428, 429, 430, 431, 432
 _NR_CLOSE_RANGE, _NR_OPENAT2, _NR_MOUNT_SETATTR = 436, 437, 442
@@ -306,12 +305,6 @@ def sched_setattr(
     """sched_setattr(2) on this process; times in nanoseconds."""
     attr = _SchedAttr(ctypes.sizeof(_SchedAttr), policy, flags, nice, priority, runtime, deadline, period)
     _call("sched_setattr", _NR_SCHED_SETATTR, c_int(0), ctypes.byref(attr), c_uint(0))
-
-
-def set_mempolicy(mode: int, nodes: int) -> None:
-    """set_mempolicy(2); `nodes` is a bit mask of at most 1024 nodes."""
-    words = (c_ulong * 16)(*((nodes >> 64 * index) & 0xFFFFFFFFFFFFFFFF for index in range(16)))
-    _call("set_mempolicy", _NR_SET_MEMPOLICY, c_int(mode), ctypes.byref(words), c_ulong(1024))
 
 
 def personality(persona: int) -> int:
