@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from cove.errors import CoveError, InvalidArgument, NotFound
 from cove.image import archives
@@ -290,3 +291,14 @@ def test_changes_become_a_layer_again(container: archives.FsRoot, store: ImageSt
 def test_nothing_stays_on_the_host(container: archives.FsRoot, data: DataRoot) -> None:
     archives.stat_path(container, "/etc")
     assert str(data.root) not in Path("/proc/self/mounts").read_text()
+
+
+def test_zstd_layers(store: ImageStore) -> None:
+    archive = tar(("file", "file", b"data" * 100_000))
+    diff_id = digests.of(archive)
+    layer = store_layer(store.content, store.layers, [zstandard.compress(archive)])
+    assert layer.diff_id == diff_id
+    assert (store.layers.stack(layer.chain_id)[0] / "file").stat().st_size == 400_000
+    cut = store.content.put(zstandard.compress(archive)[:-5])
+    with pytest.raises(InvalidArgument), store.content.open(cut) as file:
+        store.layers.adopt(file.fileno())
