@@ -15,6 +15,7 @@ import pytest
 
 from cove.errors import Conflict, StartFailed
 from cove.ids import new_id
+from cove.kernel import syscalls
 from cove.kernel.cgroups import Cgroups
 from cove.oci import spec as oci
 from cove.paths import Instance, RunRoot
@@ -28,6 +29,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("busybox") is None, reason="needs a static busybox"),
 ]
 
+_PR_SET_CHILD_SUBREAPER = 36
 _KINDS: tuple[oci.NamespaceType, ...] = ("pid", "network", "mount", "ipc", "uts", "cgroup")
 _MOUNTS = (
     oci.Mount(destination="/proc", type="proc", source="proc", options=("nosuid", "noexec", "nodev")),
@@ -299,4 +301,22 @@ def test_a_kill_for_memory_is_told_while_the_container_lives(tmp_path: Path) -> 
         assert world.out_of_memory == [launch.id]
         process.close()
 
+    _run(tmp_path, case)
+
+
+def test_an_end_between_two_supervisors_keeps_its_code_though_another_reaps_it(tmp_path: Path) -> None:
+    """As under a restarted daemon, which is no ancestor of the supervisor that its predecessor started."""
+
+    async def case(world: World) -> None:
+        syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+        launch = world.launch("sh", "-c", "sleep 0.02; echo end; exit 5")
+        process = await world.start(launch)
+        os.kill(await world.supervisor_pid(), signal.SIGKILL)
+        assert await world.code(launch.id) == 5
+        assert world.output(launch.id) == b"end\n"
+        process.close()
+
+    release = tuple(map(int, os.uname().release.split(".")[:2]))
+    if release < (6, 15):
+        pytest.skip("needs PIDFD_GET_INFO with exit codes, kernel 6.15")
     _run(tmp_path, case)

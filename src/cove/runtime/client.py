@@ -105,6 +105,7 @@ class Runtime:
         self._outputs: dict[str, tuple[int, ...]] = {}
         self._execs: dict[str, tuple[str, int]] = {}
         self._pids: dict[str, int] = {}
+        self._pidfds: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -190,8 +191,18 @@ class Runtime:
             if report.exec_id and self._forget_exec(report.exec_id) is None:
                 return
             if not report.exec_id:
+                report = self._better_known(report)
                 self._forget_all(report.id)
         self._on_report(report)
+
+    def _better_known(self, report: m.Exited) -> m.Exited:
+        """An end that no supervisor saw: our pidfd remembers its code where the kernel lets it (6.15)."""
+        pidfd = self._pidfds.get(report.id)
+        status = process.exit_info(pidfd) if report.exit.reason and pidfd is not None else None
+        if status is None:
+            return report
+        end = msgspec.structs.replace(report.exit, code=process.exit_code(status), reason="")
+        return msgspec.structs.replace(report, exit=end)
 
     def _reap(self, key: str) -> None:
         """An orphan of a dead supervisor is our child; its end is known by now."""
@@ -221,7 +232,11 @@ class Runtime:
                 await self._request(m.Adopt(id=identity), (fd,))
         for exec_id, (_, pidfd) in list(self._execs.items()):
             self._watch_orphan(exec_id, pidfd)
-        for status in await self.list():
+        try:
+            statuses = await self.list()
+        except errors.Unavailable:
+            return  # this one died too: its successor is being connected to already
+        for status in statuses:
             if status.exit is not None and status.id in self._pids:  # it ended while nobody was connected
                 self._deliver(m.Exited(id=status.id, exit=status.exit))
         if self._on_reconnect is not None:
@@ -254,8 +269,10 @@ class Runtime:
         os.close(known[1])
         return known[0]
 
-    def _keep_outputs(self, identity: str) -> None:
-        """Hold the output FIFOs open: what a container wrote before it ended outlives even its supervisor."""
+    def _keep(self, identity: str, pidfd: int) -> None:
+        """Hold its pidfd and its output FIFOs: how it ended and what it wrote outlive even its supervisor."""
+        if identity not in self._pidfds:
+            self._pidfds[identity] = os.dup(pidfd)
         if identity not in self._outputs:
             run, flags = self._run.container(identity), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
             with suppress(FileNotFoundError):  # a terminal has none
@@ -270,6 +287,9 @@ class Runtime:
         self._forget_descriptor(identity)
         for output in self._outputs.pop(identity, ()):
             os.close(output)
+        pidfd = self._pidfds.pop(identity, None)
+        if pidfd is not None:
+            os.close(pidfd)
 
     async def _request(self, message: m.Request, fds: Sequence[int] = ()) -> tuple[m.Reply, tuple[int, ...]]:
         await asyncio.wait_for(self._ready.wait(), 30)
@@ -306,7 +326,7 @@ class Runtime:
             raise
         assert isinstance(reply, m.Created) and launch.spec.process is not None
         self._pids[launch.id] = reply.pid
-        self._keep_outputs(launch.id)
+        self._keep(launch.id, fds[0])
         if len(fds) > 1:
             self._kept[launch.id] = os.dup(fds[1])
         return Process(reply.pid, fds, near, terminal=launch.spec.process.terminal)
@@ -330,7 +350,7 @@ class Runtime:
         reply, fds = await self._request(m.Stdio(id=identity))
         assert isinstance(reply, m.Created)
         self._pids[identity] = reply.pid
-        self._keep_outputs(identity)
+        self._keep(identity, fds[0])
         if len(fds) > 1 and identity not in self._kept:
             self._kept[identity] = os.dup(fds[1])
         return fds[0], fds[1] if len(fds) > 1 else None
@@ -390,7 +410,7 @@ class Runtime:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-        for identity in {*self._kept, *self._outputs}:
+        for identity in {*self._kept, *self._outputs, *self._pidfds}:
             self._forget_all(identity)
         for exec_id in list(self._execs):
             self._forget_exec(exec_id)
