@@ -27,11 +27,9 @@ _PIECE = 64 * 1024
 class Hijacked:
     """A connection that stopped being HTTP: a raw stream in both directions."""
 
-    def __init__(self, stream: Any, early: bytes, media_type: str) -> None:
+    def __init__(self, stream: Any, early: bytes) -> None:
         self._stream = stream
         self._early = early
-        self.multiplexed = media_type == "application/vnd.docker.multiplexed-stream"
-        """Whether the daemon said that output comes in frames (only newer daemons say)."""
 
     def fileno(self) -> int:
         return int(self._stream.fileno())
@@ -197,8 +195,7 @@ class Response:
         """Take the raw stream over; the connection is never used for HTTP again."""
         self.connection.reusable = False
         self.done = True
-        media_type = self.headers.get("content-type", "")
-        return Hijacked(self.connection.stream, self.connection.take_buffer(), media_type)
+        return Hijacked(self.connection.stream, self.connection.take_buffer())
 
     def close(self) -> None:
         """Stop reading; a half-read answer takes its connection with it."""
