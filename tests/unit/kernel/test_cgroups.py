@@ -20,7 +20,7 @@ def test_device_rules_add_up() -> None:
     no_write = DeviceRule(allow=False, type="c", major=1, minor=3, access="w")
     assert decide([]) == (True, ())
     assert decide([null, deny_all]) == (False, ())
-    assert decide([deny_all, null, read]) == (False, (Exemption(2, 1, 3, 7), Exemption(1, 8, None, 1)))
+    assert decide([deny_all, null, read]) == (False, (Exemption(2, 1, 3, 7), Exemption(1, 8, None, 2)))
     assert decide([deny_all, null, no_write]) == (False, (Exemption(2, 1, 3, 3),))
     assert decide([deny_all, DeviceRule(allow=True)]) == (True, ())
 
