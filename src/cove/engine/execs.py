@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -142,6 +142,39 @@ class FailedAttachment:
         """Nothing is held."""
 
 
+class StartingAttachment:
+    """An exec that starts when its output is first asked for: the client has its answer's head by then.
+
+    Clients read the head through a buffer and the stream behind it without one, so output that came along with
+    the head would be lost to them.
+    """
+
+    def __init__(self, exec_: Exec, start: Callable[[], Awaitable[ExecAttachment | FailedAttachment]]) -> None:
+        self.tty = exec_.asked.tty
+        self._start = start
+        self._started: asyncio.Future[ExecAttachment | FailedAttachment] = asyncio.get_running_loop().create_future()
+
+    async def output(self) -> AsyncIterator[bytes]:
+        """Start it, then as ExecAttachment; the reason, if it cannot be started."""
+        attachment = await self._start()
+        self._started.set_result(attachment)
+        async for data in attachment.output():
+            yield data
+
+    async def write(self, data: bytes) -> None:
+        """What the client typed, even before the process was there; raises Detached on the detach keys."""
+        await (await asyncio.shield(self._started)).write(data)
+
+    async def close_stdin(self) -> None:
+        """End of file for the process."""
+        await (await asyncio.shield(self._started)).close_stdin()
+
+    async def close(self) -> None:
+        """The client is gone."""
+        if self._started.done():
+            await self._started.result().close()
+
+
 class Execs:
     """The use cases of execs; also how health checks run."""
 
@@ -169,24 +202,40 @@ class Execs:
         tell(self._context.events, container, f"exec_create: {' '.join(body.cmd)}", execID=made.id)
         return made.id
 
-    async def start(self, exec_id: str, body: wire.ExecStartRequest) -> ExecAttachment | FailedAttachment | None:
+    async def start(self, exec_id: str, body: wire.ExecStartRequest) -> StartingAttachment | None:
         """Run it; None when `body.detach`. A program that is not there is told on the stream, as clients expect."""
         found = self._find(exec_id)
         self._require_running(found.container)
         if found.running or found.exit_code is not None:
             raise Conflict(f"Error: Exec command {exec_id} is already running or has ended")
+        if body.detach:
+            await self._start(found, detach=True, size=body.console_size)
+            return None
+        found.running = True
+
+        async def begin() -> ExecAttachment | FailedAttachment:
+            try:
+                attachment = await self._start(found, detach=False, size=body.console_size)
+                assert attachment is not None
+                return attachment
+            except CoveError as error:
+                return FailedAttachment(found, error.message)
+
+        return StartingAttachment(found, begin)
+
+    async def _start(self, found: Exec, *, detach: bool, size: tuple[int, int] | None) -> ExecAttachment | None:
         try:
-            attachment = await self._run(found, detach=body.detach, size=body.console_size)
-        except StartFailed as error:
-            found.exit_code = error.exit_code
+            attachment = await self._run(found, detach=detach, size=size)
+        except CoveError as error:
+            found.running, found.exit_code = False, getattr(error, "exit_code", 128)
             found.ended.set()
+            if not isinstance(error, StartFailed):
+                raise
             message = (
                 f"OCI runtime exec failed: exec failed: unable to start container process: {error.message}: unknown"
             )
-            if body.detach:
-                raise StartFailed(message, stage=error.stage, errno=error.errno, exit_code=error.exit_code) from error
-            return FailedAttachment(found, message)
-        tell(self._context.events, found.container, f"exec_start: {' '.join(found.asked.cmd)}", execID=exec_id)
+            raise StartFailed(message, stage=error.stage, errno=error.errno, exit_code=error.exit_code) from error
+        tell(self._context.events, found.container, f"exec_start: {' '.join(found.asked.cmd)}", execID=found.id)
         return attachment
 
     async def _run(self, found: Exec, *, detach: bool, size: tuple[int, int] | None) -> ExecAttachment | None:

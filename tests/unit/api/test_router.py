@@ -66,7 +66,7 @@ def test_versions_out_of_range_are_refused_in_the_words_clients_know() -> None:
 
 
 def test_every_class_of_error_has_a_status() -> None:
-    for kind in CoveError.__subclasses__():
+    for kind in (each for each in CoveError.__subclasses__() if each.__module__ == errors.__name__):
         error = kind("x", stage="exec", errno=2) if kind is errors.StartFailed else kind("x")
         assert status_of(error) in (304, 400, 401, 403, 404, 409, 500, 501, 503)
     assert error_reply(errors.NotModified("x")).body == b""
