@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 
 import msgspec
 
@@ -61,12 +61,24 @@ class Containers:
         """Make a container; NotFound for its image, Conflict for its name, InvalidArgument for its options."""
         identity = ids.new_id()
         name = self._name(name)
-        with self._registry.claim(name, identity), ExitStack() as undo:
-            image = self._image(body.image, platform)
-            config = merge.merge(body.config(), image.config.config)
-            asked = _normal(body.host_config)
-            warnings = self._check(config, asked)
-            words = merge.command(config)
+        with self._registry.claim(name, identity):
+            container, warnings = await self._make(identity, name, body, platform)
+        tell(self._context.events, container, "create")
+        return wire.CreateResponse(id=identity, warnings=warnings)
+
+    async def _make(
+        self, identity: str, name: str, body: wire.CreateRequest, platform: str
+    ) -> tuple[Container, tuple[str, ...]]:
+        """Everything checked, then the volumes and the writable layer, then the row."""
+        image = self._image(body.image, platform)
+        config = merge.merge(body.config(), image.config.config)
+        asked = self._with_lenders(_normal(body.host_config))
+        warnings = self._check(config, asked)
+        words = merge.command(config)
+        endpoints = self._endpoints(asked, body.networking_config)
+        async with AsyncExitStack() as undo:
+            mounts = await self._mounts.resolve(config, asked)
+            undo.push_async_callback(self._mounts.undo, mounts)
             record = Record(
                 id=identity,
                 name=name,
@@ -77,8 +89,8 @@ class Containers:
                 host=asked,
                 path=words[0],
                 args=words[1:],
-                endpoints=self._endpoints(asked, body.networking_config),
-                mounts=await self._mounts.resolve(config, asked),
+                endpoints=endpoints,
+                mounts=mounts,
             )
             requested(record, self._context.settings)
             self._context.snapshots.prepare(identity, image.chain_ids[-1] if image.chain_ids else None)
@@ -86,8 +98,7 @@ class Containers:
             await self._fill(record)
             container = self._registry.add(record)
             undo.pop_all()
-        tell(self._context.events, container, "create")
-        return wire.CreateResponse(id=identity, warnings=warnings)
+        return container, warnings
 
     def _name(self, asked: str) -> str:
         if asked:
@@ -123,14 +134,24 @@ class Containers:
             warnings += ("Published ports are discarded when using host network mode",)
         return warnings
 
+    def _with_lenders(self, asked: wire.HostConfig) -> wire.HostConfig:
+        """Modes like "container:NAME" with the identity in the name's place, which a rename does not change."""
+        fields = {"pid": "pid_mode", "ipc": "ipc_mode", "network": "network_mode"}
+        changes = {}
+        for kind, name in spec.lenders(asked).items():
+            try:
+                changes[fields[kind]] = f"container:{self._registry.find(name).id}"
+            except NotFound as error:  # 404 at creation means to clients that the image is missing
+                raise InvalidArgument(f"cannot join the {kind} namespace: {error.message}") from None
+        return msgspec.structs.replace(asked, **changes)
+
     def _endpoints(self, asked: wire.HostConfig, wanted: wire.NetworkingConfig) -> dict[str, EndpointSettings]:
         """By the network's name, that of --network first."""
         if spec.lender(asked.network_mode):
-            self._registry.find(spec.lender(asked.network_mode))
             return {}
-        first = self._networks.find(asked.network_mode).network.name
+        first = self._network_name(asked.network_mode)
         chosen = {
-            self._networks.find(key).network.name: settings or EndpointSettings()
+            self._network_name(key): settings or EndpointSettings()
             for key, settings in wanted.endpoints_config.items()
             if key != "default"
         }
@@ -146,6 +167,12 @@ class Containers:
                     "user specified IP address is supported on user defined networks only"
                 )
         return found
+
+    def _network_name(self, ref: str) -> str:
+        try:
+            return self._networks.find(ref).network.name
+        except NotFound as error:
+            raise InvalidArgument(f"failed to set up container networking: {error.message}") from None
 
     async def _fill(self, record: Record) -> None:
         """Copy what the image has where an empty volume will be mounted."""

@@ -125,7 +125,7 @@ class Files:
         """What differs from the image."""
         container = self._registry.find(ref)
         found = await self._context.executors.disk(self._context.snapshots.changes, container.id)
-        return [Change(path=each.path, kind=each.kind) for each in found]
+        return without_managed([Change(path=each.path, kind=each.kind) for each in found])
 
     # ── top ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -158,6 +158,17 @@ async def _ps(words: list[str]) -> str:
             reason = complaint.read(300).decode(errors="replace").strip()
             raise InvalidArgument(f"error running ps {' '.join(words)}: {reason or 'it failed'}")
     return output.decode(errors="replace")
+
+
+_MANAGED = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
+
+
+def without_managed(changes: list[Change]) -> list[Change]:
+    """Without the places that Cove's own files are mounted on, and /etc when only they changed it."""
+    kept = [change for change in changes if change.path not in _MANAGED]
+    if len(kept) == len(changes) or any(change.path.startswith("/etc/") for change in kept):
+        return kept
+    return [change for change in kept if change.path != "/etc"]
 
 
 def select(output: str, pids: set[int]) -> TopResponse:

@@ -86,10 +86,10 @@ class Lifecycle:
                 undo.pop_all()
         except StartFailed as error:
             message = f"failed to create task for container: {error.message}: unknown"
-            self._registry.note(container, error=message, exit_code=error.exit_code, wanted="stopped")
+            await self._not_started(container, message, error.exit_code)
             raise StartFailed(message, stage=error.stage, errno=error.errno, exit_code=error.exit_code) from error
         except CoveError as error:
-            self._registry.note(container, error=error.message, exit_code=128, wanted="stopped")
+            await self._not_started(container, error.message, 128)
             raise
         container.process = process
         container.stopping = False
@@ -109,6 +109,12 @@ class Lifecycle:
         tell(self._context.events, container, "start")
         for heard in self.on_start:
             heard(container)
+
+    async def _not_started(self, container: Container, message: str, code: int) -> None:
+        """Keep the reason; a container that was to go with its end goes now, and whoever waits for that is told."""
+        self._registry.note(container, error=message, exit_code=code, wanted="stopped")
+        if container.record.host.auto_remove:
+            await self._removal.remove(container, volumes=True)
 
     async def _bring_up(self, container: Container, undo: AsyncExitStack) -> tuple[Attached, Process]:
         record = container.record

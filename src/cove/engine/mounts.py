@@ -53,13 +53,19 @@ class Mounts:
             chosen.setdefault(
                 clean, MountRecord(type="volume", destination=clean, driver=asked.volume_driver or "local", copy=True)
             )
+        for record in chosen.values():
+            if record.type == "bind":
+                binds.check_source(record.source, make=record.make)
         return tuple([await self._made(record, asked) for record in chosen.values()])
 
+    async def undo(self, records: Iterable[MountRecord]) -> None:
+        """Remove the anonymous volumes that `resolve` made for a container that was not made."""
+        for record in records:
+            if record.anonymous:
+                await self._volumes.remove(record.name, force=True)
+
     async def _made(self, record: MountRecord, asked: HostConfig) -> MountRecord:
-        if record.type == "bind":
-            binds.check_source(record.source, make=record.make)
-            return record
-        if record.type == "tmpfs":
+        if record.type != "volume":
             return record
         anonymous = not record.name
         name = ids.new_id() if anonymous else ids.check_name("volume", record.name)

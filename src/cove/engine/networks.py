@@ -42,7 +42,7 @@ class NetworkStore:
         present = {record.network.name for record in self._records.values()}
         for name in PREDEFINED:
             if name not in present:
-                self.add(Network(id=ids.new_id(), name=name, driver=name))
+                self.add(Network(id=ids.new_id(), name=name, driver=name, ipv6=name == "bridge"))
 
     def add(self, network: Network) -> NetworkRecord:
         """Complete a network by its driver and write it down."""

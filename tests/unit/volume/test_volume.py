@@ -1,0 +1,71 @@
+"""Binds as users write them, and the local driver."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cove.errors import CoveError, InvalidArgument
+from cove.paths import DataRoot
+from cove.volume import binds
+from cove.volume.local import LocalDriver
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "destination", "rw"),
+    [
+        ("/a:/b", "/a", "/b", True),
+        ("/a/../c:/b/:ro", "/c", "/b", False),
+        ("name:/b:rw,nocopy", "name", "/b", True),
+        ("/only", "", "/only", True),
+    ],
+)
+def test_binds(text: str, source: str, destination: str, rw: bool) -> None:
+    bind = binds.parse(text)
+    assert (bind.source, bind.destination, bind.rw) == (source, destination, rw)
+
+
+@pytest.mark.parametrize(
+    "text", ["/a:b", "/a:/", "/a:/..", "./a:/b", "a/b:/c", "/a:/b:odd", "/a:/b:ro,rw", "n:/b:shared", "a:b:c:d", ":"]
+)
+def test_bad_binds(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        binds.parse(text)
+
+
+def test_a_missing_source(tmp_path: Path) -> None:
+    missing = tmp_path / "x" / "y"
+    with pytest.raises(InvalidArgument, match="bind source path does not exist"):
+        binds.check_source(str(missing), make=False)
+    binds.check_source(str(missing), make=True)
+    assert missing.is_dir()
+
+
+def test_local_volumes(tmp_path: Path) -> None:
+    driver = LocalDriver(DataRoot(tmp_path))
+    driver.create("v", {})
+    assert driver.empty("v")
+    (driver.path("v") / "file").write_bytes(b"12345")
+    assert not driver.empty("v") and driver.size("v") == 5
+    assert driver.mount("v", "/d", {}, readonly=True).options == ("rbind", "ro")
+    driver.remove("v")
+    driver.remove("v")
+    assert not driver.exists("v")
+
+
+@pytest.mark.parametrize("subpath", ["/etc", "../x", "link", "missing"])
+def test_a_subpath_stays_inside(tmp_path: Path, subpath: str) -> None:
+    driver = LocalDriver(DataRoot(tmp_path))
+    driver.create("v", {})
+    (driver.path("v") / "link").symlink_to("/etc")
+    with pytest.raises(CoveError):
+        driver.mount("v", "/d", {}, subpath=subpath)
+
+
+def test_devices_and_unknown_options(tmp_path: Path) -> None:
+    driver = LocalDriver(DataRoot(tmp_path))
+    with pytest.raises(InvalidArgument):
+        driver.create("v", {"nonsense": "1"})
+    mount = driver.mount("v", "/d", {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"})
+    assert (mount.type, mount.options) == ("tmpfs", ("size=1m", "rw"))
