@@ -40,6 +40,7 @@ check: $(VENV)/.done
 
 bench: setup
 	@tools/install-packages bench
+	@$(BIN)/python -m compileall -q src
 	$(SUDO) $(BIN)/python bench/bench.py $(BENCH_ARGS)
 
 clean:

@@ -60,9 +60,15 @@ class Engine:
     def daemon_command(self) -> list[str]:
         raise NotImplementedError
 
+    def environment(self) -> dict[str, str]:
+        """What the daemon's environment has besides ours."""
+        return {}
+
     def start(self) -> None:
         log = (self.root / "log").open("wb")
-        self.process = subprocess.Popen([*IN_NAMESPACES, *self.daemon_command()], stdout=log, stderr=log)
+        self.process = subprocess.Popen(
+            [*IN_NAMESPACES, *self.daemon_command()], stdout=log, stderr=log, env=os.environ | self.environment()
+        )
         for _ in range(600):
             try:
                 if self.call("GET", "/_ping"):
@@ -124,9 +130,11 @@ class DockerEngine(Engine):
     command = "docker"
 
     def daemon_command(self) -> list[str]:
+        configuration = self.root / "daemon.json"
+        configuration.write_text("{}")
         return [
             "dockerd", "--data-root", str(self.root / "data"), "--exec-root", str(self.root / "run"),
-            "--pidfile", str(self.root / "pid"), "-H", f"unix://{self.socket}", "--config-file", "/dev/null",
+            "--pidfile", str(self.root / "pid"), "-H", f"unix://{self.socket}", "--config-file", str(configuration),
         ]  # fmt: skip
 
 
@@ -138,6 +146,12 @@ class PodmanEngine(Engine):
     def daemon_command(self) -> list[str]:
         roots = ["--root", str(self.root / "data"), "--runroot", str(self.root / "run"), "--cgroup-manager=cgroupfs"]
         return ["podman", *roots, "--runtime=runc", "system", "service", "--time=0", f"unix://{self.socket}"]
+
+    def environment(self) -> dict[str, str]:
+        """Limits that a host without CAP_SYS_RESOURCE can set too."""
+        configuration = self.root / "containers.conf"
+        configuration.write_text('[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n')
+        return {"CONTAINERS_CONF": str(configuration)}
 
 
 ENGINES: dict[str, type[Engine]] = {"cove": CoveEngine, "docker": DockerEngine, "podman": PodmanEngine}
