@@ -55,8 +55,8 @@ def test_stop_and_remove_after_a_new_daemon(own_daemon: Daemon) -> None:
 
 def test_an_exit_nobody_saw_has_a_reason(own_daemon: Daemon) -> None:
     own_daemon.cove("run", "-d", "--name", "unseen", "busybox", "sh", "-c", "sleep 1; exit 5")
+    own_daemon.kill()  # first, or it would start another supervisor
     os.kill(supervisor_pid(own_daemon), signal.SIGKILL)
-    own_daemon.kill()
     time.sleep(1.5)
     own_daemon.start()
     code = own_daemon.cove("wait", "unseen").stdout.strip()
