@@ -71,6 +71,15 @@ class Attachments:
         self.publish(record.id, attached)
         return tuple(interfaces)
 
+    def tell(self, container_id: str, attached: Attached, action: str) -> None:
+        """An event of each network that a container came to or left."""
+        for identity in attached.endpoints:
+            network = self._networks.get(identity)
+            if network is not None:
+                kind = "null" if network.driver == "none" else network.driver
+                attributes = {"container": container_id, "name": network.name, "type": kind}
+                self._context.events.emit("network", action, identity, attributes)
+
     def publish(self, container_id: str, attached: Attached) -> None:
         """Let the published ports lead to the container."""
         endpoint = _bridged(attached.endpoints)

@@ -106,6 +106,7 @@ class Lifecycle:
             attached=attached,
         )
         container.started.set()
+        self._attachments.tell(container.id, attached, "connect")
         tell(self._context.events, container, "start")
         for heard in self.on_start:
             heard(container)
@@ -181,6 +182,7 @@ class Lifecycle:
             exitCode=str(exit_.code),
             execDuration=str(int(ran)),
         )
+        self._attachments.tell(container.id, facts.attached, "disconnect")
         if pause is None:
             resolve(container.ended, WaitResponse(status_code=exit_.code))
         process, container.process = container.process, None
