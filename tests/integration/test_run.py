@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 
@@ -170,3 +171,37 @@ def test_a_name_in_use_is_refused_and_its_owner_named(client) -> None:
         assert identity in done.stderr
     finally:
         client("rm", "taken")
+
+
+def test_export_of_a_running_container(client, tmp_path) -> None:
+    client(
+        "run",
+        "-d",
+        "--name",
+        "exported",
+        "-v",
+        f"{tmp_path}:/mounted",
+        "busybox",
+        "sh",
+        "-c",
+        "echo x > /new; sleep 60",
+    )
+    try:
+        client("exec", "exported", "sh", "-c", "until test -e /new; do :; done")
+        client("export", "-o", str(tmp_path / "tree.tar"), "exported")
+        with tarfile.open(tmp_path / "tree.tar") as archive:
+            names = archive.getnames()
+        assert {"new", "bin/busybox"} <= {name.removeprefix("./") for name in names}
+        assert not any("tree.tar" in name for name in names)
+    finally:
+        client("rm", "-f", "exported")
+
+
+def test_copied_files_belong_to_the_containers_user(client, tmp_path) -> None:
+    (tmp_path / "note").write_text("mine\n")
+    client("run", "-d", "--name", "owned", "-u", "1000:1000", "busybox", "sleep", "60")
+    try:
+        client("cp", "-a", str(tmp_path / "note"), "owned:/tmp/note")
+        assert client("exec", "owned", "stat", "-c", "%u:%g", "/tmp/note").stdout == "1000:1000\n"
+    finally:
+        client("rm", "-f", "owned")

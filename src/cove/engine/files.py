@@ -21,7 +21,7 @@ from cove.engine.records import MountRecord, Record
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
 from cove.engine.volumes import VolumeService
-from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound
+from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
 from cove.image import archives
 from cove.image.archives import FsRoot
 from cove.oci.spec import Mount
@@ -29,6 +29,19 @@ from cove.volume import binds
 from cove.wire.containers import Change, TopResponse
 
 _PS_PATIENCE = 10.0
+
+
+def _owner(user: str) -> tuple[int, int] | None:
+    """(uid, gid) that copied files get for a container's user; None for a container that names none."""
+    if not user:
+        return None
+    uid, _, gid = user.partition(":")
+    if not (uid.isdecimal() and (gid or "0").isdecimal()):
+        raise Unsupported(
+            f"Copying to the container's user is not supported for the name {user!r}; copy without -a, "
+            "or run the container with a numeric user"
+        )
+    return int(uid), int(gid or 0)
 
 
 class Files:
@@ -74,6 +87,7 @@ class Files:
         container = self._registry.find(ref)
         if container.record.host.readonly_rootfs and not _on_writable_mount(container.record, path):
             raise Forbidden("container rootfs is marked read-only")
+        owner = _owner(container.record.config.user) if copy_uid_gid else None
         body = blocking(stream)
         await self._context.executors.bulk(
             archives.write_archive,
@@ -81,14 +95,18 @@ class Files:
             path,
             body,
             no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
-            copy_uid_gid=copy_uid_gid,
+            copy_uid_gid=owner is not None,
+            owner=owner,
         )
         tell(self._context.events, container, "extract-to-dir")
 
     async def export(self, ref: str) -> AsyncIterator[bytes]:
         """The whole root file system, without volumes."""
         container = self._registry.find(ref)
-        root = archives.stopped((self._context.snapshots.mount(container.id),))
+        if container.facts.running:  # its overlay is mounted already, and may be only once
+            root = archives.running(container.facts.pid)
+        else:
+            root = archives.stopped((self._context.snapshots.mount(container.id),))
         pieces = archives.export(root)
         tell(self._context.events, container, "export")
         return self._context.executors.stream(pieces)
