@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import docker
@@ -57,3 +58,22 @@ def test_save_and_load(client: docker.DockerClient) -> None:
     saved = b"".join(image.save(named="busybox:latest"))
     (loaded,) = client.images.load(saved)
     assert loaded.id == image.id
+
+
+def test_a_followed_log_comes_line_by_line(client: docker.DockerClient) -> None:
+    script = "echo 1; echo 2; echo 3"
+    assert list(client.containers.run("busybox", ["sh", "-c", script], stream=True)) == [b"1\n", b"2\n", b"3\n"]
+
+
+def test_attach_carries_stdin_and_both_outputs(client: docker.DockerClient) -> None:
+    container = client.containers.create("busybox", ["cat"], stdin_open=True)
+    try:
+        attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stream": 1})
+        container.start()
+        attached._sock.sendall(b"hello\n")
+        assert attached._sock.recv(100) == b"\x01\0\0\0\0\0\0\x06hello\n"
+        attached._sock.shutdown(socket.SHUT_WR)
+        assert container.wait(timeout=10)["StatusCode"] == 0
+        attached.close()
+    finally:
+        container.remove(force=True)

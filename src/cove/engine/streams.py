@@ -110,6 +110,7 @@ class LogStream:
         tail: int | None,
         timestamps: bool,
         details: str,
+        by_line: bool,
     ) -> None:
         self.tty = container.record.config.tty
         self._reader = reader
@@ -120,6 +121,7 @@ class LogStream:
         self._tail = tail
         self._stamps = timestamps
         self._details = details.encode()
+        self._by_line = by_line
         self._midline: set[int] = set()
 
     async def output(self) -> AsyncIterator[bytes]:
@@ -150,7 +152,11 @@ class LogStream:
 
     def _render(self, chunk: Chunk) -> bytes:
         data = self._marked(chunk) if self._stamps or self._details else chunk.data
-        return data if self.tty else frame(chunk.stream, data)
+        if self.tty:
+            return data
+        if self._by_line:  # clients that follow take a frame for a line
+            return b"".join(frame(chunk.stream, line) for line in data.splitlines(keepends=True))
+        return frame(chunk.stream, data)
 
     def _marked(self, chunk: Chunk) -> bytes:
         """Each line with its time before it; a line that comes in pieces has the time of its first one."""
@@ -287,6 +293,7 @@ class Streams:
             tail=count,
             timestamps=timestamps,
             details=_details(container) if details else "",
+            by_line=follow,
         )
         if follower is not None:
             self._at_end(container, stream)
