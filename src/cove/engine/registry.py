@@ -7,6 +7,7 @@ A container's lock orders the transitions of that container; this module takes n
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cove.engine.records import Facts, Record
-from cove.errors import Conflict, InvalidArgument, NotFound
+from cove.errors import Conflict, Internal, InvalidArgument, NotFound
 from cove.store.database import Database
 from cove.store.documents import Documents
 from cove.wire.containers import ContainerSummary, Health, WaitResponse
+
+_log = logging.getLogger("cove.engine")
 
 if TYPE_CHECKING:
     from cove.runtime.client import Process
@@ -164,11 +167,14 @@ class Registry:
         container.summary = None
 
     def note(self, container: Container, **changes: Any) -> None:
-        """Write down facts that were seen."""
+        """Write down facts that were seen. On a full disk they hold in memory: what has happened is never undone."""
         container.facts = msgspec.structs.replace(container.facts, **changes)
         container.summary = None
         if not container.removing or container.id in self._by_id:
-            self._facts.put(container.id, container.facts)
+            try:
+                self._facts.put(container.id, container.facts)
+            except Internal as error:
+                _log.error("what happened to container %s is not on the disk yet: %s", container.name, error.message)
 
     def drop(self, container: Container) -> None:
         """Forget a container and free its name."""

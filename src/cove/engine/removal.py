@@ -39,7 +39,7 @@ class Removal:
         except OSError as error:
             container.removing = False
             raise Internal(f"The container {container.name} could not be removed: {describe(error)}") from error
-        self._registry.drop(container)
+        await self._drop(container, doomed)
         tell(self._context.events, container, "destroy")
         for future in container.gone + container.ended:
             if not future.done():
@@ -62,6 +62,14 @@ class Removal:
                 with suppress(CoveError):
                     await self._volumes.remove(mount.name, force=True)
         await self._context.executors.disk(shutil.rmtree, doomed, ignore_errors=True)
+
+    async def _drop(self, container: Container, doomed: str) -> None:
+        """Forget it; on a full disk, once its files have given their room back."""
+        try:
+            self._registry.drop(container)
+        except Internal:
+            await self._context.executors.disk(shutil.rmtree, doomed, ignore_errors=True)
+            self._registry.drop(container)
 
     async def close(self) -> None:
         """Let sweeps that have begun come to their end."""

@@ -71,15 +71,20 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Group writes: all of them happen or none. Not to be nested."""
+        """Group writes: all of them happen or none. Not to be nested. Raises Internal (a full disk, say)."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-            except BaseException:
-                self._connection.execute("ROLLBACK")
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise Internal(
+                        f"The database {self._path} refuses a write ({error}); is its disk full?"
+                    ) from error
                 raise
-            self._connection.execute("COMMIT")
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> None:
         """One write, a transaction of its own unless one is open. Raises Internal (a full disk, say)."""
