@@ -7,15 +7,14 @@ import pytest
 from cove.network.bridge import BridgeDriver
 from cove.network.driver import Driver, EndpointRequest, Network
 from cove.network.firewall import Firewall
-from cove.network.host import HostDriver
-from cove.network.none import NoneDriver
+from cove.network.unmanaged import UnmanagedDriver
 from cove.paths import Instance
 
 INSTANCE = Instance(id="contract", bridge="cove-contract", nft_table="cove-contract", cgroup_parent="cove-contract")
 DRIVERS = {
     "bridge": lambda: BridgeDriver(INSTANCE, Firewall(INSTANCE.nft_table)),
-    "host": HostDriver,
-    "none": NoneDriver,
+    "host": lambda: UnmanagedDriver("host"),
+    "none": lambda: UnmanagedDriver("null"),
 }
 
 

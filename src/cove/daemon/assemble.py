@@ -23,10 +23,9 @@ from cove.image.store import ImageStore
 from cove.kernel.cgroups import Cgroups
 from cove.network.bridge import BridgeDriver
 from cove.network.firewall import Firewall
-from cove.network.host import HostDriver
-from cove.network.none import NoneDriver
 from cove.network.ports import Ports
 from cove.network.relay import Relays
+from cove.network.unmanaged import UnmanagedDriver
 from cove.paths import DataRoot, Instance, RunRoot
 from cove.runtime.client import Runtime
 from cove.store.database import Database
@@ -67,7 +66,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             store=store,
             runtime=runtime,
             reports=reports,
-            network_drivers={"bridge": bridges, "host": HostDriver(), "none": NoneDriver()},
+            network_drivers={"bridge": bridges, "host": UnmanagedDriver("host"), "none": UnmanagedDriver("null")},
             ports=ports,
             volume_drivers={"local": volumes},
             host=read_facts(),

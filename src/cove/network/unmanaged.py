@@ -1,4 +1,4 @@
-"""No network: the container has a network namespace of its own with nothing in it but loopback."""
+"""Networks that need nothing made: the host's own ("host"), and none but loopback ("null")."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from cove.network.driver import Endpoint, EndpointRequest, Interface, Network
 
 
-class NoneDriver:
-    """Leaves a container alone with its loopback interface, which its init brings up."""
+class UnmanagedDriver:
+    """Makes no interface: the container shares the host's namespace, or has loopback, which its init brings up."""
 
-    name = "null"
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def create(self, network: Network) -> Network:
         return network
