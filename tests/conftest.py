@@ -19,9 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 BIN = Path(sys.executable).parent
 BUSYBOX = Path("/bin/busybox")
+
+settings.register_profile("cove", derandomize=True, deadline=None, database=None)
+settings.load_profile("cove")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

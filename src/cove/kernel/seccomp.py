@@ -3,8 +3,8 @@
 Owns the translation and the table of system call numbers (`syscall_numbers.json`, one row per name, from the
 kernel's headers). Decides nothing about what is allowed. The program's plan:
 
-    which architecture? ──▶ which number? (binary search over runs of equal verdicts) ──▶ verdict
-                                                                        or its arguments' conditions
+    which architecture? ──▶ which number? (binary search over runs of equal verdicts) ──▶ verdict, or the
+                                             arguments' conditions, written once for all calls that share them
 
 Semantics are those of the runtime specification as runtimes carry it out: names a kernel's architecture does
 not have are ignored; the native architecture is always there; a rule without conditions beats those with; a
@@ -29,6 +29,8 @@ X32_BIT = 0x40000000
 
 _LOAD, _JUMP, _EQUAL, _GREATER, _GREATER_EQUAL, _AND, _RETURN = 0x20, 0x05, 0x15, 0x25, 0x35, 0x54, 0x06
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
+_LEAF = 0xFFFF
+"""Not an operation: where the search ends, until the decision's place is known."""
 _FAR = 255
 _NO_CALL = 0xFFFFFFFF
 _WORD = 0xFFFFFFFF
@@ -246,10 +248,26 @@ def _beyond(profile: Profile, default: int) -> _Checks:
 
 
 def _search(runs: Sequence[tuple[int, _Checks]], default: int) -> _Code:
+    """A binary search whose leaves jump to decisions behind it; calls that share their checks share the code."""
+    decisions = list(dict.fromkeys(checks for _, checks in runs))
+    tree = _tree([(start, decisions.index(checks)) for start, checks in runs])
+    blocks = [_decide(checks, default) for checks in decisions]
+    starts = [len(tree)]
+    for block in blocks:
+        starts.append(starts[-1] + len(block))
+    for at, step in enumerate(tree):
+        if step.code == _LEAF:
+            block = blocks[step.operand]
+            tree[at] = block[0] if len(block) == 1 else Instruction(_JUMP, 0, 0, starts[step.operand] - at - 1)
+    return [*tree, *(instruction for block in blocks for instruction in block)]
+
+
+def _tree(runs: Sequence[tuple[int, int]]) -> _Code:
+    """The search alone; a leaf's operand tells which decision holds from `start` on."""
     if len(runs) == 1:
-        return _decide(runs[0][1], default)
+        return [Instruction(_LEAF, 0, 0, runs[0][1])]
     middle = len(runs) // 2
-    below, above = _search(runs[:middle], default), _search(runs[middle:], default)
+    below, above = _tree(runs[:middle]), _tree(runs[middle:])
     if len(below) <= _FAR:
         return [Instruction(_GREATER_EQUAL, len(below), 0, runs[middle][0]), *below, *above]
     jumps = [Instruction(_GREATER_EQUAL, 0, 1, runs[middle][0]), Instruction(_JUMP, 0, 0, len(below))]
