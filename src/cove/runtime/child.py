@@ -18,7 +18,7 @@ from typing import NoReturn
 import msgspec
 
 from cove.kernel import privileges, syscalls
-from cove.runtime.messages import Failed, Go
+from cove.runtime.messages import Failed, Go, Ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,27 @@ class ChildStdio:
         return [fd for fd in (self.stdin, self.stdout, self.stderr) if fd is not None]
 
 
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What the command of an OCI runtime may ask of a child besides its spec.
+
+    `hold`: say `Ready` on sync before waiting for Go, and run the spec's hooks.
+    `listener`: a listening socket; Go comes from whoever connects to it, and the connection becomes sync.
+    `preserved`: so many descriptors from 3 on go to the program.
+    `keyring`: a session keyring of its own. `pivot`: pivot_root; else the root is moved and chroot does the rest.
+    """
+
+    hold: bool = False
+    listener: int | None = None
+    preserved: int = 0
+    keyring: bool = True
+    pivot: bool = True
+
+
+ORDINARY = Manner()
+"""How the supervisor's children are made."""
+
+
 class Failure(Exception):
     """A step failed for a reason that has a sentence of its own."""
 
@@ -53,15 +74,17 @@ _encode_failed = msgspec.json.Encoder().encode
 _decode_go = msgspec.json.Decoder(Go).decode
 _encode_failed(Failed(stage="", errno=0, message=""))
 _decode_go(b'{"type":"Go"}')
+_READY = msgspec.json.encode(Ready())
 _GO_BYTES = 1 << 16
 
 
 class Child:
     """One such process: `stage` says what it is doing, for the report of a failure."""
 
-    def __init__(self, sync_fd: int, gate_fd: int) -> None:
+    def __init__(self, sync_fd: int, gate_fd: int, manner: Manner = ORDINARY) -> None:
         self.sync_fd = sync_fd
         self.gate_fd = gate_fd
+        self.manner = manner
         self._stage = "setup"
         self._admitted = False
 
@@ -72,12 +95,14 @@ class Child:
         yield
 
     def isolate(self, keep: list[int]) -> None:
-        """Close every descriptor above 2 but the sockets and `keep`; be hidden; have no umask."""
+        """Close every descriptor above 2 but the sockets, `keep` and preserved ones; be hidden; have no umask."""
         # A collected object of the supervisor would close numbers that are ours by now.
         gc.disable()
         privileges.set_dumpable(False)
         os.umask(0)
-        following = 3
+        following = 3 + self.manner.preserved
+        if self.manner.listener is not None:
+            keep = [*keep, self.manner.listener]
         for fd in sorted({self.sync_fd, self.gate_fd, *keep}):
             if fd > following:
                 syscalls.close_range(following, fd - 1)
@@ -86,8 +111,8 @@ class Child:
         syscalls.close_range(following)
 
     def shed(self) -> None:
-        """Close everything above 2 but the sync socket, which execve closes."""
-        syscalls.close_range(3, self.sync_fd - 1)
+        """Close everything above 2 but what is preserved and the sync socket, which execve closes."""
+        syscalls.close_range(3 + self.manner.preserved, self.sync_fd - 1)
         syscalls.close_range(self.sync_fd + 1)
 
     def wait_for_gate(self) -> None:
@@ -96,6 +121,15 @@ class Child:
             os._exit(125)
         self._admitted = True
 
+    def ask(self, question: bytes) -> bytes:
+        """A packet to the maker, and its answer; end silently if it died instead."""
+        self.wait_for_gate()
+        os.write(self.gate_fd, question)
+        answer = os.read(self.gate_fd, _GO_BYTES)
+        if not answer:
+            os._exit(125)
+        return answer
+
     def send_master(self, master: int) -> None:
         """Hand the pty's master to the supervisor."""
         with socket.socket(fileno=os.dup(self.gate_fd)) as gate:
@@ -103,10 +137,21 @@ class Child:
 
     def wait_for_go(self) -> Go:
         """Until the daemon says Go; end silently if it died instead."""
+        if self.manner.hold:
+            os.write(self.sync_fd, _READY)
+        if self.manner.listener is not None:
+            self._accept(self.manner.listener)
         packet = os.read(self.sync_fd, _GO_BYTES)
         if not packet:
             os._exit(125)
         return _decode_go(packet)
+
+    def _accept(self, listener: int) -> None:
+        """Whoever connects first takes the place of the process that made this one; nobody else can any more."""
+        with socket.socket(fileno=listener) as waiting:
+            connection, _ = waiting.accept()
+            with connection:
+                os.dup2(connection.fileno(), self.sync_fd, inheritable=False)
 
     def run(self, work: Callable[[], NoReturn]) -> NoReturn:
         """Do `work`, which ends in execve; whatever goes wrong in it is reported, and ends this process."""

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from cove.kernel import mounts, namespaces, privileges, process, syscalls
 from cove.runtime import credentials, devices, support
-from cove.runtime.child import Child, ChildStdio
+from cove.runtime.child import ORDINARY, Child, ChildStdio, Manner
 from cove.runtime.init import become
 from cove.runtime.messages import ExecLaunch
 
@@ -25,13 +25,20 @@ _SHARED |= process.CLONE_NEWCGROUP
 
 
 def run(
-    launch: ExecLaunch, *, target_pidfd: int, sync_fd: int, gate_fd: int, stdio: ChildStdio, seccomp: bytes = b""
+    launch: ExecLaunch,
+    *,
+    target_pidfd: int,
+    sync_fd: int,
+    gate_fd: int,
+    stdio: ChildStdio,
+    seccomp: bytes = b"",
+    manner: Manner = ORDINARY,
 ) -> NoReturn:
     """Become a further process of the container whose first process `target_pidfd` is. Never returns.
 
     The descriptors' rules are those of `cove.runtime.init.run`.
     """
-    child = Child(sync_fd, gate_fd)
+    child = Child(sync_fd, gate_fd, manner)
     child.run(lambda: _run(child, launch, target_pidfd, stdio, seccomp))
 
 

@@ -21,12 +21,15 @@ EPIPE: it shall read on).
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import NoReturn
+
+import msgspec
 
 from cove.kernel import mounts, namespaces, netlink, privileges, syscalls
 from cove.oci.spec import Linux, Process, Spec
-from cove.runtime import credentials, devices, masks, pid1, program, support, sysctls
-from cove.runtime.child import Child, ChildStdio
+from cove.runtime import credentials, devices, hooks, masks, pid1, program, support, sysctls
+from cove.runtime.child import ORDINARY, Child, ChildStdio, Manner
 from cove.runtime.messages import Go, Launch
 from cove.runtime.rootfs import Tree
 from cove.runtime.users import Identity
@@ -53,7 +56,15 @@ def pid_namespace(spec: Spec) -> str:
     return next((each.path for each in listed if each.type == "pid"), "")
 
 
-def run(launch: Launch, *, sync_fd: int, gate_fd: int, stdio: ChildStdio, seccomp: bytes = b"") -> NoReturn:
+def run(
+    launch: Launch,
+    *,
+    sync_fd: int,
+    gate_fd: int,
+    stdio: ChildStdio,
+    seccomp: bytes = b"",
+    manner: Manner = ORDINARY,
+) -> NoReturn:
     """Become the container's first process; called in the child right after clone3. Never returns.
 
     `sync_fd`: SEQPACKET to the daemon. The supervisor closes its own copy right after clone3, so that
@@ -61,11 +72,13 @@ def run(launch: Launch, *, sync_fd: int, gate_fd: int, stdio: ChildStdio, seccom
     `gate_fd`: SEQPACKET to the supervisor, which sends one packet (any content) when the process is in its
     cgroup and its id maps are written; end of file instead makes init exit. The pty master comes back on it.
     `seccomp`: the compiled filter (cove.kernel.seccomp.compile), empty for none.
+    `manner`: what only an OCI runtime's command asks for. With hooks to run, init sends b"hooks" on the gate
+    before it moves into its root, and waits there for the State they read.
 
     The gate also ends (EOF) at execve or exit. For a terminal the supervisor answers Created when the master
     or EOF has arrived on the gate, without blocking on it.
     """
-    child = Child(sync_fd, gate_fd)
+    child = Child(sync_fd, gate_fd, manner)
     child.run(lambda: _Init(child, launch, stdio).run(seccomp))
 
 
@@ -79,11 +92,12 @@ class _Init:
         self.console: int | None = None
         self.proc = -1
         self.in_cgroup = False
+        self.state: hooks.State | None = None
 
     def run(self, seccomp: bytes) -> NoReturn:
         self.child.isolate(self.stdio.descriptors())
         with self.child.stage("spec"):
-            support.check(self.launch.spec)
+            support.check(self.launch.spec, hooks=self.child.manner.hold)
             process, linux = self.launch.spec.process, self.launch.spec.linux
             assert process is not None and linux is not None
             sets = credentials.masks_of(process)
@@ -91,9 +105,11 @@ class _Init:
             self.child.wait_for_gate()  # without its id maps it may do nothing yet
         with self.child.stage("namespaces"):
             os.setsid()
-            syscalls.join_session_keyring(f"_cove.{self.launch.id[:12]}")
+            if self.child.manner.keyring:
+                syscalls.join_session_keyring(f"_cove.{self.launch.id[:12]}")
             _enter_namespaces(linux)
         tree = self._build_tree(linux)
+        self._hooks_of_creation()
         identity = self._settle(tree, process)
         with self.child.stage("network"):
             if any(each.type == "network" and not each.path for each in linux.namespaces):
@@ -137,6 +153,16 @@ class _Init:
                 syscalls.setdomainname(spec.domainname)
         return tree
 
+    def _hooks_of_creation(self) -> None:
+        """All is mounted and the host still in reach: first the maker's hooks, then the container's."""
+        listed = self.launch.spec.hooks
+        if not hooks.at_creation(listed):
+            return
+        assert listed is not None
+        with self.child.stage("hooks"):
+            self.state = hooks.decode(self.child.ask(b"hooks"))
+            hooks.run("createContainer", listed.create_container, self.state)
+
     def _enter_cgroup(self, linux: Linux) -> None:
         """Once this process is in its group, which the supervisor does meanwhile, its namespace begins there."""
         if self.in_cgroup:
@@ -149,7 +175,7 @@ class _Init:
     def _settle(self, tree: Tree, process: Process) -> Identity:
         """Into the tree; who the process is and where it works, both known only there."""
         with self.child.stage("pivot"):
-            tree.pivot()
+            tree.pivot(move=not self.child.manner.pivot)
         with self.child.stage("user"):
             identity = credentials.identify(tree.root, process, self.launch.user, self.launch.group_add)
         with self.child.stage("cwd"):
@@ -179,7 +205,14 @@ class _Init:
             stdio=self.stdio,
             console=self.console,
             reaper=self.launch.init,
+            before_exec=self._hooks_of_start,
         )
+
+    def _hooks_of_start(self) -> None:
+        if self.state is not None and self.launch.spec.hooks is not None:
+            with self.child.stage("hooks"):
+                state = msgspec.structs.replace(self.state, status="created")
+                hooks.run("startContainer", self.launch.spec.hooks.start_container, state)
 
 
 def become(
@@ -193,6 +226,7 @@ def become(
     stdio: ChildStdio,
     console: int | None,
     reaper: bool,
+    before_exec: Callable[[], None] | None = None,
 ) -> NoReturn:
     """The end of every start: descriptors, rights, and the program. With `reaper`, below a minimal init."""
     with child.stage("stdio"):
@@ -201,6 +235,8 @@ def become(
             devices.control_terminal(0)
     with child.stage("privileges"):
         credentials.drop(process, identity, sets, seccomp)
+    if before_exec is not None:
+        before_exec()
     with child.stage("exec"):
         env = credentials.environment(process, identity)
         path = program.find(root, process.args[0], env.get("PATH"))

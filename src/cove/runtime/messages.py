@@ -254,6 +254,10 @@ class Go(_Message, frozen=True, kw_only=True):
     interfaces: tuple[Interface, ...] = ()
 
 
+class Ready(_Message, frozen=True, kw_only=True):
+    """From init, when `child.Manner.hold` asks for it: all is made, it waits for its Go."""
+
+
 class Failed(_Message, frozen=True, kw_only=True):
     """From init: it ends with this. `exit_code` is 126 or 127 when execve (or its look-up) failed."""
 

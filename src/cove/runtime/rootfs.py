@@ -148,11 +148,17 @@ class Tree:
         if self.owns_dev:
             devices.populate(self.root, self.dev, wanted)
 
-    def pivot(self) -> None:
-        """Make the root this process' own; the host's tree is gone from here."""
+    def pivot(self, *, move: bool = False) -> None:
+        """Make the root this process' own; the host's tree is gone from here.
+
+        `move`: with chroot instead, where "/" is the kernel's first root (a ramdisk), which cannot be pivoted.
+        """
         os.fchdir(self.root)
-        syscalls.pivot_root(".", ".")
-        syscalls.umount2(".", mounts.MNT_DETACH)
+        if move:
+            os.chroot(".")
+        else:
+            syscalls.pivot_root(".", ".")
+            syscalls.umount2(".", mounts.MNT_DETACH)
         os.chdir("/")
         propagation, recursive = self._propagation
         if propagation != mounts.MS_PRIVATE:

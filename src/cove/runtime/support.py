@@ -6,8 +6,8 @@ from cove.oci.spec import Process, Spec
 from cove.runtime.child import Failure
 
 
-def check(spec: Spec) -> None:
-    """Failure that names the first member of `spec` that cannot be honoured."""
+def check(spec: Spec, *, hooks: bool) -> None:
+    """Failure that names the first member of `spec` that cannot be honoured. `hooks`: whether somebody runs them."""
     if spec.process is None:
         raise Failure("the runtime spec has no process to run")
     linux = spec.linux
@@ -25,7 +25,7 @@ def check(spec: Spec) -> None:
         raise Failure("hostname needs a uts namespace of the container's own")
     _refuse(
         {
-            "hooks": spec.hooks,
+            "hooks": spec.hooks if not hooks else None,
             "linux.netDevices": linux.net_devices,
             "linux.intelRdt": linux.intel_rdt,
             "linux.memoryPolicy": linux.memory_policy,
