@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cove.errors import InvalidArgument, NotFound
+from cove.image.arrival import Arrival, arriving
 from cove.oci import digest as digests
 from cove.oci import image
 from cove.oci.chain import chain_ids
@@ -44,6 +46,7 @@ class World:
     blobs: dict[str, bytes] = field(default_factory=dict)
     named: dict[str, str] = field(default_factory=dict)
     unpacked: list[str] = field(default_factory=list)
+    partial: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
 
     def has(self, digest: str) -> bool:
         return digest in self.blobs
@@ -69,15 +72,30 @@ class World:
         self.blobs[name] = data
         return name
 
+    @contextlib.contextmanager
+    def arrival(self, digest: str, size: int) -> Iterator[Arrival]:
+        with tempfile.TemporaryDirectory() as directory:
+            named = Path(directory) / "named"
+            with arriving(Path(self.partial.name), digest, size, named) as arrival:
+                yield arrival
+            if named.exists():
+                self.blobs[digest] = named.read_bytes()
+
+    @contextlib.contextmanager
+    def arriving(self, diff_id: str, chain_id: str, parent: str) -> Iterator[Any]:
+        yield _Arriving(self, diff_id, chain_id)
+
     def is_unpacked(self, chain_id: str) -> bool:
         return chain_id in self.unpacked
 
     def unpack(self, blob: Descriptor, diff_id: str, chain_id: str, parent: str) -> None:
-        data = self.blobs[blob.digest]
+        self.unpack_bytes(self.blobs[blob.digest], diff_id, chain_id)
+
+    def unpack_bytes(self, data: bytes, diff_id: str, chain_id: str) -> None:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
         if digests.of(data) != diff_id:
-            raise InvalidArgument(f"layer {blob.digest} is not {diff_id}")
+            raise InvalidArgument(f"the layer is not {diff_id}")
         self.unpacked.append(chain_id)
 
     def register(self, manifest_digest: str, names: Iterable[str]) -> Stored:
@@ -113,6 +131,20 @@ class World:
             tuple(ref.familiar for ref in refs if ref.tag),
             tuple(ref.familiar for ref in refs if ref.digest),
         )
+
+
+@dataclass
+class _Arriving:
+    world: World
+    diff_id: str
+    chain_id: str
+    data: bytes = b""
+
+    def feed(self, piece: bytes) -> None:
+        self.data += piece
+
+    def finish(self) -> None:
+        self.world.unpack_bytes(self.data, self.diff_id, self.chain_id)
 
 
 def layer_tar(name: str, content: bytes) -> bytes:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +25,12 @@ from cove.oci import image
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 from cove.paths import DataRoot
-from tests.integration.distribution_world import World, descriptor, free_port, make_image, noise, real_registry
+from tests.integration.distribution_world import descriptor, free_port, make_image, noise, real_registry
+from tests.integration.scripted_registry import QUICK, Answer, Client, reply, server, serving
 
-QUICK = Policy(backoff=0.01, longest_wait=3, read_timeout=5)
 needs_registry = pytest.mark.skipif(
     shutil.which("docker-registry") is None, reason="docker-registry is not installed"
 )
-
-
-class Client:
-    def __init__(self, policy: Policy = QUICK) -> None:
-        self.world = World()
-        self.messages: list[dict[str, Any]] = []
-        self.distribution = Distribution(self.world, self.world, self.world, policy)
-
-    def pull(self, name: str, **options: Any) -> Any:
-        return self.distribution.pull(Reference.parse(name), progress=self.messages.append, **options)
-
-    def push(self, name: str, **options: Any) -> str:
-        return self.distribution.push(Reference.parse(name), progress=self.messages.append, **options)
-
-    @property
-    def statuses(self) -> list[str]:
-        return [message.get("status", "") for message in self.messages]
 
 
 def images_in(root: Path) -> tuple[Images, Layers]:
@@ -138,7 +119,7 @@ def test_platform_is_chosen_from_an_index(registry: str) -> None:
         raw = client.world.read(digest)
         manifests.append(descriptor(image.OCI_MANIFEST, raw, platform={"os": "linux", "architecture": architecture}))
     index = json.dumps({"schemaVersion": 2, "mediaType": image.OCI_INDEX, "manifests": manifests}).encode()
-    repository = client.distribution._repository(Reference.parse(f"{registry}/multi"), None, threading.Event())
+    repository = client.distribution._origin(Reference.parse(f"{registry}/multi"), None, threading.Event())
     repository.put_manifest("latest", index, image.OCI_INDEX)
 
     stored = client.pull(f"{registry}/multi", platform=Platform.parse("linux/arm64"))
@@ -179,7 +160,7 @@ def test_only_a_trusted_certificate_is_believed(tmp_path: Path) -> None:
             Client(Strict()).pull(f"{host}/app")
         (tmp_path / host).mkdir()
         shutil.copy(certificate, tmp_path / host / "ca.crt")
-        Client(Strict(certificates=tmp_path)).pull(f"{host}/app")
+        Client(Strict(certificates=(tmp_path,))).pull(f"{host}/app")
         Client().pull(f"{host}/app")
     with server(serving([b"one"])) as (host, _), pytest.raises(Unavailable, match="not speak TLS"):
         Client(Strict()).pull(f"{host}/app")
@@ -232,63 +213,6 @@ def test_basic_credentials(tmp_path: Path) -> None:
 
 
 # ── a lying registry ──────────────────────────────────────────────────────────────────────────────
-
-Answer = Callable[[BaseHTTPRequestHandler], bool]
-
-
-@contextmanager
-def server(
-    world: World, answer: Answer = lambda _: False, tls: tuple[Path, Path] | None = None
-) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """A registry that serves `world`, unless `answer` has already answered (True). Yields host and requests."""
-    seen: list[tuple[str, str | None]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            seen.append((self.path, self.headers.get("Authorization")))
-            if answer(self):
-                return
-            _, _, what = self.path.rpartition("/")
-            data = world.blobs.get(world.named.get(f"tag:{what}", what), b"{}" if self.path == "/v2/" else b"")
-            kind = json.loads(data).get("mediaType", "") if "/manifests/" in self.path and data else ""
-            reply(self, 200 if data else 404, data, {"Content-Type": kind} if kind else {})
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
-    if tls:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(*tls)
-        httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield f"127.0.0.1:{httpd.server_port}", seen
-    finally:
-        httpd.shutdown()
-        httpd.server_close()
-        thread.join()
-
-
-def reply(
-    handler: BaseHTTPRequestHandler, status: int, data: bytes = b"", headers: dict[str, str] | None = None
-) -> bool:
-    handler.send_response(status)
-    for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(data)
-    return True
-
-
-def serving(contents: list[bytes]) -> World:
-    world = World()
-    world.named["tag:latest"] = make_image(world, "", contents)
-    return world
 
 
 def test_a_wrong_digest_is_never_stored() -> None:

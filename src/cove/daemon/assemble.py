@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from cove.daemon.config import Config
 from cove.engine.context import Context, Reports, Settings
@@ -72,9 +73,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             host=read_facts(),
             cgroups=Cgroups.detect(instance.cgroup_parent),
             firewall=firewall,
-            distribution=Distribution(
-                store.content, store.images, store.layers, Policy(insecure=config.file.insecure_registries)
-            ),
+            distribution=Distribution(store.content, store.images, store.layers, _policy(config)),
             executors=executors,
             settings=_settings(config),
         )
@@ -94,6 +93,15 @@ async def _leave(runtime: Runtime, bridges: BridgeDriver, firewall: Firewall) ->
     bridges.close()
     if idle:
         firewall.remove()
+
+
+def _policy(config: Config) -> Policy:
+    file = config.file
+    return Policy(
+        insecure=file.insecure_registries,
+        certificates=tuple(Path(directory) for directory in file.certificates),
+        registries=Path(file.registries),
+    )
 
 
 def _settings(config: Config) -> Settings:

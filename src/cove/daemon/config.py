@@ -8,6 +8,8 @@
     stop_timeout = 10                       # seconds, for containers that say nothing
     labels = ["rack=4"]
     insecure_registries = ["registry.lan:5000"]
+    registries = "/etc/cove/registries.toml"                       # mirrors and rewrites, if it is there
+    certificates = ["/etc/cove/certs.d", "/etc/docker/certs.d"]    # HOST[:PORT]/*.crt, *.cert with *.key
 
     [tcp]                                   # whoever reaches the API is root on this host
     ca = "/etc/cove/ca.pem"                 # clients must show a certificate of this authority
@@ -83,6 +85,8 @@ class File(_Table, frozen=True, kw_only=True):
     stop_timeout: int = 10
     labels: tuple[str, ...] = ()
     insecure_registries: tuple[str, ...] = ()
+    registries: str = "/etc/cove/registries.toml"
+    certificates: tuple[str, ...] = ("/etc/cove/certs.d", "/etc/docker/certs.d")
     tcp: Tcp = Tcp()
     log: Log = Log()
     network: Network = Network()

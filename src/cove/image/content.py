@@ -4,7 +4,8 @@
     ├── oci-layout                  {"imageLayoutVersion": "1.0.0"}
     ├── index.json                  names → manifests; owned by `cove.image.images`
     ├── blobs/<algorithm>/<hex>     what the digest says, complete and on disk
-    └── ingest/<random>             blobs that are still being written; emptied at start
+    ├── ingest/<random>             blobs that are still being written; emptied at start
+    └── partial/<algorithm>-<hex>   downloads that broke off (`cove.image.arrival`); kept for a day
 
 A blob is born in one order: written to `ingest`, its digest and length compared, fsynced, renamed to
 its name, the directory fsynced. So a name never points at what was not verified, whoever dies when.
@@ -21,10 +22,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
 from cove.errors import Internal, InvalidArgument, NotFound, describe
+from cove.image.arrival import Arrival, arriving, forget_old
 from cove.oci import digest as digests
 from cove.store.files import sync_directory, write_all, write_atomic
 
@@ -49,13 +52,15 @@ class ContentStore:
         self.root = root
         self._blobs = root / "blobs"
         self._ingest = root / "ingest"
+        self._partial = root / "partial"
         self._wanted: dict[str, float] = {}
         self.stable = threading.RLock()
         """Held while garbage is collected, and by whoever must not see something vanish that it was just told of."""
-        for directory in (*(self._blobs / name for name in _ALGORITHMS), self._ingest):
+        for directory in (*(self._blobs / name for name in _ALGORITHMS), self._ingest, self._partial):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self._ingest.iterdir():
             leftover.unlink()
+        forget_old(self._partial)
         if not (root / "oci-layout").exists():
             write_atomic(root / "oci-layout", _LAYOUT, mode=0o644)
 
@@ -138,6 +143,21 @@ class ContentStore:
             raise
         sync_directory(destination.parent)
         return hasher.actual
+
+    @contextmanager
+    def arrival(self, digest: str, size: int) -> Iterator[Arrival]:
+        """Store a blob that comes from far away; what came of it is kept when the way breaks off.
+
+        One arrival of a digest at a time.
+        """
+        self._wanted[digest] = time.monotonic()
+        with arriving(self._partial, digest, size, self.path(digest)) as arrival:
+            yield arrival
+        self._wanted[digest] = time.monotonic()
+
+    def partial(self) -> int:
+        """The bytes of downloads that broke off and may go on."""
+        return sum(path.stat().st_size for path in self._partial.iterdir())
 
     def put(self, data: bytes) -> str:
         """Store a document made here and return its digest."""

@@ -4,8 +4,9 @@
     layers/<chain id>/           the layer's files, as overlayfs wants them
     layers/.<random>             a layer that is being unpacked; removed at start
 
-    facts (with this boot's id, on disk) ─▶ unpack in the confined worker ─▶ diff id verified ─▶ opaque marks
-    ─▶ rename ─▶ in the background: flush the file system ─▶ facts (without boot id)
+    unpack in the confined worker (`cove.image.extraction`) ─▶ diff id verified ─▶ opaque marks
+    ─▶ facts (with this boot's id, on disk) ─▶ rename ─▶ in the background: flush the file system
+    ─▶ facts (without boot id)
 
 A power failure can only hurt layers whose facts still name an earlier boot: those are thrown away at start
 and unpacked again from their blobs. So an unpacked layer is never waited for on its way to the disk, and
@@ -21,27 +22,25 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from cove.errors import Internal, InvalidArgument, NotFound, describe
+from cove.errors import Internal, NotFound, describe
 from cove.image.content import ContentStore
+from cove.image.extraction import Extraction, Unpacked
 from cove.image.images import Image
 from cove.image.members import Limits
-from cove.image.sandbox import Worker
-from cove.kernel.rootpath import open_in
+from cove.kernel import inodes
 from cove.oci import digest as digests
 from cove.oci.image import Descriptor
 from cove.paths import DataRoot
 from cove.store.files import write_atomic
 
 _GRACE = 3600.0
-_ZSTD = b"\x28\xb5\x2f\xfd"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_OPAQUE_MARK = "trusted.overlay.opaque"
 EMPTY = "empty"
 """The directory under images without layers."""
 
@@ -56,13 +55,11 @@ class Facts:
     boot: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
-    """What the worker saw: the digest and length of the archive itself, and the bytes of its files."""
+class Arriving(Protocol):
+    """A layer whose archive comes piece by piece."""
 
-    diff_id: str
-    archive: int
-    size: int
+    def feed(self, piece: bytes) -> None: ...
+    def finish(self) -> None: ...
 
 
 class Layers:
@@ -80,6 +77,7 @@ class Layers:
         self._underway: set[str] = set()
         self._free = threading.Condition()
         data.layers.mkdir(mode=0o700, parents=True, exist_ok=True)
+        inodes.spread(data.layers)
         self._recover()
 
     # Asking
@@ -143,14 +141,40 @@ class Layers:
         """
         if self._want(chain_id):
             return
+        with self._content.open(blob.digest) as file, self._arriving(diff_id, chain_id, parent) as arriving:
+            if arriving is not None:
+                arriving.extraction.read_from(file.fileno())
+                arriving.finish()
+
+    @contextmanager
+    def arriving(self, diff_id: str, chain_id: str, parent: str) -> Iterator[Arriving]:
+        """Unpack a layer while it is downloaded: feed its blob, and finish once the blob is verified.
+
+        Left without `finish`, nothing stays. If somebody else unpacked the layer meanwhile, nothing happens.
+        """
+        self._want(chain_id)
+        with self._arriving(diff_id, chain_id, parent) as arriving:
+            yield arriving or _There()
+
+    @contextmanager
+    def _arriving(self, diff_id: str, chain_id: str, parent: str) -> Iterator[_Arriving | None]:
+        """None when the layer is there."""
         with self._alone(chain_id):
-            if chain_id not in self._facts:
-                with self._content.open(blob.digest) as file:
-                    self._unpack(file.fileno(), diff_id, chain_id, parent)
+            if chain_id in self._facts:
+                yield None
+                return
+            with self._unpacking(diff_id) as (directory, extraction):
+
+                def name(seen: Unpacked) -> None:
+                    self._name(directory, chain_id, Facts(parent, diff_id, seen.size, self._boot))
+
+                yield _Arriving(extraction, name)
 
     def adopt(self, fd: int, parent: str = "") -> tuple[str, Unpacked]:
         """Unpack an archive of unknown digest from the open file `fd`: its chain id, and what it was."""
-        with self._unpacking(fd, "") as (directory, seen):
+        with self._unpacking("") as (directory, extraction):
+            extraction.read_from(fd)
+            seen = extraction.finish()
             chain_id = seen.diff_id if not parent else digests.of(f"{parent} {seen.diff_id}".encode())
             self._want(chain_id)
             with self._alone(chain_id):
@@ -174,20 +198,17 @@ class Layers:
             self._wanted[chain_id] = time.monotonic()
             return chain_id in self._facts
 
-    def _unpack(self, fd: int, diff_id: str, chain_id: str, parent: str) -> None:
-        with self._unpacking(fd, diff_id) as (directory, seen):
-            self._name(directory, chain_id, Facts(parent, diff_id, seen.size, self._boot))
-
     @contextmanager
-    def _unpacking(self, fd: int, diff_id: str) -> Iterator[tuple[Path, Unpacked]]:
-        """A new directory with the archive's content; it is removed unless it gets a name within."""
+    def _unpacking(self, diff_id: str) -> Iterator[tuple[Path, Extraction]]:
+        """A new directory and the way into it; it is removed unless it gets a name within."""
         directory = self._data.layers / f".{secrets.token_hex(8)}"
         try:
             directory.mkdir(mode=0o755)
             directory.chmod(0o755)
             root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                yield directory, self._extract(fd, diff_id, root)
+                with Extraction(root, diff_id, self._limits) as extraction:
+                    yield directory, extraction
             finally:
                 os.close(root)
         except OSError as error:
@@ -195,15 +216,6 @@ class Layers:
         finally:
             if directory.exists():
                 discard(directory, self._data.layers)
-
-    def _extract(self, fd: int, diff_id: str, root: int) -> Unpacked:
-        opaque: list[str] = []
-        zstd = os.pread(fd, 4, 0) == _ZSTD
-        with Worker("unpack", root, stdin=fd, diff_id=diff_id, limits=asdict(self._limits), zstd=zstd) as worker:
-            done = worker.result(lambda message: opaque.append(str(message["opaque"])))
-        for path in opaque:
-            _mark_opaque(root, path)
-        return Unpacked(done["diff_id"], done["archive"], done["size"])
 
     def _name(self, directory: Path, chain_id: str, facts: Facts) -> None:
         self._write_facts(chain_id, facts)
@@ -263,6 +275,30 @@ class Layers:
         write_atomic(self._facts_path(chain_id), json.dumps(asdict(facts)).encode())
 
 
+class _Arriving:
+    """A layer on its way into its directory."""
+
+    def __init__(self, extraction: Extraction, name: Callable[[Unpacked], None]) -> None:
+        self.extraction = extraction
+        self._name = name
+
+    def feed(self, piece: bytes) -> None:
+        self.extraction.feed(piece)
+
+    def finish(self) -> None:
+        self._name(self.extraction.finish())
+
+
+class _There:
+    """A layer that needs nothing any more."""
+
+    def feed(self, piece: bytes) -> None:
+        """It is there already."""
+
+    def finish(self) -> None:
+        """It is there already."""
+
+
 def discard(directory: Path, within: Path) -> None:
     """Take a tree's name away at once, then delete it; links in it are removed, never followed."""
     gone = within / f".{secrets.token_hex(8)}"
@@ -283,15 +319,3 @@ def _read_facts(path: Path) -> Facts | None:
         return Facts(found["parent"], found["diff_id"], int(found["size"]), found["boot"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _mark_opaque(root: int, path: str) -> None:
-    """Hide what lower layers have in this directory (overlayfs documentation, "whiteouts and opaque directories")."""
-    try:
-        fd = open_in(root, path or "/", os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise InvalidArgument(f"the layer makes {path[:200]!r} opaque, which is no directory of its") from error
-    try:
-        os.setxattr(fd, _OPAQUE_MARK, b"y")
-    finally:
-        os.close(fd)

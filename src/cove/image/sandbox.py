@@ -60,13 +60,11 @@ class Worker:
                 stdout=stdout,
                 pass_fds=(root, report) if root >= 0 else (report,),
                 cwd="/",
-                env={
-                    "PYTHONPATH": str(Path(cove.__file__).parent.parent),
-                    "LC_ALL": "C.UTF-8",
-                    "PATH": "/usr/bin:/bin",
-                },
+                env={**_ENVIRONMENT, "PYTHONPATH": str(Path(cove.__file__).parent.parent)},
                 close_fds=True,
             )
+            if self._process.stdin is not None:
+                fcntl.fcntl(self._process.stdin.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
         except BaseException:
             os.close(self._report)
             raise
@@ -87,19 +85,33 @@ class Worker:
         os.close(self._report)
 
     def feed(self, chunks: Iterable[bytes]) -> None:
-        """Give the archive. A worker that wants no more ends this early; its report says why."""
-        stdin = self._process.stdin
-        assert stdin is not None
+        """Give the whole archive. A worker that wants no more ends this early; its report says why."""
         try:
             for chunk in chunks:
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(stdin.fileno(), view) :]
-        except BrokenPipeError:
-            return
+                if not self.write(chunk):
+                    return
         finally:
+            self.end()
+
+    def write(self, chunk: bytes) -> bool:
+        """Give the next piece of the archive; False when the worker wants no more."""
+        stdin = self._process.stdin
+        if stdin is None or stdin.closed:
+            return False
+        view = memoryview(chunk)
+        try:
+            while view:
+                view = view[os.write(stdin.fileno(), view) :]
+        except BrokenPipeError:
+            self.end()
+            return False
+        return True
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        if self._process.stdin is not None:
             with contextlib.suppress(OSError):
-                stdin.close()
+                self._process.stdin.close()
 
     def output(self) -> Iterator[bytes]:
         """The archive as it comes; no faster than it is taken."""

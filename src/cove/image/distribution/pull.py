@@ -2,27 +2,28 @@
 
     resolve tag ─▶ manifest, or index ─▶ manifest for the platform
                     ─▶ configuration ─▶ diff ids, chain ids
-    some threads:   layer ─▶ layer ─▶ …           streamed once through its digest into the content store
-    some more:         └▶ unpack └▶ unpack …      each as soon as it is there, in whatever order
+    some threads:   layer, layer, …      each piece, once it comes, goes into the digest, the store, and through
+                                         a confined worker (decompression, diff id, files), in one stream
     last:           register(manifest, names)
 
-A blob that another pull is fetching is waited for, not fetched twice. What a failed pull stored stays
-unnamed: the next pull finds it, or pruning removes it.
+A layer's directory gets its name when both digests were right. A blob that another pull is fetching is
+waited for, not fetched twice; one that broke off is gone on with. What a failed pull stored stays unnamed:
+the next pull finds it, or pruning removes it.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
 from cove.image.distribution import transport as http
 from cove.image.distribution.progress import Progress
-from cove.image.distribution.registry import Fetched, Repository
-from cove.image.distribution.seams import Content, Images, StoredImage, Unpacker
+from cove.image.distribution.registry import Fetched
+from cove.image.distribution.seams import Arrival, Arriving, Content, Images, StoredImage, Unpacker
+from cove.image.distribution.sources import Sources
 from cove.image.stack import Step, steps
 from cove.oci import image
 from cove.oci.image import Descriptor, Index, Manifest
@@ -30,6 +31,7 @@ from cove.oci.platform import Platform, best, host_platform, preference
 from cove.oci.reference import Reference
 
 _MAX_NESTING = 3
+_MAX_WRONG = 8
 
 
 class Flights:
@@ -60,12 +62,16 @@ class Flights:
             ending.set()
 
 
+class _Wrong(Exception):
+    """What came is not what its digest says."""
+
+
 class Pull:
     """One pull, from `run` to its end."""
 
     def __init__(
         self,
-        repository: Repository,
+        sources: Sources,
         *,
         content: Content,
         images: Images,
@@ -75,8 +81,8 @@ class Pull:
         parallel: int,
         cancel: threading.Event,
     ) -> None:
-        self._repository = repository
-        self._reference = repository.reference
+        self._sources = sources
+        self._reference = sources.reference
         self._content = content
         self._images = images
         self._unpacker = unpacker
@@ -85,6 +91,7 @@ class Pull:
         self._parallel = parallel
         self._cancel = cancel
         self._failure: BaseException | None = None
+        self._distrusted = 0
 
     def run(self, platform: Platform | None) -> StoredImage:
         """Pull for `platform` (None: this host's)."""
@@ -109,9 +116,9 @@ class Pull:
     def _resolve(self, which: str) -> Fetched:
         """What the name stands for now; a refusal in the words that clients look for."""
         try:
-            return self._repository.manifest(which)
+            return self._sources.manifest(which)
         except (Forbidden, Unauthorized) as error:
-            if isinstance(error, Unauthorized) and not self._repository.anonymous:
+            if isinstance(error, Unauthorized) and not self._sources.anonymous:
                 raise  # the credentials themselves were refused, which says more
             raise NotFound(
                 f"pull access denied for {self._reference.familiar_name}, repository does not exist or may require "
@@ -126,7 +133,7 @@ class Pull:
             if isinstance(decoded, Manifest):
                 return fetched, decoded
             entry = self._entry(decoded, platform)
-            fetched = self._repository.manifest(entry.digest)
+            fetched = self._sources.manifest(entry.digest)
         raise InvalidArgument(f"the index of {self._reference.familiar} is nested too deeply; ask its publisher")
 
     def _entry(self, index: Index, platform: Platform | None) -> Descriptor:
@@ -162,81 +169,102 @@ class Pull:
 
     def _transfer(self, layers: tuple[Step, ...]) -> None:
         """Fetch and unpack in parallel; the first failure stops all."""
-        with (
-            ThreadPoolExecutor(self._parallel, "pull") as downloads,
-            ThreadPoolExecutor(max(2, os.cpu_count() or 1), "unpack") as unpacking,
-        ):
+        with ThreadPoolExecutor(self._parallel, "pull") as pool:
             try:
-                arrivals = [(layer, self._depart(layer, downloads)) for layer in layers]
-                ready = [unpacking.submit(self._settle, layer, arrival) for layer, arrival in arrivals if arrival]
-                for future in ready:
+                for future in [pool.submit(self._layer, layer) for layer in layers if self._wanted(layer)]:
                     future.result()
             except BaseException as error:
                 self._cancel.set()
-                downloads.shutdown(wait=True, cancel_futures=True)
-                unpacking.shutdown(wait=True, cancel_futures=True)
+                pool.shutdown(wait=True, cancel_futures=True)
                 raise self._failure or error from None
 
-    def _depart(self, layer: Step, pool: ThreadPoolExecutor) -> Future[None] | None:
-        """Begin a layer's download; None when nothing is left to do for it."""
+    def _wanted(self, layer: Step) -> bool:
+        """Whether something is left to do for a layer; people are told."""
         if self._content.has(layer.blob.digest) and self._unpacker.is_unpacked(layer.chain_id):
             self._progress.say("Already exists", layer.label)
-            return None
+            return False
         self._progress.layer(layer.label, "Pulling fs layer")
-        return pool.submit(self._arrive, layer)
+        return True
 
-    def _arrive(self, layer: Step) -> None:
-        with self._failing():
-            self._fetch(layer.blob, layer.label)
-
-    def _settle(self, layer: Step, arrival: Future[None]) -> None:
-        """Unpack a layer once it has arrived."""
-        arrival.result()
-        with self._failing():
-            self._unpack(layer)
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """The first failure in any thread ends the others, and is the one that is told."""
+    def _layer(self, layer: Step) -> None:
+        """A layer, from nothing to its directory."""
         try:
-            yield
+            self._fetch(layer.blob, layer.label, layer)
+            if not self._unpacker.is_unpacked(layer.chain_id):
+                self._extracting(layer)
+                self._unpacker.unpack(layer.blob, layer.diff_id, layer.chain_id, layer.parent)
+            self._progress.layer(layer.label, "Pull complete")
         except BaseException as error:
             if not self._cancel.is_set():
                 self._failure = error
                 self._cancel.set()
             raise
 
-    def _fetch(self, blob: Descriptor, label: str) -> None:
-        """Have the blob in the store, by our own download or another's."""
+    def _fetch(self, blob: Descriptor, label: str, layer: Step | None = None) -> None:
+        """Have the blob in the store, by our own download or another's; ours unpacks `layer` as it comes."""
         while not self._content.has(blob.digest):
             http.check(self._cancel)
             with self._flights.boarding(blob.digest, self._cancel) as first:
                 if first and not self._content.has(blob.digest):
-                    self._download(blob, label)
+                    self._download(blob, label, layer)
         if label:
             self._progress.layer(label, "Download complete")
 
-    def _download(self, blob: Descriptor, label: str) -> None:
-        chunks = self._repository.blob(blob)
+    def _download(self, blob: Descriptor, label: str, layer: Step | None) -> None:
+        """From the first place that sends what the digest says; a wrong half that was kept is not its fault."""
+        while True:
+            kept = False
+            try:
+                with ExitStack() as stack:
+                    arrival = stack.enter_context(self._content.arrival(blob.digest, blob.size))
+                    kept = arrival.begun
+                    arriving = None
+                    if layer is not None and not self._unpacker.is_unpacked(layer.chain_id):
+                        arriving = stack.enter_context(
+                            self._unpacker.arriving(layer.diff_id, layer.chain_id, layer.parent)
+                        )
+                    self._receive(blob, label, arrival, arriving, layer)
+                return
+            except _Wrong as error:
+                if kept:
+                    continue
+                self._distrusted += 1
+                if not self._sources.distrust() or self._distrusted > _MAX_WRONG:
+                    raise Unavailable(
+                        f"the registry {self._reference.domain} sent something else than {blob.digest}; "
+                        f"it was not kept"
+                    ) from error
+
+    def _receive(
+        self, blob: Descriptor, label: str, arrival: Arrival, arriving: Arriving | None, layer: Step | None
+    ) -> None:
+        due = self._progress.throttle()
+        for piece in self._pieces(blob, arrival):
+            if arriving is not None:
+                arriving.feed(piece)
+            if label and due():
+                self._progress.count(label, "Downloading", arrival.offset, blob.size)
         if label:
-            chunks = self._verifying(self._progress.counted(chunks, label, "Downloading", blob.size), label)
+            self._progress.layer(label, "Verifying Checksum")
         try:
-            self._content.ingest(chunks, expected=blob.digest, size=blob.size)
+            arrival.commit()
         except InvalidArgument as error:
-            raise Unavailable(
-                f"the registry {self._reference.domain} sent something else than {blob.digest}; it was not kept"
-            ) from error
+            raise _Wrong from error
+        if arriving is not None and layer is not None:
+            self._extracting(layer)
+            arriving.finish()
 
-    def _verifying(self, chunks: Iterator[bytes], label: str) -> Iterator[bytes]:
-        yield from chunks
-        self._progress.layer(label, "Verifying Checksum")
+    def _pieces(self, blob: Descriptor, arrival: Arrival) -> Iterator[bytes]:
+        """The blob from its first byte, each piece already on its way into the store."""
+        yield from arrival.kept()
+        if arrival.offset == blob.size:
+            return
+        for piece in self._sources.blob(blob, arrival.offset):
+            arrival.write(piece)
+            yield piece
 
-    def _unpack(self, layer: Step) -> None:
-        http.check(self._cancel)
+    def _extracting(self, layer: Step) -> None:
         self._progress.count(layer.label, "Extracting", layer.blob.size, layer.blob.size)
-        if not self._unpacker.is_unpacked(layer.chain_id):
-            self._unpacker.unpack(layer.blob, layer.diff_id, layer.chain_id, layer.parent)
-        self._progress.layer(layer.label, "Pull complete")
 
     def _known(self, reference: Reference) -> str | None:
         """The manifest that the name stands for here before the pull."""

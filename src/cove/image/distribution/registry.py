@@ -23,13 +23,13 @@ from urllib3.exceptions import HTTPError
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 from cove.image.distribution import transport as http
 from cove.image.distribution.auth import Authenticator, Credentials, challenges
+from cove.image.distribution.registries import Place
 from cove.image.distribution.transport import Body, Call, Response, Transport
 from cove.oci import digest as digests
 from cove.oci import image
 from cove.oci.image import Descriptor
-from cove.oci.reference import DEFAULT_DOMAIN, Reference
+from cove.oci.reference import Reference
 
-_HUB = "registry-1.docker.io"
 _ACCEPT = ", ".join([*sorted(image.MANIFESTS), *sorted(image.INDEXES), image.SCHEMA1_SIGNED])
 _CHUNK = 1 << 20
 _MAX_PAGES = 1000
@@ -70,15 +70,20 @@ class _Complaints(msgspec.Struct, frozen=True):
 
 
 class Repository:
-    """What `reference` names, at its registry, seen with `credentials`."""
+    """What `reference` names, at `place`, seen with `credentials`."""
 
     def __init__(
-        self, transport: Transport, reference: Reference, credentials: Credentials, cancel: threading.Event | None
+        self,
+        transport: Transport,
+        reference: Reference,
+        place: Place,
+        credentials: Credentials,
+        cancel: threading.Event | None,
     ) -> None:
         self.reference = reference
+        self.place = place
         self._transport = transport
         self._cancel = cancel
-        self._host = _HUB if reference.domain == DEFAULT_DOMAIN else reference.domain
         self._credentials = credentials
         self._base = ""
         self._auth: Authenticator | None = None
@@ -103,11 +108,17 @@ class Repository:
             raise http.unreachable(self._base, error) from error
         finally:
             response.release_conn()
+        if len(raw) > image.MAX_MANIFEST:
+            response.close()
+            raise Unavailable(
+                f"the registry {self.place.domain} sent a manifest for {self.reference.familiar} of more than "
+                f"{image.MAX_MANIFEST >> 20} MiB; nothing of it was kept"
+            )
         told = response.headers.get("Docker-Content-Digest", "")
         expected = which if ":" in which else told if digests.is_digest(told) else digests.of(raw)
         if not digests.matches(raw, expected):
             raise Unavailable(
-                f"the registry {self.reference.domain} sent a manifest for {self.reference.familiar} that is not "
+                f"the registry {self.place.domain} sent a manifest for {self.reference.familiar} that is not "
                 f"{expected}; nothing of it was kept"
             )
         return Fetched(raw, response.headers.get("Content-Type", "").partition(";")[0].strip(), expected)
@@ -127,16 +138,42 @@ class Repository:
             try:
                 found += msgspec.json.decode(raw, type=_Tags).tags or ()
             except msgspec.DecodeError as error:
-                raise Unavailable(f"the registry {self.reference.domain} sent something else than tags") from error
+                raise Unavailable(f"the registry {self.place.domain} sent something else than tags") from error
             onward = _NEXT.search(response.headers.get("Link", ""))
             if onward is None:
                 break
             tail = f"tags/list?{onward[1]}"
         return tuple(dict.fromkeys(found))
 
-    def blob(self, blob: Descriptor) -> Iterator[bytes]:
-        """The bytes of a blob, continued where a connection broke off; not yet verified, never too long."""
-        done = mark = failures = 0
+    def referrers(self, digest: str) -> tuple[Descriptor, ...]:
+        """The descriptors of the manifests whose subject is `digest` (distribution-spec, "Listing Referrers").
+
+        A registry without that interface has them as an index under the tag `<algorithm>-<hex>`.
+        """
+        response = self._send("GET", f"referrers/{digest}", headers={"Accept": image.OCI_INDEX})
+        if response.status == 200 and response.headers.get("Content-Type", "").startswith(image.OCI_INDEX):
+            raw = response.read(image.MAX_MANIFEST + 1, decode_content=False)
+            response.release_conn()
+        else:
+            http.error_body(response)
+            try:
+                raw = self.manifest(digest.replace(":", "-")).raw
+            except NotFound:
+                return ()
+        try:
+            return image.decode_index(raw).manifests
+        except InvalidArgument as error:
+            raise Unavailable(
+                f"the registry {self.place.domain} sent something else than a list of attachments: {error.message}"
+            ) from error
+
+    def blob(self, blob: Descriptor, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a blob from `start` on, continued where a connection broke off.
+
+        They are not verified yet, but never too many.
+        """
+        done = mark = start
+        failures = 0
         while done < blob.size:
             reason = "the registry closed the connection"
             try:
@@ -144,7 +181,7 @@ class Repository:
                     done += len(chunk)
                     if done > blob.size:
                         raise Unavailable(
-                            f"the registry {self.reference.domain} sent more than {blob.size} bytes of {blob.digest}"
+                            f"the registry {self.place.domain} sent more than {blob.size} bytes of {blob.digest}"
                         )
                     yield chunk
                     http.check(self._cancel)
@@ -155,7 +192,7 @@ class Repository:
             failures, mark = (0, done) if done - mark >= _PROGRESS else (failures + 1, mark)
             if failures >= self._transport.policy.attempts:
                 raise Unavailable(
-                    f"the download of {blob.digest} from {self.reference.domain} broke off after {done} of "
+                    f"the download of {blob.digest} from {self.place.domain} broke off after {done} of "
                     f"{blob.size} bytes: {reason}; try again"
                 )
             self._transport.pause(failures, self._cancel)
@@ -165,12 +202,18 @@ class Repository:
         response = self._send("GET", f"blobs/{blob.digest}", headers={"Range": f"bytes={start}-"} if start else {})
         try:
             if response.status == 404:
-                raise NotFound(f"the registry {self.reference.domain} does not have {blob.digest}: blob unknown")
+                raise NotFound(f"the registry {self.place.domain} does not have {blob.digest}: blob unknown")
             self._expect(response, 200, 206)
             resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(
                 f"bytes {start}-"
             )
             skip = 0 if resumed else start
+            told = response.headers.get("Content-Length", "")
+            if told.isdecimal() and int(told) > blob.size - (start - skip):
+                raise Unavailable(
+                    f"the registry {self.place.domain} announces {told[:20]} bytes for {blob.digest}, which has "
+                    f"{blob.size}; nothing of it was kept"
+                )
             while chunk := response.read1(_CHUNK, decode_content=False):
                 if skip >= len(chunk):
                     skip -= len(chunk)
@@ -237,10 +280,9 @@ class Repository:
 
     def connect(self) -> str:
         """Find out how the registry is spoken to; its base address."""
-        schemes = ("https", "http") if self._transport.policy.accepts_insecure(self._host) else ("https",)
         failure: CoveError | None = None
-        for scheme in schemes:
-            base = f"{scheme}://{self._host}"
+        for scheme in self._transport.schemes(self.place.host):
+            base = f"{scheme}://{self.place.host}"
             call = Call("GET", f"{base}/v2/")
             try:
                 response = self._transport.send(call, cancel=self._cancel)
@@ -285,17 +327,15 @@ class Repository:
         """A request about this repository, authorised, once more with a fresh token if refused."""
         if not self._base:
             self.connect()
-        url = f"{self._base}/v2/{self.reference.path}/{tail}"
-        scope = " ".join(
-            [f"repository:{self.reference.path}:{actions}", *(f"repository:{name}:pull" for name in also)]
-        )
+        url = f"{self._base}/v2/{self.place.path}/{tail}"
+        scope = " ".join([f"repository:{self.place.path}:{actions}", *(f"repository:{name}:pull" for name in also)])
         return self._authorised(url, method, headers or {}, body, scope, idempotent=True)
 
     def _send_to(
         self, url: str, method: str, headers: Mapping[str, str], body: Body, *, idempotent: bool = True
     ) -> Response:
         """A request to an upload's location; authorised only if that is the registry's own."""
-        scope = f"repository:{self.reference.path}:pull,push"
+        scope = f"repository:{self.place.path}:pull,push"
         return self._authorised(url, method, headers, body, scope, idempotent=idempotent)
 
     def _authorised(
@@ -321,7 +361,7 @@ class Repository:
         """The upload's next location, which the registry gives with every answer."""
         location = response.headers.get("Location")
         if not location:
-            raise Unavailable(f"the registry {self.reference.domain} does not say where to upload to")
+            raise Unavailable(f"the registry {self.place.domain} does not say where to upload to")
         target = urljoin(url, location)
         if http.host_of(target) == http.host_of(self._base):
             # Behind a proxy that ends TLS, registries often believe that they are spoken to in plain HTTP.
@@ -335,18 +375,37 @@ class Repository:
             return
         complaint = _complaint(response)
         because = f": {complaint}" if complaint else ""
-        registry = self.reference.domain
+        registry = self.place.domain
         if response.status in {401, 403}:
             raise Forbidden(f"access to {self.reference.familiar_name} at {registry} is denied{because}")
         if response.status == 404:
             raise NotFound(f"the registry {registry} does not know {self.reference.familiar_name}{because}")
         if response.status == 429:
-            raise Unavailable(f"the registry {registry} allows no more requests for now{because}; try again later")
+            raise Unavailable(f"the registry {registry} allows no more requests for now{_limits(response)}{because}")
         if response.status >= 500:
             raise Unavailable(
                 f"the registry {registry} failed with status {response.status}{because}; try again later"
             )
         raise InvalidArgument(f"the registry {registry} refuses with status {response.status}{because}")
+
+
+def _limits(response: Response) -> str:
+    """What a rate-limited answer says of the limit and of its end, in words."""
+    said = []
+    count, _, window = response.headers.get("RateLimit-Limit", "").partition(";w=")
+    if count.isdecimal() and len(count) < 12:
+        per = f" in {_duration(int(window))}" if window.isdecimal() and len(window) < 9 else ""
+        said.append(f"its limit is {count}{per}")
+    wait = http.retry_after(response)
+    said.append(f"try again in {_duration(int(wait) + 1)}" if wait is not None else "try again later")
+    return f" ({'; '.join(said)}, or log in if you have not)"
+
+
+def _duration(seconds: int) -> str:
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{round(seconds / length)} {unit}"
+    return f"{seconds} seconds"
 
 
 def _complaint(response: Response) -> str:

@@ -6,6 +6,7 @@ Everything here is synchronous and thread-safe; the engine calls it in threads.
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from cove.errors import InvalidArgument
@@ -13,8 +14,10 @@ from cove.image.distribution.auth import Credentials
 from cove.image.distribution.progress import Progress, Sink
 from cove.image.distribution.pull import Flights, Pull
 from cove.image.distribution.push import Push
+from cove.image.distribution.registries import Host, Place, RegistriesFile, host_name
 from cove.image.distribution.registry import Repository
 from cove.image.distribution.seams import Content, Images, StoredImage, Unpacker
+from cove.image.distribution.sources import Sources
 from cove.image.distribution.transport import Policy, Transport
 from cove.oci.platform import Platform
 from cove.oci.reference import DEFAULT_DOMAIN, Reference
@@ -30,7 +33,8 @@ class Distribution:
         self._content = content
         self._images = images
         self._unpacker = unpacker
-        self._transport = Transport(self._policy)
+        self._registries = RegistriesFile(self._policy.registries)
+        self._transport = Transport(self._policy, self._host)
         self._flights = Flights()
 
     def pull(
@@ -48,7 +52,7 @@ class Distribution:
         """
         ending = cancel or threading.Event()
         pull = Pull(
-            self._repository(reference.or_latest(), credentials, ending),
+            self._sources(reference.or_latest(), credentials, ending),
             content=self._content,
             images=self._images,
             unpacker=self._unpacker,
@@ -72,7 +76,7 @@ class Distribution:
             raise InvalidArgument(f"cannot push {reference.familiar}: a digest is not a tag to push to")
         ending = cancel or threading.Event()
         push = Push(
-            self._repository(reference.or_latest(), credentials, ending),
+            self._origin(reference.or_latest(), credentials, ending),
             content=self._content,
             images=self._images,
             progress=Progress(progress),
@@ -86,23 +90,51 @@ class Distribution:
     def login(self, credentials: Credentials) -> str:
         """Docker's word if the credentials' server accepts them, else Unauthorized or Unavailable."""
         reference = Reference(registry_of(credentials.server_address), "")
-        self._repository(reference, credentials, threading.Event()).login()
+        place = Place(host_name(reference.domain), "", reference.domain)
+        Repository(self._transport, reference, place, credentials, threading.Event()).login()
         return "Login Succeeded"
 
     def digest_of(self, reference: Reference, credentials: Credentials | None = None) -> tuple[str, str, bytes]:
         """What a name at its registry stands for now: digest, media type and bytes of its manifest."""
         named = reference.or_latest()
-        found = self._repository(named, credentials, threading.Event()).manifest(named.digest or named.tag)
+        found = self._sources(named, credentials, threading.Event()).manifest(named.digest or named.tag)
         return found.digest, found.media_type, found.raw
 
     def tags(self, reference: Reference, credentials: Credentials | None = None) -> tuple[str, ...]:
         """All tags that the repository of `reference` has at its registry."""
-        return self._repository(reference, credentials, threading.Event()).tags()
+        return self._sources(reference, credentials, threading.Event()).tags()
+
+    def _host(self, host: str) -> Host:
+        return self._registries.current().host.get(host) or Host()
+
+    def _sources(self, reference: Reference, credentials: Credentials | None, cancel: threading.Event) -> Sources:
+        """All the places to read `reference` from."""
+        places = self._registries.current().places(reference)
+        return Sources([self._repository(reference, place, credentials, cancel) for place in places], cancel)
+
+    def _origin(self, reference: Reference, credentials: Credentials | None, cancel: threading.Event) -> Repository:
+        """The one place to write `reference` to."""
+        return self._repository(reference, self._registries.current().origin(reference), credentials, cancel)
 
     def _repository(
-        self, reference: Reference, credentials: Credentials | None, cancel: threading.Event
+        self, reference: Reference, place: Place, credentials: Credentials | None, cancel: threading.Event
     ) -> Repository:
-        return Repository(self._transport, reference, credentials or Credentials(), cancel)
+        """A user's credentials are for the registry in the name; another host gets the administrator's, or none."""
+        theirs = credentials if credentials and place.host == host_name(reference.domain) else None
+        return Repository(
+            self._transport, reference, place, theirs or _administrators(self._host(place.host), place.host), cancel
+        )
+
+
+def _administrators(host: Host, name: str) -> Credentials:
+    """The credentials that registries.toml gives for a host."""
+    if not host.username:
+        return Credentials()
+    try:
+        password = Path(host.password_file).read_text().rstrip("\r\n") if host.password_file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"the password file for the registry {name} cannot be read: {error}") from error
+    return Credentials(username=host.username, password=password)
 
 
 def registry_of(server_address: str) -> str:

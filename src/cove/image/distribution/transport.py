@@ -15,9 +15,11 @@ import ipaddress
 import random
 import ssl
 import threading
+import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from io import RawIOBase
 from pathlib import Path
 from typing import IO, Any
@@ -37,10 +39,12 @@ from urllib3.exceptions import (
 from urllib3.exceptions import ProxyError as UnreachableProxy
 
 from cove import __version__
-from cove.errors import CoveError, Unavailable
+from cove.errors import CoveError, InvalidArgument, Unavailable
+from cove.image.distribution.registries import Host
 
 Body = bytes | IO[bytes] | RawIOBase | None
 Response = urllib3.BaseHTTPResponse
+_Key = tuple[str, Host, tuple[tuple[Path, int], ...]]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
@@ -55,18 +59,20 @@ class Policy:
     """How registries are spoken to. Times are seconds.
 
     `insecure`: "host", "host:port" or CIDR networks for which an unverified certificate or plain HTTP
-    is accepted; loopback addresses always are. `certificates/<host[:port]>/` may hold `*.crt` (further
-    authorities) and `client.cert` with `client.key`.
+    is accepted; loopback addresses always are. Each of `certificates` may have a directory
+    `<host[:port]>` with `*.crt` (further authorities) and `*.cert` with its `*.key` (who we are).
+    `registries` is the file that `cove.image.distribution.registries` describes.
     """
 
     insecure: tuple[str, ...] = ()
-    certificates: Path = Path("/etc/cove/certs.d")
+    certificates: tuple[Path, ...] = (Path("/etc/cove/certs.d"), Path("/etc/docker/certs.d"))
+    registries: Path | None = None
     connect_timeout: float = 15.0
     read_timeout: float = 30.0
     attempts: int = 5
     backoff: float = 0.3
     longest_wait: float = 30.0
-    parallel_downloads: int = 3
+    parallel_downloads: int = 4
     parallel_uploads: int = 5
 
     def accepts_insecure(self, host: str) -> bool:
@@ -99,10 +105,19 @@ urllib3.disable_warnings(InsecureRequestWarning)
 class Transport:
     """Shared by all transfers of one engine; safe to use from several threads."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, host: Callable[[str], Host] = lambda _: Host()) -> None:
+        """`host` tells what the administrator says of a "name[:port]"."""
         self.policy = policy
-        self._pools: dict[str, urllib3.PoolManager] = {}
+        self._host = host
+        self._pools: dict[_Key, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
+
+    def schemes(self, host: str) -> tuple[str, ...]:
+        """The ways to try at `host`, the best first."""
+        said = self._host(host)
+        if said.plain_http:
+            return ("http",)
+        return ("https", "http") if said.insecure or self.policy.accepts_insecure(host) else ("https",)
 
     def send(self, call: Call, *, cancel: threading.Event | None = None) -> Response:
         """The response to `call`, whatever its status, its body yet unread; the caller releases it.
@@ -120,7 +135,7 @@ class Transport:
                     raise unreachable(call.url, error) from error
                 self.pause(attempt, cancel)
                 continue
-            delay = _retry_after(response)
+            delay = retry_after(response)
             if response.status not in _RETRIED or last or (delay or 0) > self.policy.longest_wait:
                 return response
             response.drain_conn()
@@ -162,38 +177,60 @@ class Transport:
         )
 
     def _pool(self, url: str) -> urllib3.PoolManager:
-        """The pool for the origin of `url`; each origin has its own trust."""
-        key = origin(url)
+        """The pool for the origin of `url`; each origin has its own trust, which may change meanwhile."""
+        host = host_of(url)
+        said = self._host(host)
+        directories = tuple(self._directories(host)) if url.startswith("https:") else ()
+        key = (origin(url), said, directories)
         with self._lock:
             if key not in self._pools:
-                self._pools[key] = self._new_pool(url)
+                for old in [known for known in self._pools if known[0] == key[0]]:
+                    del self._pools[old]
+                self._pools[key] = self._new_pool(url, host, said)
             return self._pools[key]
 
-    def _new_pool(self, url: str) -> urllib3.PoolManager:
-        host = host_of(url)
+    def _directories(self, host: str) -> Iterator[tuple[Path, int]]:
+        """The directories with certificates for `host`, and when they changed last."""
+        for base in self.policy.certificates:
+            directory = base / host
+            try:
+                yield directory, directory.stat().st_mtime_ns
+            except (OSError, ValueError):
+                continue
+
+    def _new_pool(self, url: str, host: str, said: Host) -> urllib3.PoolManager:
         options: dict[str, Any] = {
             "maxsize": 16,
             "timeout": urllib3.Timeout(connect=self.policy.connect_timeout, read=self.policy.read_timeout),
         }
         if url.startswith("https:"):
-            options["ssl_context"] = self._trust(host)
+            options["ssl_context"] = self._trust(host, said)
         proxy = _proxy_for(url)
         if proxy is not None:
             return urllib3.ProxyManager(proxy, **options)
         return urllib3.PoolManager(**options)
 
-    def _trust(self, host: str) -> ssl.SSLContext:
+    def _trust(self, host: str, said: Host) -> ssl.SSLContext:
         """Whom to believe when `host` shows a certificate, and how to introduce ourselves."""
         context = ssl.create_default_context()
-        if self.policy.accepts_insecure(host):
+        if said.insecure or self.policy.accepts_insecure(host):
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-        directory = self.policy.certificates / host
-        if directory.is_dir():
-            for authority in sorted(directory.glob("*.crt")):
-                context.load_verify_locations(authority)
-            if (directory / "client.cert").exists():
-                context.load_cert_chain(directory / "client.cert", directory / "client.key")
+        try:
+            for directory, _ in self._directories(host):
+                for authority in sorted(directory.glob("*.crt")):
+                    context.load_verify_locations(authority)
+                for certificate in sorted(directory.glob("*.cert")):
+                    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+            if said.ca:
+                context.load_verify_locations(said.ca)
+            if said.client_certificate:
+                context.load_cert_chain(said.client_certificate, said.client_key)
+        except (ssl.SSLError, OSError) as error:
+            raise InvalidArgument(
+                f"the certificates for the registry {host} cannot be used: {_innermost(error)}; look into "
+                f"{' and '.join(str(base / host) for base in self.policy.certificates)} and registries.toml"
+            ) from error
         return context
 
 
@@ -289,9 +326,15 @@ def _passing(error: HTTPError) -> bool:
     return not isinstance(error, NewConnectionError | SSLError | UnreachableProxy)
 
 
-def _retry_after(response: Response) -> float | None:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() and len(value) < 9 else None
+def retry_after(response: Response) -> float | None:
+    """The seconds that the server asks to wait (RFC 9110: a number, or a date)."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isdecimal() and len(value) < 9:
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time()) if value else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _proxy_for(url: str) -> str | None:
