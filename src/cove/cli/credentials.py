@@ -1,8 +1,9 @@
 """Registry passwords that `cove login` keeps, and the header that carries one to the daemon.
 
 They lie in COVE_CONFIG (else ~/.config/cove)/auth.json, mode 0600, in the field's usual form:
-{"auths": {"registry.example": {"auth": "base64 of user:password"}}}. What other tools stored
-in DOCKER_CONFIG (else ~/.docker)/config.json is read as well, and never written.
+{"auths": {"registry.example": {"auth": "base64 of user:password"}}}. What other tools stored in
+DOCKER_CONFIG (else ~/.docker)/config.json is read as well, and never written. Either file may name helper
+programs ("credHelpers": {registry: NAME}, "credsStore": NAME), which then keep the passwords instead.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 
+from cove.cli import helpers
 from cove.client.codec import decode, encode
 from cove.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 _HUB = "https://index.docker.io/v1/"
@@ -32,14 +35,15 @@ def _foreign_path() -> str:
 
 
 def find(registry: str) -> dict[str, str]:
-    """{username, password, serveraddress} for a registry, or {} when none is kept."""
-    names = ("docker.io", "index.docker.io", _HUB) if registry == "docker.io" else (registry, f"https://{registry}")
+    """{username, password, serveraddress} (or an identitytoken) for a registry, or {} when none is kept."""
     for path in (own_path(), _foreign_path()):
-        kept = _read(path).get("auths") or {}
-        for name in names:
-            entry = kept.get(name)
-            if entry and entry.get("auth"):
-                return {**_unpack(entry["auth"], path), "serveraddress": name}
+        content = _read(path)
+        if (helper := _helper(content, registry)) and (found := helpers.get(helper, _server(registry))):
+            return {**found, "serveraddress": _server(registry)}
+        kept = content.get("auths") or {}
+        for name in _names(registry):
+            if found := _unpack(kept.get(name) or {}, path):
+                return {**found, "serveraddress": name}
     return {}
 
 
@@ -50,7 +54,11 @@ def header(registry: str) -> str:
 
 
 def keep(registry: str, username: str, password: str) -> str:
-    """Store a password; returns the path of the file."""
+    """Store a password; returns where: a path, or a helper program."""
+    for path in (own_path(), _foreign_path()):
+        if helper := _helper(_read(path), registry):
+            helpers.store(helper, _server(registry), username, password)
+            return f"docker-credential-{helper}"
     path = own_path()
     content = _read(path)
     auth = b2a_base64(f"{username}:{password}".encode(), newline=False).decode()
@@ -60,13 +68,34 @@ def keep(registry: str, username: str, password: str) -> str:
 
 
 def forget(registry: str) -> bool:
-    """Remove a stored password; whether there was one."""
+    """Remove a stored password, wherever `keep` may have put it; whether there was one."""
+    kept = {helper for path in (own_path(), _foreign_path()) if (helper := _helper(_read(path), registry))}
+    erased = [helpers.erase(helper, _server(registry)) for helper in sorted(kept)]
     path = own_path()
     content = _read(path)
     if (content.get("auths") or {}).pop(registry, None) is None:
-        return False
+        return any(erased)
     _write(path, content)
     return True
+
+
+def _names(registry: str) -> Iterable[str]:
+    """What a registry is called in the files."""
+    return ("docker.io", "index.docker.io", _HUB) if registry == "docker.io" else (registry, f"https://{registry}")
+
+
+def _server(registry: str) -> str:
+    """What a registry is called for helpers."""
+    return _HUB if registry == "docker.io" else registry
+
+
+def _helper(content: dict[str, Any], registry: str) -> str:
+    """The helper that keeps a registry's password; "" for none."""
+    chosen = content.get("credHelpers") or {}
+    for name in _names(registry):
+        if chosen.get(name):
+            return str(chosen[name])
+    return str(content.get("credsStore") or "")
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -90,9 +119,14 @@ def _write(path: str, content: dict[str, Any]) -> None:
     os.replace(temporary, path)
 
 
-def _unpack(auth: str, path: str) -> dict[str, str]:
+def _unpack(entry: dict[str, Any], path: str) -> dict[str, str]:
+    """What an entry of "auths" holds; {} for an empty one, which helpers leave behind."""
+    if entry.get("identitytoken"):
+        return {"identitytoken": str(entry["identitytoken"])}
+    if not entry.get("auth"):
+        return {}
     try:
-        username, _, password = a2b_base64(auth).decode().partition(":")
+        username, _, password = a2b_base64(entry["auth"]).decode().partition(":")
     except (Base64Error, UnicodeDecodeError) as error:
         raise InvalidArgument(f"the file of registry passwords {path} has a damaged entry: {error}") from error
     return {"username": username, "password": password}

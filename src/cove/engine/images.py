@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,7 +21,7 @@ from cove.engine.bridging import Message, Sink, blocking, told
 from cove.engine.context import Context
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
-from cove.errors import InvalidArgument
+from cove.errors import InvalidArgument, NotFound
 from cove.image import archive
 from cove.image import changes as instructions
 from cove.image.bootstrap import Options, bootstrap
@@ -57,7 +58,9 @@ class ImageService:
         filters: Filters = Filters(),  # noqa: B008 - frozen
     ) -> Sequence[wire.ImageSummary]:
         """The newest first; `count` also counts each image's containers."""
-        found = [image for image in await self._all() if self._wanted(image, filters)]
+        found = [
+            _narrowed(image, filters.get("reference")) for image in await self._all() if self._wanted(image, filters)
+        ]
         users = Counter(container.record.image_id for container in self._registry)
         return [_summary(image, users[image.id] if count else -1) for image in found]
 
@@ -147,30 +150,52 @@ class ImageService:
     # ── in and out ────────────────────────────────────────────────────────────────────────────────
 
     async def pull(self, name: str, *, tag: str = "", platform: str = "", auth: str = "") -> AsyncIterator[Message]:
-        """From a registry, with the progress of each layer."""
+        """From a registry, with the progress of each layer; a bare repository means all its tags."""
         reference = _reference(name, tag)
         wanted = Platform.parse(platform) if platform else None
         credentials = Credentials.from_header(auth) if auth else None
 
+        distribution = self._context.distribution
+        pull = distribution.pull if reference.tag or reference.digest else distribution.pull_all
+
         def work(sink: Sink, cancel: threading.Event) -> None:
-            self._context.distribution.pull(
-                reference, platform=wanted, credentials=credentials, progress=sink, cancel=cancel
-            )
+            pull(reference, platform=wanted, credentials=credentials, progress=sink, cancel=cancel)
 
         messages = await told(self._context.executors, work)
         return self._then(messages, "pull", reference.or_latest().familiar)
 
     async def push(self, name: str, *, tag: str = "", auth: str = "") -> AsyncIterator[Message]:
-        """To a registry."""
+        """To a registry; a bare repository means all the tags that it has here."""
         reference = _reference(name, tag)
         credentials = Credentials.from_header(auth) if auth else None
-        self._context.images.get(reference.or_latest().familiar)
+        if reference.tag or reference.digest:
+            self._context.images.get(reference.familiar)
+            pushed = [reference]
+        else:
+            names = [Reference.parse(known) for image in await self._all() for known in image.names]
+            pushed = sorted((known for known in names if known.name == reference.name), key=lambda known: known.tag)
+            if not pushed:
+                raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
 
         def work(sink: Sink, cancel: threading.Event) -> None:
-            self._context.distribution.push(reference, credentials=credentials, progress=sink, cancel=cancel)
+            for each in pushed:
+                self._context.distribution.push(each, credentials=credentials, progress=sink, cancel=cancel)
 
         messages = await told(self._context.executors, work)
-        return self._then(messages, "push", reference.or_latest().familiar)
+        return self._then(messages, "push", reference.familiar)
+
+    async def distribution(self, name: str, *, auth: str = "") -> wire.DistributionInspect:
+        """What a name stands for at its registry, without pulling it."""
+        credentials = Credentials.from_header(auth) if auth else None
+        found = await self._context.executors.bulk(
+            self._context.distribution.describe, Reference.parse(name), credentials
+        )
+        return wire.DistributionInspect(
+            descriptor=wire.Descriptor(
+                media_type=found.descriptor.media_type, digest=found.descriptor.digest, size=found.descriptor.size
+            ),
+            platforms=found.platforms,
+        )
 
     async def load(self, stream: AsyncIterator[bytes], *, quiet: bool = False) -> AsyncIterator[Message]:
         """From an archive that `save` (Cove's, Docker's or another OCI tool's) made."""
@@ -331,11 +356,25 @@ def _reference(name: str, tag: str) -> Reference:
     return Reference.parse(f"{name}@{tag}" if ":" in tag else f"{name}:{tag}", default_tag="")
 
 
-def _referenced(image: Image, patterns: tuple[str, ...]) -> bool:
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
     """Whether a name fits one of the patterns "repo", "repo:tag", with * and ?."""
-    names = [*image.names, *image.repo_digests]
-    repositories = [name.partition("@")[0].rpartition(":")[0] or name for name in names]
-    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns for name in (*names, *repositories))
+    repository = name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
+    return any(fnmatchcase(name, pattern) or fnmatchcase(repository, pattern) for pattern in patterns)
+
+
+def _referenced(image: Image, patterns: tuple[str, ...]) -> bool:
+    return not patterns or any(_fits(name, patterns) for name in (*image.names, *image.repo_digests))
+
+
+def _narrowed(image: Image, patterns: tuple[str, ...]) -> Image:
+    """The image under those names only that were asked for."""
+    if not patterns:
+        return image
+    return replace(
+        image,
+        names=tuple(name for name in image.names if _fits(name, patterns)),
+        repo_digests=tuple(name for name in image.repo_digests if _fits(name, patterns)),
+    )
 
 
 def unix_seconds(text: str) -> int:

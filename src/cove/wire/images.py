@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from cove.oci.platform import Platform
 from cove.wire.base import Value
 from cove.wire.containers import GraphDriver, HealthConfig
 from cove.wire.ports import PortSet
@@ -72,6 +73,13 @@ class ImageInspect(Value, frozen=True, kw_only=True):
     root_fs: RootFS = msgspec.field(name="RootFS", default=RootFS())
     metadata: ImageMetadata = ImageMetadata()
     descriptor: Descriptor | UnsetType = UNSET
+
+
+class DistributionInspect(Value, frozen=True, kw_only=True):
+    """What a name stands for at its registry."""
+
+    descriptor: Descriptor
+    platforms: tuple[Platform, ...] = ()
 
 
 class ImageSummary(Value, frozen=True, kw_only=True):

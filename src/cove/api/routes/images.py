@@ -76,6 +76,11 @@ async def push(engine: Engine, request: Request) -> Reply:
     return progress(await engine.images.push(request.params["name"], tag=request.query.text("tag"), auth=auth))
 
 
+async def distribution(engine: Engine, request: Request) -> Reply:
+    auth = request.headers.get("x-registry-auth", "")
+    return json_reply(await engine.images.distribution(request.params["name"], auth=auth))
+
+
 async def load(engine: Engine, request: Request) -> Reply:
     return progress(await engine.images.load(request.body, quiet=request.query.flag("quiet")))
 
@@ -131,6 +136,7 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("GET", "/images/{name:path}/history", history),
     Route("GET", "/images/{name:path}/get", save),
     Route("POST", "/images/{name:path}/push", push),
+    Route("GET", "/distribution/{name:path}/json", distribution),
     Route("POST", "/images/{name:path}/tag", tag),
     Route("DELETE", "/images/{name:path}", remove),
     Route("POST", "/cove/images/bootstrap", bootstrap),

@@ -6,10 +6,11 @@ Everything here is synchronous and thread-safe; the engine calls it in threads.
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cove.errors import InvalidArgument
+from cove.errors import InvalidArgument, Unavailable
 from cove.image.distribution.auth import Credentials
 from cove.image.distribution.progress import Progress, Sink
 from cove.image.distribution.pull import Flights, Pull
@@ -19,10 +20,22 @@ from cove.image.distribution.registry import Repository
 from cove.image.distribution.seams import Content, Images, StoredImage, Unpacker
 from cove.image.distribution.sources import Sources
 from cove.image.distribution.transport import Policy, Transport
+from cove.oci import digest as digests
+from cove.oci import image
+from cove.oci.image import Descriptor, Index
 from cove.oci.platform import Platform
 from cove.oci.reference import DEFAULT_DOMAIN, Reference
 
 _HUB_ADDRESSES = frozenset({"", "index.docker.io", "registry-1.docker.io", "hub.docker.com", "docker.com"})
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a name stands for: its manifest's or index's descriptor, the platforms, the document itself."""
+
+    descriptor: Descriptor
+    platforms: tuple[Platform, ...]
+    raw: bytes
 
 
 class Distribution:
@@ -63,6 +76,22 @@ class Distribution:
         )
         return pull.run(platform)
 
+    def pull_all(
+        self,
+        reference: Reference,
+        *,
+        platform: Platform | None = None,
+        credentials: Credentials | None = None,
+        progress: Sink,
+        cancel: threading.Event | None = None,
+    ) -> None:
+        """Pull every tag that the repository has."""
+        ending = cancel or threading.Event()
+        for tag in self._sources(reference, credentials, ending).tags():
+            self.pull(
+                reference.with_tag(tag), platform=platform, credentials=credentials, progress=progress, cancel=ending
+            )
+
     def push(
         self,
         reference: Reference,
@@ -94,11 +123,22 @@ class Distribution:
         Repository(self._transport, reference, place, credentials, threading.Event()).login()
         return "Login Succeeded"
 
-    def digest_of(self, reference: Reference, credentials: Credentials | None = None) -> tuple[str, str, bytes]:
-        """What a name at its registry stands for now: digest, media type and bytes of its manifest."""
+    def describe(self, reference: Reference, credentials: Credentials | None = None) -> Described:
+        """What a name at its registry stands for now."""
         named = reference.or_latest()
-        found = self._sources(named, credentials, threading.Event()).manifest(named.digest or named.tag)
-        return found.digest, found.media_type, found.raw
+        sources = self._sources(named, credentials, threading.Event())
+        found = sources.manifest(named.digest or named.tag)
+        document = image.decode_manifest(found.raw, found.media_type)
+        descriptor = Descriptor(media_type=image.media_type_of(document), digest=found.digest, size=len(found.raw))
+        if isinstance(document, Index):
+            platforms = tuple(entry.platform for entry in document.manifests if entry.platform is not None)
+            return Described(descriptor, platforms, found.raw)
+        if document.config.media_type not in image.CONFIGS or document.config.size > image.MAX_CONFIG:
+            return Described(descriptor, (), found.raw)
+        raw = b"".join(sources.blob(document.config))
+        if not digests.matches(raw, document.config.digest):
+            raise Unavailable(f"the registry {reference.domain} sent something else than {document.config.digest}")
+        return Described(descriptor, (image.decode_config(raw).platform,), found.raw)
 
     def tags(self, reference: Reference, credentials: Credentials | None = None) -> tuple[str, ...]:
         """All tags that the repository of `reference` has at its registry."""
