@@ -86,6 +86,11 @@ class DataRoot:
         return self.layers / chain_id.partition(":")[2]
 
     @property
+    def mountpoints(self) -> Path:
+        """The lowest layer of every container: the places on which something is always mounted."""
+        return self.root / "mountpoints"
+
+    @property
     def containers(self) -> Path:
         return self.root / "containers"
 

@@ -3,16 +3,20 @@
 containers/<key>/upper   what the container changed
 containers/<key>/work    the kernel's own scratch space
 containers/<key>/chain   which stack of layers is below; written last, so it says "prepared"
+mountpoints              the lowest layer of all: what every container has mounted something on is there already,
+                         so that no start has to make it, and none shows up as a change
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 from cove.errors import Internal, InvalidArgument, NotFound, describe
-from cove.image.layers import EMPTY, Layers, discard
+from cove.image.layers import Layers, discard
 from cove.image.snapshots import Change
 from cove.kernel.syscalls import openat2
 from cove.oci.spec import Mount
@@ -22,6 +26,8 @@ from cove.store.files import write_atomic
 # Without these, a directory that is renamed or a file whose mode changes would be stored as a reference
 # that `changes` and commits would have to understand.
 _PLAIN = ("index=off", "redirect_dir=off", "metacopy=off")
+_DIRECTORIES = ("dev", "etc", "proc", "sys")
+_FILES = ("etc/hostname", "etc/hosts", "etc/resolv.conf")
 _OPAQUE_MARK = "trusted.overlay.opaque"
 _LOOK = os.O_PATH | os.O_NOFOLLOW
 _RESOLVE = 0x04 | 0x08  # RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
@@ -33,7 +39,7 @@ class OverlaySnapshots:
     def __init__(self, data: DataRoot, layers: Layers) -> None:
         self._data = data
         self._layers = layers
-        self._nothing = data.layers / EMPTY
+        self._mountpoints = data.mountpoints
 
     def prepare(self, key: str, chain_id: str | None) -> None:
         """Make the directories; Internal when the disk refuses, and then nothing is left."""
@@ -112,10 +118,23 @@ class OverlaySnapshots:
             raise NotFound(f"the file system of container {container.root.name[:12]} is gone") from error
 
     def _lower(self, chain_id: str) -> list[Path]:
-        if chain_id:
-            return self._layers.stack(chain_id)
-        self._nothing.mkdir(mode=0o755, exist_ok=True)
-        return [self._nothing]
+        if not self._mountpoints.is_dir():
+            _make_mountpoints(self._mountpoints)
+        return [*(self._layers.stack(chain_id) if chain_id else ()), self._mountpoints]
+
+
+def _make_mountpoints(directory: Path) -> None:
+    """Renamed into place when it is complete, as several threads may come here."""
+    new = Path(tempfile.mkdtemp(prefix="mountpoints-", dir=directory.parent))
+    for name in _DIRECTORIES:
+        (new / name).mkdir(mode=0o755)
+    for name in _FILES:
+        (new / name).touch(mode=0o644)
+    new.chmod(0o755)
+    try:
+        new.rename(directory)
+    except OSError:  # another one was quicker
+        shutil.rmtree(new)
 
 
 def _too_deep(key: str) -> InvalidArgument:

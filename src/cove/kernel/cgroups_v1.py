@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
-from cove.errors import Unsupported
+from cove.errors import InvalidArgument, Unsupported
 from cove.kernel.cgroups import ROOT, Cgroups, CgroupStats, IoCount, number, read_file, set_limit, table, write_file
 from cove.oci.spec import BlockIOLimits, CPULimits, DeviceRule, MemoryLimits, Resources
 
@@ -25,6 +27,12 @@ def _inherit(parent: Path, directory: Path) -> None:
     if not read_file(directory / "cpuset.cpus"):
         for name in ("cpuset.cpus", "cpuset.mems"):
             write_file(directory / name, read_file(parent / name).encode())
+
+
+def _device_text(rule: DeviceRule) -> str:
+    major = "*" if rule.major is None else rule.major
+    minor = "*" if rule.minor is None else rule.minor
+    return "a" if rule.type == "a" else f"{rule.type} {major}:{minor} {rule.access}"
 
 
 class CgroupsV1(Cgroups):
@@ -94,8 +102,8 @@ class CgroupsV1(Cgroups):
             set_limit(
                 self._group("pids", path) / "pids.max", limit if limit > 0 else "max", "the number of processes"
             )
-        for rule in resources.devices:
-            self._device(self._group("devices", path), rule)
+        if resources.devices:
+            self._devices(self._group("devices", path), resources.devices)
         if resources.block_io is not None:
             self._limit_block_io(self._group("blkio", path), resources.block_io)
         for page in resources.hugepage_limits:
@@ -147,11 +155,19 @@ class CgroupsV1(Cgroups):
                 set_limit(file, value, what)
 
     @staticmethod
-    def _device(group: Path, rule: DeviceRule) -> None:
-        major = "*" if rule.major is None else rule.major
-        minor = "*" if rule.minor is None else rule.minor
-        text = "a" if rule.type == "a" else f"{rule.type} {major}:{minor} {rule.access}"
-        set_limit(group / ("devices.allow" if rule.allow else "devices.deny"), text, "a device rule")
+    def _devices(group: Path, rules: Sequence[DeviceRule]) -> None:
+        """Two files, opened once: there are many rules, and a start waits for them."""
+        with ExitStack() as opened:
+            files = {}
+            for allow, name in ((True, "devices.allow"), (False, "devices.deny")):
+                files[allow] = os.open(group / name, os.O_WRONLY | os.O_CLOEXEC)
+                opened.callback(os.close, files[allow])
+            for rule in rules:
+                text = _device_text(rule)
+                try:
+                    os.write(files[rule.allow], text.encode())
+                except OSError as error:
+                    raise InvalidArgument(f"The kernel refuses {text} as a device rule: {error.strerror}") from error
 
     @staticmethod
     def _limit_block_io(group: Path, limits: BlockIOLimits) -> None:

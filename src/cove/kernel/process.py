@@ -18,6 +18,7 @@ from cove.kernel import syscalls
 
 CLONE_NEWTIME = 0x00000080
 CLONE_PIDFD = 0x00001000
+_CLONE_PARENT = 0x00008000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -60,16 +61,20 @@ class _CloneArgs(ctypes.Structure):
     ]
 
 
-def clone(flags: int, *, cgroup_fd: int | None = None) -> tuple[int, int]:
+def clone(flags: int, *, cgroup_fd: int | None = None, sibling: bool = False) -> tuple[int, int]:
     """Fork with clone3(2) and CLONE_NEW* `flags`: (pid, pidfd) in the parent, (0, -1) in the child.
 
-    `cgroup_fd`: a cgroup v2 directory that the child is born in. The pidfd is close-on-exec.
+    `cgroup_fd`: a cgroup v2 directory that the child is born in. `sibling`: its parent is this process' own
+    parent, which also gets this process' exit signal for it (CLONE_PARENT). The pidfd is close-on-exec.
     """
     pidfd = ctypes.c_int(-1)
     arguments = _CloneArgs(
-        flags=flags | CLONE_PIDFD | (CLONE_INTO_CGROUP if cgroup_fd is not None else 0),
+        flags=flags
+        | CLONE_PIDFD
+        | (CLONE_INTO_CGROUP if cgroup_fd is not None else 0)
+        | (_CLONE_PARENT if sibling else 0),
         pidfd=ctypes.addressof(pidfd),
-        exit_signal=signal.SIGCHLD,
+        exit_signal=0 if sibling else signal.SIGCHLD,
         cgroup=cgroup_fd if cgroup_fd is not None else 0,
     )
     pointer, size = ctypes.byref(arguments), ctypes.c_size_t(ctypes.sizeof(arguments))

@@ -11,14 +11,15 @@ import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 
 import msgspec
 
 from cove.kernel import privileges, syscalls
-from cove.runtime.messages import Failed, Go, Ready
+from cove.kernel.cgroups import Birthplace
+from cove.runtime.messages import ROOT, Failed, Go, Ready
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,23 @@ _READY = msgspec.json.encode(Ready())
 _GO_BYTES = 1 << 16
 
 
+def hide() -> None:
+    """Be of no use to anybody who looks at this process, and change nothing behind its back."""
+    # A collected object of the forking process would close numbers that are ours by now.
+    gc.disable()
+    privileges.set_dumpable(False)
+
+
+def enter(place: Birthplace, sync_fd: int) -> None:
+    """Join the control group, or end with the reason told to the daemon."""
+    try:
+        place.enter()
+    except OSError as error:
+        message = f"The kernel lets no process into the container's control group: {error.strerror}"
+        os.write(sync_fd, _encode_failed(Failed(stage="cgroup", errno=error.errno or 0, message=message)))
+        os._exit(125)
+
+
 class Child:
     """One such process: `stage` says what it is doing, for the report of a failure."""
 
@@ -96,9 +114,7 @@ class Child:
 
     def isolate(self, keep: list[int]) -> None:
         """Close every descriptor above 2 but the sockets, `keep` and preserved ones; be hidden; have no umask."""
-        # A collected object of the supervisor would close numbers that are ours by now.
-        gc.disable()
-        privileges.set_dumpable(False)
+        hide()
         os.umask(0)
         following = 3 + self.manner.preserved
         if self.manner.listener is not None:
@@ -134,6 +150,11 @@ class Child:
         """Hand the pty's master to the supervisor."""
         with socket.socket(fileno=os.dup(self.gate_fd)) as gate:
             socket.send_fds(gate, [b"pty"], [master])
+
+    def lend_root(self, root: int) -> None:
+        """Let the daemon hold the root too."""
+        with socket.socket(fileno=os.dup(self.sync_fd)) as sync, suppress(BrokenPipeError, ConnectionResetError):
+            socket.send_fds(sync, [ROOT], [root])
 
     def wait_for_go(self) -> Go:
         """Until the daemon says Go; end silently if it died instead."""

@@ -1,13 +1,14 @@
 """The supervisor's children: how a container's first process and its further ones are made and known.
 
-Owns what stands around one clone3: directories, FIFOs, the control group, the id maps, the gate. What the child
-does after it is `cove.runtime.init`; what happens when it ends is `cove.runtime.supervisor`.
+Owns what stands around a birth (`cove.runtime.forker`): directories, FIFOs, the control group, the id maps, the
+gate. What the child does after it is `cove.runtime.init`; what happens when it ends is `cove.runtime.supervisor`.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -15,20 +16,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import msgspec
-
 from cove.errors import Conflict, InvalidArgument
 from cove.kernel import namespaces, process, seccomp
-from cove.kernel.cgroups import Birthplace, Cgroups
+from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Seccomp, Spec
 from cove.paths import RunRoot
-from cove.runtime import exec_child, init, state, stdio
-from cove.runtime.init import ChildStdio
+from cove.runtime import init, orders, state, stdio
+from cove.runtime.child import ChildStdio
+from cove.runtime.forker import Forker
 from cove.runtime.loop import Loop
-from cove.runtime.messages import ExecLaunch, Failed, Launch, Status
+from cove.runtime.messages import ExecLaunch, Launch, Status
 from cove.runtime.pump import Pump
 
-_encode = msgspec.json.Encoder().encode
 _compile = lru_cache(maxsize=64)(seccomp.compile)
 
 
@@ -64,7 +63,7 @@ class Container:
     oom_kills: int = 0
 
 
-def create(launch: Launch, sync_fd: int, run: RunRoot, cgroups: Cgroups, loop: Loop) -> Container:
+def create(launch: Launch, sync_fd: int, run: RunRoot, *, cgroups: Cgroups, loop: Loop, forker: Forker) -> Container:
     """Make a container's first process; it waits at the barrier. Everything is undone when a step fails."""
     spec, paths = launch.spec, run.container(launch.id)
     if spec.process is None or spec.linux is None:
@@ -91,7 +90,7 @@ def create(launch: Launch, sync_fd: int, run: RunRoot, cgroups: Cgroups, loop: L
         bpf = _filter(spec.linux.seccomp)
         if bpf:
             paths.seccomp.write_bytes(bpf)
-        child = _clone_init(launch, sync_fd, child_ends, bpf, cgroups)
+        child = _first(launch, sync_fd, child_ends, bpf, cgroups=cgroups, forker=forker)
         undo.callback(child.close)
         status = Status(
             id=launch.id,
@@ -113,41 +112,40 @@ def _filter(profile: Seccomp | None) -> bytes:
     return _compile(profile) if profile is not None else b""
 
 
-def _clone_init(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, cgroups: Cgroups) -> Child:
+def _first(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, *, cgroups: Cgroups, forker: Forker) -> Child:
     spec = launch.spec
     assert spec.linux is not None
-    cgroup = spec.linux.cgroups_path
-    gate, far_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with far_gate, cgroups.birthplace(cgroup) as place, _pid_namespace(init.pid_namespace(spec)):
-        pid, pidfd = process.clone(init.flags_for(spec), cgroup_fd=place.directory)
-        if pid == 0:
-            enter(place, sync_fd)
-            init.run(launch, sync_fd=sync_fd, gate_fd=far_gate.fileno(), stdio=ends, seccomp=bpf)
-    return _admit(Child(launch.id, "", pid, pidfd, gate), spec)
+    with cgroups.birthplace(spec.linux.cgroups_path) as place, _opened(init.pid_namespace(spec)) as within:
+        born = forker.fork(init.flags_for(spec), within=within, cgroup=place.directory)
+        child = Child(launch.id, "", born.pid, born.pidfd, born.gate)
+        with _killed_unless_told(child):
+            orders.send(born.gate, launch, sync_fd=sync_fd, stdio=ends, doors=place.doors, seccomp=bpf)
+    return _admit(child, spec)
 
 
 @contextmanager
-def _pid_namespace(path: str) -> Iterator[None]:
-    """Children made within are born in the pid namespace that the file `path` is; "" is our own."""
+def _opened(path: str) -> Iterator[int | None]:
+    """A descriptor of the pid namespace that the file `path` is; None for ""."""
     if not path:
-        yield
+        yield None
         return
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with namespaces.children_in(fd):
-            yield
+        yield fd
     finally:
         os.close(fd)
 
 
-def enter(place: Birthplace, sync_fd: int) -> None:
-    """In the child: join the control group, or end with the reason told to the daemon."""
+@contextmanager
+def _killed_unless_told(child: Child) -> Iterator[None]:
+    """A child whose orders cannot be sent must not go on waiting for them."""
     try:
-        place.enter()
-    except OSError as error:
-        message = f"The kernel lets no process into the container's control group: {error.strerror}"
-        os.write(sync_fd, _encode(Failed(stage="cgroup", errno=error.errno or 0, message=message)))
-        os._exit(125)
+        yield
+    except BaseException:
+        process.send_signal(child.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
+        child.close()
+        raise
 
 
 def _admit(child: Child, spec: Spec | None = None) -> Child:
@@ -171,7 +169,15 @@ def _admit(child: Child, spec: Spec | None = None) -> Child:
     return child
 
 
-def execute(launch: ExecLaunch, fds: tuple[int, ...], container: Container, run: RunRoot, cgroups: Cgroups) -> Child:
+def execute(
+    launch: ExecLaunch,
+    fds: tuple[int, ...],
+    container: Container,
+    run: RunRoot,
+    *,
+    cgroups: Cgroups,
+    forker: Forker,
+) -> Child:
     """Make a further process in a running container; `fds` as messages.Exec says."""
     if container.child is None:
         raise Conflict(f"Container {launch.container} is not running")
@@ -180,15 +186,14 @@ def execute(launch: ExecLaunch, fds: tuple[int, ...], container: Container, run:
     path = run.container(launch.container).seccomp
     bpf = path.read_bytes() if path.exists() else b""
     target = container.child.pidfd
-    gate, far_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with far_gate, namespaces.children_in(target), cgroups.birthplace(container.status.cgroup) as place:
-        pid, pidfd = process.clone(0, cgroup_fd=place.directory)
-        if pid == 0:
-            enter(place, sync_fd)
-            exec_child.run(
-                launch, target_pidfd=target, sync_fd=sync_fd, gate_fd=far_gate.fileno(), stdio=chosen, seccomp=bpf
+    with cgroups.birthplace(container.status.cgroup) as place:
+        born = forker.fork(0, within=target, cgroup=place.directory)
+        child = Child(launch.container, launch.id, born.pid, born.pidfd, born.gate)
+        with _killed_unless_told(child):
+            orders.send(
+                born.gate, launch, sync_fd=sync_fd, stdio=chosen, doors=place.doors, target=target, seccomp=bpf
             )
-    return _admit(Child(launch.container, launch.id, pid, pidfd, gate))
+    return _admit(child)
 
 
 def readopt(status: Status, run: RunRoot, loop: Loop) -> Container:

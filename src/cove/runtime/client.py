@@ -27,6 +27,7 @@ from cove.kernel import mounts, process, syscalls
 from cove.oci.spec import Resources
 from cove.paths import Instance, RunRoot
 from cove.runtime import messages as m
+from cove.runtime.roots import Roots
 
 _PR_SET_CHILD_SUBREAPER = 36
 _decode = msgspec.json.Decoder(m.Created | m.Done | m.Refused | m.Statuses | m.Exited | m.OutOfMemory).decode
@@ -44,12 +45,21 @@ class Process:
     `pidfd`, `stdin_fd` and `pty_fd` are owned by the caller from now on.
     """
 
-    def __init__(self, pid: int, fds: Sequence[int], sync: socket.socket, *, terminal: bool) -> None:
+    def __init__(
+        self,
+        pid: int,
+        fds: Sequence[int],
+        sync: socket.socket,
+        *,
+        terminal: bool,
+        on_root: Callable[[int], None] = os.close,
+    ) -> None:
         self.pid = pid
         self.pidfd = fds[0]
         self.stdin_fd = fds[1] if len(fds) > 1 and not terminal else None
         self.pty_fd = fds[1] if len(fds) > 1 and terminal else None
         self._sync = sync
+        self._on_root = on_root
 
     async def go(self, interfaces: tuple[m.Interface, ...] = ()) -> None:
         """Past the barrier; returns when the program runs. Raises StartFailed with the stage and the reason."""
@@ -58,7 +68,7 @@ class Process:
         try:
             with suppress(BrokenPipeError, ConnectionResetError):
                 await loop.sock_sendall(self._sync, _encode(m.Go(interfaces=interfaces)))
-            answer = await _receive(self._sync)
+            answer = await self._answer()
         finally:
             self._sync.close()
         if answer:
@@ -66,6 +76,21 @@ class Process:
             raise errors.StartFailed(
                 failure.message, stage=failure.stage, errno=failure.errno, exit_code=failure.exit_code
             )
+
+    async def _answer(self) -> bytes:
+        """A failure, or b"" when the program runs; before either, its root may come by."""
+        while True:
+            try:
+                content, fds, _, _ = socket.recv_fds(self._sync, 1 << 16, 1)
+            except BlockingIOError:
+                await _readable(self._sync)
+                continue
+            except ConnectionResetError:
+                return b""
+            if content != m.ROOT:
+                return content
+            for fd in fds:
+                self._on_root(fd)
 
     async def abort(self) -> None:
         """End of file at the barrier: the process exits."""
@@ -80,11 +105,19 @@ class Process:
         self.pidfd, self.stdin_fd, self.pty_fd = -1, None, None
 
 
-async def _receive(sync: socket.socket) -> bytes:
+async def _readable(sync: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    seen = loop.create_future()
+    loop.add_reader(sync, _settle, seen)
     try:
-        return await asyncio.get_running_loop().sock_recv(sync, 1 << 16)
-    except ConnectionResetError:
-        return b""
+        await seen
+    finally:
+        loop.remove_reader(sync)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class Runtime:
@@ -106,6 +139,7 @@ class Runtime:
         self._execs: dict[str, tuple[str, int]] = {}
         self._pids: dict[str, int] = {}
         self._pidfds: dict[str, int] = {}
+        self._roots = Roots()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -287,6 +321,7 @@ class Runtime:
         self._forget_descriptor(identity)
         for output in self._outputs.pop(identity, ()):
             os.close(output)
+        self._roots.release(identity)
         pidfd = self._pidfds.pop(identity, None)
         if pidfd is not None:
             os.close(pidfd)
@@ -317,6 +352,7 @@ class Runtime:
 
     async def create(self, launch: m.Launch) -> Process:
         """Make a container's first process; it waits for `Process.go`."""
+        await self._roots.released(launch.id)
         near, far = channel.pair()
         try:
             with far:
@@ -329,7 +365,13 @@ class Runtime:
         self._keep(launch.id, fds[0])
         if len(fds) > 1:
             self._kept[launch.id] = os.dup(fds[1])
-        return Process(reply.pid, fds, near, terminal=launch.spec.process.terminal)
+        return Process(
+            reply.pid,
+            fds,
+            near,
+            terminal=launch.spec.process.terminal,
+            on_root=lambda root: self._roots.hold(launch.id, root),
+        )
 
     async def exec(self, launch: m.ExecLaunch, fds: tuple[int, int, int] | None) -> Process:
         """Make a further process; `fds` are its stdin, stdout and stderr unless it has a terminal."""
@@ -351,6 +393,7 @@ class Runtime:
         assert isinstance(reply, m.Created)
         self._pids[identity] = reply.pid
         self._keep(identity, fds[0])
+        self._roots.hold_of(identity, reply.pid)
         if len(fds) > 1 and identity not in self._kept:
             self._kept[identity] = os.dup(fds[1])
         return fds[0], fds[1] if len(fds) > 1 else None
@@ -414,3 +457,4 @@ class Runtime:
             self._forget_all(identity)
         for exec_id in list(self._execs):
             self._forget_exec(exec_id)
+        self._roots.close()

@@ -9,6 +9,7 @@
       │                                       │ /dev, masks, pivot_root
       │◀─ pty master (SCM_RIGHTS) on gate ────│ when stdio.console
       │                                       │ waits on sync ◀──────────────── Go ──│
+      │                                       │ a snapshot's root, to be held ──────▶│
       │                                       │ interfaces, sysctls, limits, ids,
       │                                       │ capabilities, seccomp, execve ─▶ EOF on sync ─▶│
       │                                       │ or Failed(stage, errno, message) ─────────────▶│
@@ -121,6 +122,8 @@ class _Init:
             credentials.apply_limits(process, self.proc)
             if linux.personality is not None:
                 credentials.set_personality(linux.personality.domain)
+        if self.launch.rootfs is not None:
+            self.child.lend_root(tree.root)
         self._become(process, identity, sets, seccomp, tree.root)
 
     def _build_tree(self, linux: Linux) -> Tree:

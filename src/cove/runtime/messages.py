@@ -265,3 +265,7 @@ class Failed(_Message, frozen=True, kw_only=True):
     errno: int
     message: str
     exit_code: int = 125
+
+
+ROOT = b"root"
+"""From init before it executes the program: a packet with a descriptor of its root (`cove.runtime.roots`)."""

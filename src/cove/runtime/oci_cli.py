@@ -24,8 +24,8 @@ from cove.ipc import channel
 from cove.kernel import namespaces, privileges, process, seccomp
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import OCI_VERSION, Capabilities, Linux, Mount, Namespace, Process, Root, Spec
-from cove.runtime import children, init
-from cove.runtime.init import ChildStdio
+from cove.runtime import init
+from cove.runtime.child import ChildStdio, enter
 from cove.runtime.messages import Failed, Go, Launch
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -129,7 +129,7 @@ def _start(launch: Launch, cgroups: Cgroups, group: str) -> tuple[int, int]:
         with far_sync, far_gate, cgroups.birthplace(group) as place:
             pid, pidfd = process.clone(init.flags_for(launch.spec), cgroup_fd=place.directory)
             if pid == 0:
-                children.enter(place, far_sync.fileno())
+                enter(place, far_sync.fileno())
                 stdio = ChildStdio(os.dup(0), os.dup(1), os.dup(2))
                 init.run(launch, sync_fd=far_sync.fileno(), gate_fd=far_gate.fileno(), stdio=stdio, seccomp=bpf)
         try:

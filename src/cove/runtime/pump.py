@@ -10,7 +10,9 @@ the container waits in write(2), and the pump looks again in a moment. Without a
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import termios
 from collections.abc import Callable
 
 from cove.runtime.logs import BURST, Held, LogWriter
@@ -52,6 +54,8 @@ class Pump:
     def drain(self) -> None:
         """Take all that is left; nobody writes any more, and nobody is waited for."""
         for fd, stream in self._streams.outputs:
+            if not _holds(fd):
+                continue
             for _ in range(_DRAIN_TURNS):
                 if not self._taken(lambda fd=fd, stream=stream: self._splice(fd, stream, rotate=False)):  # type: ignore[misc]
                     break
@@ -133,3 +137,8 @@ class Pump:
         if data and self._log is not None:
             self._log.write(STDOUT, data)
         return len(data)
+
+
+def _holds(pipe: int) -> bool:
+    """Whether there is something in it (FIONREAD)."""
+    return any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))

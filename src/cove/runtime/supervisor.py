@@ -1,4 +1,4 @@
-"""The supervisor: forks, reaps, pumps output into logs. One thread, one epoll, nothing it cannot lose.
+"""The supervisor: has children made, reaps them, pumps output into logs. One thread, nothing it cannot lose.
 
 Whatever it knows is also in the kernel or in state.json, so that a new supervisor takes over from the files:
 
@@ -37,6 +37,7 @@ from cove.paths import RunRoot
 from cove.runtime import children, state, terminal
 from cove.runtime import messages as m
 from cove.runtime.children import Child, Container
+from cove.runtime.forker import Forker
 from cove.runtime.loop import Loop
 
 _decode = msgspec.json.Decoder(m.Request).decode
@@ -47,9 +48,10 @@ _UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody s
 class Supervisor:
     """All containers of one run root."""
 
-    def __init__(self, run: RunRoot, cgroups: Cgroups) -> None:
+    def __init__(self, run: RunRoot, cgroups: Cgroups, forker: Forker) -> None:
         self._run = run
         self._cgroups = cgroups
+        self._forker = forker
         self._loop = Loop()
         self._connections: list[socket.socket] = []
         self._containers: dict[str, Container] = {}
@@ -167,7 +169,9 @@ class Supervisor:
     def _create(self, connection: socket.socket, packet: channel.Packet, launch: m.Launch) -> None:
         if launch.id in self._containers:
             raise Conflict(f"Container {launch.id} has not been deleted since it last ran")
-        container = children.create(launch, packet.fds[0], self._run, self._cgroups, self._loop)
+        container = children.create(
+            launch, packet.fds[0], self._run, cgroups=self._cgroups, loop=self._loop, forker=self._forker
+        )
         self._containers[launch.id] = container
         self._watch_container(container)
         child = container.child
@@ -180,7 +184,7 @@ class Supervisor:
 
     def _exec(self, connection: socket.socket, packet: channel.Packet, launch: m.ExecLaunch) -> None:
         container = self._living(launch.container)
-        child = children.execute(launch, packet.fds, container, self._run, self._cgroups)
+        child = children.execute(launch, packet.fds, container, self._run, cgroups=self._cgroups, forker=self._forker)
         container.execs[launch.id] = child
         self._watch_child(child)
         self._answer_when_ready(
@@ -315,6 +319,7 @@ class Supervisor:
         self._answer_console(child)
         if container is not None and container.child is child and container.status.phase == "created":
             self._save(container, state.started(container.status, time.time()))
+            self._forker.replenish()
 
     def _console(self, child: Child, fd: int, container: Container | None) -> None:
         if child.exec_id or container is None:
@@ -456,9 +461,12 @@ def main(argv: list[str] | None = None) -> None:
     held = lock(run.supervisor_lock)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it ends by Shutdown, when no container needs it
-    supervisor = Supervisor(run, Cgroups.detect(options.cgroup_parent))
+    forker = Forker()
+    forker.start()
+    supervisor = Supervisor(run, Cgroups.detect(options.cgroup_parent), forker)
     with listen(run.supervisor_socket) as listener:
         supervisor.serve(listener)
+    forker.close()
     run.supervisor_socket.unlink(missing_ok=True)
     os.close(held)
 

@@ -1,0 +1,199 @@
+"""The forker: a process of the supervisor's that does nothing but make its children.
+
+    supervisor                       forker                         child (the supervisor's, by CLONE_PARENT)
+      │── flags, [pid ns] [cgroup] ───▶│── clone3 ─────────────────────▶│ waits on its gate
+      │◀──────── pid, [pidfd, gate] ───│                                │
+      │── orders (cove.runtime.orders) ────────────────────────────────▶│ becomes a container's process
+
+It is apart because a fork is paid for by its parent too: every page that the parent writes afterwards is copied
+or at least faulted on, and the supervisor writes many. The forker never changes, stays small, and holds nothing
+that could be lost: when it dies, the supervisor forks another one of itself.
+
+A few children are made before anybody needs them (spares), with the namespaces that the last container asked for:
+a start then begins where clone3 would have ended. They hold no container's resources, and end with the supervisor.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import signal
+import socket
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NoReturn
+
+from cove.ipc import channel
+from cove.kernel import namespaces, process, syscalls
+from cove.runtime import orders
+
+SPARES = 2
+_PID_NAMESPACE, _CGROUP = b"p", b"c"
+
+
+@dataclass(frozen=True, slots=True)
+class Newborn:
+    """A child that waits for its orders."""
+
+    pid: int
+    pidfd: int
+    gate: socket.socket
+
+
+class Forker:
+    """The supervisor's side. Blocking: an answer takes as long as a clone3."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._pid = 0
+        self._flags = 0
+        self._spares: deque[Newborn] = deque()
+        self._asked = 0
+
+    def start(self) -> None:
+        """Fork the forker off this process, which should be small yet."""
+        near, far = channel.pair()
+        self._pid = os.fork()
+        if self._pid == 0:
+            _main(far.detach())
+        far.close()
+        self._socket = near
+
+    def fork(self, flags: int, *, within: int | None = None, cgroup: int | None = None) -> Newborn:
+        """A child in new namespaces (`flags`: CLONE_NEW*); OSError when the kernel refuses.
+
+        `within`: a pidfd or pid namespace to be born in. `cgroup`: a v2 control group to be born in.
+        """
+        if within is not None or cgroup is not None:
+            self._collect()
+            return self._ask(flags, within, cgroup)
+        if flags != self._flags:
+            self._flags = flags
+            self._collect()
+            self._discard()
+        if not self._spares and self._asked:
+            self._collect()
+        return self._spares.popleft() if self._spares else self._ask(flags, None, None)
+
+    def replenish(self) -> None:
+        """Order the spares that are missing, without waiting for them; to be called when there is time."""
+        while self._flags and len(self._spares) + self._asked < SPARES:
+            try:
+                self._send(self._flags, None, None)
+            except OSError:
+                self._restart()
+                return
+            self._asked += 1
+
+    def close(self) -> None:
+        """End the forker and the spares."""
+        self._discard()
+        if self._socket is not None:
+            self._socket.close()
+            os.waitpid(self._pid, 0)
+            self._socket = None
+
+    def _ask(self, flags: int, within: int | None, cgroup: int | None) -> Newborn:
+        try:
+            self._send(flags, within, cgroup)
+            return self._receive()
+        except (BrokenPipeError, ConnectionResetError):
+            self._restart()
+            self._send(flags, within, cgroup)
+            return self._receive()
+
+    def _send(self, flags: int, within: int | None, cgroup: int | None) -> None:
+        if self._socket is None:
+            self.start()
+        assert self._socket is not None
+        named = [(role, fd) for role, fd in ((_PID_NAMESPACE, within), (_CGROUP, cgroup)) if fd is not None]
+        channel.send(self._socket, flags, b"".join(role for role, _ in named), [fd for _, fd in named])
+
+    def _receive(self) -> Newborn:
+        assert self._socket is not None
+        packet = channel.receive(self._socket)
+        if packet is None:
+            raise ConnectionResetError(errno.ECONNRESET, "the forker died")
+        if packet.body:
+            number = int(packet.body)
+            raise OSError(number, f"clone3: {os.strerror(number)}")
+        pidfd, gate = packet.fds
+        return Newborn(packet.number, pidfd, socket.socket(fileno=gate))
+
+    def _collect(self) -> None:
+        """The answers that are still to come, so that the next one is the one asked for."""
+        while self._asked:
+            self._asked -= 1
+            try:
+                self._spares.append(self._receive())
+            except ConnectionResetError:
+                self._restart()
+            except OSError:
+                continue  # no spare, then; a start that meets the same says so itself
+
+    def _discard(self) -> None:
+        while self._spares:
+            spare = self._spares.popleft()
+            spare.gate.close()
+            os.waitid(os.P_PIDFD, spare.pidfd, os.WEXITED)
+            os.close(spare.pidfd)
+
+    def _restart(self) -> None:
+        assert self._socket is not None
+        self._socket.close()
+        self._asked = 0
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        self.start()
+
+
+# ── in the forker ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _main(far: int) -> NoReturn:
+    try:
+        process.retitle("cove-forker")
+        syscalls.close_range(3, far - 1)
+        syscalls.close_range(far + 1)
+        gc.collect()
+        gc.disable()
+        gc.freeze()
+        with socket.socket(fileno=far) as near:
+            while (packet := channel.receive(near)) is not None:
+                _answer(near, packet)
+    finally:
+        os._exit(0)
+
+
+def _answer(near: socket.socket, packet: channel.Packet) -> None:
+    given = {bytes([role]): fd for role, fd in zip(packet.body, packet.fds, strict=True)}
+    try:
+        pid, pidfd, gate = _clone(packet.number, given.get(_PID_NAMESPACE), given.get(_CGROUP))
+    except OSError as error:
+        channel.send(near, 0, str(error.errno or errno.EINVAL).encode())
+    else:
+        with gate:
+            channel.send(near, pid, b"", (pidfd, gate.fileno()))
+        os.close(pidfd)
+    finally:
+        packet.close()
+
+
+def _clone(flags: int, within: int | None, cgroup: int | None) -> tuple[int, int, socket.socket]:
+    gate, far_gate = channel.pair()
+    with ExitStack() as around, far_gate:
+        if within is not None:
+            around.enter_context(namespaces.children_in(within))
+        try:
+            pid, pidfd = process.clone(flags, cgroup_fd=cgroup, sibling=True)
+        except OSError:
+            gate.close()
+            raise
+        if pid == 0:
+            try:
+                orders.obey(far_gate.fileno())
+            finally:
+                os._exit(125)
+    return pid, pidfd, gate

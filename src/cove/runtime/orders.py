@@ -1,0 +1,96 @@
+"""What a newborn process is told on its gate: who it becomes, and by which descriptors.
+
+    supervisor ── Orders, [descriptors] ──▶ child       until then it is nobody: it has its namespaces, and waits
+
+A child may wait ready-made (`cove.runtime.forker`), so nothing of a container can be inherited by fork: all of
+it comes in this one packet. End of file instead of it means that nobody needs the child any more.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import NoReturn
+
+import msgspec
+
+from cove.ipc import channel
+from cove.kernel import syscalls
+from cove.kernel.cgroups import Birthplace
+from cove.runtime import exec_child, init
+from cove.runtime.child import ChildStdio, enter, hide
+from cove.runtime.messages import ExecLaunch, Launch
+
+
+class Orders(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """`launch` for a container's first process, `execute` for a further one.
+
+    `roles` names the descriptors of the packet in their order: "sync", "target" (a pidfd), "stdin", "stdout",
+    "stderr", and "door" for each control group to enter.
+    """
+
+    roles: tuple[str, ...]
+    launch: Launch | None = None
+    execute: ExecLaunch | None = None
+    seccomp: bytes = b""
+    console: bool = False
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Orders).decode
+_STREAMS = ("stdin", "stdout", "stderr")
+
+
+def send(
+    gate: socket.socket,
+    order: Launch | ExecLaunch,
+    *,
+    sync_fd: int,
+    stdio: ChildStdio,
+    doors: Sequence[int] = (),
+    target: int | None = None,
+    seccomp: bytes = b"",
+) -> None:
+    """Give a child its orders. Raises OSError (BrokenPipeError when it is gone)."""
+    named = [("sync", sync_fd), *(("door", door) for door in doors)]
+    if target is not None:
+        named.append(("target", target))
+    named += [(name, fd) for name in _STREAMS if (fd := getattr(stdio, name)) is not None]
+    orders = Orders(
+        roles=tuple(name for name, _ in named),
+        launch=order if isinstance(order, Launch) else None,
+        execute=order if isinstance(order, ExecLaunch) else None,
+        seccomp=seccomp,
+        console=stdio.console,
+    )
+    channel.send(gate, 0, _encode(orders), [fd for _, fd in named])
+
+
+def obey(gate_fd: int) -> NoReturn:
+    """In the child right after clone3: wait for the orders and carry them out. Never returns."""
+    hide()
+    syscalls.close_range(3, gate_fd - 1)
+    syscalls.close_range(gate_fd + 1)
+    gate = socket.socket(fileno=gate_fd)
+    packet = channel.receive(gate)
+    gate.detach()
+    if packet is None:
+        os._exit(0)
+    orders = _decode(packet.body)
+    named = dict(zip(orders.roles, packet.fds, strict=True))
+    doors = tuple(fd for role, fd in zip(orders.roles, packet.fds, strict=True) if role == "door")
+    enter(Birthplace(doors=doors), named["sync"])
+    stdin, stdout, stderr = (named.get(name) for name in _STREAMS)
+    stdio = ChildStdio(stdin, stdout, stderr, console=orders.console)
+    if orders.launch is not None:
+        init.run(orders.launch, sync_fd=named["sync"], gate_fd=gate_fd, stdio=stdio, seccomp=orders.seccomp)
+    assert orders.execute is not None
+    exec_child.run(
+        orders.execute,
+        target_pidfd=named["target"],
+        sync_fd=named["sync"],
+        gate_fd=gate_fd,
+        stdio=stdio,
+        seccomp=orders.seccomp,
+    )
