@@ -17,7 +17,7 @@ from cove.kernel import process
 from cove.oci.spec import Capabilities, Linux, Mount, Namespace, Process, Root, Spec, User
 from cove.runtime import exec_child, init
 from cove.runtime.child import ChildStdio
-from cove.runtime.messages import ExecLaunch, Failed, Go, Launch
+from cove.runtime.messages import ROOT, ExecLaunch, Failed, Go, Launch
 
 BUSYBOX = Path("/bin/busybox")
 pytestmark = [
@@ -116,6 +116,8 @@ class Started:
         except BrokenPipeError:
             pass
         packet = self.sync.recv(65536)
+        if packet == ROOT:
+            packet = self.sync.recv(65536)
         self.failed = msgspec.json.decode(packet, type=Failed) if packet else None
 
     def finish(self) -> tuple[int, str]:
