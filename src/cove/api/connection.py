@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import select
 import socket
+import termios
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Protocol
@@ -40,6 +42,7 @@ _HIGH_WATER = 256 << 10
 
 _DRAIN_LIMIT = 1 << 20
 _LINGER_SECONDS = 2.0
+_HEAD_LOOKS, _HEAD_PAUSE = 250, 0.001
 _SERVER = f"Cove/{__version__} (linux)"
 _WATCHING = frozenset({"GET", "HEAD"})
 
@@ -69,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._eof = False
         self._lost = False
         self._hijacked = False
+        self._head_unread = False
         self._raw: list[bytes] = []
         self.busy = False
         self.watching = False
@@ -160,10 +164,26 @@ class Connection(asyncio.Protocol):
         return data
 
     async def write(self, data: bytes) -> None:
+        if self._head_unread:
+            self._head_unread = False
+            await self._head_taken()
         if self._lost:
             raise Disconnected
         self._transport.write(data)
         await self._room()
+
+    async def _head_taken(self) -> None:
+        """Until a client on a unix socket has read the head of a hijacked answer, for a quarter of a second.
+
+        Some read the head through a buffer and what follows without one: output that arrived with it was lost.
+        """
+        sock = self._transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            return
+        for _ in range(_HEAD_LOOKS):
+            if self._lost or not any(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))):
+                return
+            await asyncio.sleep(_HEAD_PAUSE)
 
     # ── the cycle ─────────────────────────────────────────────────────────────────────────────────
 
@@ -258,6 +278,7 @@ class Connection(asyncio.Protocol):
         self._raw = [left] if left else []
         self._watch()
         await self.write(reply.head)
+        self._head_unread = True
         await reply.run(self)
         await self._linger()
 
