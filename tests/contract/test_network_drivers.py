@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from cove.errors import Unsupported
 from cove.network.bridge import BridgeDriver
 from cove.network.driver import Driver, EndpointRequest, Network
 from cove.network.firewall import Firewall
@@ -58,3 +60,13 @@ def test_a_stored_network_is_learnt_again(driver: Driver, network: Network) -> N
     driver.remove(network)
     again = driver.create(network)
     assert again.subnets == network.subnets
+
+
+def test_a_rate_is_limited_or_refused(driver: Driver, network: Network) -> None:
+    driver.limit(network, ())
+    limited = msgspec.structs.replace(network, options={"cove.net-rate": "in=1048576"})
+    if driver.name in ("host", "null"):
+        with pytest.raises(Unsupported, match="no rate to limit"):
+            driver.limit(limited, ())
+    else:
+        driver.limit(limited, ())

@@ -77,6 +77,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "network ls": ("networks:LIST", "network", "List networks"),
     "network prune": ("prune:NETWORKS", "network", "Remove unused networks"),
     "network rm": ("networks:REMOVE", "network", "Remove networks"),
+    "network update": ("networks:UPDATE", "network", "Change the rate of networks"),
     "system df": ("usage:USAGE", "system", "Show what takes disk space"),
     "system prune": ("prune:SYSTEM", "system", "Remove everything unused"),
 }

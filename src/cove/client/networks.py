@@ -25,6 +25,9 @@ class Networks:
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
         return dict(self._client.call("POST", "/networks/create", body=body))
 
+    def update(self, ref: str, body: dict[str, Any]) -> None:
+        self._client.call("POST", f"/networks/{ref}/update", body=body)
+
     def remove(self, ref: str) -> None:
         self._client.call("DELETE", f"/networks/{ref}")
 

@@ -25,6 +25,7 @@ from cove.engine.registry import Container, Registry
 from cove.errors import Internal, describe
 from cove.kernel import netlink
 from cove.kernel.syscalls import setns
+from cove.network import rates
 from cove.network.driver import Endpoint, EndpointRequest, Network, PortBinding
 from cove.runtime.messages import Interface
 from cove.wire.networks import EndpointSettings
@@ -136,6 +137,18 @@ class Attachments:
             ports = ()
         self._registry.note(container, attached=Attached(endpoints=rest, ports=ports))
 
+    def limit(self, container: Container, rate: rates.Rate) -> None:
+        """Another rate for a running container, at once; raises Unsupported."""
+        attached = container.facts.attached
+        endpoints = {
+            identity: msgspec.structs.replace(endpoint, rate=rate)
+            for identity, endpoint in attached.endpoints.items()
+        }
+        for identity, endpoint in endpoints.items():
+            network = self._network(identity)
+            self._networks.driver(network).limit(network, (endpoint,))
+        self._registry.note(container, attached=msgspec.structs.replace(attached, endpoints=endpoints))
+
     def restore(self, containers: list[Container]) -> None:
         """After a daemon's start: let drivers learn what running containers hold, and publish again at once."""
         with self._context.ports.settle():
@@ -169,6 +182,7 @@ def _request(settings: EndpointSettings, record: Record, position: int) -> Endpo
         mac=settings.mac_address or (record.config.mac_address if position == 0 else ""),
         ifname=f"eth{position}",
         default_route=position == 0,
+        rate=rates.parse(record.host.net_rate),
     )
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from cove import ids
 from cove.engine import merge, render, resources, spec
+from cove.engine.attachments import Attachments
 from cove.engine.context import Context
 from cove.engine.health import check_config as check_health
 from cove.engine.launch import check_log
@@ -28,7 +29,7 @@ from cove.engine.selection import Selection
 from cove.engine.telling import tell
 from cove.errors import Conflict, InvalidArgument, NotFound
 from cove.image.images import Image
-from cove.network import resolv
+from cove.network import rates, resolv
 from cove.oci.platform import Platform
 from cove.wire import containers as wire
 from cove.wire.filters import Filters
@@ -46,6 +47,7 @@ class Containers:
         mounts: Mounts,
         lifecycle: Lifecycle,
         removal: Removal,
+        attachments: Attachments,
     ) -> None:
         self._context = context
         self._registry = registry
@@ -53,6 +55,7 @@ class Containers:
         self._mounts = mounts
         self._lifecycle = lifecycle
         self._removal = removal
+        self._attachments = attachments
         self.fill_volumes: Callable[[Record], Awaitable[None]] | None = None
 
     # ── create ────────────────────────────────────────────────────────────────────────────────────
@@ -260,12 +263,16 @@ class Containers:
                 )
             if "nano_cpus" in changes:
                 changes |= {"cpu_period": 0, "cpu_quota": 0}
+            if body.net_rate:
+                changes["net_rate"] = str(rates.parse(body.net_rate, rates.parse(asked.net_rate)))
             updated = msgspec.structs.replace(asked, **changes)
             if body.restart_policy is not None and body.restart_policy.name:
                 updated = msgspec.structs.replace(updated, restart_policy=body.restart_policy)
             warnings = spec.check(container.record.config, updated, self._context.host)
             if container.facts.running and changes:
                 await self._context.runtime.update(container.id, resources.limits(updated, self._context.host))
+                if updated.net_rate != asked.net_rate:
+                    self._attachments.limit(container, rates.parse(updated.net_rate))
             self._registry.rewrite(container, host=updated)
         tell(self._context.events, container, "update")
         return wire.UpdateResponse(warnings=warnings)
@@ -309,6 +316,7 @@ def _normal(asked: wire.HostConfig) -> wire.HostConfig:
         memory_swap=resources.effective_swap(asked),
         pids_limit=asked.pids_limit or None,
         runtime=asked.runtime or "cove",
+        net_rate=str(rates.parse(asked.net_rate or asked.annotations.get(rates.OPTION, ""))),
         log_config=asked.log_config
         if asked.log_config.type
         else wire.LogConfig(type="json-file", config=asked.log_config.config),

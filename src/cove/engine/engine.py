@@ -53,7 +53,9 @@ class Engine:
         self.lifecycle = Lifecycle(context, registry, launcher, attachments, self._removal, self._tasks)
         self.execs = Execs(context, registry, self._tasks)
         self.networks = NetworkService(context, self._network_store, registry, attachments)
-        self.containers = Containers(context, registry, self._network_store, mounts, self.lifecycle, self._removal)
+        self.containers = Containers(
+            context, registry, self._network_store, mounts, self.lifecycle, self._removal, attachments
+        )
         self.streams = Streams(context, registry, self.lifecycle)
         self.files = Files(context, registry, mounts, self.volumes)
         self.containers.fill_volumes = self.files.fill_volumes

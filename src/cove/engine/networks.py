@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import UNSET
 
 from cove import ids
@@ -17,6 +18,7 @@ from cove.engine.context import Context
 from cove.engine.records import NetworkRecord
 from cove.engine.registry import Container, Registry
 from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
+from cove.network import rates
 from cove.network.driver import Driver, Network, Subnet
 from cove.store.documents import Documents
 from cove.wire import networks as wire
@@ -51,6 +53,12 @@ class NetworkStore:
         self._documents.put(complete.id, record, name=complete.name)
         self._records[complete.id] = record
         return record
+
+    def change(self, network: Network) -> None:
+        """Write down that a network has other options."""
+        record = msgspec.structs.replace(self._records[network.id], network=network)
+        self._documents.put(network.id, record, name=network.name)
+        self._records[network.id] = record
 
     def remove(self, network: Network) -> None:
         """Take it from the kernel, then from the records."""
@@ -130,9 +138,20 @@ class NetworkService:
             labels=body.labels,
             reserved={name: at for pool in ipam.config for name, at in pool.auxiliary_addresses.items()},
         )
+        network = _with_rate(network, body.options.get(rates.OPTION, ""))
+        self._store.driver(network).limit(network, ())
         self._store.add(network)
         self._emit(network, "create")
         return wire.NetworkCreateResponse(id=network.id)
+
+    async def update(self, ref: str, body: wire.NetworkUpdateRequest) -> None:
+        """Another rate for all members together, at once; what the text does not name stays."""
+        network = self._store.find(ref).network
+        driver = self._store.driver(network)
+        changed = _with_rate(network, body.net_rate)
+        driver.limit(changed, [user.facts.attached.endpoints[network.id] for user in self.users(network)])
+        self._store.change(changed)
+        self._emit(changed, "update")
 
     async def remove(self, ref: str) -> None:
         """Remove a network that nobody is on."""
@@ -257,6 +276,13 @@ def endpoint_id(container: str, network: str) -> str:
 
 def _link_option(network: Network) -> dict[str, str]:
     return {"com.docker.network.bridge.name": network.link} if network.link else {}
+
+
+def _with_rate(network: Network, text: str) -> Network:
+    """The network with its rate as `text` changes it, written the one way that it is stored."""
+    rate = str(rates.parse(text, network.rate))
+    options = {key: value for key, value in network.options.items() if key != rates.OPTION}
+    return msgspec.structs.replace(network, options=options | ({rates.OPTION: rate} if rate else {}))
 
 
 def _check_request(body: wire.NetworkCreateRequest) -> None:

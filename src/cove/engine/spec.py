@@ -185,6 +185,9 @@ def _check_modes(config: ContainerConfig, asked: HostConfig) -> None:
     if len(config.hostname) > 63 or "\0" in config.hostname:
         raise InvalidArgument(f"invalid hostname format: {config.hostname}: it is longer than 63 bytes")
     shared = asked.network_mode == "host" or lender(asked.network_mode)
+    if asked.net_rate and (shared or asked.network_mode == "none"):
+        whose = "another container's network" if lender(asked.network_mode) else f"the network {asked.network_mode}"
+        raise Unsupported(f"--net-rate needs an interface of the container's own, which {whose} does not give it")
     if lender(asked.network_mode):
         if config.hostname:
             raise InvalidArgument("conflicting options: hostname and the network mode")

@@ -23,13 +23,14 @@ from contextlib import ExitStack
 
 import msgspec
 
-from cove.errors import Conflict, Internal, InvalidArgument, NotFound, describe
+from cove.errors import Conflict, Internal, InvalidArgument, NotFound, Unsupported, describe
 from cove.kernel import netlink, sysctl
 from cove.kernel.nlwire import Request
 from cove.network import forwarding, ipam
 from cove.network.driver import Address, Endpoint, EndpointRequest, Interface, Network
 from cove.network.firewall import Firewall
 from cove.network.ruleset import Ruled
+from cove.network.shaping import Shaper
 from cove.paths import Instance
 
 DEFAULT_NETWORK = "bridge"
@@ -51,6 +52,7 @@ class BridgeDriver:
         self._lock = threading.RLock()
         self._networks: dict[str, Network] = {}
         self._pools: dict[str, list[ipam.Pool]] = {}
+        self._shaper = Shaper()
         self._leaving: deque[tuple[float, str]] = deque()
 
     def create(self, network: Network) -> Network:
@@ -80,6 +82,7 @@ class BridgeDriver:
             self._networks.pop(network.id, None)
             self._pools.pop(network.id, None)
             self._firewall.remove_bridge(network.link)
+            self._shaper.drop(network)
             self._delete_link(network.link)
 
     def plan(self, network: Network, container_id: str, request: EndpointRequest) -> Endpoint:
@@ -107,6 +110,7 @@ class BridgeDriver:
             ifname=request.ifname,
             host_ifname=f"veth{secrets.token_hex(4)}",
             mtu=network.mtu,
+            rate=request.rate,
         )
 
     def attach(self, network: Network, endpoint: Endpoint, pid: int) -> Interface:
@@ -118,6 +122,10 @@ class BridgeDriver:
                     name, peer=endpoint.ifname, pid=pid, master=master, mac=endpoint.mac, mtu=endpoint.mtu
                 )
                 route.commit([*pair, *_port(network, name)])
+                self._shaper.limit(network, (endpoint,))
+        except Unsupported:
+            self._delete_link(endpoint.host_ifname)
+            raise
         except OSError as error:
             self._delete_link(endpoint.host_ifname)
             if error.errno == errno.EXFULL:
@@ -130,11 +138,19 @@ class BridgeDriver:
         return Interface(name=endpoint.ifname, addresses=endpoint.addresses, gateways=gateways, mtu=endpoint.mtu)
 
     def detach(self, network: Network, endpoint: Endpoint) -> None:
+        with self._lock:
+            self._shaper.forget(network, endpoint.container_id)
         self._delete_link(endpoint.host_ifname)
+
+    def limit(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
+        with self._lock:
+            self._networks[network.id] = network
+            self._shaper.limit(network, endpoints)
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
         """The veth dies with its namespace; deleting it here would wait for the kernel tens of milliseconds."""
         with self._lock:
+            self._shaper.forget(network, endpoint.container_id)
             if endpoint.host_ifname:
                 self._leaving.append((time.monotonic() + _LINGER, endpoint.host_ifname))
             for pool in self._pools.get(network.id, ()):
@@ -153,6 +169,7 @@ class BridgeDriver:
                         pool.learn(address)
             if found:
                 self._restore_ports(network, found)
+            self._shaper.restore(network, found)
 
     def close(self) -> None:
         """At a clean shutdown: remove the bridges that no container uses."""
@@ -160,6 +177,7 @@ class BridgeDriver:
             for network in self._networks.values():
                 if not any(pool.in_use for pool in self._pools[network.id]):
                     self._firewall.remove_bridge(network.link)
+                    self._shaper.drop(network)
                     self._delete_link(network.link)
 
     # ── the bridge itself ─────────────────────────────────────────────────────────────────────────

@@ -18,6 +18,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from cove.network import rates
+from cove.network.rates import Rate
+
 Protocols = Literal["tcp", "udp", "sctp"]
 
 
@@ -57,6 +60,11 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     link: str = ""
     mtu: int = 0
 
+    @property
+    def rate(self) -> Rate:
+        """What all its members together may receive and send."""
+        return rates.parse(self.options.get(rates.OPTION, ""))
+
 
 class EndpointRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a container wants of a network; empty means the driver chooses.
@@ -69,6 +77,7 @@ class EndpointRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     mac: str = ""
     ifname: str = "eth0"
     default_route: bool = True
+    rate: Rate = Rate()
 
 
 class Address(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -79,7 +88,10 @@ class Address(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A container's place on a network. `host_ifname` is the host's end of its veth, while it is attached."""
+    """A container's place on a network. `host_ifname` is the host's end of its veth, while it is attached.
+
+    `rate`: what it may receive and send there.
+    """
 
     network_id: str
     container_id: str
@@ -92,6 +104,7 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     ifname: str = ""
     host_ifname: str = ""
     mtu: int = 0
+    rate: Rate = Rate()
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -144,6 +157,12 @@ class Driver(Protocol):
 
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         """Take the interface from a container that lives on. Idempotent."""
+
+    def limit(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
+        """Make the kernel agree with the rates of the network and of these attached endpoints, new or changed.
+
+        Unsupported when the driver, or the kernel, cannot limit rates.
+        """
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
         """Give the addresses back. Idempotent."""

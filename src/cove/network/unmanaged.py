@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cove.errors import Unsupported
 from cove.network.driver import Endpoint, EndpointRequest, Interface, Network
 
 
@@ -20,13 +21,21 @@ class UnmanagedDriver:
         """There is nothing to remove."""
 
     def plan(self, network: Network, container_id: str, request: EndpointRequest) -> Endpoint:
-        return Endpoint(network_id=network.id, container_id=container_id, driver=self.name)
+        endpoint = Endpoint(network_id=network.id, container_id=container_id, driver=self.name, rate=request.rate)
+        self.limit(network, (endpoint,))
+        return endpoint
 
     def attach(self, network: Network, endpoint: Endpoint, pid: int) -> Interface | None:
         return None
 
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         """There is nothing to take away."""
+
+    def limit(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
+        if network.rate or any(endpoint.rate for endpoint in endpoints):
+            raise Unsupported(
+                f"The network {network.name} has no rate to limit: Cove makes no interface on it; use a bridge"
+            )
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
         """There is no address to give back."""

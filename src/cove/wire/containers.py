@@ -88,7 +88,10 @@ class Ulimit(Value, frozen=True, kw_only=True):
 
 
 class Resources(Value, frozen=True, kw_only=True):
-    """Limits. Zero (or None) means no limit, in an update no change."""
+    """Limits. Zero (or None) means no limit, in an update no change.
+
+    `net_rate` is Cove's own: "in=1048576,out=524288", bytes a second (`cove.network.rates`).
+    """
 
     cpu_shares: int = 0
     memory: int = 0
@@ -119,6 +122,7 @@ class Resources(Value, frozen=True, kw_only=True):
     cpu_percent: int = 0
     io_maximum_iops: int = msgspec.field(name="IOMaximumIOps", default=0)
     io_maximum_bandwidth: int = msgspec.field(name="IOMaximumBandwidth", default=0)
+    net_rate: str = ""
 
 
 class RestartPolicy(Value, frozen=True, kw_only=True):

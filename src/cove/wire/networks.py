@@ -78,6 +78,12 @@ class NetworkCreateResponse(Value, frozen=True, kw_only=True):
     warning: str = ""
 
 
+class NetworkUpdateRequest(Value, frozen=True, kw_only=True):
+    """The body of POST /networks/{id}/update, which is Cove's own: "in=1048576,out=0" (`cove.network.rates`)."""
+
+    net_rate: str = ""
+
+
 class NetworkConnectRequest(Value, frozen=True, kw_only=True):
     container: str = ""
     endpoint_config: EndpointSettings = EndpointSettings()

@@ -5,7 +5,12 @@ from __future__ import annotations
 from cove.api.http import NO_CONTENT, Reply, Request, Response, json_reply
 from cove.api.router import Route
 from cove.engine.engine import Engine
-from cove.wire.networks import NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest
+from cove.wire.networks import (
+    NetworkConnectRequest,
+    NetworkCreateRequest,
+    NetworkDisconnectRequest,
+    NetworkUpdateRequest,
+)
 
 _LIST_FILTERS = ("dangling", "driver", "id", "label", "label!", "name", "scope", "type")
 _PRUNE_FILTERS = ("until", "label", "label!")
@@ -25,6 +30,11 @@ async def inspect(engine: Engine, request: Request) -> Reply:
 
 async def create(engine: Engine, request: Request) -> Reply:
     return json_reply(await engine.networks.create(await request.json(NetworkCreateRequest)), 201)
+
+
+async def update(engine: Engine, request: Request) -> Reply:
+    await engine.networks.update(request.params["id"], await request.json(NetworkUpdateRequest))
+    return NO_CONTENT
 
 
 async def remove(engine: Engine, request: Request) -> Reply:
@@ -51,6 +61,7 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/networks/create", create),
     Route("POST", "/networks/prune", prune),
     Route("GET", "/networks/{id}", inspect),
+    Route("POST", "/networks/{id}/update", update),
     Route("DELETE", "/networks/{id}", remove),
     Route("POST", "/networks/{id}/connect", connect),
     Route("POST", "/networks/{id}/disconnect", disconnect),

@@ -28,10 +28,19 @@ def create(call: Call) -> int:
             "Config": _pools(call),
         },
     }
+    if call.text("net-rate"):
+        body["Options"][_NET_RATE] = call.text("net-rate")
     if call.given("ipv4"):
         body["EnableIPv4"] = call.flag("ipv4")
     print(connect(call.host).networks.create(body)["Id"])
     return 0
+
+
+def update(call: Call) -> int:
+    client = connect(call.host)
+    if not call.text("net-rate"):
+        raise UsageError("cove network update needs what to change: --net-rate in=RATE,out=RATE")
+    return each(call.arguments, lambda name: client.networks.update(name, {"NetRate": call.text("net-rate")}))
 
 
 def _pools(call: Call) -> list[dict[str, Any]]:
@@ -116,6 +125,10 @@ def disconnect(call: Call) -> int:
     return 0
 
 
+_NET_RATE = "cove.net-rate"
+"""The option of a network that holds its rate."""
+
+_RATE = Flag("net-rate", "Bytes a second its members together may receive and send: in=10m,out=5m", hint="rate")
 _FORCE = Flag("force", "Do it although the container is running or gone", "bool", short="f")
 CREATE = Verb(
     create,
@@ -133,12 +146,14 @@ CREATE = Verb(
         Flag("ipv4", "Give IPv4 addresses", "bool", default="true"),
         Flag("ipv6", "Give IPv6 addresses", "bool"),
         Flag("label", "Set a label: KEY=VALUE", "list"),
+        _RATE,
         Flag("opt", "Option of the driver: KEY=VALUE", "map", short="o"),
         Flag("subnet", "Subnet: 172.30.0.0/16", "list"),
     ),
     least=1,
     most=1,
 )
+UPDATE = Verb(update, "Change the rate of networks, at once.", "NETWORK [NETWORK...]", (_RATE,), least=1, most=None)
 LIST = Verb(
     networks,
     "List networks.",

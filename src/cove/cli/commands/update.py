@@ -12,7 +12,7 @@ from cove.client import connect
 
 _SHARED = {
     "memory", "memory-reservation", "memory-swap", "cpus", "cpu-shares", "cpu-period", "cpu-quota", "cpu-rt-period",
-    "cpu-rt-runtime", "cpuset-cpus", "cpuset-mems", "pids-limit", "blkio-weight",
+    "cpu-rt-runtime", "cpuset-cpus", "cpuset-mems", "pids-limit", "blkio-weight", "net-rate",
 }  # fmt: skip
 _FLAGS = (
     *(flag for flag in LIMITS if flag.name in _SHARED),

@@ -32,6 +32,8 @@ def shared_resources(call: Call) -> dict[str, Any]:
     """What both `run` and `update` can limit."""
     found: dict[str, Any] = {key: size(call.text(flag), flag) for flag, key in _SIZES if _has(call, flag)}
     found |= {key: call.number(flag) for flag, key in _NUMBERS if call.given(flag)}
+    if call.text("net-rate"):
+        found["NetRate"] = call.text("net-rate")
     if call.given("cpus"):
         if call.decimal("cpus") < 0:
             raise UsageError(f"the value {call.text('cpus')!r} of --cpus is negative")
