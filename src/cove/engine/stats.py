@@ -78,6 +78,7 @@ class Stats:
                 limit=used.memory_limit or self._context.host.memory,
             ),
             networks=self._networks(container),
+            net_rate=container.record.host.net_rate or msgspec.UNSET,
         )
 
     def _networks(self, container: Container) -> dict[str, wire.NetworkStats] | msgspec.UnsetType:

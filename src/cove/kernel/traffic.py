@@ -49,7 +49,7 @@ _RATE = struct.Struct("=BBHhHI")
 _TICK_NS = 64
 _QUANTUM = 1 << 16
 _SMALLEST_BURST = 8 << 10
-_SMALLEST_QUEUE, _LARGEST_QUEUE, _QUEUE_SECONDS = 128 << 10, 8 << 20, 0.2
+_SMALLEST_QUEUE, _LARGEST_QUEUE, _QUEUE_SECONDS = 256 << 10, 8 << 20, 0.2
 _SKB_PRIORITY = 32
 """Offset of `priority` in struct __sk_buff (linux/bpf.h)."""
 

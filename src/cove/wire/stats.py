@@ -99,3 +99,5 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     precpu_stats: CPUStats = CPUStats()
     memory_stats: MemoryStats = MemoryStats()
     networks: dict[str, NetworkStats] | msgspec.UnsetType = msgspec.UNSET
+    net_rate: str | msgspec.UnsetType = msgspec.UNSET
+    """Cove's own: the limit of the container on each of its networks, "in=1048576,out=524288"."""

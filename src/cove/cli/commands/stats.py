@@ -30,6 +30,7 @@ _COLUMNS = (
     ("BlockIO", "BLOCK I/O"),
     ("PIDs", "PIDS"),
 )
+_RATE = ("NetRate", "NET LIMIT")
 _CLEAR = "\033[H\033[2J\033[3J"
 
 
@@ -43,7 +44,8 @@ def run(call: Call) -> int:
         if sys.stdout.isatty() and not once:
             sys.stdout.write(_CLEAR)
         form = call.text("format")
-        output.show(rows, _COLUMNS, form, headings={"ID": "CONTAINER ID"})
+        columns = (*_COLUMNS, _RATE) if any(row["NetRate"] for row in rows) else _COLUMNS
+        output.show(rows, columns, form, headings={"ID": "CONTAINER ID", **dict([_RATE])})
         sys.stdout.flush()
         if once or (call.arguments and not streams):
             return 0
@@ -99,9 +101,16 @@ def row(sample: dict[str, Any], name: str, *, full: bool) -> dict[str, Any]:
         "MemUsage": f"{humanize.binary_size(used)} / {humanize.binary_size(limit)}",
         "MemPerc": f"{used / limit * 100 if limit else 0:.2f}%",
         "NetIO": f"{humanize.size(received)} / {humanize.size(sent)}",
+        "NetRate": _rate(sample.get("net_rate") or ""),
         "BlockIO": f"{humanize.size(read)} / {humanize.size(written)}",
         "PIDs": str((sample.get("pids_stats") or {}).get("current") or 0),
     }
+
+
+def _rate(text: str) -> str:
+    """`in=1048576,out=524288` as `1MiB/s in / 512KiB/s out`."""
+    parts = (part.partition("=") for part in text.split(",") if part)
+    return " / ".join(f"{humanize.binary_size(int(amount))}/s {direction}" for direction, _, amount in parts)
 
 
 def _used(memory: dict[str, Any]) -> int:
