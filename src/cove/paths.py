@@ -4,7 +4,7 @@ data root (0710, default /var/lib/cove)      run root (0700 but for the socket, 
 ├── cove.db  daemon.lock                     ├── cove.sock
 ├── image/  an OCI image layout              ├── daemon.lock
 ├── layers/<chain id, 64 hex>/  one a layer  ├── supervisor.lock
-├── containers/<id>/                         ├── supervisor.sock
+├── containers/<id>/                         ├── supervisor.sock  resolver.sock
 │   ├── upper/ work/ chain  the snapshot     └── containers/<id>/
 │   ├── hostname hosts resolv.conf               ├── state.json
 │   └── log/                                     └── stdin stdout stderr   FIFOs
@@ -155,6 +155,11 @@ class RunRoot:
     @property
     def supervisor_socket(self) -> Path:
         return self.root / "supervisor.sock"
+
+    @property
+    def resolver_socket(self) -> Path:
+        """Of the process that answers containers' DNS questions."""
+        return self.root / "resolver.sock"
 
     @property
     def containers(self) -> Path:

@@ -23,6 +23,7 @@ from cove.image.distribution import Distribution, Policy
 from cove.image.store import ImageStore
 from cove.kernel.cgroups import Cgroups
 from cove.network.bridge import BridgeDriver
+from cove.network.dns.client import Resolver
 from cove.network.firewall import Firewall
 from cove.network.ports import Ports
 from cove.network.relay import Relays
@@ -58,6 +59,8 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         stack.push_async_callback(_leave, runtime, bridges, firewall)
         ports = Ports(firewall, Relays(loop))
         stack.callback(ports.close)
+        resolver = Resolver(config.run)
+        stack.callback(resolver.close)
         store = ImageStore.open(config.data)
         context = Context(
             instance=instance,
@@ -69,6 +72,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             reports=reports,
             network_drivers={"bridge": bridges, "host": UnmanagedDriver("host"), "none": UnmanagedDriver("null")},
             ports=ports,
+            resolver=resolver,
             volume_drivers={"local": volumes},
             host=read_facts(),
             cgroups=Cgroups.detect(instance.cgroup_parent),

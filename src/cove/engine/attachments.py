@@ -1,6 +1,6 @@
 """A container's share of its networks: addresses, interfaces and published ports, from start to exit.
 
-    plan ──▶ attach ──▶ publish ─────────▶ release
+    plan ──▶ attach ──▶ publish ─────────▶ release           (naming tells the resolver meanwhile)
     values   veth born   nft elements,      everything given back; the veths have died
     only     in the pid  one transaction    with the container's namespace
 
@@ -9,22 +9,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from cove.engine.context import Context
+from cove.engine.naming import Naming
 from cove.engine.ports import requested
 from cove.engine.records import Attached, Record
 from cove.engine.registry import Container, Registry
-from cove.errors import Internal, describe
-from cove.kernel import netlink
-from cove.kernel.syscalls import setns
+from cove.errors import Internal
 from cove.network import rates
 from cove.network.driver import Endpoint, EndpointRequest, Network, PortBinding
 from cove.runtime.messages import Interface
@@ -34,7 +30,7 @@ if TYPE_CHECKING:
     from cove.engine.networks import NetworkStore
 
 _log = logging.getLogger("cove.engine")
-_CLONE_NEWNET = 0x40000000
+IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 
 
 class Attachments:
@@ -44,6 +40,7 @@ class Attachments:
         self._context = context
         self._networks = networks
         self._registry = registry
+        self.naming = Naming(context, networks)
 
     def plan(self, record: Record) -> Attached:
         """Reserve addresses on every network, and the ports; raises Conflict and holds nothing then."""
@@ -52,14 +49,20 @@ class Attachments:
             for position, (name, settings) in enumerate(record.endpoints.items()):
                 network = self._networks.find(name).network
                 driver = self._networks.driver(network)
-                request = _request(settings, record, position)
+                request = endpoint_request(settings, record, f"eth{position}", first=not position)
                 endpoint = endpoints[network.id] = driver.plan(network, record.id, request)
                 undo.callback(driver.release, network, endpoint)
+            endpoints = self.routed(record, endpoints)
             ports: tuple[PortBinding, ...] = ()
-            if _bridged(endpoints) is not None and (wanted := requested(record, self._context.settings)):
+            if published(endpoints) is not None and (wanted := requested(record, self._context.settings)):
                 ports = self._context.ports.reserve(record.id, wanted)
             undo.pop_all()
         return Attached(endpoints=endpoints, ports=tuple(ports))
+
+    def routed(self, record: Record, endpoints: dict[str, Endpoint]) -> dict[str, Endpoint]:
+        """The same endpoints, with the default routes chosen."""
+        names = {identity: network.name for identity in endpoints if (network := self._networks.get(identity))}
+        return routed(record, endpoints, names)
 
     def attach(self, record: Record, attached: Attached, pid: int) -> tuple[Interface, ...]:
         """Make the interfaces in the namespace of `pid` and publish the ports."""
@@ -83,59 +86,31 @@ class Attachments:
 
     def publish(self, container_id: str, attached: Attached) -> None:
         """Let the published ports lead to the container."""
-        endpoint = _bridged(attached.endpoints)
+        endpoint = published(attached.endpoints)
         if attached.ports and endpoint is not None:
             self._context.ports.publish(container_id, attached.ports, endpoint)
+
+    def publish_again(self, container: Container) -> None:
+        """Publish what a running container asks for and has not, since no network of its could carry it before."""
+        attached, record = container.facts.attached, container.record
+        if attached.ports or published(attached.endpoints) is None:
+            return
+        if wanted := requested(record, self._context.settings):
+            ports = self._context.ports.reserve(record.id, wanted)
+            attached = msgspec.structs.replace(attached, ports=ports)
+            self.publish(record.id, attached)
+            self._registry.note(container, attached=attached)
 
     def release(self, container_id: str, attached: Attached) -> None:
         """Give everything back; the container's namespace is gone or never came to life."""
         if attached.ports:
             self._context.ports.unpublish(container_id)
+        self.naming.end(container_id, attached)
         for identity, endpoint in attached.endpoints.items():
             network = self._networks.get(identity)
             if network is None:
                 continue
             self._networks.driver(network).release(network, endpoint)
-
-    # ── networks of a running container ───────────────────────────────────────────────────────────
-
-    async def join(self, container: Container, network: Network, settings: EndpointSettings) -> None:
-        """Give a running container an interface on a further network."""
-        assert container.process is not None
-        attached, driver = container.facts.attached, self._networks.driver(network)
-        taken = {endpoint.ifname for endpoint in attached.endpoints.values()}
-        free = next(name for number in range(1024) if (name := f"eth{number}") not in taken)
-        request = msgspec.structs.replace(
-            _request(settings, container.record, len(attached.endpoints)), ifname=free, default_route=not taken
-        )
-        endpoint = driver.plan(network, container.id, request)
-        with ExitStack() as undo:
-            undo.callback(driver.release, network, endpoint)
-            made = driver.attach(network, endpoint, container.process.pid)
-            undo.callback(driver.detach, network, endpoint)
-            if made is not None:
-                interface = msgspec.convert(made, Interface, from_attributes=True)
-                await asyncio.to_thread(
-                    in_network_of, container.process.pidfd, lambda: netlink.configure((interface,))
-                )
-            endpoints = {**attached.endpoints, network.id: endpoint}
-            self._registry.note(container, attached=msgspec.structs.replace(attached, endpoints=endpoints))
-            undo.pop_all()
-
-    async def leave(self, container: Container, network: Network) -> None:
-        """Take a running container's interface away; ports that led through it end."""
-        attached, driver = container.facts.attached, self._networks.driver(network)
-        endpoint = attached.endpoints.get(network.id)
-        if endpoint is None:
-            return
-        driver.detach(network, endpoint)
-        driver.release(network, endpoint)
-        rest = {identity: each for identity, each in attached.endpoints.items() if identity != network.id}
-        ports = attached.ports
-        if ports and _bridged(rest) is None:
-            self._context.ports.unpublish(container.id)
-            ports = ()
-        self._registry.note(container, attached=Attached(endpoints=rest, ports=ports))
 
     def limit(self, container: Container, rate: rates.Rate) -> None:
         """Another rate for a running container, at once; raises Unsupported."""
@@ -162,10 +137,11 @@ class Attachments:
                 self._networks.driver(network).restore(network, held)
             for container in containers:
                 attached = container.facts.attached
-                endpoint = _bridged(attached.endpoints)
+                endpoint = published(attached.endpoints)
                 if attached.ports and endpoint is not None:
                     for warning in self._context.ports.restore(container.id, attached.ports, endpoint):
                         _log.warning("%s", warning)
+        self.naming.restore(containers)
 
     def _network(self, identity: str) -> Network:
         network = self._networks.get(identity)
@@ -174,42 +150,41 @@ class Attachments:
         return network
 
 
-def _request(settings: EndpointSettings, record: Record, position: int) -> EndpointRequest:
-    ipam = settings.ipam_config
+def endpoint_request(settings: EndpointSettings, record: Record, ifname: str, *, first: bool) -> EndpointRequest:
+    """What a container wants of a network, in the drivers' words."""
+    ipam, options = settings.ipam_config, settings.driver_opts or {}
     return EndpointRequest(
         ipv4=ipam.ipv4_address if ipam else "",
         ipv6=ipam.ipv6_address if ipam else "",
-        mac=settings.mac_address or (record.config.mac_address if position == 0 else ""),
-        ifname=f"eth{position}",
-        default_route=position == 0,
+        mac=settings.mac_address or (record.config.mac_address if first else ""),
+        ifname=options.get(IFNAME_OPTION, ifname),
         rate=rates.parse(record.host.net_rate),
     )
 
 
-def _bridged(endpoints: dict[str, Endpoint]) -> Endpoint | None:
-    """The endpoint that published ports lead to: the first with an address."""
-    return next((endpoint for endpoint in endpoints.values() if endpoint.addresses), None)
+def routed(record: Record, endpoints: dict[str, Endpoint], names: dict[str, str]) -> dict[str, Endpoint]:
+    """The same endpoints, with the default routes chosen: for each family by the network with the highest
+    priority that has a gateway, among equals the one that was named first. `names`: of the networks."""
+    order = list(record.endpoints)
+
+    def rank(identity: str) -> tuple[int, int]:
+        name = names.get(identity, "")
+        settings = record.endpoints.get(name)
+        return -(settings.gw_priority if settings else 0), order.index(name) if name in order else len(order)
+
+    chosen: dict[str, list[str]] = {identity: [] for identity in endpoints}
+    for version in (4, 6):
+        for identity in sorted(endpoints, key=rank):
+            gateway = next((each for each in endpoints[identity].gateways if (":" in each) == (version == 6)), "")
+            if gateway:
+                chosen[identity].append(gateway)
+                break
+    return {
+        identity: msgspec.structs.replace(endpoint, default_routes=tuple(chosen[identity]))
+        for identity, endpoint in endpoints.items()
+    }
 
 
-def in_network_of(pidfd: int, action: Callable[[], None]) -> None:
-    """Do something in the network namespace of a process, in a thread that ends with it.
-
-    A thread may change its own network namespace (setns(2)); it never comes back, so nothing else runs in it.
-    """
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            setns(pidfd, _CLONE_NEWNET)
-            action()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=work, name="in-network")
-    thread.start()
-    thread.join()
-    if failures:
-        error = failures[0]
-        if isinstance(error, OSError):
-            raise Internal(f"The container's network could not be changed: {describe(error)}") from error
-        raise error
+def published(endpoints: dict[str, Endpoint]) -> Endpoint | None:
+    """The endpoint that published ports lead to: the first that a bridge of ours gave an address."""
+    return next((each for each in endpoints.values() if each.addresses and each.driver == "bridge"), None)

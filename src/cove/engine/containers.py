@@ -57,6 +57,7 @@ class Containers:
         self._removal = removal
         self._attachments = attachments
         self.fill_volumes: Callable[[Record], Awaitable[None]] | None = None
+        self.renamed: Callable[[Container], Awaitable[None]] | None = None
 
     # ── create ────────────────────────────────────────────────────────────────────────────────────
 
@@ -244,6 +245,8 @@ class Containers:
                 raise InvalidArgument("Renaming a container with the same name as its current name")
             with self._registry.claim(name, container.id):
                 self._registry.rewrite(container, name=name)
+            if container.facts.running and self.renamed is not None:
+                await self.renamed(container)
         tell(self._context.events, container, "rename", oldName=f"/{old}")
 
     async def update(self, ref: str, body: wire.UpdateRequest) -> wire.UpdateResponse:

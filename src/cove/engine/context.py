@@ -17,6 +17,7 @@ from cove.image.images import Images
 from cove.image.snapshots import Snapshots
 from cove.image.store import ImageStore
 from cove.kernel.cgroups import Cgroups
+from cove.network.dns.client import Resolver
 from cove.network.driver import Driver as NetworkDriver
 from cove.network.firewall import Firewall
 from cove.network.ports import Ports
@@ -87,6 +88,7 @@ class Context:
     reports: Reports
     network_drivers: Mapping[str, NetworkDriver]
     ports: Ports
+    resolver: Resolver
     volume_drivers: Mapping[str, VolumeDriver]
     host: HostFacts
     cgroups: Cgroups

@@ -18,6 +18,7 @@ from cove.engine.execs import Execs
 from cove.engine.files import Files
 from cove.engine.health import HealthChecks
 from cove.engine.images import ImageService
+from cove.engine.joining import Joining
 from cove.engine.launch import Launcher
 from cove.engine.lifecycle import Lifecycle
 from cove.engine.mounts import Mounts
@@ -52,13 +53,15 @@ class Engine:
         self._removal = Removal(context, registry, self.volumes)
         self.lifecycle = Lifecycle(context, registry, launcher, attachments, self._removal, self._tasks)
         self.execs = Execs(context, registry, self._tasks)
-        self.networks = NetworkService(context, self._network_store, registry, attachments)
+        joining = Joining(context, self._network_store, registry, attachments, launcher)
+        self.networks = NetworkService(context, self._network_store, registry, joining)
         self.containers = Containers(
             context, registry, self._network_store, mounts, self.lifecycle, self._removal, attachments
         )
         self.streams = Streams(context, registry, self.lifecycle)
         self.files = Files(context, registry, mounts, self.volumes)
         self.containers.fill_volumes = self.files.fill_volumes
+        self.containers.renamed = joining.renamed
         self.stats = Stats(context, registry)
         self.images = ImageService(context, registry)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)

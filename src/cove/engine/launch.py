@@ -16,10 +16,12 @@ from cove import ids
 from cove.engine import spec
 from cove.engine.context import Context
 from cove.engine.mounts import Mounts
+from cove.engine.naming import named
 from cove.engine.records import Attached, Record
 from cove.engine.registry import Container, Registry
 from cove.errors import Conflict, InvalidArgument
 from cove.network import resolv
+from cove.network.dns.messages import ADDRESS
 from cove.oci.spec import Mount
 from cove.paths import ContainerData, Instance
 from cove.runtime.messages import Launch, LogPolicy
@@ -27,6 +29,7 @@ from cove.wire.containers import LogConfig
 
 _RESOLV = "/etc/resolv.conf"
 _TRUE_RESOLV = "/run/systemd/resolve/resolv.conf"
+_HOST_NAME = "host.docker.internal"
 _NAMESPACE_FILES = {"network": "net", "pid": "pid", "ipc": "ipc"}
 
 
@@ -104,12 +107,29 @@ class Launcher:
         )
 
     def _write(self, files: ContainerData, record: Record, attached: Attached, hostname: str) -> None:
+        hosts, names = self._texts(record, attached, hostname)
+        for path, content in ((files.hostname, f"{hostname}\n"), (files.hosts, hosts), (files.resolv_conf, names)):
+            _write_file(path, content)
+
+    def rewrite(self, before: tuple[Record, Attached], after: tuple[Record, Attached]) -> None:
+        """A running container's networks are others: hosts and resolv.conf follow, its own changes to them stay."""
+        record = after[0]
+        files, hostname = self._context.data.container(record.id), hostname_of(record)
+        old, new = self._texts(*before, hostname), self._texts(*after, hostname)
+        for path, was, becomes in zip((files.hosts, files.resolv_conf), old, new, strict=True):
+            if was != becomes:
+                _write_file(path, resolv.updated(_read(str(path)), was, becomes))
+
+    def _texts(self, record: Record, attached: Attached, hostname: str) -> tuple[str, str]:
+        """What stands in /etc/hosts and /etc/resolv.conf."""
         asked, settings = record.host, self._context.settings
         on_host = asked.network_mode == "host"
         endpoints = attached.endpoints.values()
         addresses = [address.address for endpoint in endpoints for address in endpoint.addresses]
-        gateway = next((gateway for endpoint in endpoints for gateway in endpoint.gateways), "")
+        gateway = next((each for at in endpoints if at.driver == "bridge" for each in at.gateways), "")
         extra = asked.extra_hosts or ()
+        if gateway and not any(each.startswith(_HOST_NAME) for each in extra):
+            extra = (*extra, f"{_HOST_NAME}:{resolv.HOST_GATEWAY}")
         if on_host:
             own = _read("/etc/hosts")
             hosts = own + "".join("\t".join(resolv.parse_extra(each, "127.0.0.1")) + "\n" for each in extra)
@@ -128,9 +148,9 @@ class Launcher:
             options=asked.dns_options or settings.dns_options,
             own_namespace=not on_host,
             ipv6=on_host or any(endpoint.ipv6 for endpoint in endpoints),
+            resolver=ADDRESS if named(record) else "",
         )
-        for path, content in ((files.hostname, f"{hostname}\n"), (files.hosts, hosts), (files.resolv_conf, names)):
-            _write_file(path, content)
+        return hosts, names
 
 
 def cgroup_of(record: Record, instance: Instance) -> str:

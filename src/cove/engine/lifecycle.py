@@ -125,7 +125,10 @@ class Lifecycle:
         process = await self._context.runtime.create(launch)
         undo.push_async_callback(self._context.runtime.delete, record.id)
         undo.push_async_callback(process.abort)
+        named = self._attachments.naming.begin(record, attached, process.pidfd)
         interfaces = self._attachments.attach(record, attached, process.pid)
+        if named is not None:
+            await named
         await process.go(interfaces)
         return attached, process
 

@@ -13,9 +13,9 @@ import msgspec
 from msgspec import UNSET
 
 from cove import ids
-from cove.engine.attachments import Attachments
 from cove.engine.context import Context
-from cove.engine.records import NetworkRecord
+from cove.engine.joining import Joining
+from cove.engine.records import PREDEFINED, NetworkRecord
 from cove.engine.registry import Container, Registry
 from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
 from cove.network import rates
@@ -25,7 +25,6 @@ from cove.wire import networks as wire
 from cove.wire.filters import Filters
 from cove.wire.times import stamp
 
-PREDEFINED = ("bridge", "host", "none")
 _DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
 """What the API calls the driver of each; a driver is found under either name."""
 
@@ -93,11 +92,11 @@ class NetworkStore:
 class NetworkService:
     """The use cases of networks."""
 
-    def __init__(self, context: Context, store: NetworkStore, registry: Registry, attachments: Attachments) -> None:
+    def __init__(self, context: Context, store: NetworkStore, registry: Registry, joining: Joining) -> None:
         self._context = context
         self._store = store
         self._registry = registry
-        self._attachments = attachments
+        self._joining = joining
 
     async def list(self, *, filters: Filters = Filters()) -> list[wire.Network]:  # noqa: B008 - frozen
         """Networks without their containers, the newest last."""
@@ -141,6 +140,7 @@ class NetworkService:
         network = _with_rate(network, body.options.get(rates.OPTION, ""))
         self._store.driver(network).limit(network, ())
         self._store.add(network)
+        self._context.resolver.warm()
         self._emit(network, "create")
         return wire.NetworkCreateResponse(id=network.id)
 
@@ -164,6 +164,7 @@ class NetworkService:
                 f"error while removing network: network {network.name} has active endpoints ({', '.join(users)})"
             )
         self._store.remove(network)
+        self._context.resolver.unknow(network.id)
         self._emit(network, "destroy")
 
     async def connect(self, ref: str, body: wire.NetworkConnectRequest) -> None:
@@ -174,7 +175,8 @@ class NetworkService:
             _check_joinable(container, network)
             endpoints = {**container.record.endpoints, network.name: body.endpoint_config}
             if container.facts.running:
-                await self._attachments.join(container, network, body.endpoint_config)
+                record = msgspec.structs.replace(container.record, endpoints=endpoints)
+                await self._joining.join(container, network, record)
             self._registry.rewrite(container, endpoints=endpoints)
         self._emit(network, "connect", container)
 
@@ -189,7 +191,8 @@ class NetworkService:
                 raise Forbidden("container cannot be disconnected from host network or connected to host network")
             endpoints = {name: at for name, at in container.record.endpoints.items() if name != network.name}
             if container.facts.running:
-                await self._attachments.leave(container, network)
+                record = msgspec.structs.replace(container.record, endpoints=endpoints)
+                await self._joining.leave(container, network, record)
             self._registry.rewrite(container, endpoints=endpoints)
         self._emit(network, "disconnect", container)
 

@@ -15,6 +15,8 @@ from cove.network.driver import Endpoint, Network, PortBinding
 from cove.wire.containers import ContainerConfig, HostConfig
 from cove.wire.networks import EndpointSettings
 
+PREDEFINED = ("bridge", "host", "none")
+"""The networks that are always there."""
 Phase = Literal["created", "running", "paused", "restarting", "exited", "dead"]
 
 
@@ -43,7 +45,7 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A container as it was asked for. `endpoints` by network name, the first one gives the default route."""
+    """A container as it was asked for. `endpoints` by network name, that of --network first."""
 
     id: str
     name: str

@@ -209,8 +209,6 @@ def _check_unsupported(asked: HostConfig) -> None:
         raise Unsupported(
             f"--storage-opt is not supported ({', '.join(asked.storage_opt)}): a writable layer has no size limit"
         )
-    if asked.links:
-        raise Unsupported("--link is not supported: put both containers on a network of their own instead")
     if asked.cgroup_parent and (".." in asked.cgroup_parent.split("/") or "\0" in asked.cgroup_parent):
         raise InvalidArgument(f"invalid cgroup parent: {asked.cgroup_parent}")
     if asked.auto_remove and asked.restart_policy.name not in ("", "no"):

@@ -105,7 +105,6 @@ class BridgeDriver:
             ipv4=chosen.get(4),
             ipv6=chosen.get(6),
             gateways=() if network.internal else _gateways(network, chosen),
-            default_route=request.default_route,
             mac=request.mac.lower() or ipam.mac_for((chosen.get(4) or chosen[6]).address),
             ifname=request.ifname,
             host_ifname=f"veth{secrets.token_hex(4)}",
@@ -134,8 +133,9 @@ class BridgeDriver:
                     "put further ones on another network"
                 ) from error
             raise Internal(f"The network {network.name} could not be attached: {_reason(error)}") from error
-        gateways = endpoint.gateways if endpoint.default_route else ()
-        return Interface(name=endpoint.ifname, addresses=endpoint.addresses, gateways=gateways, mtu=endpoint.mtu)
+        return Interface(
+            name=endpoint.ifname, addresses=endpoint.addresses, gateways=endpoint.default_routes, mtu=endpoint.mtu
+        )
 
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         with self._lock:

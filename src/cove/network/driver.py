@@ -67,16 +67,12 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class EndpointRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What a container wants of a network; empty means the driver chooses.
-
-    `default_route`: whether this network's gateways become the container's (its first network's do).
-    """
+    """What a container wants of a network; empty means the driver chooses."""
 
     ipv4: str = ""
     ipv6: str = ""
     mac: str = ""
     ifname: str = "eth0"
-    default_route: bool = True
     rate: Rate = Rate()
 
 
@@ -88,8 +84,10 @@ class Address(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A container's place on a network. `host_ifname` is the host's end of its veth, while it is attached.
+    """A container's place on a network.
 
+    `gateways`: the routers that lead out of the network; `default_routes`: those of them that are this container's,
+    which the engine chooses among all its networks. `host_ifname`: the host's end of its veth, while it is attached.
     `rate`: what it may receive and send there.
     """
 
@@ -99,7 +97,7 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     ipv4: Address | None = None
     ipv6: Address | None = None
     gateways: tuple[str, ...] = ()
-    default_route: bool = True
+    default_routes: tuple[str, ...] = ()
     mac: str = ""
     ifname: str = ""
     host_ifname: str = ""

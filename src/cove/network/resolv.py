@@ -64,14 +64,20 @@ def resolv_conf(
     options: Sequence[str] = (),
     own_namespace: bool = True,
     ipv6: bool = True,
+    resolver: str = "",
 ) -> str:
     """The text of /etc/resolv.conf: the host's, with what the user named in the place of its lines.
 
     `own_namespace`: the container has a loopback of its own, so the host's nameservers on loopback are left out
     (and, where none remains, public ones stand in). Without `ipv6` those with an IPv6 address are left out too.
-    A search of "." means none.
+    A search of "." means none. `resolver`: the address of Cove's own, which asks all servers instead; it knows
+    names without a dot, so these are to be asked first.
     """
     found = _parse(host)
+    chosen = list(options) or found["options"]
+    if resolver:
+        nameservers, own_namespace = (resolver,), False
+        chosen += [] if any(each.startswith("ndots:") for each in chosen) else ["ndots:0"]
     servers = list(nameservers) or found["nameserver"]
     if own_namespace and not nameservers:
         servers = [each for each in servers if _reachable(each, ipv6)] or list(_PUBLIC_NAMESERVERS)
@@ -79,9 +85,17 @@ def resolv_conf(
     lines = [f"nameserver {_checked(each) if nameservers else each}" for each in servers]
     if domains:
         lines.append(f"search {' '.join(domains)}")
-    if chosen := list(options) or found["options"]:
+    if chosen:
         lines.append(f"options {' '.join(chosen)}")
     return "\n".join(lines) + "\n"
+
+
+def updated(current: str, was: str, becomes: str) -> str:
+    """`current`, with the lines that we wrote in it replaced by those we would write now; others stay."""
+    gone = set(was.splitlines()) - set(becomes.splitlines())
+    kept = [line for line in current.splitlines() if line not in gone]
+    new = [line for line in becomes.splitlines() if line not in kept]
+    return "\n".join([*kept, *new]) + "\n" if current != was else becomes
 
 
 def resolved_stub(host: str) -> bool:
