@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from cove.errors import Conflict
@@ -147,6 +148,7 @@ class World:
         net = network or self.network
         pid = self.sandbox.process()
         endpoint = self.driver.plan(net, f"{pid:064x}", EndpointRequest())
+        endpoint = msgspec.structs.replace(endpoint, default_routes=endpoint.gateways)
         self.sandbox.start(pid, [self.driver.attach(net, endpoint, pid)], ports)
         return Container(pid, endpoint)
 
