@@ -107,7 +107,6 @@ def test_a_limit_this_host_cannot_raise_is_lowered_with_a_warning() -> None:
         {"oom_score_adj": 2000},
         {"runtime": "nonsense"},
         {"storage_opt": {"size": "1G"}},
-        {"links": ("a:b",)},
         {"cgroup_parent": "../.."},
         {"device_cgroup_rules": ("x 1:3 r",)},
     ],
