@@ -6,11 +6,12 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 SUDO  := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help setup setup-test demo test check bench clean
+.PHONY: help setup setup-test demo test test-guest check bench clean
 
 help:
 	@echo "make demo    two nginx containers, both on port 80, and what each of them sees"
 	@echo "make test    all tests (root, a real kernel)"
+	@echo "make test-guest  the runtime's and the limits' tests in an emulated Debian with cgroup v2 and systemd"
 	@echo "make check   ruff, mypy --strict, import rules"
 	@echo "make bench   Cove beside dockerd and podman, as ratios"
 
@@ -31,6 +32,13 @@ demo:
 
 test: setup-test
 	$(SUDO) $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Arguments of tools/guest.py: other tests, --cpus 2, --accel kvm, …
+GUEST_ARGS ?=
+
+test-guest: $(VENV)/.done
+	@tools/install-packages guest
+	$(SUDO) $(BIN)/python tools/guest.py $(GUEST_ARGS)
 
 check: $(VENV)/.done
 	$(BIN)/ruff check src tests tools bench
