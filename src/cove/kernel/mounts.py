@@ -30,7 +30,7 @@ ATTR_NODIRATIME, ATTR_IDMAP, ATTR_NOSYMFOLLOW = 0x80, 0x100000, 0x200000
 
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC = 1, 1
-_SET_FLAG, _SET_STRING, _CMD_CREATE = 0, 1, 6
+_SET_FLAG, _SET_STRING, _SET_FD, _CMD_CREATE = 0, 1, 5, 6
 _MOVE_F_EMPTY, _MOVE_T_EMPTY = 0x04, 0x40
 
 # option → (attributes to set, attributes to clear); "r" + option applies it to the whole tree below.
@@ -110,12 +110,24 @@ def parse_options(options: Iterable[str]) -> Options:
     return Options(bind, recursive, plain, deep, propagation, propagation_recursive, idmap, tuple(data))
 
 
-def new_filesystem(fstype: str, source: str, data: Iterable[str], attributes: int = 0) -> int:
-    """A detached mount of a new file system (or of the kernel's own one). OSError explains as the kernel does."""
+def new_filesystem(
+    fstype: str,
+    source: str,
+    data: Iterable[str],
+    attributes: int = 0,
+    *,
+    descriptors: Iterable[tuple[str, int]] = (),
+) -> int:
+    """A detached mount of a new file system (or of the kernel's own one). OSError explains as the kernel does.
+
+    `descriptors`: parameters whose value is a descriptor.
+    """
     context = syscalls.fsopen(fstype, _FSOPEN_CLOEXEC)
     try:
         if source:
             syscalls.fsconfig(context, _SET_STRING, "source", source)
+        for key, fd in descriptors:
+            syscalls.fsconfig(context, _SET_FD, key, aux=fd)
         for option in data:
             _configure(context, option)
         syscalls.fsconfig(context, _CMD_CREATE)

@@ -21,6 +21,8 @@ FLAGS = {
 }
 """The runtime specification's kinds of namespace, with the kernel's flag for each."""
 
+_FILES = {"mount": "mnt", "network": "net"}
+
 IdRange = tuple[int, int, int]
 """First id inside, first id outside, how many."""
 
@@ -42,19 +44,19 @@ def join_process(pidfd: int, kinds: int) -> None:
 
 
 @contextmanager
-def children_in(target: int) -> Iterator[None]:
-    """Within, this process' new children are born in the pid namespace of `target`.
+def children_in(target: int, kind: str = "pid") -> Iterator[None]:
+    """Within, this process' new children are born in the namespace `target` of `kind` (not a user or mount one).
 
-    `target` is a pidfd or a descriptor of a pid namespace. The process itself stays where it is. A child
-    that is cloned within must never leave the block: it cannot come back up.
+    `target` is a descriptor of a namespace, or a pidfd. Of a pid namespace, the process itself stays where it
+    is; a child that is cloned within must never leave the block: it cannot come back up.
     """
-    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    own = os.open(f"/proc/self/ns/{_FILES.get(kind, kind)}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        setns(target, process.CLONE_NEWPID)
+        setns(target, FLAGS[kind])
         try:
             yield
         finally:
-            setns(own, process.CLONE_NEWPID)
+            setns(own, FLAGS[kind])
     finally:
         os.close(own)
 

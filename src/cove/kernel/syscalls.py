@@ -50,6 +50,8 @@ _prctl = _bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _fstatfs = _bind("fstatfs", c_int, c_void_p)
 _sethostname = _bind("sethostname", c_char_p, ctypes.c_size_t)
 _setdomainname = _bind("setdomainname", c_char_p, ctypes.c_size_t)
+_setfsuid = _bind("setfsuid", c_uint)
+_setfsgid = _bind("setfsgid", c_uint)
 _renameat2 = _bind("renameat2", c_int, c_char_p, c_int, c_char_p, c_uint)
 
 
@@ -223,6 +225,12 @@ def setdomainname(name: str) -> None:
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
     """prctl(2)."""
     return _check(_prctl(option, arg2, arg3, arg4, arg5), "prctl")
+
+
+def setfsid(uid: int, gid: int) -> None:
+    """setfsuid(2) and setfsgid(2): whose the files are that this process makes; they report no failure."""
+    _setfsgid(gid)
+    _setfsuid(uid)
 
 
 class _CapHeader(ctypes.Structure):

@@ -41,12 +41,13 @@ class ChildStdio:
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """What the command of an OCI runtime may ask of a child besides its spec.
+    """What a child is told besides its spec, most of it by the command of an OCI runtime.
 
     `hold`: say `Ready` on sync before waiting for Go, and run the spec's hooks.
     `listener`: a listening socket; Go comes from whoever connects to it, and the connection becomes sync.
     `preserved`: so many descriptors from 3 on go to the program.
     `keyring`: a session keyring of its own. `pivot`: pivot_root; else the root is moved and chroot does the rest.
+    `link`: a socket to the helper outside, for a container with a user namespace of its own (`runtime.outside`).
     """
 
     hold: bool = False
@@ -54,6 +55,7 @@ class Manner:
     preserved: int = 0
     keyring: bool = True
     pivot: bool = True
+    link: int | None = None
 
 
 ORDINARY = Manner()
@@ -119,6 +121,8 @@ class Child:
         following = 3 + self.manner.preserved
         if self.manner.listener is not None:
             keep = [*keep, self.manner.listener]
+        if self.manner.link is not None:
+            keep = [*keep, self.manner.link]
         for fd in sorted({self.sync_fd, self.gate_fd, *keep}):
             if fd > following:
                 syscalls.close_range(following, fd - 1)

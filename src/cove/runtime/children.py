@@ -12,16 +12,17 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from cove.errors import Conflict, InvalidArgument
-from cove.kernel import namespaces, process, seccomp
+from cove.ipc import channel
+from cove.kernel import process, seccomp
 from cove.kernel.cgroups import Cgroups
-from cove.oci.spec import Seccomp, Spec
+from cove.oci.spec import NamespaceType, Seccomp
 from cove.paths import RunRoot
-from cove.runtime import init, orders, state, stdio
+from cove.runtime import init, orders, outside, state, stdio
 from cove.runtime.child import ChildStdio
 from cove.runtime.forker import Forker
 from cove.runtime.loop import Loop
@@ -33,7 +34,10 @@ _compile = lru_cache(maxsize=64)(seccomp.compile)
 
 @dataclass(slots=True)
 class Child:
-    """A process of ours that is watched: `gate` is open until it executes its program."""
+    """A process of ours that is watched: `gate` is open until it executes its program.
+
+    `helper`: the pidfd of a process of ours that works for it until then.
+    """
 
     id: str
     exec_id: str
@@ -41,13 +45,23 @@ class Child:
     pidfd: int
     gate: socket.socket | None = None
     console: int | None = None
+    helper: int | None = None
 
     def close(self) -> None:
+        self.dismiss()
         os.close(self.pidfd)
         if self.gate is not None:
             self.gate.close()
         if self.console is not None:
             os.close(self.console)
+
+    def dismiss(self) -> None:
+        """Bury its helper, which has ended by itself unless something hangs."""
+        if self.helper is not None:
+            process.send_signal(self.helper, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, self.helper, os.WEXITED)
+            os.close(self.helper)
+            self.helper = None
 
 
 @dataclass(slots=True)
@@ -115,25 +129,50 @@ def _filter(profile: Seccomp | None) -> bytes:
 def _first(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, *, cgroups: Cgroups, forker: Forker) -> Child:
     spec = launch.spec
     assert spec.linux is not None
-    with cgroups.birthplace(spec.linux.cgroups_path) as place, _opened(init.pid_namespace(spec)) as within:
+    with ExitStack() as around:
+        place = around.enter_context(cgroups.birthplace(spec.linux.cgroups_path))
+        within = [(kind, _opened(around, path)) for kind, path in init.born_in(spec)]
+        link = _link(around) if outside.needed(spec) else None
         born = forker.fork(init.flags_for(spec), within=within, cgroup=place.directory)
         child = Child(launch.id, "", born.pid, born.pidfd, born.gate)
         with _killed_unless_told(child):
-            orders.send(born.gate, launch, sync_fd=sync_fd, stdio=ends, doors=place.doors, seccomp=bpf)
-    return _admit(child, spec)
+            orders.send(
+                born.gate,
+                launch,
+                sync_fd=sync_fd,
+                stdio=ends,
+                doors=place.doors,
+                link=link[0] if link else None,
+                seccomp=bpf,
+            )
+            if link is not None:
+                child.helper = _helper(launch, born.pid, sync_fd, link[1], forker, within)
+    return _admit(child)
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[int | None]:
-    """A descriptor of the pid namespace that the file `path` is; None for ""."""
-    if not path:
-        yield None
-        return
+def _helper(
+    launch: Launch, pid: int, sync_fd: int, link: int, forker: Forker, within: list[tuple[NamespaceType, int]]
+) -> int:
+    """The pidfd of a process that does for the new init `pid` what only one outside of its user namespace can."""
+    pid_namespace = [pair for pair in within if pair[0] == "pid"]
+    born = forker.fork(0, within=pid_namespace, ordinary=False)
+    with born.gate:
+        orders.send(born.gate, launch, sync_fd=sync_fd, stdio=ChildStdio(), link=link, helps=pid)
+    return born.pidfd
+
+
+def _link(around: ExitStack) -> tuple[int, int]:
+    near, far = channel.pair()
+    around.enter_context(near)
+    around.enter_context(far)
+    return near.fileno(), far.fileno()
+
+
+def _opened(around: ExitStack, path: str) -> int:
+    """A descriptor of the namespace that the file `path` is."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    around.callback(os.close, fd)
+    return fd
 
 
 @contextmanager
@@ -148,23 +187,11 @@ def _killed_unless_told(child: Child) -> Iterator[None]:
         raise
 
 
-def _admit(child: Child, spec: Spec | None = None) -> Child:
-    """Write a new process' id maps, and open the gate."""
+def _admit(child: Child) -> Child:
+    """Open the gate."""
     assert child.gate is not None
-    try:
-        if spec is not None and spec.linux is not None and spec.linux.uid_mappings:
-            uids, gids = (
-                [(entry.container_id, entry.host_id, entry.size) for entry in entries]
-                for entries in (spec.linux.uid_mappings, spec.linux.gid_mappings)
-            )
-            namespaces.write_id_maps(child.pid, uids, gids)
+    with suppress(BrokenPipeError):  # it failed already; its reason lies on the daemon's socket
         child.gate.send(b"go")
-    except BrokenPipeError:
-        pass  # it failed already; its reason lies on the daemon's socket
-    except BaseException:
-        process.send_signal(child.pidfd, 9)
-        child.close()
-        raise
     child.gate.setblocking(False)
     return child
 
@@ -187,7 +214,7 @@ def execute(
     bpf = path.read_bytes() if path.exists() else b""
     target = container.child.pidfd
     with cgroups.birthplace(container.status.cgroup) as place:
-        born = forker.fork(0, within=target, cgroup=place.directory)
+        born = forker.fork(0, within=[("pid", target)], cgroup=place.directory)
         child = Child(launch.container, launch.id, born.pid, born.pidfd, born.gate)
         with _killed_unless_told(child):
             orders.send(

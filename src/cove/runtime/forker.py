@@ -21,6 +21,7 @@ import os
 import signal
 import socket
 from collections import deque
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NoReturn
@@ -30,7 +31,12 @@ from cove.kernel import namespaces, process, syscalls
 from cove.runtime import orders
 
 SPARES = 2
-_PID_NAMESPACE, _CGROUP = b"p", b"c"
+# What a descriptor that comes with a request is, one byte each.
+_KINDS = {"pid": b"p", "network": b"n", "ipc": b"i", "uts": b"u", "cgroup": b"g", "time": b"t"}
+_KIND_OF = {role: kind for kind, role in _KINDS.items()}
+_CGROUP = b"c"
+
+Within = Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +67,13 @@ class Forker:
         far.close()
         self._socket = near
 
-    def fork(self, flags: int, *, within: int | None = None, cgroup: int | None = None) -> Newborn:
+    def fork(self, flags: int, *, within: Within = (), cgroup: int | None = None, ordinary: bool = True) -> Newborn:
         """A child in new namespaces (`flags`: CLONE_NEW*); OSError when the kernel refuses.
 
-        `within`: a pidfd or pid namespace to be born in. `cgroup`: a v2 control group to be born in.
+        `within`: namespaces to be born in, each a pidfd or a descriptor of one, with its kind. `cgroup`: a v2
+        control group to be born in. One that is not `ordinary` says nothing about what will be asked for next.
         """
-        if within is not None or cgroup is not None:
+        if within or cgroup is not None or not ordinary:
             self._collect()
             return self._ask(flags, within, cgroup)
         if flags != self._flags:
@@ -75,13 +82,13 @@ class Forker:
             self._discard()
         if not self._spares and self._asked:
             self._collect()
-        return self._spares.popleft() if self._spares else self._ask(flags, None, None)
+        return self._spares.popleft() if self._spares else self._ask(flags, (), None)
 
     def replenish(self) -> None:
         """Order the spares that are missing, without waiting for them; to be called when there is time."""
         while self._flags and len(self._spares) + self._asked < SPARES:
             try:
-                self._send(self._flags, None, None)
+                self._send(self._flags, (), None)
             except OSError:
                 self._restart()
                 return
@@ -95,7 +102,7 @@ class Forker:
             os.waitpid(self._pid, 0)
             self._socket = None
 
-    def _ask(self, flags: int, within: int | None, cgroup: int | None) -> Newborn:
+    def _ask(self, flags: int, within: Within, cgroup: int | None) -> Newborn:
         try:
             self._send(flags, within, cgroup)
             return self._receive()
@@ -104,11 +111,13 @@ class Forker:
             self._send(flags, within, cgroup)
             return self._receive()
 
-    def _send(self, flags: int, within: int | None, cgroup: int | None) -> None:
+    def _send(self, flags: int, within: Within, cgroup: int | None) -> None:
         if self._socket is None:
             self.start()
         assert self._socket is not None
-        named = [(role, fd) for role, fd in ((_PID_NAMESPACE, within), (_CGROUP, cgroup)) if fd is not None]
+        named = [(_KINDS[kind], fd) for kind, fd in within]
+        if cgroup is not None:
+            named.append((_CGROUP, cgroup))
         channel.send(self._socket, flags, b"".join(role for role, _ in named), [fd for _, fd in named])
 
     def _receive(self) -> Newborn:
@@ -168,9 +177,11 @@ def _main(far: int) -> NoReturn:
 
 
 def _answer(near: socket.socket, packet: channel.Packet) -> None:
-    given = {bytes([role]): fd for role, fd in zip(packet.body, packet.fds, strict=True)}
+    given = [(bytes([role]), fd) for role, fd in zip(packet.body, packet.fds, strict=True)]
+    within = [(_KIND_OF[role], fd) for role, fd in given if role != _CGROUP]
+    cgroup = next((fd for role, fd in given if role == _CGROUP), None)
     try:
-        pid, pidfd, gate = _clone(packet.number, given.get(_PID_NAMESPACE), given.get(_CGROUP))
+        pid, pidfd, gate = _clone(packet.number, within, cgroup)
     except OSError as error:
         channel.send(near, 0, str(error.errno or errno.EINVAL).encode())
     else:
@@ -181,11 +192,11 @@ def _answer(near: socket.socket, packet: channel.Packet) -> None:
         packet.close()
 
 
-def _clone(flags: int, within: int | None, cgroup: int | None) -> tuple[int, int, socket.socket]:
+def _clone(flags: int, within: Within, cgroup: int | None) -> tuple[int, int, socket.socket]:
     gate, far_gate = channel.pair()
     with ExitStack() as around, far_gate:
-        if within is not None:
-            around.enter_context(namespaces.children_in(within))
+        for kind, fd in within:
+            around.enter_context(namespaces.children_in(fd, kind))
         try:
             pid, pidfd = process.clone(flags, cgroup_fd=cgroup, sibling=True)
         except OSError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from cove.kernel import mounts, process, rootpath, syscalls
+from cove.kernel import idmapped, mounts, process, rootpath
 from cove.oci.spec import IDMapping
 from cove.runtime.child import Failure
 
@@ -16,19 +18,33 @@ def lines(mappings: Sequence[IDMapping]) -> bytes:
     return "".join(f"{each.container_id} {each.host_id} {each.size}\n" for each in mappings).encode("ascii")
 
 
-def apply(mount_fd: int, uids: Sequence[IDMapping], gids: Sequence[IDMapping], *, recursive: bool) -> None:
+def host_id(mappings: Sequence[IDMapping], inside: int) -> int:
+    """What id `inside` is outside; Failure when it is nothing there."""
+    for each in mappings:
+        if each.container_id <= inside < each.container_id + each.size:
+            return each.host_id + inside - each.container_id
+    raise Failure(f"id {inside} of the container is mapped to nothing outside of it", number=errno.EINVAL)
+
+
+def shift(mount_fd: int, namespace: int, *, recursive: bool) -> None:
     """Shift the owners that the detached mount `mount_fd` shows; Failure where file system or kernel cannot."""
-    namespace = _user_namespace(uids, gids)
-    flags = syscalls.AT_EMPTY_PATH | (syscalls.AT_RECURSIVE if recursive else 0)
     try:
-        syscalls.mount_setattr(mount_fd, "", flags, attr_set=mounts.ATTR_IDMAP, userns_fd=namespace)
+        idmapped.shift(mount_fd, namespace, recursive=recursive)
     except OSError as error:
         raise Failure(
             f"its file system or this kernel does not map ids: {os.strerror(error.errno or 0)}",
             number=error.errno or 0,
         ) from None
+
+
+@contextmanager
+def user_namespace(uids: Sequence[IDMapping], gids: Sequence[IDMapping]) -> Iterator[int]:
+    """Within, a descriptor of a user namespace with these maps, in which nobody is."""
+    fd = _user_namespace(uids, gids)
+    try:
+        yield fd
     finally:
-        os.close(namespace)
+        os.close(fd)
 
 
 def _user_namespace(uids: Sequence[IDMapping], gids: Sequence[IDMapping]) -> int:

@@ -3,9 +3,8 @@
     supervisor                              init (this module)                      daemon
       │── clone3(flags_for(spec)) ───────────▶│ close_range: keeps only its own fds
       │   cgroup v1: writes the pid           │
-      │   user namespace: writes the id maps  │
       │                                       │ session, keyring, namespaces by path, mounts
-      │── one packet on gate ────────────────▶│ cgroup namespace (with id maps: all waits for it)
+      │── one packet on gate ────────────────▶│ cgroup namespace
       │                                       │ /dev, masks, pivot_root
       │◀─ pty master (SCM_RIGHTS) on gate ────│ when stdio.console
       │                                       │ waits on sync ◀──────────────── Go ──│
@@ -28,14 +27,14 @@ from typing import NoReturn
 import msgspec
 
 from cove.kernel import mounts, namespaces, netlink, privileges, syscalls
-from cove.oci.spec import Linux, Process, Spec
-from cove.runtime import credentials, devices, hooks, masks, pid1, program, support, sysctls
-from cove.runtime.child import ORDINARY, Child, ChildStdio, Manner
+from cove.oci.spec import Linux, NamespaceType, Process, Spec
+from cove.runtime import credentials, devices, hooks, masks, outside, pid1, program, support, sysctls
+from cove.runtime.child import ORDINARY, Child, ChildStdio, Failure, Manner
 from cove.runtime.messages import Go, Launch
 from cove.runtime.rootfs import Tree
 from cove.runtime.users import Identity
 
-__all__ = ["ChildStdio", "flags_for", "pid_namespace", "run"]
+__all__ = ["ChildStdio", "born_in", "flags_for", "run"]
 
 # Made by init itself: the cgroup one after it is in its cgroup, the time one before it gets its offsets.
 _LATER = {"cgroup", "time"}
@@ -51,10 +50,15 @@ def flags_for(spec: Spec) -> int:
     return flags
 
 
-def pid_namespace(spec: Spec) -> str:
-    """The path of a pid namespace to be born in (`namespaces.children_in`), "" when there is none to join."""
-    listed = spec.linux.namespaces if spec.linux else ()
-    return next((each.path for each in listed if each.type == "pid"), "")
+def born_in(spec: Spec) -> tuple[tuple[NamespaceType, str], ...]:
+    """The kinds and paths of namespaces that the maker puts init in, by `namespaces.children_in` around clone3.
+
+    That is a pid namespace to join, which nobody can enter by itself; and all of them when init gets a user
+    namespace of its own, from where it has no right to join one that belongs to another.
+    """
+    listed = [each for each in (spec.linux.namespaces if spec.linux else ()) if each.path]
+    apart = outside.needed(spec)
+    return tuple((each.type, each.path) for each in listed if apart or each.type == "pid")
 
 
 def run(
@@ -71,7 +75,7 @@ def run(
     `sync_fd`: SEQPACKET to the daemon. The supervisor closes its own copy right after clone3, so that
     execve (or exit) is end of file there.
     `gate_fd`: SEQPACKET to the supervisor, which sends one packet (any content) when the process is in its
-    cgroup and its id maps are written; end of file instead makes init exit. The pty master comes back on it.
+    cgroup; end of file instead makes init exit. The pty master comes back on it.
     `seccomp`: the compiled filter (cove.kernel.seccomp.compile), empty for none.
     `manner`: what only an OCI runtime's command asks for. With hooks to run, init sends b"hooks" on the gate
     before it moves into its root, and waits there for the State they read.
@@ -93,6 +97,7 @@ class _Init:
         self.console: int | None = None
         self.proc = -1
         self.in_cgroup = False
+        self.given: outside.Given | None = None
         self.state: hooks.State | None = None
 
     def run(self, seccomp: bytes) -> NoReturn:
@@ -102,13 +107,16 @@ class _Init:
             process, linux = self.launch.spec.process, self.launch.spec.linux
             assert process is not None and linux is not None
             sets = credentials.masks_of(process)
-        if any(each.type == "user" for each in linux.namespaces):
-            self.child.wait_for_gate()  # without its id maps it may do nothing yet
+        if outside.needed(self.launch.spec):
+            with self.child.stage("user namespace"):
+                if self.child.manner.link is None:
+                    raise Failure("a user namespace of the container's own needs its maker's help")
+                self.given = outside.receive(self.child.manner.link)
         with self.child.stage("namespaces"):
             os.setsid()
             if self.child.manner.keyring:
                 syscalls.join_session_keyring(f"_cove.{self.launch.id[:12]}")
-            _enter_namespaces(linux)
+            _enter_namespaces(linux, {kind for kind, _ in born_in(self.launch.spec)})
         tree = self._build_tree(linux)
         self._hooks_of_creation()
         identity = self._settle(tree, process)
@@ -130,9 +138,10 @@ class _Init:
         """Everything mounted, still outside of it."""
         spec = self.launch.spec
         with self.child.stage("rootfs"):
-            tree = Tree(spec, self.launch.rootfs)
+            given = self.given
+            tree = Tree(spec, self.launch.rootfs, given)
             tree.enter()
-            self.proc = mounts.new_filesystem("proc", "proc", ())
+            self.proc = given.proc if given and given.proc else mounts.new_filesystem("proc", "proc", ())
             if any(each.type == "user" for each in linux.namespaces):
                 privileges.become(0, 0, ())
                 privileges.set_dumpable(False)
@@ -253,11 +262,11 @@ def become(
         program.execute(path, process.args, env)
 
 
-def _enter_namespaces(linux: Linux) -> None:
-    """Those that have a path are joined, user first; the time one is made here."""
+def _enter_namespaces(linux: Linux, born: set[NamespaceType]) -> None:
+    """Those that have a path are joined, user first, unless init was born there; the time one is made here."""
     listed = sorted(linux.namespaces, key=lambda each: each.type != "user")
     for namespace in listed:
-        if namespace.path and namespace.type != "pid":
+        if namespace.path and namespace.type not in born:
             namespaces.join(namespace.path, namespace.type)
     for namespace in listed:
         if namespace.path:

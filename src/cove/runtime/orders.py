@@ -18,8 +18,8 @@ import msgspec
 from cove.ipc import channel
 from cove.kernel import syscalls
 from cove.kernel.cgroups import Birthplace
-from cove.runtime import exec_child, init
-from cove.runtime.child import ChildStdio, enter, hide
+from cove.runtime import exec_child, init, outside
+from cove.runtime.child import ORDINARY, ChildStdio, Manner, enter, hide
 from cove.runtime.messages import ExecLaunch, Launch
 
 
@@ -27,7 +27,8 @@ class Orders(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """`launch` for a container's first process, `execute` for a further one.
 
     `roles` names the descriptors of the packet in their order: "sync", "target" (a pidfd), "stdin", "stdout",
-    "stderr", and "door" for each control group to enter.
+    "stderr", "link" (of `cove.runtime.outside`), and "door" for each control group to enter.
+    `helps`: be the helper of the first process of `launch`, whose pid this is.
     """
 
     roles: tuple[str, ...]
@@ -35,6 +36,7 @@ class Orders(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     execute: ExecLaunch | None = None
     seccomp: bytes = b""
     console: bool = False
+    helps: int = 0
 
 
 _encode = msgspec.json.Encoder().encode
@@ -50,10 +52,14 @@ def send(
     stdio: ChildStdio,
     doors: Sequence[int] = (),
     target: int | None = None,
+    link: int | None = None,
     seccomp: bytes = b"",
+    helps: int = 0,
 ) -> None:
     """Give a child its orders. Raises OSError (BrokenPipeError when it is gone)."""
     named = [("sync", sync_fd), *(("door", door) for door in doors)]
+    if link is not None:
+        named.append(("link", link))
     if target is not None:
         named.append(("target", target))
     named += [(name, fd) for name in _STREAMS if (fd := getattr(stdio, name)) is not None]
@@ -63,6 +69,7 @@ def send(
         execute=order if isinstance(order, ExecLaunch) else None,
         seccomp=seccomp,
         console=stdio.console,
+        helps=helps,
     )
     channel.send(gate, 0, _encode(orders), [fd for _, fd in named])
 
@@ -83,8 +90,19 @@ def obey(gate_fd: int) -> NoReturn:
     enter(Birthplace(doors=doors), named["sync"])
     stdin, stdout, stderr = (named.get(name) for name in _STREAMS)
     stdio = ChildStdio(stdin, stdout, stderr, console=orders.console)
+    if orders.launch is not None and orders.helps:
+        outside.serve(orders.launch, orders.helps, sync_fd=named["sync"], link=named["link"])
     if orders.launch is not None:
-        init.run(orders.launch, sync_fd=named["sync"], gate_fd=gate_fd, stdio=stdio, seccomp=orders.seccomp)
+        link = named.get("link")
+        manner = ORDINARY if link is None else Manner(link=link)
+        init.run(
+            orders.launch,
+            sync_fd=named["sync"],
+            gate_fd=gate_fd,
+            stdio=stdio,
+            seccomp=orders.seccomp,
+            manner=manner,
+        )
     assert orders.execute is not None
     exec_child.run(
         orders.execute,

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterable
 from cove.kernel import mounts, rootpath, syscalls
 from cove.kernel.mounts import Options, parse_options
 from cove.oci.spec import Device, Mount, Spec
-from cove.runtime import cgroupfs, devices, idmaps
+from cove.runtime import cgroupfs, devices, sources
 from cove.runtime.child import Failure
+from cove.runtime.outside import Given
 
 _PROPAGATIONS = {
     "": (mounts.MS_PRIVATE, True),
@@ -46,15 +47,19 @@ _DIRECTORY_FILESYSTEMS_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 class Tree:
     """The mounts of one container while they are made; `root` is a descriptor of its "/"."""
 
-    def __init__(self, spec: Spec, rootfs: Mount | None) -> None:
+    def __init__(self, spec: Spec, rootfs: Mount | None, given: Given | None = None) -> None:
         self._spec = spec
         self._options = [parse_options(mount.options) for mount in spec.mounts]
         self._propagation = self._root_propagation()
-        self._sources = [
-            self._open_source(mount, options) if options.bind or mount.type == "bind" else None
-            for mount, options in zip(spec.mounts, self._options, strict=True)
-        ]
-        self.root = _open_root(spec, rootfs)
+        if given is None:
+            self._sources = [
+                sources.bind(mount, options) if sources.is_bind(mount, options) else None
+                for mount, options in zip(spec.mounts, self._options, strict=True)
+            ]
+            self.root = sources.root(spec, rootfs)
+        else:
+            self._sources = [given.mounts.get(index) for index in range(len(spec.mounts))]
+            self.root = given.root
         self.dev: int | None = None
         self.owns_dev = False
 
@@ -63,19 +68,6 @@ class Tree:
         if wanted not in _PROPAGATIONS:
             raise Failure(f"unknown propagation of the root file system {wanted!r}")
         return _PROPAGATIONS[wanted]
-
-    @staticmethod
-    def _open_source(mount: Mount, options: Options) -> int:
-        try:
-            source = mounts.clone(syscalls.AT_FDCWD, os.path.abspath(mount.source), recursive=options.recursive)
-        except OSError as error:
-            reason = os.strerror(error.errno or 0).lower()
-            raise Failure(
-                f"cannot mount {mount.source} at {mount.destination}: {reason}", number=error.errno or 0
-            ) from None
-        if options.idmap or mount.uid_mappings or mount.gid_mappings:
-            idmaps.apply(source, mount.uid_mappings, mount.gid_mappings, recursive="ridmap" in mount.options)
-        return source
 
     def enter(self) -> None:
         """Cut this namespace off from the host's and put the root on top of "/"; no name is hidden by that."""
@@ -100,7 +92,7 @@ class Tree:
                 ) from None
 
     def _mount(self, mount: Mount, options: Options, source: int | None) -> None:
-        directory = source is None or stat.S_ISDIR(os.fstat(source).st_mode)
+        directory = source is None or sources.is_directory(source)
         fixed = rootpath.RESOLVE_NO_SYMLINKS if mount.type in _FIXED else 0
         target = rootpath.mount_target(self.root, mount.destination, directory=directory, resolve=fixed)
         _refuse_proc(mount, source, target)
@@ -168,42 +160,6 @@ class Tree:
         """Make the root read-only if the spec says so."""
         if self._spec.root is not None and self._spec.root.readonly:
             mounts.set_attributes(self.root, (mounts.ATTR_RDONLY, 0))
-
-
-def _open_root(spec: Spec, rootfs: Mount | None) -> int:
-    """The detached mount that becomes "/"."""
-    if rootfs is None:
-        if spec.root is None:
-            raise Failure("the runtime spec names no root file system")
-        return mounts.clone(syscalls.AT_FDCWD, os.path.abspath(spec.root.path), recursive=True)
-    options = parse_options(rootfs.options)
-    if rootfs.type == "overlay":
-        made = _overlay(options)
-    elif options.bind or rootfs.type == "bind":
-        made = mounts.clone(syscalls.AT_FDCWD, rootfs.source, recursive=options.recursive)
-    else:
-        made = mounts.new_filesystem(rootfs.type, rootfs.source, options.data)
-    if rootfs.uid_mappings or rootfs.gid_mappings:
-        idmaps.apply(made, rootfs.uid_mappings, rootfs.gid_mappings, recursive=False)
-    return made
-
-
-def _overlay(options: Options) -> int:
-    """An overlay from its options "lowerdir=TOP:…:BOTTOM", "upperdir=", "workdir=" and whatever else."""
-    lower: list[str] = []
-    upper = work = ""
-    others: list[str] = []
-    for option in options.data:
-        key, _, value = option.partition("=")
-        if key == "lowerdir":
-            lower = value.split(":")
-        elif key == "upperdir":
-            upper = value
-        elif key == "workdir":
-            work = value
-        else:
-            others.append(option)
-    return mounts.overlay(lower, upper, work, others)
 
 
 def _refuse_proc(mount: Mount, source: int | None, target: int) -> None:

@@ -316,6 +316,7 @@ class Supervisor:
         self._loop.unwatch(child.gate.fileno())
         child.gate.close()
         child.gate = None
+        child.dismiss()
         self._answer_console(child)
         if container is not None and container.child is child and container.status.phase == "created":
             self._save(container, state.started(container.status, time.time()))

@@ -1,0 +1,148 @@
+"""What a container with a user namespace of its own cannot do for itself, done by a helper outside of it.
+
+    maker                         helper                                  init
+      │── clone3(…|NEWUSER) ───────────────────────────────────────────────▶│ waits on link
+      │── fork ──────────────────▶│ writes init's id maps, its OOM score    │
+      │                           │ root, bind sources: mounted and mapped  │
+      │                           │── one packet each, with its mount ─────▶│ becomes root of its namespace,
+      │                           │── "done" ──────────────────────────────▶│ attaches them
+      │◀─ exit                    └ ends
+
+Init has every right in its own namespaces and none outside: it may neither mount an image's layers nor open what
+only the host's root may. A failure of the helper goes to whoever started the container, on sync, as init's own
+would; init then sees end of file on the link and ends. The helper is apart from the maker because a source may
+hang (a dead network share), and must then hang nobody else.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from cove.ipc import channel
+from cove.kernel import mounts, namespaces
+from cove.kernel.mounts import parse_options
+from cove.oci.spec import Linux, Mount, NamespaceType, Spec
+from cove.runtime import sources
+from cove.runtime.child import Child
+from cove.runtime.messages import Launch
+
+_DONE, _ROOT, _PROC, _FIRST = 0, 1, 2, 3
+# Kernel file systems that show a namespace, and that only its owner may mount.
+_SHOWN: dict[str, tuple[NamespaceType, str]] = {"sysfs": ("network", "net"), "mqueue": ("ipc", "ipc")}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What init gets: its root, a procfs unless it may make its own, and the mounts of the spec by their index."""
+
+    root: int = -1
+    proc: int | None = None
+    mounts: Mapping[int, int] = field(default_factory=dict)
+
+
+def needed(spec: Spec) -> bool:
+    """Whether a container needs the helper: it has a new user namespace."""
+    return spec.linux is not None and any(each.type == "user" and not each.path for each in spec.linux.namespaces)
+
+
+def receive(link: int) -> Given:
+    """In init: wait until the helper has done its part; end silently if it failed, as it has said why."""
+    root, proc = -1, None
+    found: dict[int, int] = {}
+    with socket.socket(fileno=link) as sock:
+        while True:
+            packet = channel.receive(sock)
+            if packet is None:
+                os._exit(125)
+            if packet.number == _DONE:
+                return Given(root, proc, found)
+            (fd,) = packet.fds
+            if packet.number == _ROOT:
+                root = fd
+            elif packet.number == _PROC:
+                proc = fd
+            else:
+                found[packet.number - _FIRST] = fd
+
+
+def fork(launch: Launch, pid: int, *, sync_fd: int, link: int) -> int:
+    """The helper's pid, for a maker that forks by itself and waits for it; `link` is the far end of init's."""
+    helper = os.fork()
+    if helper == 0:
+        serve(launch, pid, sync_fd=sync_fd, link=link)
+    return helper
+
+
+def serve(launch: Launch, pid: int, *, sync_fd: int, link: int) -> NoReturn:
+    """Be the helper of the init `pid`. Never returns."""
+    child = Child(sync_fd, link)
+    child.run(lambda: _serve(child, launch, pid, link))
+
+
+def _serve(child: Child, launch: Launch, pid: int, link: int) -> NoReturn:
+    spec = launch.spec
+    linux = spec.linux
+    assert linux is not None
+    child.isolate([])
+    with child.stage("user namespace"):
+        maps = _map(linux, pid)
+        if spec.process is not None and spec.process.oom_score_adj is not None:
+            _oom_score(pid, spec.process.oom_score_adj)
+    with child.stage("rootfs"), socket.socket(fileno=link) as sock:
+        own = {each.type for each in linux.namespaces if not each.path}
+        for index, mount in enumerate(spec.mounts):
+            made = _make(mount, maps, own, pid)
+            if made is not None:
+                channel.send(sock, _FIRST + index, b"", [made])
+                os.close(made)
+        if "pid" not in own:
+            channel.send(sock, _PROC, b"", [mounts.new_filesystem("proc", "proc", ())])
+        root = sources.root(spec, launch.rootfs, maps)
+        channel.send(sock, _ROOT, b"", [root])
+        channel.send(sock, _DONE, b"")
+    os._exit(0)
+
+
+def _map(linux: Linux, pid: int) -> sources.Maps:
+    uids, gids = (
+        [(entry.container_id, entry.host_id, entry.size) for entry in entries]
+        for entries in (linux.uid_mappings, linux.gid_mappings)
+    )
+    namespaces.write_id_maps(pid, uids, gids)
+    namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    return sources.Maps(namespace, linux.uid_mappings, linux.gid_mappings)
+
+
+def _oom_score(pid: int, value: int) -> None:
+    """Init cannot: its own /proc/PID/oom_score_adj belongs to the host's root."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
+            file.write(str(value).encode("ascii"))
+    except PermissionError:
+        return  # lower than this host's root may go: it stays as it is
+
+
+def _make(mount: Mount, maps: sources.Maps, own: set[NamespaceType], pid: int) -> int | None:
+    """A mount that init may not make itself; None when it may."""
+    options = parse_options(mount.options)
+    if sources.is_bind(mount, options):
+        source = sources.bind(mount, options, maps)
+        # What the container mounts must never come out here, whatever propagation it was given.
+        mounts.set_propagation(source, mounts.MS_SLAVE, recursive=True)
+        return source
+    if mount.type == "proc" and "pid" not in own:
+        return mounts.new_filesystem("proc", "proc", options.data)
+    if mount.type == "cgroup" and "cgroup" not in own:
+        return sources.bind(Mount(destination=mount.destination, source="/sys/fs/cgroup", options=("rbind",)), _TREE)
+    kind, name = _SHOWN.get(mount.type, (None, ""))
+    if kind is not None and kind not in own:
+        namespaces.join(f"/proc/{pid}/ns/{name}", kind)
+        return mounts.new_filesystem(mount.type, mount.source or mount.type, options.data)
+    return None
+
+
+_TREE = parse_options(("rbind",))

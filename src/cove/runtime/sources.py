@@ -1,0 +1,118 @@
+"""Where a container's mounts come from: its root and what it binds, as detached mounts, made outside of it.
+
+Made by init itself in its first moments, or, for a container with a user namespace of its own, by a process
+outside (`cove.runtime.outside`): such an init may neither mount an image's layers nor map their owners.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cove.kernel import idmapped, mounts, syscalls
+from cove.kernel.mounts import Options, parse_options
+from cove.oci.spec import IDMapping, Mount, Spec
+from cove.runtime import idmaps
+from cove.runtime.child import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """A container's user namespace (any descriptor of it) and its maps."""
+
+    namespace: int
+    uids: Sequence[IDMapping]
+    gids: Sequence[IDMapping]
+
+
+def is_bind(mount: Mount, options: Options) -> bool:
+    """Whether a mount shows what is there already."""
+    return options.bind or mount.type in ("bind", "rbind")
+
+
+def bind(mount: Mount, options: Options, maps: Maps | None = None) -> int:
+    """A detached copy of what `mount` binds, its owners shifted if it says so."""
+    try:
+        source = mounts.clone(
+            syscalls.AT_FDCWD, os.path.abspath(mount.source), recursive=options.recursive or mount.type == "rbind"
+        )
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise Failure(
+            f"cannot mount {mount.source} at {mount.destination}: {reason}", number=error.errno or 0
+        ) from None
+    if options.idmap or mount.uid_mappings or mount.gid_mappings:
+        try:
+            with _namespace(mount, maps) as namespace:
+                idmaps.shift(source, namespace, recursive="ridmap" in mount.options)
+        except Failure as failure:
+            failure.message = f"cannot map the ids of {mount.source} at {mount.destination}: {failure.message}"
+            raise
+    return source
+
+
+@contextmanager
+def _namespace(mount: Mount, maps: Maps | None) -> Iterator[int]:
+    """The user namespace that shifts a mount's owners: that of its own maps, or the container's."""
+    uids, gids = mount.uid_mappings, mount.gid_mappings
+    if maps is not None and ((not uids and not gids) or (uids, gids) == (maps.uids, maps.gids)):
+        yield maps.namespace
+    elif uids and gids:
+        with idmaps.user_namespace(uids, gids) as namespace:
+            yield namespace
+    elif uids or gids:
+        raise Failure("it needs both uidMappings and gidMappings")
+    else:
+        raise Failure("idmap needs uidMappings and gidMappings, or a user namespace of the container's own")
+
+
+def root(spec: Spec, rootfs: Mount | None, maps: Maps | None = None) -> int:
+    """The detached mount that becomes "/"."""
+    if rootfs is None:
+        if spec.root is None:
+            raise Failure("the runtime spec names no root file system")
+        return mounts.clone(syscalls.AT_FDCWD, os.path.abspath(spec.root.path), recursive=True)
+    options = parse_options(rootfs.options)
+    if rootfs.type == "overlay":
+        return _overlay(rootfs, options, maps)
+    if is_bind(rootfs, options):
+        return bind(rootfs, options, maps)
+    return mounts.new_filesystem(rootfs.type, rootfs.source, options.data)
+
+
+def _overlay(rootfs: Mount, options: Options, maps: Maps | None) -> int:
+    """An overlay from its options "lowerdir=TOP:…:BOTTOM", "upperdir=", "workdir=" and whatever else."""
+    lower: list[str] = []
+    upper = work = ""
+    others: list[str] = []
+    for option in options.data:
+        key, _, value = option.partition("=")
+        if key == "lowerdir":
+            lower = value.split(":")
+        elif key == "upperdir":
+            upper = value
+        elif key == "workdir":
+            work = value
+        else:
+            others.append(option)
+    if not rootfs.uid_mappings:
+        return mounts.overlay(lower, upper, work, others)
+    owner = idmaps.host_id(rootfs.uid_mappings, 0), idmaps.host_id(rootfs.gid_mappings, 0)
+    with _namespace(rootfs, maps) as namespace:
+        try:
+            return idmapped.overlay(lower, upper, work, others, userns=namespace, owner=owner)
+        except OSError as error:
+            reason = error.strerror or os.strerror(error.errno or 0)
+            raise Failure(
+                f"cannot map the ids of the image's layers: {reason} (it needs kernel 5.19, and a file system that "
+                "maps ids)",
+                number=error.errno or 0,
+            ) from None
+
+
+def is_directory(fd: int) -> bool:
+    """Whether what `fd` is can be mounted on a directory."""
+    return stat.S_ISDIR(os.fstat(fd).st_mode)
