@@ -9,12 +9,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import functools
 import os
 import signal
 import struct
 
 from cove.kernel import syscalls
+from cove.kernel.procstat import boot_id as boot_id
+from cove.kernel.procstat import start_ticks as start_ticks
+from cove.kernel.procstat import stat_fields
+from cove.kernel.procstat import zombie_status as zombie_status
 
 CLONE_NEWTIME = 0x00000080
 CLONE_PIDFD = 0x00001000
@@ -99,7 +102,7 @@ def retitle(title: str) -> None:
     encoded = os.fsencode(title)
     name = ctypes.create_string_buffer(os.path.basename(encoded)[:15])
     syscalls.prctl(_PR_SET_NAME, ctypes.addressof(name))
-    fields = _stat_fields(os.getpid())
+    fields = stat_fields(os.getpid())
     start, end = int(fields[45]), int(fields[46])  # arg_start and arg_end of proc_pid_stat(5)
     if start:
         ctypes.memset(start, 0, end - start)
@@ -127,33 +130,6 @@ def send_signal(pidfd: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _stat_fields(pid: int) -> list[bytes]:
-    """The fields of /proc/PID/stat from the third (state) on; the second may contain anything."""
-    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-        return file.read(4096).rpartition(b")")[2].split()
-
-
-def start_ticks(pid: int) -> int:
-    """When `pid` started, in clock ticks since boot (field 22 of proc_pid_stat(5))."""
-    try:
-        return int(_stat_fields(pid)[19])
-    except FileNotFoundError as error:
-        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), f"/proc/{pid}/stat") from error
-
-
-def zombie_status(pid: int) -> int | None:
-    """The wait status that a dead, not yet reaped process left (field 52 of its stat), None while it lives."""
-    fields = _stat_fields(pid)
-    return int(fields[49]) if fields[0] in (b"Z", b"X") else None
-
-
-@functools.cache
-def boot_id() -> str:
-    """A value that differs from boot to boot."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
 
 
 def reopen(pid: int, ticks: int, boot: str) -> int | None:

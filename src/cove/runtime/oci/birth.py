@@ -1,0 +1,138 @@
+"""The one moment of create, run and exec when a process is made, and the talk with it until it is ready or fails.
+
+born()  ── clone3 ─▶ Newborn        it joins its control group by itself
+Newborn.admit(linux)                its id maps are written, its gate opens
+Newborn.attend(on_hooks)            pty and hooks served; returns at Ready (hold), raises StartFailed at Failed
+Newborn.go()                        the program runs, or StartFailed says why not
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import msgspec
+
+from cove.errors import StartFailed
+from cove.kernel import namespaces, process
+from cove.kernel.cgroups import Birthplace
+from cove.oci.spec import Linux
+from cove.runtime.child import enter
+from cove.runtime.messages import Failed, Go, Ready
+
+_GO = msgspec.json.encode(Go())
+_decode = msgspec.json.Decoder(Ready | Failed).decode
+_PACKET = 1 << 16
+
+
+def failure(failed: Failed) -> StartFailed:
+    """The error that a child's report is."""
+    return StartFailed(failed.message, stage=failed.stage, errno=failed.errno, exit_code=failed.exit_code)
+
+
+class Newborn:
+    """A process between clone3 and execve, seen from its maker. Closed by `close`, killed by `kill`."""
+
+    def __init__(self, pid: int, pidfd: int, sync: socket.socket, gate: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.sync = sync
+        self.gate = gate
+        self.master: int | None = None
+
+    def admit(self, linux: Linux | None) -> None:
+        """Write its id maps, if it has any, and open the gate."""
+        try:
+            if linux is not None and linux.uid_mappings:
+                uids, gids = (
+                    [(entry.container_id, entry.host_id, entry.size) for entry in entries]
+                    for entries in (linux.uid_mappings, linux.gid_mappings)
+                )
+                namespaces.write_id_maps(self.pid, uids, gids)
+            self.gate.send(b"go")
+        except BrokenPipeError:
+            return  # it failed already; its reason lies on sync
+
+    def attend(self, on_hooks: Callable[[], bytes]) -> None:
+        """Serve it until it says Ready. `on_hooks` runs the hooks of its maker: the State for its own."""
+        waiting = select.poll()
+        waiting.register(self.sync, select.POLLIN)
+        waiting.register(self.gate, select.POLLIN)
+        while True:
+            ready = {fd for fd, _ in waiting.poll()}
+            if self.gate.fileno() in ready and not self._serve(on_hooks):
+                waiting.unregister(self.gate)
+            if self.sync.fileno() in ready:
+                self._heard(self.sync.recv(_PACKET))
+                return
+
+    def _serve(self, on_hooks: Callable[[], bytes]) -> bool:
+        """One packet from the gate; False at its end."""
+        data, fds, _, _ = socket.recv_fds(self.gate, 64, 1, socket.MSG_CMSG_CLOEXEC)
+        if fds:
+            self.master = fds[0]
+        if data == b"hooks":
+            self.gate.send(on_hooks())
+        return bool(data)
+
+    def _heard(self, packet: bytes) -> None:
+        if not packet:
+            raise StartFailed(f"the process ended before it was ready ({self._end()})", stage="setup", errno=0)
+        message = _decode(packet)
+        if isinstance(message, Failed):
+            raise failure(message)
+
+    def _end(self) -> str:
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def go(self) -> None:
+        """Past the barrier; returns once the program runs."""
+        try:
+            self.sync.send(_GO)
+        except BrokenPipeError:
+            pass  # its reason lies on the socket
+        answer = self.sync.recv(_PACKET)
+        if answer:
+            self._heard(answer)
+
+    def receive_master(self) -> None:
+        """The pty of a process that does not say Ready."""
+        waiting = select.poll()
+        waiting.register(self.gate, select.POLLIN)
+        waiting.poll()
+        self._serve(lambda: b"")
+
+    def kill(self) -> None:
+        """End it and reap it."""
+        process.send_signal(self.pidfd, signal.SIGKILL)
+        try:
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            return
+
+    def close(self) -> None:
+        self.sync.close()
+        self.gate.close()
+        os.close(self.pidfd)
+        if self.master is not None:
+            os.close(self.master)
+
+
+def born(flags: int, place: Birthplace, pid_namespace: int | None, become: Callable[[int, int], None]) -> Newborn:
+    """Clone a process that calls `become(sync_fd, gate_fd)`, which never returns.
+
+    `pid_namespace`: a descriptor of the one to be born in, or a pidfd.
+    """
+    sync, far_sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    gate, far_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with far_sync, far_gate, namespaces.children_in(pid_namespace) if pid_namespace is not None else nullcontext():
+        pid, pidfd = process.clone(flags, cgroup_fd=place.directory)
+        if pid == 0:
+            enter(place, far_sync.fileno())
+            become(far_sync.fileno(), far_gate.fileno())
+    return Newborn(pid, pidfd, sync, gate)

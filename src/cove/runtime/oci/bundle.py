@@ -1,0 +1,84 @@
+"""A bundle's config.json as a Spec: decoded, checked, and completed with what the command line and the host add."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from cove.errors import InvalidArgument
+from cove.oci.spec import DeviceRule, Process, Resources, Spec
+
+_decode = msgspec.json.Decoder(Spec).decode
+
+# What every container may use besides what its configuration allows: to make any node, and to open these.
+_EVERYWHERE = (
+    DeviceRule(allow=True, type="c", access="m"),
+    DeviceRule(allow=True, type="b", access="m"),
+    *(DeviceRule(allow=True, type="c", major=1, minor=minor, access="rwm") for minor in (3, 5, 7, 8, 9)),
+    DeviceRule(allow=True, type="c", major=5, minor=0, access="rwm"),
+    DeviceRule(allow=True, type="c", major=5, minor=2, access="rwm"),
+    DeviceRule(allow=True, type="c", major=136, access="rwm"),
+)
+
+
+def load(bundle: str, config: str = "config.json") -> tuple[Spec, bytes]:
+    """The configuration in the directory `bundle`, with its bytes. Raises InvalidArgument."""
+    if not os.path.isdir(bundle):
+        raise InvalidArgument(
+            f"the bundle {bundle} is no directory: give one with a config.json and a root file system"
+        )
+    path = os.path.join(bundle, config)
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        raise InvalidArgument(f"the bundle {bundle} has no {config}; `cove-oci spec` writes an example") from None
+    return decode(content, path), content
+
+
+def decode(content: bytes, path: str) -> Spec:
+    """The value of a config.json; `path` is for the message. Raises InvalidArgument that names the member."""
+    try:
+        return _decode(content)
+    except msgspec.MsgspecError as error:
+        try:
+            return msgspec.convert(_without_nulls(msgspec.json.decode(content)), Spec)
+        except msgspec.MsgspecError:
+            raise InvalidArgument(f"{path} is no valid configuration: {error}") from None
+
+
+def decode_process(content: bytes, path: str) -> Process:
+    """The value of a process.json, as exec takes it."""
+    try:
+        return msgspec.convert(_without_nulls(msgspec.json.decode(content)), Process)
+    except msgspec.MsgspecError as error:
+        raise InvalidArgument(f"{path} is no valid process: {error}") from None
+
+
+def _without_nulls(value: object) -> object:
+    """`value` without members that are null: some generators write an absent list so."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [_without_nulls(each) for each in value]
+    return value
+
+
+def complete(spec: Spec, bundle: str, identity: str) -> Spec:
+    """`spec` with its root's absolute path, a control group and the device rules that hold for everyone."""
+    if spec.root is None:
+        raise InvalidArgument("config.json has no root: it names the directory with the container's file system")
+    if spec.linux is None:
+        raise InvalidArgument("config.json has no linux section")
+    root = os.path.normpath(os.path.join(bundle, spec.root.path))
+    if not os.path.isdir(root):
+        raise InvalidArgument(f"the root file system {root} (root.path) is no directory")
+    given = spec.linux.resources or Resources()
+    rules = (DeviceRule(allow=False), *given.devices, *_EVERYWHERE)
+    linux = msgspec.structs.replace(
+        spec.linux,
+        cgroups_path=spec.linux.cgroups_path or f"/cove-oci/{identity}",
+        resources=msgspec.structs.replace(given, devices=rules),
+    )
+    return msgspec.structs.replace(spec, root=msgspec.structs.replace(spec.root, path=root), linux=linux)

@@ -1,0 +1,100 @@
+"""`delete`: what is left of a container goes: its processes, its control group, its directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from cove.errors import Conflict, Internal, NotFound
+from cove.kernel import procstat
+from cove.runtime.oci import store
+from cove.runtime.oci.kill import signal_first
+from cove.runtime.oci.main import Call
+
+_PATIENCE = 10.0
+
+
+def delete(call: Call, words: list[str]) -> int:
+    """Remove it when it has stopped or was never started; with --force whatever it does, and no matter if it is."""
+    call.parse(words, ("force|f",), 1, 1)
+    force = call.options.switch("force")
+    identity = call.arguments[0]
+    try:
+        container = store.find(call.root, identity)
+        container.lock()
+    except NotFound:
+        if force:
+            return 0
+        raise
+    except Internal:
+        if not force:
+            raise
+        store.discard(call.root, identity)
+        return 0
+    if not force:
+        _check_deletable(container)
+    destroy(call, container)
+    return 0
+
+
+def _check_deletable(container: store.Container) -> None:
+    status = container.status()
+    if status not in ("stopped", "created", "creating"):
+        raise Conflict(
+            f"cannot delete container {container.id} that is not stopped: {status}; kill it first, or use --force"
+        )
+
+
+def destroy(call: Call, container: store.Container) -> None:
+    """End what runs, remove the group, run the poststop hooks, forget the container."""
+    record = container.record
+    if record is None:
+        container.remove()  # its `create` died before it had made a process
+        return
+    if signal_first(record, signal.SIGKILL):
+        _thaw(record)
+        _await_end(record)
+    _remove_group(record)
+    if record.poststop:
+        from cove.runtime.oci import afterwards
+
+        afterwards.run_poststop(afterwards.of(container).poststop, record, call.log)
+    container.remove()
+
+
+def _await_end(record: store.Record) -> None:
+    pause, deadline = 0.0005, time.monotonic() + _PATIENCE
+    while procstat.is_alive(record.pid, record.ticks, record.boot):
+        if time.monotonic() > deadline:
+            raise Internal(f"the first process of {record.id} did not end within {_PATIENCE:.0f} s of SIGKILL")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
+
+
+def _thaw(record: store.Record) -> None:
+    """A frozen process of version 1 does not even die."""
+    if store.is_frozen(record.cgroup_directories):
+        from cove.runtime.oci import groups
+
+        groups.driver(systemd=record.systemd).freeze(record.cgroup, False)
+
+
+def _remove_group(record: store.Record) -> None:
+    """An empty group is one rmdir a hierarchy; whatever else it is needs the whole of it."""
+    for directory in record.cgroup_directories:
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            _remove_used_group(record)
+            return
+
+
+def _remove_used_group(record: store.Record) -> None:
+    from cove.runtime.oci import groups
+
+    cgroups = groups.driver(systemd=record.systemd)
+    cgroups.kill(record.cgroup)
+    cgroups.remove(record.cgroup)

@@ -1,0 +1,53 @@
+"""`kill`: send a signal to a container's first process, or to all of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from cove.errors import Conflict
+from cove.kernel import procstat
+from cove.runtime.oci import signals, store
+from cove.runtime.oci.main import Call
+
+
+def kill(call: Call, words: list[str]) -> int:
+    """Send it; a container that has stopped cannot be signalled."""
+    call.parse(words, ("all|a",), 1, 2)
+    number = signals.parse(call.arguments[1] if len(call.arguments) > 1 else "TERM")
+    container = store.find(call.root, call.arguments[0])
+    everyone = call.options.switch("all")
+    if not everyone and not signal_first(container.known, number):
+        raise Conflict(f"container not running: {container.id} has no process that a signal could be sent to")
+    # Without a pid namespace of its own, the end of the first process ends nobody else.
+    if everyone or (number == signal.SIGKILL and not container.known.own_pids):
+        _signal_all(container, number)
+    return 0
+
+
+def signal_first(record: store.Record, number: int) -> bool:
+    """Signal the very process that was noted; False when it is gone."""
+    try:
+        pidfd = os.pidfd_open(record.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not procstat.is_alive(record.pid, record.ticks, record.boot):
+            return False
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def _signal_all(container: store.Container, number: int) -> None:
+    from cove.runtime.oci import groups
+
+    record = container.known
+    cgroups = groups.driver(systemd=record.systemd)
+    if number == signal.SIGKILL:
+        cgroups.kill(record.cgroup)
+    else:
+        cgroups.signal(record.cgroup, number)

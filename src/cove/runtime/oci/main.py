@@ -1,0 +1,175 @@
+"""Entry point of `cove-oci`: finds the verb, imports it, and turns what goes wrong into one sentence and a code.
+
+Codes are runc's: 1 for every failure, 3 for an unknown command, 255 for an exec that did not come about; run and
+exec in the foreground end with the program's own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import NoReturn
+
+from cove.errors import CoveError, InvalidArgument, describe
+from cove.runtime.oci.flags import Options, parse
+from cove.runtime.oci.log import Log
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEFAULT_ROOT = "/run/cove-oci"
+
+_GLOBAL = (
+    "root=",
+    "log=",
+    "log-format=",
+    "log-level=",
+    "debug",
+    "systemd-cgroup",
+    "cgroup-manager=",
+    "rootless=",
+    "criu=",
+    "help|h|?",
+    "version|v|V",
+)
+
+# The module and the function of each verb, and what it does.
+_VERBS = {
+    "create": ("create", "create", "make a container: everything but its program runs"),
+    "start": ("start", "start", "let a created container's program run"),
+    "state": ("state", "state", "print a container's state as JSON"),
+    "kill": ("kill", "kill", "send a signal to a container's first process, or to all"),
+    "delete": ("delete", "delete", "remove a container that has stopped"),
+    "run": ("run", "run", "create and start a container, and wait for it"),
+    "exec": ("execute", "execute", "run a further process in a container"),
+    "ps": ("ps", "ps", "list a container's processes"),
+    "pause": ("pause", "pause", "stop every process of a container"),
+    "resume": ("pause", "resume", "let them go on"),
+    "update": ("update", "update", "change a container's limits"),
+    "events": ("events", "events", "print what a container uses, and when memory runs out"),
+    "list": ("listing", "listing", "list the containers below --root"),
+    "spec": ("example", "spec", "write an example config.json"),
+    "features": ("features", "features", "print what this runtime supports as JSON"),
+}
+_NOT_HERE = {
+    "checkpoint": "checkpoint is not supported: a container's memory cannot be saved by this runtime",
+    "restore": "restore is not supported: this runtime makes no checkpoints that could be restored",
+}
+
+
+class Call:
+    """One command as it was given: global flags, the verb's flags and arguments."""
+
+    __slots__ = ("arguments", "log", "options", "root", "rootless", "systemd", "verb")
+
+    def __init__(self, verb: str, given: Options, log: Log) -> None:
+        self.verb = verb
+        self.log = log
+        self.root = os.path.abspath(given.text("root") or DEFAULT_ROOT)
+        self.rootless = given.text("rootless", "auto")
+        if self.rootless not in ("auto", "true", "false"):
+            raise InvalidArgument(f'invalid value "{self.rootless}" for --rootless: it is true, false or auto')
+        manager = given.text("cgroup-manager", "systemd" if given.switch("systemd-cgroup") else "cgroupfs")
+        if manager not in ("cgroupfs", "systemd", "disabled"):
+            raise InvalidArgument(f"unknown cgroup manager {manager}, it is cgroupfs or systemd")
+        if manager == "disabled":
+            raise InvalidArgument("a container without a control group (--cgroup-manager disabled) is not supported")
+        self.systemd = manager == "systemd"
+        self.options = Options()
+        self.arguments: list[str] = []
+
+    def parse(
+        self, words: list[str], flags: tuple[str, ...], least: int, most: int | None, *, mixed: bool = True
+    ) -> None:
+        """Take the verb's own words; `least` to `most` arguments."""
+        self.options, self.arguments = parse((*flags, "help|h"), words, mixed=mixed)
+        if self.options.switch("help"):
+            print(f"Usage: cove-oci [global flags] {self.verb} [flags] {'<container-id> …' if least else ''}\n")
+            print("Flags: " + "  ".join(_shown(flag) for flag in flags))
+            sys.exit(0)
+        count = len(self.arguments)
+        if count < least or (most is not None and count > most):
+            wanted = f"exactly {least}" if most == least else f"at least {least}"
+            raise InvalidArgument(f'"{self.verb}" requires {wanted} argument(s), {count} given')
+
+
+def _shown(flag: str) -> str:
+    names = flag.rstrip("*=").split("|")
+    return "/".join(("-" if len(name) == 1 else "--") + name for name in names) + (" VALUE" if "=" in flag else "")
+
+
+def _usage() -> None:
+    print("Usage: cove-oci [global flags] <command> [flags] [arguments]\n\nAn OCI runtime.\n\nCommands:")
+    for verb, (_, _, help_) in _VERBS.items():
+        print(f"  {verb:<10}{help_}")
+    print("\nGlobal flags: " + "  ".join(_shown(flag) for flag in _GLOBAL))
+
+
+def _version() -> None:
+    from cove import __version__
+    from cove.oci.spec import OCI_VERSION
+
+    print(f"cove-oci version {__version__}\nspec: {OCI_VERSION}")
+
+
+def _find(verb: str) -> Callable[[Call, list[str]], int]:
+    import importlib
+
+    module, function, _ = _VERBS[verb]
+    found: Callable[[Call, list[str]], int] = getattr(importlib.import_module(f"cove.runtime.oci.{module}"), function)
+    return found
+
+
+def _perform(log: Log, given: Options, words: list[str]) -> int:
+    verb, *rest = words
+    if verb in _NOT_HERE:
+        raise InvalidArgument(_NOT_HERE[verb])
+    if verb == "help" or verb not in _VERBS:
+        if verb == "help":
+            _usage()
+            return 0
+        log.error(f"unknown command {verb!r}; `cove-oci --help` lists them")
+        return 3
+    call = Call(verb, given, log)
+    log.debug(f"cove-oci {verb} {' '.join(rest)}")
+    return _find(verb)(call, rest)
+
+
+def run(arguments: list[str]) -> int:
+    """Perform one command: its exit code."""
+    log, verb = Log("", "text", debug=False), ""
+    try:
+        given, words = parse(_GLOBAL, arguments, mixed=False)
+        if given.switch("version"):
+            _version()
+            return 0
+        if given.switch("help") or not words:
+            _usage()
+            return 0
+        verb = words[0]
+        log = Log(given.text("log"), given.text("log-format", "text"), debug=given.switch("debug"))
+        return _perform(log, given, words)
+    except CoveError as error:
+        log.error(error.message)
+    except OSError as error:
+        log.error(f"{verb} failed: {describe(error)}" if verb else describe(error))
+    except KeyboardInterrupt:
+        return 130
+    return 255 if verb == "exec" else 1
+
+
+def main() -> NoReturn:
+    """Entry point of `cove-oci`."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or 1
+    # Nothing is left to tidy: what an interpreter does at its end would only cost time.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

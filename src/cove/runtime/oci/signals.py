@@ -1,0 +1,27 @@
+"""Signals by name or number, as `kill` takes them."""
+
+from __future__ import annotations
+
+import signal
+
+from cove.errors import InvalidArgument
+
+
+def parse(text: str) -> int:
+    """KILL, SIGKILL, kill, RTMIN+1 or 9."""
+    name = text.upper().removeprefix("SIG")
+    number = int(name) if name.isdecimal() else _named(name)
+    if not 0 <= number < signal.NSIG:
+        raise InvalidArgument(f'unknown signal "{text}": give a name such as TERM, or a number below {signal.NSIG}')
+    return number
+
+
+def _named(name: str) -> int:
+    base, plus, offset = name.partition("+")
+    if base == "RTMIN" and (not plus or offset.isdecimal()):
+        return signal.SIGRTMIN + int(offset or 0)
+    base, minus, offset = name.partition("-")
+    if base == "RTMAX" and (not minus or offset.isdecimal()):
+        return signal.SIGRTMAX - int(offset or 0)
+    found = signal.__dict__.get(f"SIG{name}", -1)
+    return int(found) if isinstance(found, int) else -1

@@ -1,0 +1,39 @@
+"""`state`: a container as the runtime specification describes it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from cove.runtime.oci import store
+from cove.runtime.oci.main import Call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_VERSION = "1.2.1"
+
+
+def describe(container: store.Container) -> dict[str, Any]:
+    """The State, with what runc adds to it."""
+    status, record = container.status(), container.record
+    found: dict[str, Any] = {"ociVersion": _VERSION, "id": container.id, "status": status}
+    if record is None:
+        return found | {"pid": 0, "bundle": ""}
+    return found | {
+        "pid": 0 if status == "stopped" else record.pid,
+        "bundle": record.bundle,
+        "rootfs": record.rootfs,
+        "created": record.created,
+        "annotations": record.annotations,
+        "owner": record.owner,
+    }
+
+
+def state(call: Call, words: list[str]) -> int:
+    """Print it."""
+    call.parse(words, (), 1, 1)
+    container = store.find(call.root, call.arguments[0])
+    sys.stdout.write(json.dumps(describe(container), indent=2) + "\n")
+    return 0
