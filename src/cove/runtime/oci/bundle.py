@@ -8,6 +8,7 @@ import msgspec
 
 from cove.errors import InvalidArgument
 from cove.oci.spec import DeviceRule, Process, Resources, Spec
+from cove.runtime.oci.store import CGROUP_PARENT
 
 _decode = msgspec.json.Decoder(Spec).decode
 
@@ -78,7 +79,7 @@ def complete(spec: Spec, bundle: str, identity: str) -> Spec:
     rules = (DeviceRule(allow=False), *given.devices, *_EVERYWHERE)
     linux = msgspec.structs.replace(
         spec.linux,
-        cgroups_path=spec.linux.cgroups_path or f"/cove-oci/{identity}",
+        cgroups_path=spec.linux.cgroups_path or f"/{CGROUP_PARENT}/{identity}",
         resources=msgspec.structs.replace(given, devices=rules),
     )
     return msgspec.structs.replace(spec, root=msgspec.structs.replace(spec.root, path=root), linux=linux)

@@ -85,10 +85,21 @@ def _remove_group(record: store.Record) -> None:
     for directory in record.cgroup_directories:
         try:
             os.rmdir(directory)
+            _remove_parent(directory)
         except FileNotFoundError:
             continue
         except OSError:
             _remove_used_group(record)
+            return
+
+
+def _remove_parent(directory: str) -> None:
+    """The group that held ours goes with the last of them."""
+    parent = os.path.dirname(directory)
+    if parent.endswith(f"/{store.CGROUP_PARENT}"):
+        try:
+            os.rmdir(parent)
+        except OSError:
             return
 
 
@@ -98,3 +109,4 @@ def _remove_used_group(record: store.Record) -> None:
     cgroups = groups.driver(systemd=record.systemd)
     cgroups.kill(record.cgroup)
     cgroups.remove(record.cgroup)
+    cgroups.remove_parent()

@@ -6,6 +6,7 @@ import os
 
 from cove.errors import InvalidArgument, Unsupported
 from cove.kernel.cgroups import Cgroups
+from cove.runtime.oci.store import CGROUP_PARENT
 
 
 def driver(*, systemd: bool) -> Cgroups:
@@ -14,7 +15,7 @@ def driver(*, systemd: bool) -> Cgroups:
         raise Unsupported("systemd is not running on this host, so it cannot make control groups; use cgroupfs")
     if systemd:
         raise Unsupported("control groups made by systemd are not supported; use cgroupfs")
-    return Cgroups.detect("cove-oci")
+    return Cgroups.detect(CGROUP_PARENT)
 
 
 def path_of(given: str) -> str:

@@ -27,6 +27,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+CGROUP_PARENT = "cove-oci"
+"""The group that holds those of containers whose configuration names none."""
+
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _FIELDS = ("id", "pid", "ticks", "boot", "bundle", "rootfs", "created", "owner", "annotations", "cgroup")
 _OPTIONAL = {"systemd": False, "cgroup_directories": [], "poststart": False, "poststop": False, "own_pids": True}
