@@ -14,7 +14,6 @@ data root (0710, default /var/lib/cove)      run root (0700 but for the socket, 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,5 +185,7 @@ class Instance:
     def of(cls, run: RunRoot) -> Instance:
         if run.root == DEFAULT_RUN_ROOT:
             return cls(id="", bridge="cove0", nft_table="cove", cgroup_parent="cove")
+        import hashlib  # brings OpenSSL, which the supervisor's children have no use for
+
         mark = hashlib.sha256(str(run.root.absolute()).encode()).hexdigest()[:8]
         return cls(id=mark, bridge=f"cove-{mark}", nft_table=f"cove-{mark}", cgroup_parent=f"cove-{mark}")

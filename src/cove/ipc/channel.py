@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 _HEAD = struct.Struct("=QB")
 _INLINE = 64 << 10
-_MAX_FDS = 16
+_MAX_FDS = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import platform
 import struct
 from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
-from importlib import resources
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -165,7 +165,7 @@ def verdict(action: str, data: int | None) -> int:
 @lru_cache(maxsize=1)
 def numbers() -> dict[str, dict[str, int]]:
     """System call numbers: architecture → name → number."""
-    data = msgspec.json.decode(resources.files(__package__).joinpath("syscall_numbers.json").read_bytes())
+    data = msgspec.json.decode(Path(__file__).with_name("syscall_numbers.json").read_bytes())
     return {
         architecture: {name: row[column] for name, row in data["numbers"].items() if row[column] is not None}
         for column, architecture in enumerate(data["architectures"])

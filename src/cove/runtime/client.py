@@ -58,32 +58,33 @@ class Process:
         self.pidfd = fds[0]
         self.stdin_fd = fds[1] if len(fds) > 1 and not terminal else None
         self.pty_fd = fds[1] if len(fds) > 1 and terminal else None
-        self._sync = sync
+        self._sync: socket.socket | None = sync
         self._on_root = on_root
 
     async def go(self, interfaces: tuple[m.Interface, ...] = ()) -> None:
         """Past the barrier; returns when the program runs. Raises StartFailed with the stage and the reason."""
-        loop = asyncio.get_running_loop()
-        self._sync.setblocking(False)
-        try:
+        # Owned here until the end: the process may be over, and `close` be called, before this has read all.
+        owned, self._sync = self._sync, None
+        if owned is None:
+            raise errors.Internal(f"Process {self.pid} was let go twice")
+        with owned as sync:
+            sync.setblocking(False)
             with suppress(BrokenPipeError, ConnectionResetError):
-                await loop.sock_sendall(self._sync, _encode(m.Go(interfaces=interfaces)))
-            answer = await self._answer()
-        finally:
-            self._sync.close()
+                await asyncio.get_running_loop().sock_sendall(sync, _encode(m.Go(interfaces=interfaces)))
+            answer = await self._answer(sync)
         if answer:
             failure = _decode_failure(answer)
             raise errors.StartFailed(
                 failure.message, stage=failure.stage, errno=failure.errno, exit_code=failure.exit_code
             )
 
-    async def _answer(self) -> bytes:
+    async def _answer(self, sync: socket.socket) -> bytes:
         """A failure, or b"" when the program runs; before either, its root may come by."""
         while True:
             try:
-                content, fds, _, _ = socket.recv_fds(self._sync, 1 << 16, 1)
+                content, fds, _, _ = socket.recv_fds(sync, 1 << 16, 1)
             except BlockingIOError:
-                await _readable(self._sync)
+                await _readable(sync)
                 continue
             except ConnectionResetError:
                 return b""
@@ -94,15 +95,20 @@ class Process:
 
     async def abort(self) -> None:
         """End of file at the barrier: the process exits."""
-        self._sync.close()
+        self._let_go()
 
     def close(self) -> None:
         """Let go of everything that is ours; the process goes on."""
-        self._sync.close()
+        self._let_go()
         for fd in (self.pidfd, self.stdin_fd, self.pty_fd):
             if fd is not None and fd >= 0:
                 os.close(fd)
         self.pidfd, self.stdin_fd, self.pty_fd = -1, None, None
+
+    def _let_go(self) -> None:
+        if self._sync is not None:
+            self._sync.close()
+            self._sync = None
 
 
 async def _readable(sync: socket.socket) -> None:

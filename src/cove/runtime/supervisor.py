@@ -16,7 +16,6 @@ It imports only what its children may need, because nothing is imported after th
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import gc
 import os
@@ -25,7 +24,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -39,6 +40,9 @@ from cove.runtime import messages as m
 from cove.runtime.children import Child, Container
 from cove.runtime.forker import Forker
 from cove.runtime.loop import Loop
+
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 _decode = msgspec.json.Decoder(m.Request).decode
 _encode = msgspec.json.Encoder().encode
@@ -452,24 +456,30 @@ def lock(path: Path) -> int:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry of `python -m cove.runtime.supervisor`."""
-    parser = argparse.ArgumentParser(prog="cove supervisor")
-    parser.add_argument("--run-root", type=Path, required=True)
-    parser.add_argument("--cgroup-parent", required=True)
-    options = parser.parse_args(argv)
-    run = RunRoot(options.run_root)
-    Path("/proc/self/comm").write_text("cove-supervisor")  # it was executed by descriptor, which gives no name
-    run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
-    held = lock(run.supervisor_lock)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it ends by Shutdown, when no container needs it
-    forker = Forker()
-    forker.start()
-    supervisor = Supervisor(run, Cgroups.detect(options.cgroup_parent), forker)
-    with listen(run.supervisor_socket) as listener:
-        supervisor.serve(listener)
-    forker.close()
-    run.supervisor_socket.unlink(missing_ok=True)
-    os.close(held)
+    Path("/proc/self/comm").write_text("cove-supervisor")  # it was executed by descriptor, which gives no name
+    with closing(Forker()) as forker:
+        forker.start()
+        options = _options(argv)
+        run = RunRoot(options.run_root)
+        run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held = lock(run.supervisor_lock)
+        supervisor = Supervisor(run, Cgroups.detect(options.cgroup_parent), forker)
+        with listen(run.supervisor_socket) as listener:
+            supervisor.serve(listener)
+        run.supervisor_socket.unlink(missing_ok=True)
+        os.close(held)
+
+
+def _options(argv: list[str] | None) -> Namespace:
+    """Imports argparse when the forker, which has no use for it, is there already."""
+    from argparse import ArgumentParser
+
+    parser = ArgumentParser(prog="cove supervisor")
+    parser.add_argument("--run-root", type=Path, required=True)
+    parser.add_argument("--cgroup-parent", required=True)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
