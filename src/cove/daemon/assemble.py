@@ -119,6 +119,7 @@ def _settings(config: Config) -> Settings:
         publish_address=file.network.publish_address,
         stop_timeout=file.stop_timeout,
         labels=file.labels,
+        cdi_directories=file.cdi_directories,
         insecure_registries=file.insecure_registries,
     )
 

@@ -8,6 +8,7 @@
     stop_timeout = 10                       # seconds, for containers that say nothing
     labels = ["rack=4"]
     insecure_registries = ["registry.lan:5000"]
+    cdi_directories = ["/etc/cdi", "/run/cdi"]   # where vendors describe devices; the last one wins
     registries = "/etc/cove/registries.toml"                       # mirrors and rewrites, if it is there
     certificates = ["/etc/cove/certs.d", "/etc/docker/certs.d"]    # HOST[:PORT]/*.crt, *.cert with *.key
 
@@ -84,6 +85,7 @@ class File(_Table, frozen=True, kw_only=True):
     log_level: LogLevel = "info"
     stop_timeout: int = 10
     labels: tuple[str, ...] = ()
+    cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
     insecure_registries: tuple[str, ...] = ()
     registries: str = "/etc/cove/registries.toml"
     certificates: tuple[str, ...] = ("/etc/cove/certs.d", "/etc/docker/certs.d")

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from cove import ids
-from cove.engine import merge, render, resources, spec
+from cove.engine import cdi, merge, render, resources, security, spec
 from cove.engine.attachments import Attachments
 from cove.engine.context import Context
 from cove.engine.health import check_config as check_health
@@ -76,7 +76,7 @@ class Containers:
         """Everything checked, then the volumes and the writable layer, then the row."""
         image = self._image(body.image, platform)
         config = merge.merge(body.config(), image.config.config)
-        asked = self._with_lenders(_normal(body.host_config))
+        asked = self._with_lenders(_normal(security.hardened(body.host_config)))
         warnings = self._check(config, asked)
         words = merge.command(config)
         endpoints = self._endpoints(asked, body.networking_config)
@@ -133,6 +133,7 @@ class Containers:
         for key in config.exposed_ports:
             parse_port(key)
         check_health(config.healthcheck)
+        cdi.edits(asked.device_requests, self._context.settings.cdi_directories)
         warnings = spec.check(config, asked, self._context.host)
         if asked.network_mode == "host" and (asked.port_bindings or asked.publish_all_ports):
             warnings += ("Published ports are discarded when using host network mode",)

@@ -73,6 +73,7 @@ class Settings:
     insecure_registries: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     publish_address: str = "0.0.0.0"
+    cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
 
 
 @dataclass(frozen=True, slots=True)

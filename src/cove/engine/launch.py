@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cove import ids
-from cove.engine import spec
+from cove.engine import cdi, spec
 from cove.engine.context import Context
 from cove.engine.mounts import Mounts
 from cove.engine.naming import named
@@ -45,7 +45,9 @@ class Launcher:
         """All that makes the first process; raises CoveError for what cannot be had now."""
         lenders = {kind: self._running(name, kind) for kind, name in spec.lenders(record.host).items()}
         hostname = hostname_of(record, lenders.get("network"))
+        edits = cdi.edits(record.host.device_requests, self._context.settings.cdi_directories)
         around = spec.Surroundings(
+            edits=edits,
             cgroup=cgroup_of(record, self._context.instance),
             hostname=hostname,
             mounts=(
@@ -61,7 +63,7 @@ class Launcher:
             spec=spec.build(record, around, self._context.host),
             rootfs=self._context.snapshots.mount(record.id, readonly=record.host.readonly_rootfs),
             user=record.config.user,
-            group_add=record.host.group_add or (),
+            group_add=(*(record.host.group_add or ()), *edits.groups),
             stdin=record.config.open_stdin and not record.config.tty,
             log=self.log_policy(record),
             init=bool(record.host.init),

@@ -11,10 +11,12 @@ from typing import cast
 
 from cove.engine.context import Settings
 from cove.engine.records import Record
+from cove.engine.security import is_hardened
 from cove.errors import InvalidArgument
 from cove.network.driver import PortBinding, Protocols
 from cove.wire import ports as wire
 
+_LOOPBACK = "127.0.0.1"
 _PROTOCOLS = ("tcp", "udp", "sctp")
 
 
@@ -44,7 +46,13 @@ def _host_port(text: str) -> tuple[int, int]:
 
 def requested(record: Record, settings: Settings) -> tuple[PortBinding, ...]:
     """Every binding that a container asks for; those of -P are any free ports for what it exposes."""
-    default = "" if settings.publish_address in ("", "0.0.0.0") else settings.publish_address
+    default = (
+        _LOOPBACK
+        if is_hardened(record.host)
+        else ""
+        if settings.publish_address in ("", "0.0.0.0")
+        else settings.publish_address
+    )
     found: list[PortBinding] = []
     for key, bindings in record.host.port_bindings.items():
         port, proto = parse_port(key)

@@ -191,10 +191,6 @@ def _number(path: str) -> tuple[int, int]:
 
 def devices(asked: wire.HostConfig) -> tuple[tuple[Device, ...], tuple[DeviceRule, ...]]:
     """The nodes to make besides the standard ones, and the rules of the device controller."""
-    if asked.device_requests:
-        wanted = asked.device_requests[0]
-        capabilities = "[" + " ".join(f"[{' '.join(group)}]" for group in wanted.capabilities) + "]"
-        raise Unsupported(f'could not select device driver "{wanted.driver}" with capabilities: {capabilities}')
     if asked.privileged:
         return tuple(_host_devices()), (DeviceRule(allow=True),)
     nodes: list[Device] = []

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from cove.engine.host import HostFacts
 from cove.errors import InvalidArgument, Unsupported
 from cove.oci import seccomp_profile
@@ -35,6 +37,12 @@ DEFAULT_CAPABILITIES = frozenset(
         "SYS_CHROOT KILL AUDIT_WRITE"
     ).split()
 )
+
+_NOT_HARDENED = frozenset({"CAP_MKNOD", "CAP_NET_RAW", "CAP_AUDIT_WRITE"})
+HARDENED = "security=hardened"
+"""The security option that chooses the stricter defaults."""
+
+_HARDENED_PIDS = 2048
 
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
@@ -63,7 +71,8 @@ def capabilities(asked: HostConfig, host: HostFacts) -> Capabilities:
     if asked.privileged:
         chosen = set(known)
     else:
-        chosen = set(known) if "ALL" in add else set() if "ALL" in drop else set(DEFAULT_CAPABILITIES)
+        usual = DEFAULT_CAPABILITIES - (_NOT_HARDENED if is_hardened(asked) else frozenset())
+        chosen = set(known) if "ALL" in add else set() if "ALL" in drop else set(usual)
         chosen = (chosen - drop) | (add - {"ALL"} - (drop if "ALL" in add else set()))
     kept = tuple(name for name in known if name in chosen)
     return Capabilities(bounding=kept, effective=kept, permitted=kept)
@@ -81,17 +90,51 @@ def _names(words: Iterable[str], field: str) -> set[str]:
     return names
 
 
+# ── the stricter defaults ─────────────────────────────────────────────────────────────────────────
+
+
+def is_hardened(asked: HostConfig) -> bool:
+    """Whether `--security hardened` was asked for."""
+    return HARDENED in (asked.security_opt or ())
+
+
+def hardened(asked: HostConfig) -> HostConfig:
+    """What was asked for with the stricter defaults spelt out; what a user says in words stays.
+
+    Capabilities, the published ports' address and the time namespace follow where they are decided.
+    """
+    if not is_hardened(asked):
+        return asked
+    if asked.privileged:
+        raise InvalidArgument("--security hardened and --privileged contradict each other; leave one of them out")
+    options = asked.security_opt or ()
+    if not any(option.startswith("no-new-privileges") for option in options):
+        options = (*options, "no-new-privileges")
+    return msgspec.structs.replace(
+        asked,
+        security_opt=options,
+        readonly_rootfs=True,
+        pids_limit=asked.pids_limit or _HARDENED_PIDS,
+    )
+
+
 # ── security options ──────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
 class SecurityOptions:
-    """`seccomp`: None for the default profile, a profile of the user's, or `unconfined`."""
+    """`seccomp`: None for the default profile, a profile of the user's, or `unconfined`.
+
+    `apparmor`: the profile's name, "" for none. `label`: an SELinux label, "" for none.
+    `writable_cgroups`: the container may divide its own control group.
+    """
 
     no_new_privileges: bool = False
     seccomp: seccomp_profile.Profile | None = None
     unconfined: bool = False
     system_paths: bool = True
+    apparmor: str = ""
+    writable_cgroups: bool = False
 
 
 def security_options(asked: HostConfig, host: HostFacts) -> SecurityOptions:
@@ -124,17 +167,37 @@ def _apply(options: SecurityOptions, key: str, value: str, text: str, host: Host
         return replace(options, unconfined=False, seccomp=seccomp_profile.parse(value))
     if key == "systempaths" and value == "unconfined":
         return replace(options, system_paths=False)
+    if key == "writable-cgroups":
+        return replace(options, writable_cgroups=_writable_cgroups(value, text, host))
     if key == "apparmor":
-        if value != "unconfined" and not host.apparmor:
-            raise Unsupported(f"The AppArmor profile {value} cannot be applied: AppArmor is not enabled on this host")
-        if value != "unconfined":
-            raise Unsupported(f"The AppArmor profile {value} cannot be applied: only unconfined is supported")
-        return options
+        return replace(options, apparmor=_apparmor(value, host))
     if key == "label":
         if value != "disable" and host.selinux:
             raise Unsupported(f"SELinux labels are not supported; leave out --security-opt {text}")
         return options
+    if key == "security" and value in ("default", "hardened"):
+        return options
     raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
+
+
+def _apparmor(value: str, host: HostFacts) -> str:
+    """The profile to confine by; a host without AppArmor confines nothing and says so."""
+    if value == "unconfined":
+        return value if host.apparmor else ""
+    if not host.apparmor:
+        raise Unsupported(f"The AppArmor profile {value} cannot be applied: AppArmor is not enabled on this host")
+    return value
+
+
+def _writable_cgroups(value: str, text: str, host: HostFacts) -> bool:
+    if value not in ("", "true", "false"):
+        raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
+    if value != "false" and host.cgroup_version == 1:
+        raise Unsupported(
+            "writable-cgroups needs cgroup v2: with version 1, which this host has, who may write in a container's "
+            "groups can lift its limits"
+        )
+    return value != "false"
 
 
 # ── limits of the process ─────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cove.engine import merge, resources, security
+from cove.engine.cdi import NO_EDITS, Edits
 from cove.engine.host import HostFacts
 from cove.engine.records import Record
 from cove.engine.seccomp import resolved
@@ -38,11 +39,13 @@ class Surroundings:
 
     `mounts`: volumes, binds and the managed files, in order of depth. `joined`: for each namespace that
     another container's process lends, the path under /proc. `hostname`: the container's own, or the host's.
+    `edits`: what devices described by their vendors add.
     """
 
     cgroup: str
     hostname: str
     mounts: tuple[Mount, ...] = ()
+    edits: Edits = NO_EDITS
     joined: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -51,6 +54,7 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
     config, asked = record.config, record.host
     options = security.security_options(asked, host)
     nodes, rules = resources.devices(asked)
+    nodes, rules = (*nodes, *around.edits.devices), (*rules, *around.edits.rules)
     limits = resources.limits(asked, host)
     namespaces = _namespaces(asked, around.joined)
     own = {namespace.type for namespace in namespaces if not namespace.path}
@@ -61,7 +65,7 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
         root=Root(path="rootfs", readonly=asked.readonly_rootfs),
         hostname=around.hostname if "uts" in own else "",
         domainname=config.domainname if "uts" in own else "",
-        mounts=(*_system_mounts(asked, own), *around.mounts),
+        mounts=(*_system_mounts(asked, own, options), *around.edits.mounts, *around.mounts),
         annotations=dict(asked.annotations),
         linux=Linux(
             namespaces=namespaces,
@@ -100,13 +104,14 @@ def _process(record: Record, around: Surroundings, options: security.SecurityOpt
     values, _ = security.rlimits(asked.ulimits, host)
     return Process(
         args=merge.command(config),
-        env=merge.environment(config, around.hostname),
+        env=(*merge.environment(config, around.hostname), *around.edits.env),
         cwd=config.working_dir or "/",
         terminal=config.tty,
         console_size=ConsoleSize(height=height, width=width) if config.tty and height and width else None,
         capabilities=security.capabilities(asked, host),
         rlimits=values,
         no_new_privileges=options.no_new_privileges,
+        apparmor_profile=options.apparmor,
         oom_score_adj=asked.oom_score_adj or None,
     )
 
@@ -139,6 +144,8 @@ def _namespaces(asked: HostConfig, joined: Mapping[str, str]) -> tuple[Namespace
     for kind, mode in modes.items():
         if mode != "host":
             found.append(Namespace(type=kind, path=joined.get(kind, "")))
+    if security.is_hardened(asked):
+        found.append(Namespace(type="time"))
     return tuple(found)
 
 
@@ -230,9 +237,12 @@ def _check_unsupported(asked: HostConfig) -> None:
 _SAFE = ("nosuid", "noexec", "nodev")
 
 
-def _system_mounts(asked: HostConfig, own: set[NamespaceType]) -> tuple[Mount, ...]:
+def _system_mounts(
+    asked: HostConfig, own: set[NamespaceType], options: security.SecurityOptions
+) -> tuple[Mount, ...]:
     """/proc, /dev and their kin, in the order they are made; then the user's tmpfs."""
     access = "rw" if asked.privileged else "ro"
+    cgroups = "rw" if options.writable_cgroups and "cgroup" in own else access
     shm = asked.shm_size or DEFAULT_SHM
     mounts = [
         Mount(destination="/proc", source="proc", type="proc", options=_SAFE),
@@ -249,7 +259,7 @@ def _system_mounts(asked: HostConfig, own: set[NamespaceType]) -> tuple[Mount, .
             options=("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
         ),
         Mount(destination="/sys", source="sysfs", type="sysfs", options=(*_SAFE, access)),
-        Mount(destination="/sys/fs/cgroup", source="cgroup", type="cgroup", options=(*_SAFE, "relatime", access)),
+        Mount(destination="/sys/fs/cgroup", source="cgroup", type="cgroup", options=(*_SAFE, "relatime", cgroups)),
         Mount(destination="/dev/mqueue", source="mqueue", type="mqueue", options=_SAFE),
     ]
     if asked.ipc_mode == "host":

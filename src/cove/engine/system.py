@@ -106,6 +106,7 @@ class System:
             mem_total=host.memory,
             name=context.settings.hostname or socket.gethostname(),
             labels=context.settings.labels,
+            cdi_spec_dirs=context.settings.cdi_directories,
             server_version=__version__,
             runtimes={"cove": wire.Runtime(path="cove")},
             warnings=tuple(context.firewall.warnings()) or None,

@@ -73,17 +73,24 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
 
 
 def _join(target: int) -> None:
-    """All namespaces of the target but the pid one; its user namespace too when it has another than ours."""
-    if _shares_user_namespace(target):
-        namespaces.join_process(target, _SHARED)
+    """All namespaces of the target but the pid one; its time and user namespaces when they are others than ours."""
+    wanted = _SHARED if _shares(target, "time") else _SHARED | process.CLONE_NEWTIME
+    if _shares(target, "user"):
+        namespaces.join_process(target, wanted)
     else:
-        namespaces.join_process(target, _SHARED | process.CLONE_NEWUSER)
+        namespaces.join_process(target, wanted | process.CLONE_NEWUSER)
         privileges.become(0, 0, ())
         privileges.set_dumpable(False)
 
 
-def _shares_user_namespace(target: int) -> bool:
-    """Whether target and this process are in one user namespace: joining one's own is what fails with EINVAL."""
+def _shares(target: int, kind: str) -> bool:
+    """Whether target and this process are in one namespace of a kind; of one that the kernel lacks, all are.
+
+    Joining one's own user namespace is what fails with EINVAL.
+    """
     pid = process.pid_of(target)
-    own, theirs = os.stat("/proc/self/ns/user"), os.stat(f"/proc/{pid}/ns/user")
+    try:
+        own, theirs = os.stat(f"/proc/self/ns/{kind}"), os.stat(f"/proc/{pid}/ns/{kind}")
+    except FileNotFoundError:
+        return True
     return (own.st_dev, own.st_ino) == (theirs.st_dev, theirs.st_ino)

@@ -235,8 +235,6 @@ def _network(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _isolation(call: Call) -> dict[str, Any]:
-    if call.given("gpus"):
-        raise UsageError("--gpus is not supported: Cove has no GPU runtime; pass the devices with --device")
     if call.text("isolation") not in {"", "default"}:
         raise UsageError(f"--isolation {call.text('isolation')} does not exist on Linux; leave it out")
     host: dict[str, Any] = {}
@@ -250,8 +248,11 @@ def _isolation(call: Call) -> dict[str, Any]:
     ):
         if call.list(flag):
             host[key] = call.list(flag)
-    if call.list("security-opt"):
-        host["SecurityOpt"] = [_security_option(text) for text in call.list("security-opt")]
+    if call.text("security") not in {"", "default", "hardened"}:
+        raise UsageError(f"the value {call.text('security')!r} of --security is not default or hardened")
+    hardened = ["security=hardened"] if call.text("security") == "hardened" else []
+    if hardened or call.list("security-opt"):
+        host["SecurityOpt"] = hardened + [_security_option(text) for text in call.list("security-opt")]
     for flag, key in (
         ("cgroupns", "CgroupnsMode"),
         ("ipc", "IpcMode"),

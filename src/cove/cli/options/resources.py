@@ -59,8 +59,14 @@ def resources(call: Call) -> dict[str, Any]:
         found["OomKillDisable"] = True
     if call.list("ulimit"):
         found["Ulimits"] = [_ulimit(text) for text in call.list("ulimit")]
-    if call.list("device"):
-        found["Devices"] = [_device(text) for text in call.list("device")]
+    named = [text for text in call.list("device") if not text.startswith("/") and "/" in text and "=" in text]
+    paths = [_device(text) for text in call.list("device") if text not in named]
+    if paths:
+        found["Devices"] = paths
+    requests = [{"Driver": "cdi", "DeviceIDs": named}] if named else []
+    requests += [_gpus(text) for text in call.list("gpus")]
+    if requests:
+        found["DeviceRequests"] = requests
     for flag, key in (
         ("device-read-bps", "BlkioDeviceReadBps"),
         ("device-write-bps", "BlkioDeviceWriteBps"),
@@ -73,6 +79,34 @@ def resources(call: Call) -> dict[str, Any]:
         weights = (_throttle(text, "blkio-weight-device") for text in call.list("blkio-weight-device"))
         found["BlkioWeightDevice"] = [{"Path": one["Path"], "Weight": one["Rate"]} for one in weights]
     return found
+
+
+def _gpus(text: str) -> dict[str, Any]:
+    """`all`, `2`, `device=0,1` (in quotes of their own as docker wants it, or not), `driver=nvidia,count=2`."""
+    request: dict[str, Any] = {"Driver": "", "Count": 0, "DeviceIDs": [], "Capabilities": [["gpu"]]}
+    key = ""
+    for part in text.replace('"', "").split(","):
+        name, equals, value = part.partition("=")
+        if not equals and key != "device":
+            name, value = "count", name
+        elif not equals:
+            name, value = "device", name
+        key = name
+        if name == "count" and (value == "all" or value.isdecimal()):
+            request["Count"] = -1 if value == "all" else int(value)
+        elif name == "device" and value:
+            request["DeviceIDs"].append(value)
+        elif name == "driver":
+            request["Driver"] = value
+        elif name == "capabilities":
+            request["Capabilities"] = [sorted({"gpu", value})]
+        else:
+            raise UsageError(
+                f"the value {text!r} of --gpus is not all, a number, device=NAME,… or driver=NAME,count=N"
+            )
+    if not request["Count"] and not request["DeviceIDs"]:
+        request["Count"] = -1
+    return request
 
 
 def _ulimit(text: str) -> dict[str, Any]:
