@@ -1,7 +1,7 @@
 """The one moment of create, run and exec when a process is made, and the talk with it until it is ready or fails.
 
 born()  ── clone3 ─▶ Newborn        it joins its control group by itself
-Newborn.admit(linux)                its id maps are written, its gate opens
+Newborn.admit()                     its gate opens
 Newborn.attend(on_hooks)            pty and hooks served; returns at Ready (hold), raises StartFailed at Failed
 Newborn.go()                        the program runs, or StartFailed says why not
 """
@@ -12,15 +12,14 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 
 import msgspec
 
 from cove.errors import StartFailed
 from cove.kernel import namespaces, process
 from cove.kernel.cgroups import Birthplace
-from cove.oci.spec import Linux
 from cove.runtime.child import enter
 from cove.runtime.messages import Failed, Go, Ready
 
@@ -43,19 +42,12 @@ class Newborn:
         self.sync = sync
         self.gate = gate
         self.master: int | None = None
+        self.helper = 0
 
-    def admit(self, linux: Linux | None) -> None:
-        """Write its id maps, if it has any, and open the gate."""
-        try:
-            if linux is not None and linux.uid_mappings:
-                uids, gids = (
-                    [(entry.container_id, entry.host_id, entry.size) for entry in entries]
-                    for entries in (linux.uid_mappings, linux.gid_mappings)
-                )
-                namespaces.write_id_maps(self.pid, uids, gids)
+    def admit(self) -> None:
+        """Open the gate."""
+        with suppress(BrokenPipeError):  # it failed already; its reason lies on sync
             self.gate.send(b"go")
-        except BrokenPipeError:
-            return  # it failed already; its reason lies on sync
 
     def attend(self, on_hooks: Callable[[], bytes]) -> None:
         """Serve it until it says Ready. `on_hooks` runs the hooks of its maker: the State for its own."""
@@ -68,7 +60,10 @@ class Newborn:
                 waiting.unregister(self.gate)
             if self.sync.fileno() in ready:
                 self._heard(self.sync.recv(_PACKET))
-                return
+                break
+        if self.helper:
+            os.waitpid(self.helper, 0)
+            self.helper = 0
 
     def _serve(self, on_hooks: Callable[[], bytes]) -> bool:
         """One packet from the gate; False at its end."""
@@ -110,10 +105,10 @@ class Newborn:
     def kill(self) -> None:
         """End it and reap it."""
         process.send_signal(self.pidfd, signal.SIGKILL)
-        try:
-            os.waitpid(self.pid, 0)
-        except ChildProcessError:
-            return
+        for pid in (self.pid, self.helper):
+            with suppress(ChildProcessError):
+                if pid:
+                    os.waitpid(pid, 0)
 
     def close(self) -> None:
         self.sync.close()
@@ -123,16 +118,28 @@ class Newborn:
             os.close(self.master)
 
 
-def born(flags: int, place: Birthplace, pid_namespace: int | None, become: Callable[[int, int], None]) -> Newborn:
+def born(
+    flags: int,
+    place: Birthplace,
+    within: Iterable[tuple[str, int]],
+    become: Callable[[int, int], None],
+    helper: Callable[[int, int], int] | None = None,
+) -> Newborn:
     """Clone a process that calls `become(sync_fd, gate_fd)`, which never returns.
 
-    `pid_namespace`: a descriptor of the one to be born in, or a pidfd.
+    `within`: kinds and descriptors of namespaces to be born in. `helper(pid, sync_fd)` forks what helps it from
+    outside (`runtime.outside`).
     """
     sync, far_sync = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     gate, far_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with far_sync, far_gate, namespaces.children_in(pid_namespace) if pid_namespace is not None else nullcontext():
+    with far_sync, far_gate, ExitStack() as inside:
+        for kind, fd in within:
+            inside.enter_context(namespaces.children_in(fd, kind))
         pid, pidfd = process.clone(flags, cgroup_fd=place.directory)
         if pid == 0:
             enter(place, far_sync.fileno())
             become(far_sync.fileno(), far_gate.fileno())
-    return Newborn(pid, pidfd, sync, gate)
+        newborn = Newborn(pid, pidfd, sync, gate)
+        if helper is not None:
+            newborn.helper = helper(pid, far_sync.fileno())
+    return newborn

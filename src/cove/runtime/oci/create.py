@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import msgspec
 
@@ -17,7 +18,7 @@ from cove.errors import CoveError, InvalidArgument
 from cove.kernel import process, seccomp
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Process, Spec
-from cove.runtime import hooks, init
+from cove.runtime import hooks, init, outside
 from cove.runtime.child import ChildStdio, Failure, Manner
 from cove.runtime.messages import Launch
 from cove.runtime.oci import afterwards, groups, stdio, store
@@ -138,14 +139,30 @@ def _first_process(launch: Launch, manner: Manner, cgroups: Cgroups, group: str,
         ends = ChildStdio(console=True) if terminal else stdio.inherited()
         init.run(launch, sync_fd=sync_fd, gate_fd=gate_fd, stdio=ends, seccomp=bpf, manner=manner)
 
-    path = init.pid_namespace(launch.spec)
     with ExitStack() as opened:
-        namespace = None
-        if path:
-            namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            opened.callback(os.close, namespace)
         place = opened.enter_context(cgroups.birthplace(group))
-        return born(init.flags_for(launch.spec), place, namespace, become)
+        within = [(kind, _opened(opened, path)) for kind, path in init.born_in(launch.spec)]
+        flags = init.flags_for(launch.spec)
+        if not outside.needed(launch.spec):
+            return born(flags, place, within, become)
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        opened.callback(near.close)
+        opened.callback(far.close)
+        manner = replace(manner, link=near.fileno())
+        return born(
+            flags,
+            place,
+            within,
+            become,
+            lambda pid, sync_fd: outside.fork(launch, pid, sync_fd=sync_fd, link=far.fileno()),
+        )
+
+
+def _opened(around: ExitStack, path: str) -> int:
+    """A descriptor of the namespace that the file `path` is."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    around.callback(os.close, fd)
+    return fd
 
 
 def _record(
@@ -193,7 +210,7 @@ def _attend(newborn: Newborn, container: store.Container, spec: Spec, bundle: st
         return hooks.encode(state)
 
     try:
-        newborn.admit(spec.linux)
+        newborn.admit()
         newborn.attend(on_hooks)
     except (CoveError, Failure) as error:
         if begun and spec.hooks is not None:

@@ -63,7 +63,7 @@ def execute(call: Call, words: list[str]) -> int:
         newborn = _join(container, wanted, manner)
         opened.callback(newborn.close)
         undo.callback(newborn.kill)
-        newborn.admit(None)
+        newborn.admit()
         if wanted.terminal:
             newborn.receive_master()
         if newborn.master is not None and console_socket:
@@ -185,4 +185,4 @@ def _join(container: store.Container, wanted: Process, manner: Manner) -> Newbor
             )
 
         place = opened.enter_context(cgroups.birthplace(record.cgroup))
-        return born(0, place, target, become)
+        return born(0, place, [("pid", target)], become)

@@ -156,6 +156,11 @@ def run(arguments: list[str]) -> int:
         log.error(f"{verb} failed: {describe(error)}" if verb else describe(error))
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        # A fault of this program's own: even that is told in one sentence, with the way to see more.
+        if "--debug" in arguments:
+            raise
+        log.error(f"{verb} failed by a fault of cove-oci: {type(error).__name__}: {error}; --debug shows where")
     return 255 if verb == "exec" else 1
 
 
