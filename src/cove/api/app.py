@@ -10,6 +10,7 @@ from cove.api.router import API_VERSION, Router, dotted
 from cove.api.routes import containers, execs, images, networks, system, volumes
 from cove.engine.engine import Engine
 from cove.errors import CoveError
+from cove.httpd import messages
 
 _HEADERS = (
     ("Api-Version", dotted(API_VERSION)),
@@ -23,9 +24,9 @@ def application(engine: Engine) -> App:
     tables = (containers, execs, images, networks, volumes, system)
     router = Router(engine, [route for table in tables for route in table.ROUTES])
 
-    async def app(request: Request) -> Reply:
+    async def app(request: messages.Request) -> Reply:
         try:
-            reply = await router(request)
+            reply = await router(Request.of(request))
         except CoveError as error:
             reply = error_reply(error)
         if isinstance(reply, Hijack):

@@ -1,7 +1,7 @@
-"""The sockets that the API listens on, and the connections that came through them.
+"""The sockets that the API listens on.
 
-Owns listening (unix sockets, TCP with client certificates, sockets that systemd opened), the
-refusal of strangers on TCP and a clean end. It never parses HTTP (`connection`) nor knows a path.
+Owns which they are (unix sockets, TCP with client certificates, sockets that systemd opened) and the
+refusal of strangers on TCP. It never parses HTTP (`cove.httpd`) nor knows a path.
 
 A unix socket has mode 0660 and belongs to the group `docker` or `cove`, where one exists. Whoever
 reaches the API is root on this host, so on TCP a browser's requests (any Origin, a Host that is
@@ -11,7 +11,6 @@ stdin and go on reading: asyncio's TLS closes both directions together.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import grp
@@ -23,89 +22,44 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
-from cove.api.connection import Connection
-from cove.api.http import App, Reply, Request
+from cove.api.errors import error_reply
 from cove.errors import Conflict, Forbidden, Internal, describe
+from cove.httpd import server
+from cove.httpd.messages import App, Reply, Request
 
-_BACKLOG = 4096
 _MODE = 0o660
 _GROUPS = ("docker", "cove")
-_HANG_UP_SECONDS = 1.0
 _FIRST_SYSTEMD_FD = 3
 
 
-class Server:
+class Server(server.Server):
     """Every listener of one daemon, over one application."""
 
     def __init__(self, app: App) -> None:
-        self.app = app
-        self.connections: set[Connection] = set()
-        self.half_closed: set[Connection] = set()
-        self._listeners: list[asyncio.Server] = []
+        super().__init__(app, error_reply)
         self._paths: list[Path] = []
-        self._watch: asyncio.Task[None] | None = None
-
-    async def listen(self, sock: socket.socket) -> None:
-        """Serve a unix socket that is already bound (by `bind_unix`, or by systemd)."""
-        await self._serve(sock, self)
 
     async def listen_unix(self, path: Path) -> None:
         """Make the socket at `path` and serve it; it is removed by `close`."""
         sock = bind_unix(path)
         self._paths.append(path)
-        await self._serve(sock, self)
+        await self.listen(sock)
 
     async def listen_tcp(
         self, host: str, port: int, *, tls: ssl.SSLContext | None, names: Collection[str] = ()
     ) -> tuple[str, int]:
         """Serve TCP; `names` are the host names that clients may use. Returns the address bound."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, port))
-        except OSError as error:
-            sock.close()
-            raise Internal(f"Cannot listen on tcp://{host}:{port}: {os.strerror(error.errno or 0)}") from error
+        sock = server.bind_tcp(host, port)
         bound: tuple[str, int] = sock.getsockname()[:2]
-        await self._serve(sock, _Guarded(self, frozenset({host, *names})), tls)
+        await self.serve(sock, _Guarded(self, frozenset({host, *names})), tls)
         return bound
 
     async def close(self, grace: float = 10.0) -> None:
         """Stop listening, let requests end within `grace` seconds, cancel the rest."""
-        for listener in self._listeners:
-            listener.close()
         for path in self._paths:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-        if self._watch is not None:
-            self._watch.cancel()
-        streaming = [connection for connection in self.connections if connection.watching]
-        for connection in streaming:
-            connection.cancel()
-        tasks = [connection.stop() for connection in tuple(self.connections)]
-        if tasks:
-            await asyncio.wait(tasks, timeout=grace)
-        for connection in tuple(self.connections):
-            connection.abort()
-            connection.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _serve(self, sock: socket.socket, owner: Server | _Guarded, tls: ssl.SSLContext | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        sock.setblocking(False)
-        listener = await loop.create_server(lambda: Connection(owner), sock=sock, backlog=_BACKLOG, ssl=tls)
-        self._listeners.append(listener)
-        if self._watch is None:
-            self._watch = loop.create_task(self._drop_hung_up(), name="api: clients that hung up")
-
-    async def _drop_hung_up(self) -> None:
-        """A client that shut down sending may still listen, or be gone; only poll(2) can tell."""
-        while True:
-            await asyncio.sleep(_HANG_UP_SECONDS)
-            for connection in tuple(self.half_closed):
-                if connection.hung_up():
-                    connection.abort()
+        await super().close(grace)
 
 
 class _Guarded:
@@ -116,6 +70,7 @@ class _Guarded:
         self._names = names
         self.connections = server.connections
         self.half_closed = server.half_closed
+        self.refusal = server.refusal
 
     async def app(self, request: Request) -> Reply:
         if "origin" in request.headers:

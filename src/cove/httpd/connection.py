@@ -18,9 +18,11 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import os
 import select
 import socket
 import termios
+import time
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Protocol
@@ -28,9 +30,8 @@ from typing import Protocol
 import h11
 
 from cove import __version__
-from cove.api.errors import error_reply
-from cove.api.http import App, Disconnected, Hijack, Reply, Request, Response, Stream
 from cove.errors import CoveError, InvalidArgument
+from cove.httpd.messages import App, Disconnected, Hijack, Refusal, Reply, Request, Response, Span, Stream
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,9 @@ _HIGH_WATER = 256 << 10
 """Bytes received ahead of the reader before the transport is paused."""
 
 _DRAIN_LIMIT = 1 << 20
+_PIECE = 4 << 20
+"""Bytes of a file between two looks at whether the client still takes them."""
+_READ = 256 << 10
 _LINGER_SECONDS = 2.0
 _HEAD_LOOKS, _HEAD_PAUSE = 250, 0.001
 _SERVER = f"Cove/{__version__} (linux)"
@@ -52,6 +56,8 @@ class Owner(Protocol):
 
     connections: set[Connection]
     half_closed: set[Connection]
+
+    refusal: Refusal
 
     @property
     def app(self) -> App: ...
@@ -76,6 +82,8 @@ class Connection(asyncio.Protocol):
         self._raw: list[bytes] = []
         self.busy = False
         self.watching = False
+        self.waiting_since: float | None = None
+        """Since when (monotonic) the client has given or taken nothing, although it is its turn."""
 
     # ── what the transport says ───────────────────────────────────────────────────────────────────
 
@@ -223,19 +231,25 @@ class Connection(asyncio.Protocol):
             target=event.target.decode("latin-1"),
             headers={name.decode("ascii"): value.decode("latin-1") for name, value in event.headers},
             body=self._body(),
+            peer=self._peer(),
+            secure=self._transport.get_extra_info("sslcontext") is not None,
         )
         if request.method in _WATCHING:
             self._watch()
         try:
             reply = await self._owner.app(request)
         except CoveError as error:
-            reply = error_reply(error)
+            reply = self._owner.refusal(error)
         except Disconnected:
             raise
         except Exception as error:
             _log.exception("%s %s failed", request.method, request.target)
-            reply = error_reply(error)
+            reply = self._owner.refusal(error)
         await self._perform(reply, head_only=request.method == "HEAD")
+
+    def _peer(self) -> str:
+        name = self._transport.get_extra_info("peername")
+        return str(name[0]) if isinstance(name, tuple) else ""
 
     def _watch(self) -> None:
         self.watching = True
@@ -253,13 +267,16 @@ class Connection(asyncio.Protocol):
                 await self._room()
             case Stream():
                 await self._perform_stream(reply, head_only=head_only)
+            case Span():
+                with reply.file:
+                    await self._perform_span(reply, head_only=head_only)
             case Hijack():
                 await self._perform_hijack(reply)
 
     async def _perform_stream(self, reply: Stream, *, head_only: bool) -> None:
         self._watch()
         async with _closing(reply.chunks):
-            self._send_head(reply, [])
+            self._send_head(reply, [] if reply.length is None else [("Content-Length", str(reply.length))])
             await self._room()
             if not head_only:
                 async for chunk in reply.chunks:
@@ -268,6 +285,39 @@ class Connection(asyncio.Protocol):
                         await self._room()
         self._send(h11.EndOfMessage())
         await self._room()
+
+    async def _perform_span(self, reply: Span, *, head_only: bool) -> None:
+        self._watch()
+        self._send_head(reply, [("Content-Length", str(reply.count))])
+        if not head_only and reply.count:
+            self._http.send_with_data_passthrough(h11.Data(data=_Counted(reply.count)))  # type: ignore[arg-type]
+            done = 0
+            while done < reply.count:
+                done += await self._send_piece(reply, reply.start + done, min(_PIECE, reply.count - done))
+        self._send(h11.EndOfMessage())
+        await self._room()
+
+    async def _send_piece(self, reply: Span, start: int, count: int) -> int:
+        """Some bytes of a file, without a copy where there is no TLS. Raises Disconnected."""
+        if self._transport.get_extra_info("sslcontext") is not None:
+            data = os.pread(reply.file.fileno(), min(count, _READ), start)
+            if not data:
+                raise Disconnected  # the file is shorter than was announced: only a broken connection says so
+            self._transport.write(data)
+            await self._room()
+            return len(data)
+        if self._lost:
+            raise Disconnected
+        self.waiting_since = time.monotonic()
+        try:
+            sent = await asyncio.get_running_loop().sendfile(self._transport, reply.file, start, count)
+        except (OSError, RuntimeError) as error:
+            raise Disconnected from error
+        finally:
+            self.waiting_since = None
+        if not sent:
+            raise Disconnected
+        return sent
 
     async def _perform_hijack(self, reply: Hijack) -> None:
         async for _ in self._body():
@@ -288,7 +338,7 @@ class Connection(asyncio.Protocol):
             return
         reason = InvalidArgument(f"This is no request of HTTP/1.1: {error}")
         status = error.error_status_hint or 400
-        reply = error_reply(reason)
+        reply = self._owner.refusal(reason)
         self._send_head(
             Response(status=status, body=reply.body),
             [("Content-Length", str(len(reply.body))), ("Connection", "close")],
@@ -361,10 +411,11 @@ class Connection(asyncio.Protocol):
 
     async def _wait_for_data(self) -> None:
         self._arrived = asyncio.get_running_loop().create_future()
+        self.waiting_since = time.monotonic()
         try:
             await self._arrived
         finally:
-            self._arrived = None
+            self._arrived = self.waiting_since = None
 
     def _wake(self) -> None:
         if self._arrived is not None and not self._arrived.done():
@@ -376,7 +427,7 @@ class Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
-    def _send_head(self, reply: Response | Stream, extra: list[tuple[str, str]]) -> None:
+    def _send_head(self, reply: Response | Stream | Span, extra: list[tuple[str, str]]) -> None:
         headers = [("Server", _SERVER), *reply.headers, *extra]
         if reply.status not in (204, 304):
             headers.append(("Content-Type", reply.content_type))
@@ -391,9 +442,21 @@ class Connection(asyncio.Protocol):
     async def _room(self) -> None:
         """Wait until the client has read enough. Raises Disconnected when it is gone."""
         if self._writable is not None:
+            self.waiting_since = time.monotonic()
             await asyncio.shield(self._writable)
+            self.waiting_since = None
         if self._lost:
             raise Disconnected
+
+
+class _Counted:
+    """Stands for bytes that h11 counts and never sees."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
 
 
 @contextlib.asynccontextmanager
