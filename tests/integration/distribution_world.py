@@ -20,23 +20,13 @@ from typing import Any, BinaryIO
 
 from cove.errors import InvalidArgument, NotFound
 from cove.image.arrival import Arrival, arriving
+from cove.image.images import Image
+from cove.image.variants import Variants
 from cove.oci import digest as digests
 from cove.oci import image
-from cove.oci.chain import chain_ids
-from cove.oci.image import Descriptor, ImageConfig, Manifest
+from cove.oci.image import Descriptor
+from cove.oci.platform import Platform
 from cove.oci.reference import Reference
-
-
-@dataclass
-class Stored:
-    id: str
-    manifest: Descriptor
-    config: ImageConfig
-    raw_config: bytes
-    layers: tuple[Descriptor, ...]
-    chain_ids: tuple[str, ...]
-    names: tuple[str, ...]
-    repo_digests: tuple[str, ...]
 
 
 @dataclass
@@ -49,6 +39,9 @@ class World:
     partial: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
 
     def has(self, digest: str) -> bool:
+        return digest in self.blobs
+
+    def exists(self, digest: str) -> bool:
         return digest in self.blobs
 
     def open(self, digest: str) -> BinaryIO:
@@ -98,38 +91,42 @@ class World:
             raise InvalidArgument(f"the layer is not {diff_id}")
         self.unpacked.append(chain_id)
 
-    def register(self, manifest_digest: str, names: Iterable[str]) -> Stored:
+    def register(self, manifest_digest: str, names: Iterable[str]) -> Image:
         for name in names:
             self.named[name] = manifest_digest
         return self._stored(manifest_digest)
 
-    def get(self, name_or_id: str) -> Stored:
-        for manifest_digest in set(self.named.values()):
-            if self._stored(manifest_digest).id.startswith(name_or_id):
-                return self._stored(manifest_digest)
+    def get(self, name_or_id: str, platform: Platform | None = None) -> Image:
+        for digest in set(self.named.values()):
+            if self._stored(digest).id.startswith(name_or_id):
+                return self._stored(digest)
         full = Reference.parse(name_or_id).full
         if full not in self.named:
             raise NotFound(f"No such image: {name_or_id}")
-        return self._stored(self.named[full])
+        return self._stored(self.named[full], platform)
 
-    def list(self) -> list[Stored]:
+    def list(self) -> list[Image]:
         return [self._stored(digest) for digest in sorted(set(self.named.values()))]
 
-    def _stored(self, digest: str) -> Stored:
-        manifest = image.decode_manifest(self.blobs[digest])
-        assert isinstance(manifest, Manifest)
-        raw_config = self.blobs[manifest.config.digest]
-        config = image.decode_config(raw_config)
+    def _stored(self, digest: str, platform: Platform | None = None) -> Image:
+        target = Variants(self).target(digest)
+        variant = target.on(platform) if platform else target.default()
+        if variant is None:
+            raise NotFound(f"not for {platform}")
         refs = [Reference.parse(name) for name, at in self.named.items() if at == digest]
-        return Stored(
-            manifest.config.digest,
-            Descriptor(media_type=image.media_type_of(manifest), digest=digest, size=len(self.blobs[digest])),
-            config,
-            raw_config,
-            manifest.layers,
-            chain_ids(config.rootfs.diff_ids),
-            tuple(ref.familiar for ref in refs if ref.tag),
-            tuple(ref.familiar for ref in refs if ref.digest),
+        return Image(
+            id=variant.id,
+            target=target.descriptor,
+            offers=target.offers,
+            manifest=variant.manifest,
+            config=variant.config,
+            raw_config=variant.raw_config,
+            layers=variant.layers,
+            chain_ids=variant.chain_ids,
+            names=tuple(ref.familiar for ref in refs if ref.tag),
+            repo_digests=tuple(ref.familiar for ref in refs if ref.digest),
+            created="",
+            size=0,
         )
 
 
@@ -179,6 +176,25 @@ def make_image(world: World, name: str, contents: Iterable[bytes], **platform: s
     digest = world.put(json.dumps(manifest).encode())
     if name:
         world.register(digest, [Reference.parse(name).full])
+    return digest
+
+
+def make_index(world: World, name: str, offers: dict[str, bytes]) -> str:
+    """An image with a variant of one small layer for each platform, and an attestation about the first one."""
+    manifests = []
+    for platform, content in offers.items():
+        system, architecture = platform.split("/")
+        digest = make_image(world, "", [content], os=system, architecture=architecture)
+        version = {"os.version": "10.0.20348"} if system == "windows" else {}
+        about = {"os": system, "architecture": architecture, **version}
+        manifests.append(descriptor(image.OCI_MANIFEST, world.blobs[digest], platform=about))
+    statement = make_image(world, "", [b"{}"], os="unknown", architecture="unknown")
+    notes = {image.ATTESTATION_TYPE: "attestation-manifest", image.ATTESTATION_SUBJECT: manifests[0]["digest"]}
+    unknown = {"os": "unknown", "architecture": "unknown"}
+    manifests.append(descriptor(image.OCI_MANIFEST, world.blobs[statement], platform=unknown, annotations=notes))
+    index = {"schemaVersion": 2, "mediaType": image.OCI_INDEX, "manifests": manifests}
+    digest = world.put(json.dumps(index).encode())
+    world.register(digest, [Reference.parse(name).full])
     return digest
 
 

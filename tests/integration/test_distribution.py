@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
-from cove.image import archive
+from cove.image import loading, saving
 from cove.image.content import ContentStore
 from cove.image.distribution import Credentials, Distribution, Policy
 from cove.image.images import Images
@@ -98,10 +98,10 @@ def test_with_images_on_disk(registry: str, tmp_path: Path) -> None:
     distribution.push(Reference.parse(f"{registry}/disk/copy:v2"), progress=said.append)
     assert [m.get("status") for m in said].count("Mounted from disk/app") == 2
     assert images.get(name).names == (f"{registry}/disk/app:v1", f"{registry}/disk/copy:v2")
-    saved = archive.save(images.content, images, [name, f"{registry}/disk/copy"])
+    saved = saving.save(images.content, images, [name, f"{registry}/disk/copy"])
     (other, unpacked), spool = images_in(tmp_path / "b"), tmp_path / "spool"
     spool.mkdir()
-    archive.load(other.content, other, unpacked, saved, spool, said.append)
+    loading.load(other.content, other, unpacked, saved, spool, said.append)
     assert other.get(stored.id).names == images.get(name).names
     for stack in (layers.stack(stored.chain_ids[-1]), unpacked.stack(stored.chain_ids[-1])):
         assert [(stack[1] / "file0").stat().st_size, (stack[0] / "file1").read_bytes()] == [200_000, b"two"]
@@ -137,7 +137,7 @@ def test_what_skopeo_pushed(registry: str, options: list[str], tmp_path: Path) -
     here, there = Client(), Client()
     make_image(here.world, "app:v1", [b"one", b"two"])
     saved = tmp_path / "saved.tar"
-    saved.write_bytes(b"".join(archive.save(here.world, here.world, ["app:v1"])))
+    saved.write_bytes(b"".join(saving.save(here.world, here.world, ["app:v1"])))
     name = f"{registry}/by/skopeo{len(options[1])}:v1"
     command = ["skopeo", "--insecure-policy", "--tmpdir", str(tmp_path), "copy", "--dest-tls-verify=false", *options]
     subprocess.run([*command, f"oci-archive:{saved}:v1", f"docker://{name}"], check=True, capture_output=True)

@@ -24,8 +24,16 @@ class Images:
         query = {"all": all, "digests": digests or None, "filters": filters or None}
         return list(self._client.call("GET", "/images/json", query))
 
-    def inspect(self, name: str) -> dict[str, Any]:
-        return dict(self._client.call("GET", f"/images/{name}/json"))
+    def inspect(self, name: str, *, platform: str = "", manifests: bool = False) -> dict[str, Any]:
+        query = {"platform": platform or None, "manifests": manifests or None}
+        return dict(self._client.call("GET", f"/images/{name}/json", query))
+
+    def at_registry(self, name: str, *, auth: str = "") -> dict[str, Any]:
+        """What a name stands for at its registry now."""
+        response = self._client.stream(
+            "GET", f"/distribution/{name}/json", headers={"X-Registry-Auth": auth} if auth else {}
+        )
+        return dict(next(iter(self._client.messages(response))))
 
     def history(self, name: str) -> Iterable[dict[str, Any]]:
         return self._client.call("GET", f"/images/{name}/history") or []
@@ -40,12 +48,14 @@ class Images:
     def prune(self, filters: Filters) -> dict[str, Any]:
         return dict(self._client.call("POST", "/images/prune", {"filters": filters or None}))
 
-    def pull(self, repository: str, tag: str, *, platform: str = "", auth: str = "") -> Messages:
-        query = {"fromImage": repository, "tag": tag, "platform": platform}
+    def pull(self, repository: str, tag: str, *, platform: str = "", every: bool = False, auth: str = "") -> Messages:
+        """`every`: all platforms of the image, which is Cove's own."""
+        query = {"fromImage": repository, "tag": tag, "platform": platform, "allPlatforms": every or None}
         return self._progress("/images/create", query, auth=auth)
 
-    def push(self, repository: str, tag: str, *, auth: str = "") -> Messages:
-        return self._progress(f"/images/{repository}/push", {"tag": tag}, auth=auth or "e30=")
+    def push(self, repository: str, tag: str, *, platform: str = "", auth: str = "") -> Messages:
+        query = {"tag": tag, "platform": platform or None}
+        return self._progress(f"/images/{repository}/push", query, auth=auth or "e30=")
 
     def load(self, tar: Iterable[bytes], *, quiet: bool) -> Messages:
         return self._progress("/images/load", {"quiet": quiet or None}, upload=tar)
@@ -53,8 +63,8 @@ class Images:
     def import_(self, tar: Iterable[bytes], query: Mapping[str, object]) -> Messages:
         return self._progress("/images/create", {"fromSrc": "-", **query}, upload=tar)
 
-    def save(self, names: Iterable[str]) -> Response:
-        return self._client.stream("GET", "/images/get", {"names": [*names]})
+    def save(self, names: Iterable[str], *, platform: str = "") -> Response:
+        return self._client.stream("GET", "/images/get", {"names": [*names], "platform": platform or None})
 
     def bootstrap(self, body: dict[str, Any]) -> Messages:
         """Cove's own: make an image out of Debian's packages."""

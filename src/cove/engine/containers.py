@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from cove import ids
-from cove.engine import cdi, merge, render, resources, security, spec
+from cove.engine import cdi, foreign, merge, render, resources, security, spec
 from cove.engine.attachments import Attachments
 from cove.engine.context import Context
 from cove.engine.health import check_config as check_health
@@ -77,7 +77,7 @@ class Containers:
         image = self._image(body.image, platform)
         config = merge.merge(body.config(), image.config.config)
         asked = self._with_lenders(_normal(security.hardened(body.host_config)))
-        warnings = self._check(config, asked)
+        warnings = self._check(config, asked) + foreign.warnings(image.config.platform, asked=bool(platform))
         words = merge.command(config)
         endpoints = self._endpoints(asked, body.networking_config)
         async with AsyncExitStack() as undo:
@@ -97,12 +97,19 @@ class Containers:
                 mounts=mounts,
             )
             requested(record, self._context.settings)
+            await self._unpacked(image)
             self._context.snapshots.prepare(identity, image.chain_ids[-1] if image.chain_ids else None)
             undo.callback(self._context.snapshots.remove, identity)
             await self._fill(record)
             container = self._registry.add(record)
             undo.pop_all()
         return container, warnings
+
+    async def _unpacked(self, image: Image) -> None:
+        """A variant that was pulled among others is unpacked when it is needed first."""
+        layers = self._context.store.layers
+        if not all(layers.is_unpacked(chain) for chain in image.chain_ids):
+            await self._context.executors.bulk(layers.ensure_unpacked, image)
 
     def _name(self, asked: str) -> str:
         if asked:
@@ -115,14 +122,8 @@ class Containers:
     def _image(self, name: str, platform: str) -> Image:
         if not name:
             raise InvalidArgument("no image was named: say which one the container shall be made of")
-        image = self._context.images.get(name)
-        if platform:
-            wanted, has = Platform.parse(platform), image.config.platform
-            if (wanted.os, wanted.architecture) != (has.os, has.architecture):
-                raise NotFound(
-                    f"image with reference {name} was found but its platform ({has.os}/{has.architecture}) "
-                    f"does not match the specified platform ({wanted.os}/{wanted.architecture})"
-                )
+        image = self._context.images.get(name, Platform.parse(platform) if platform else None)
+        foreign.refuse_other_system(name, image.config.platform)
         return image
 
     def _check(self, config: wire.ContainerConfig, asked: wire.HostConfig) -> tuple[str, ...]:

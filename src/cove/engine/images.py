@@ -11,7 +11,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,21 +18,23 @@ import msgspec
 
 from cove.engine.bridging import Message, Sink, blocking, told
 from cove.engine.context import Context
+from cove.engine.image_view import defaults, descriptor, inspection, summary, unix_seconds
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
 from cove.errors import InvalidArgument, NotFound
-from cove.image import archive
 from cove.image import changes as instructions
 from cove.image.bootstrap import Options, bootstrap
 from cove.image.diff import commit
 from cove.image.distribution import Credentials
 from cove.image.images import Image
 from cove.image.imports import import_archive
+from cove.image.loading import load
+from cove.image.saving import save
 from cove.oci import image as oci
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 from cove.wire import images as wire
-from cove.wire.containers import ContainerConfig, HealthConfig
+from cove.wire.containers import ContainerConfig
 from cove.wire.filters import Filters
 from cove.wire.times import moment
 
@@ -62,19 +63,19 @@ class ImageService:
             _narrowed(image, filters.get("reference")) for image in await self._all() if self._wanted(image, filters)
         ]
         users = Counter(container.record.image_id for container in self._registry)
-        return [_summary(image, users[image.id] if count else -1) for image in found]
+        return [summary(image, users[image.id] if count else -1) for image in found]
 
     async def _all(self) -> Sequence[Image]:
         return await self._context.executors.disk(self._context.images.list)
 
-    async def inspect(self, name: str) -> wire.ImageInspect:
-        """All about one image."""
-        return _inspection(self._context.images.get(name))
+    async def inspect(self, name: str, *, platform: str = "", manifests: bool = False) -> wire.ImageInspect:
+        """All about one image, or its variant for a platform; with `manifests`, which variants there are."""
+        return inspection(self._context.images.get(name, _platform(platform)), manifests=manifests)
 
-    async def history(self, name: str) -> Sequence[wire.ImageHistoryItem]:
+    async def history(self, name: str, *, platform: str = "") -> Sequence[wire.ImageHistoryItem]:
         """The steps of its making, the newest first."""
         images = self._context.images
-        steps: Sequence[dict[str, Any]] = images.history(images.get(name))
+        steps: Sequence[dict[str, Any]] = images.history(images.get(name, _platform(platform)))
         return [
             wire.ImageHistoryItem(
                 id=step["Id"],
@@ -149,27 +150,35 @@ class ImageService:
 
     # ── in and out ────────────────────────────────────────────────────────────────────────────────
 
-    async def pull(self, name: str, *, tag: str = "", platform: str = "", auth: str = "") -> AsyncIterator[Message]:
-        """From a registry, with the progress of each layer; a bare repository means all its tags."""
+    async def pull(
+        self, name: str, *, tag: str = "", platform: str = "", every: bool = False, auth: str = ""
+    ) -> AsyncIterator[Message]:
+        """From a registry, with the progress of each layer.
+
+        A bare repository means all its tags; `every` all the platforms of the image.
+        """
         reference = _reference(name, tag)
-        wanted = Platform.parse(platform) if platform else None
+        wanted = _platform(platform)
+        if every and wanted:
+            raise InvalidArgument("choose between one platform and all of them")
         credentials = Credentials.from_header(auth) if auth else None
 
         distribution = self._context.distribution
         pull = distribution.pull if reference.tag or reference.digest else distribution.pull_all
 
         def work(sink: Sink, cancel: threading.Event) -> None:
-            pull(reference, platform=wanted, credentials=credentials, progress=sink, cancel=cancel)
+            pull(reference, platform=wanted, every=every, credentials=credentials, progress=sink, cancel=cancel)
 
         messages = await told(self._context.executors, work)
         return self._then(messages, "pull", reference.or_latest().familiar)
 
-    async def push(self, name: str, *, tag: str = "", auth: str = "") -> AsyncIterator[Message]:
-        """To a registry; a bare repository means all the tags that it has here."""
+    async def push(self, name: str, *, tag: str = "", platform: str = "", auth: str = "") -> AsyncIterator[Message]:
+        """To a registry; a bare repository means all the tags that it has here, `platform` one variant of each."""
         reference = _reference(name, tag)
+        wanted = _platform(platform)
         credentials = Credentials.from_header(auth) if auth else None
         if reference.tag or reference.digest:
-            self._context.images.get(reference.familiar)
+            self._context.images.get(reference.familiar, wanted)
             pushed = [reference]
         else:
             names = [Reference.parse(known) for image in await self._all() for known in image.names]
@@ -179,7 +188,9 @@ class ImageService:
 
         def work(sink: Sink, cancel: threading.Event) -> None:
             for each in pushed:
-                self._context.distribution.push(each, credentials=credentials, progress=sink, cancel=cancel)
+                self._context.distribution.push(
+                    each, platform=wanted, credentials=credentials, progress=sink, cancel=cancel
+                )
 
         messages = await told(self._context.executors, work)
         return self._then(messages, "push", reference.familiar)
@@ -191,9 +202,7 @@ class ImageService:
             self._context.distribution.describe, Reference.parse(name), credentials
         )
         return wire.DistributionInspect(
-            descriptor=wire.Descriptor(
-                media_type=found.descriptor.media_type, digest=found.descriptor.digest, size=found.descriptor.size
-            ),
+            descriptor=descriptor(found.descriptor),
             platforms=found.platforms,
         )
 
@@ -203,7 +212,7 @@ class ImageService:
         context = self._context
 
         def work(sink: Sink, cancel: threading.Event) -> None:
-            archive.load(
+            load(
                 context.store.content,
                 context.images,
                 context.store.layers,
@@ -215,12 +224,12 @@ class ImageService:
 
         return self._then(await told(context.executors, work), "load", "")
 
-    async def save(self, names: Sequence[str]) -> AsyncIterator[bytes]:
-        """An archive of images; NotFound at once."""
+    async def save(self, names: Sequence[str], *, platform: str = "") -> AsyncIterator[bytes]:
+        """An archive of images, with all their variants or one; NotFound at once."""
         if not names:
             raise InvalidArgument("no image was named: say which ones shall be saved")
         context = self._context
-        pieces = await context.executors.bulk(archive.save, context.store.content, context.images, names)
+        pieces = await context.executors.bulk(save, context.store.content, context.images, names, _platform(platform))
         for name in names:
             self._tell("save", name, name)
         return context.executors.stream(pieces)
@@ -238,7 +247,7 @@ class ImageService:
         """A root file system's archive as an image."""
         body, store = blocking(stream), self._context.store
         name = Reference.parse(f"{repo}:{tag}" if tag else repo).full if repo else ""
-        wanted = Platform.parse(platform) if platform else None
+        wanted = _platform(platform)
 
         def work(sink: Sink, cancel: threading.Event) -> None:
             image = import_archive(
@@ -288,7 +297,7 @@ class ImageService:
         """An image of a container as it is now: its identity. Its processes stand still meanwhile if `pause`."""
         container = self._registry.find(ref)
         name = Reference.parse(f"{repo}:{tag}" if tag else repo).full if repo else ""
-        chosen = instructions.apply(_defaults(config or container.record.config), changes)
+        chosen = instructions.apply(defaults(config or container.record.config), changes)
         async with container.lock:
             freeze = pause and container.facts.phase == "running"
             if freeze:
@@ -349,6 +358,16 @@ class ImageService:
         )
 
 
+def _platform(text: str) -> Platform | None:
+    """What a client writes: "linux/arm64", or the JSON object of newer ones; None for nothing."""
+    if not text.startswith("{"):
+        return Platform.parse(text) if text else None
+    try:
+        return msgspec.json.decode(text, type=Platform).normalised()
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"the platform is not in order: {error}") from error
+
+
 def _reference(name: str, tag: str) -> Reference:
     """The name with a tag or digest said apart."""
     if not tag:
@@ -374,85 +393,4 @@ def _narrowed(image: Image, patterns: tuple[str, ...]) -> Image:
         image,
         names=tuple(name for name in image.names if _fits(name, patterns)),
         repo_digests=tuple(name for name in image.repo_digests if _fits(name, patterns)),
-    )
-
-
-def unix_seconds(text: str) -> int:
-    """An image's RFC 3339 time; 0 when it has none."""
-    try:
-        return int(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()) if text else 0
-    except ValueError:
-        return 0
-
-
-def _summary(image: Image, containers: int) -> wire.ImageSummary:
-    return wire.ImageSummary(
-        id=image.id,
-        repo_tags=image.names,
-        repo_digests=image.repo_digests,
-        created=unix_seconds(image.created),
-        size=image.size,
-        labels=image.config.config.labels or None,
-        containers=containers,
-    )
-
-
-def _inspection(image: Image) -> wire.ImageInspect:
-    config = image.config
-    return wire.ImageInspect(
-        id=image.id,
-        repo_tags=image.names,
-        repo_digests=image.repo_digests,
-        comment=config.history[-1].comment if config.history else "",
-        created=image.created,
-        docker_version=config.docker_version,
-        author=config.author,
-        config=_config(config.config),
-        architecture=config.architecture,
-        variant=config.variant or msgspec.UNSET,
-        os=config.os or "linux",
-        os_version=config.os_version or msgspec.UNSET,
-        size=image.size,
-        root_fs=wire.RootFS(layers=config.rootfs.diff_ids),
-        descriptor=wire.Descriptor(
-            media_type=image.manifest.media_type, digest=image.manifest.digest, size=image.manifest.size
-        ),
-    )
-
-
-def _config(config: oci.ContainerConfig) -> wire.ImageConfig:
-    health = config.healthcheck
-    return wire.ImageConfig(
-        user=config.user,
-        exposed_ports={key: {} for key in config.exposed_ports} if config.exposed_ports else msgspec.UNSET,
-        env=config.env or None,
-        cmd=config.cmd or None,
-        healthcheck=msgspec.convert(health, HealthConfig, from_attributes=True) if health else msgspec.UNSET,
-        volumes={key: {} for key in config.volumes} or None,
-        working_dir=config.working_dir,
-        entrypoint=config.entrypoint or None,
-        on_build=config.on_build or None,
-        labels=config.labels or None,
-        stop_signal=config.stop_signal or msgspec.UNSET,
-        shell=config.shell or msgspec.UNSET,
-    )
-
-
-def _defaults(config: ContainerConfig) -> oci.ContainerConfig:
-    """A container's configuration as the defaults of an image made of it."""
-    health = config.healthcheck
-    return oci.ContainerConfig(
-        user=config.user,
-        exposed_ports={key: {} for key in config.exposed_ports},
-        env=config.env,
-        entrypoint=config.entrypoint or (),
-        cmd=config.cmd or (),
-        volumes={key: {} for key in config.volumes or ()},
-        working_dir=config.working_dir,
-        labels=config.labels,
-        stop_signal=config.stop_signal,
-        stop_timeout=config.stop_timeout,
-        healthcheck=msgspec.convert(health, oci.Healthcheck, from_attributes=True) if health else None,
-        on_build=config.on_build or (),
-        shell=config.shell or (),
     )

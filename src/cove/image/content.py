@@ -75,6 +75,10 @@ class ContentStore:
             self._wanted[digest] = time.monotonic()
             return self.path(digest).is_file()
 
+    def exists(self, digest: str) -> bool:
+        """Whether the blob is there, asked by somebody who does not count on it."""
+        return self.path(digest).is_file()
+
     def wanted(self) -> set[str]:
         """Blobs that were stored or asked for lately: an image that is still being put together needs them."""
         oldest = time.monotonic() - _GRACE

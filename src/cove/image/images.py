@@ -1,11 +1,13 @@
 """The images: which names point at which manifests, and what users may call them.
 
-Owns `index.json` of the image layout. Each entry is the descriptor of a manifest; its annotation
+Owns `index.json` of the image layout. Each entry is the descriptor of a manifest or of an index of several
+(`cove.image.variants`); its annotation
 `org.opencontainers.image.ref.name` holds the full name ("docker.io/library/nginx:latest", or
 "…/nginx@sha256:…" for where it was pulled from). An image without any name keeps one bare entry, so
 that it is still an image, only a dangling one. The file is replaced atomically under one lock.
 
-An image's id is the digest of its configuration. The bytes of manifest and configuration are read from
+An image's id is the digest of its configuration; a name that points at an index means the variant that this
+host runs best, unless a platform is asked for. The bytes of manifest and configuration are read from
 the content store and are never written back. This module deletes names; `cove.image.gc` deletes what
 they no longer reach.
 """
@@ -21,10 +23,11 @@ import msgspec
 
 from cove.errors import Conflict, CoveError, Internal, InvalidArgument, NotFound, describe
 from cove.image.content import ContentStore
-from cove.oci import digest as digests
+from cove.image.removal import refuse_in_use
+from cove.image.variants import Offer, Target, Variant, Variants
 from cove.oci import image as oci
-from cove.oci.chain import chain_ids
 from cove.oci.image import Descriptor, ImageConfig, Index
+from cove.oci.platform import Platform, preference
 from cove.oci.reference import Reference
 from cove.paths import DataRoot
 from cove.store.files import write_atomic
@@ -42,9 +45,14 @@ _Listeners = list[Callable[[], None]]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image as stored; `names` and `repo_digests` are in the familiar spelling, sorted."""
+    """One image as stored; `names` and `repo_digests` are in the familiar spelling, sorted.
+
+    `target` is what the names point at: `manifest` itself, or an index that offers it among others.
+    """
 
     id: str
+    target: Descriptor
+    offers: tuple[Offer, ...]
     manifest: Descriptor
     config: ImageConfig
     raw_config: bytes
@@ -60,17 +68,19 @@ class Image:
         """The chain id of the uppermost layer; None for an image without layers."""
         return self.chain_ids[-1] if self.chain_ids else None
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """The ids of all variants that are here."""
+        return frozenset(offer.variant.id for offer in self.offers if offer.variant) | {self.id}
+
 
 @dataclass(frozen=True, slots=True)
-class _Document:
-    """What a manifest's bytes say; it never changes, so it is read once."""
+class _Found:
+    """What a user's word means: a target, the full name if the word was one, the variant if it chose one."""
 
-    id: str
-    manifest: Descriptor
-    config: ImageConfig
-    raw_config: bytes
-    layers: tuple[Descriptor, ...]
-    chain_ids: tuple[str, ...]
+    target: str
+    name: str = ""
+    variant: str = ""
 
 
 class Images:
@@ -93,7 +103,8 @@ class Images:
         self._layers_settled = layers_settled
         self._listeners: _Listeners = []
         self._lock = threading.RLock()
-        self._documents: dict[str, _Document] = {}
+        self._variants = Variants(self.content)
+        self._targets: dict[str, Target] = {}
         self._entries: tuple[Descriptor, ...] = ()
         if self._path.exists():
             self._entries = oci.decode_index(self._path.read_bytes()).manifests
@@ -106,10 +117,14 @@ class Images:
 
     # Finding
 
-    def get(self, name_or_id: str) -> Image:
-        """The image of that name, digest, id or unique beginning of an id; NotFound, or Conflict when ambiguous."""
+    def get(self, name_or_id: str, platform: Platform | None = None) -> Image:
+        """The image of that name, digest, id or unique beginning of an id; NotFound, or Conflict when ambiguous.
+
+        `platform` chooses among the variants, and NotFound says which there are.
+        """
         with self._lock:
-            return self._image(self._find(name_or_id)[0])
+            found = self._find(name_or_id)
+            return self._image(found.target, found.variant, platform, name_or_id)
 
     def list(self) -> list[Image]:
         """Every image, the newest first; one whose documents are damaged is left out."""
@@ -150,22 +165,23 @@ class Images:
     # Naming
 
     def register(self, manifest_digest: str, names: Iterable[str]) -> Image:
-        """Make a stored manifest an image under `names` (each moves from whatever bore it before)."""
+        """Make a stored manifest or index an image under `names` (each moves from whatever bore it before)."""
         references = [_full(name) for name in names]
         with self._lock:
-            document = self._document(manifest_digest)
+            self._targets.pop(manifest_digest, None)
+            target = self._target(manifest_digest)
+            target.default()
             entries = [entry for entry in self._entries if _name(entry) not in references]
             orphans = {e.digest for e in self._entries} - {e.digest for e in entries} - {manifest_digest}
-            entries += [_bare(self._document(orphan).manifest) for orphan in sorted(orphans)]
+            entries += [_bare(self._target(orphan).descriptor) for orphan in sorted(orphans)]
             if references:
                 entries = [e for e in entries if not (e.digest == manifest_digest and not _name(e))]
-                entries += [_named(document.manifest, name) for name in references]
+                entries += [_named(target.descriptor, name) for name in references]
             elif not any(entry.digest == manifest_digest for entry in entries):
-                entries.append(_bare(document.manifest))
+                entries.append(_bare(target.descriptor))
             self._save(entries)
-            blobs = (manifest_digest, document.id, *(layer.digest for layer in document.layers))
-            self.content.settled(blobs)
-            self._layers_settled(document.chain_ids)
+            self.content.settled(target.blobs)
+            self._layers_settled([chain for variant in target.variants for chain in variant.chain_ids])
             return self._image(manifest_digest)
 
     def tag(self, source: str, target: str) -> Image:
@@ -174,7 +190,7 @@ class Images:
         if reference.digest:
             raise InvalidArgument("refusing to create a tag with a digest reference")
         with self._lock:
-            return self.register(self._find(source)[0], [reference.full])
+            return self.register(self._find(source).target, [reference.full])
 
     def delete(
         self,
@@ -196,17 +212,19 @@ class Images:
 
     def _delete(self, name_or_id: str, force: bool, in_use: Mapping[str, Collection[tuple[str, bool]]]) -> Deletions:
         with self._lock:
-            manifest_digest, name = self._find(name_or_id)
-            image = self._image(manifest_digest)
+            found = self._find(name_or_id)
+            name = found.name
+            image = self._image(found.target, found.variant)
             entries = self._entries_of(image.id)
-            names = [found for entry in entries if (found := _name(entry))]
-            tags = [found for found in names if not _parsed(found).digest]
-            if name and [found for found in tags if found != name]:
+            names = [known for entry in entries if (known := _name(entry))]
+            tags = [known for known in names if not _parsed(known).digest]
+            if name and [known for known in tags if known != name]:
                 self._save([entry for entry in self._entries if _name(entry) != name])
                 return [{"Untagged": _parsed(name).familiar}]
-            _refuse_in_use(image, name_or_id, name, tags, force=force, containers=in_use.get(image.id, ()))
+            users = [user for identity in sorted(image.ids) for user in in_use.get(identity, ())]
+            refuse_in_use(image.id, name_or_id, name, repositories(tags), force=force, containers=users)
             self._save([entry for entry in self._entries if entry not in entries])
-            untagged = [{"Untagged": _parsed(found).familiar} for found in names]
+            untagged = [{"Untagged": _parsed(known).familiar} for known in names]
             return [*untagged, {"Deleted": image.id}, *self._unshared(image)]
 
     untag = delete
@@ -221,7 +239,7 @@ class Images:
         deleted: Deletions = []
         with self._lock:
             for image in self.list():
-                if image.id not in in_use and not (dangling and image.names) and not keep(image):
+                if not image.ids & set(in_use) and not (dangling and image.names) and not keep(image):
                     deleted += self._delete(image.id, True, {})
         self._tell()
         return deleted
@@ -240,20 +258,17 @@ class Images:
         blobs: set[str] = set()
         chains: set[str] = set()
         with self._lock:
-            for manifest_digest in self.manifests():
-                blobs.add(manifest_digest)
-                document = self._document(manifest_digest)
-                blobs |= {document.id, *(layer.digest for layer in document.layers)}
-                chains |= set(document.chain_ids)
+            for digest in self.manifests():
+                target = self._target(digest)
+                blobs |= target.blobs
+                chains |= {chain for variant in target.variants for chain in variant.chain_ids}
         return blobs, chains
 
     # Inside
 
-    def _find(self, text: str) -> tuple[str, str]:
-        """The manifest's digest, and the full name when `text` was one ("" when it was an id)."""
-        by_id = self._by_id(text, exact=True)
-        if by_id:
-            return by_id, ""
+    def _find(self, text: str) -> _Found:
+        if by_id := self._by_id(text, exact=True):
+            return by_id
         try:
             reference = Reference.parse(text)
         except InvalidArgument:
@@ -262,39 +277,49 @@ class Images:
             raise
         for entry in self._entries:
             if _name(entry) == reference.full:
-                return entry.digest, reference.full
+                return _Found(entry.digest, reference.full)
         if reference.digest and (found := self._by_digest(reference)):
             return found
         if by_id := self._by_id(text, exact=False):
-            return by_id, ""
+            return by_id
         raise NotFound(f"No such image: {reference.familiar if reference.tag else text}")
 
-    def _by_digest(self, reference: Reference) -> tuple[str, str] | None:
+    def _by_digest(self, reference: Reference) -> _Found | None:
         """repo:tag@digest and repo@digest: the digest decides, the repository must have it."""
         bare = reference.with_digest(reference.digest)
         for entry in self._entries:
             name = _name(entry)
-            if name == bare.full or (
-                name and entry.digest == reference.digest and _parsed(name).name == reference.name
-            ):
-                return entry.digest, name
+            if name == bare.full:
+                return _Found(entry.digest, name)
+            if not name or _parsed(name).name != reference.name:
+                continue
+            if entry.digest == reference.digest:
+                return _Found(entry.digest, name)
+            if any(variant.manifest.digest == reference.digest for variant in self._known(entry.digest)):
+                return _Found(entry.digest, name, reference.digest)
         return None
 
-    def _by_id(self, text: str, *, exact: bool) -> str:
+    def _by_id(self, text: str, *, exact: bool) -> _Found | None:
         digits = text.removeprefix("sha256:")
         if _SHORT_ID.fullmatch(digits) is None or (exact and len(digits) != 64):
-            return ""
-        ids: dict[str, str] = {}
+            return None
+        wanted = f"sha256:{digits}"
+        ids: dict[str, _Found] = {}
         for entry in self._entries:
-            identity = self._document(entry.digest).id
-            if identity.startswith(f"sha256:{digits}") or entry.digest.startswith(f"sha256:{digits}"):
-                ids.setdefault(identity, entry.digest)
+            variants = self._known(entry.digest)
+            for variant in variants:
+                if variant.id.startswith(wanted) or variant.manifest.digest.startswith(wanted):
+                    ids.setdefault(variant.id, _Found(entry.digest, "", variant.manifest.digest))
+            if variants and entry.digest.startswith(wanted):
+                ids.setdefault(self._target(entry.digest).default().id, _Found(entry.digest))
         if len(ids) > 1:
             raise Conflict(f"the image id prefix {text} is ambiguous: it fits {len(ids)} images; write more digits")
-        return next(iter(ids.values()), "")
+        return next(iter(ids.values()), None)
 
     def _entries_of(self, identity: str) -> _Entries:
-        return [entry for entry in self._entries if self._document(entry.digest).id == identity]
+        return [
+            entry for entry in self._entries if any(variant.id == identity for variant in self._known(entry.digest))
+        ]
 
     def _unshared(self, image: Image) -> Deletions:
         """The layers that went with the image: those that no other one stands on."""
@@ -304,50 +329,41 @@ class Images:
             return []
         return [{"Deleted": chain} for chain in reversed(image.chain_ids) if chain not in kept]
 
-    def _image(self, manifest_digest: str) -> Image:
-        document = self._document(manifest_digest)
-        names = {name for entry in self._entries_of(document.id) if (name := _name(entry))}
+    def _image(
+        self, target_digest: str, variant_digest: str = "", platform: Platform | None = None, called: str = ""
+    ) -> Image:
+        target = self._target(target_digest)
+        variant = _chosen(target, variant_digest, platform, called)
+        names = {name for entry in self._entries_of(variant.id) if (name := _name(entry))}
         references = [_parsed(name) for name in names]
-        sizes = [self._layer_size(chain) for chain in document.chain_ids]
+        sizes = [self._layer_size(chain) for chain in variant.chain_ids]
         return Image(
-            id=document.id,
-            manifest=document.manifest,
-            config=document.config,
-            raw_config=document.raw_config,
-            layers=document.layers,
-            chain_ids=document.chain_ids,
+            id=variant.id,
+            target=target.descriptor,
+            offers=target.offers,
+            manifest=variant.manifest,
+            config=variant.config,
+            raw_config=variant.raw_config,
+            layers=variant.layers,
+            chain_ids=variant.chain_ids,
             names=tuple(sorted(reference.familiar for reference in references if not reference.digest)),
             repo_digests=tuple(sorted(reference.familiar for reference in references if reference.digest)),
-            created=document.config.created,
-            size=sum(sizes) or sum(layer.size for layer in document.layers),
+            created=variant.config.created,
+            size=sum(sizes) or sum(layer.size for layer in variant.layers),
         )
 
-    def _document(self, manifest_digest: str) -> _Document:
-        known = self._documents.get(manifest_digest)
-        if known is not None:
-            return known
-        raw = self.content.read(manifest_digest)
-        manifest = oci.decode_manifest(raw)
-        if isinstance(manifest, Index):
-            raise InvalidArgument(f"{manifest_digest} is an index of several images, not one image")
-        raw_config = self.content.read(manifest.config.digest)
-        config = oci.decode_config(raw_config)
-        if len(config.rootfs.diff_ids) != len(manifest.layers):
-            raise InvalidArgument(
-                f"invalid image: its configuration names {len(config.rootfs.diff_ids)} layers, "
-                f"its manifest {len(manifest.layers)}"
-            )
-        descriptor = Descriptor(media_type=oci.media_type_of(manifest), digest=manifest_digest, size=len(raw))
-        document = _Document(
-            id=manifest.config.digest,
-            manifest=descriptor,
-            config=config,
-            raw_config=raw_config,
-            layers=manifest.layers,
-            chain_ids=chain_ids(config.rootfs.diff_ids),
-        )
-        self._documents[manifest_digest] = document
-        return document
+    def _target(self, digest: str) -> Target:
+        known = self._targets.get(digest)
+        if known is None:
+            known = self._targets[digest] = self._variants.target(digest)
+        return known
+
+    def _known(self, digest: str) -> tuple[Variant, ...]:
+        """The variants of a target; those of a damaged one are unknown."""
+        try:
+            return self._target(digest).variants
+        except CoveError:
+            return ()
 
     def _save(self, entries: Iterable[Descriptor]) -> None:
         kept = tuple(entries)
@@ -357,38 +373,30 @@ class Images:
             raise Internal(f"cannot write the list of images: {describe(error)}") from error
         self._entries = kept
         used = {entry.digest for entry in kept}
-        self._documents = {digest: found for digest, found in self._documents.items() if digest in used}
+        self._targets = {digest: target for digest, target in self._targets.items() if digest in used}
+        self._variants.forget({blob for target in self._targets.values() for blob in target.blobs})
 
 
-def _refuse_in_use(
-    image: Image,
-    called: str,
-    name: str,
-    tags: list[str],
-    *,
-    force: bool,
-    containers: Collection[tuple[str, bool]],
-) -> None:
-    short = digests.short(image.id)
-    what = f'unable to remove repository reference "{called}"' if name else f"unable to delete {short}"
-    running = [identity for identity, runs in containers if runs]
-    if running and not name:
-        raise Conflict(
-            f"conflict: {what} (cannot be forced) - image is being used by running container {running[0][:12]}"
+def _chosen(target: Target, variant: str, platform: Platform | None, called: str) -> Variant:
+    """The variant by its digest, for a platform, or the one that this host runs best."""
+    named = [each for each in target.variants if each.manifest.digest == variant]
+    if named and (platform is None or preference(platform, named[0].platform) is not None):
+        return named[0]
+    if platform is None:
+        return target.default()
+    found = None if named else target.on(platform)
+    if found is None:
+        here = ", ".join(sorted(str(each.platform) for each in named or target.variants)) or "none"
+        raise NotFound(
+            f"image with reference {called} was found but does not provide the specified platform ({platform}): "
+            f"here is {here}"
         )
-    if running:
-        raise Conflict(
-            f"conflict: {what} (must be stopped) - container {running[0][:12]} is using its referenced image {short}"
-        )
-    if force:
-        return
-    if containers:
-        stopped = next(iter(containers))[0][:12]
-        use = f"container {stopped} is using its referenced image {short}"
-        why = use if name else f"image is being used by stopped container {stopped}"
-        raise Conflict(f"conflict: {what} (must force) - {why}")
-    if not name and len({_parsed(tag).name for tag in tags}) > 1:
-        raise Conflict(f"conflict: {what} (must be forced) - image is referenced in multiple repositories")
+    return found
+
+
+def repositories(tags: Iterable[str]) -> int:
+    """In how many repositories these names lie."""
+    return len({_parsed(tag).name for tag in tags})
 
 
 def _name(entry: Descriptor) -> str:

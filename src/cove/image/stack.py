@@ -25,6 +25,11 @@ class Step:
         return digests.short(self.blob.digest)
 
 
+def unpackable(config: ImageConfig) -> bool:
+    """Whether this host keeps the image's layers as directories: another system's are kept as they came."""
+    return config.os in {"", "linux"}
+
+
 def steps(manifest: Manifest, config: ImageConfig, name: str) -> tuple[Step, ...]:
     """The steps, the lowest first; an error names the image as `name`."""
     diff_ids = config.rootfs.diff_ids
@@ -33,8 +38,6 @@ def steps(manifest: Manifest, config: ImageConfig, name: str) -> tuple[Step, ...
             f"the image {name} is damaged: it has {len(manifest.layers)} layers, but {len(diff_ids)} in its "
             f"configuration"
         )
-    if config.os not in {"", "linux"}:
-        raise Unsupported(f"the image {name} is for {config.os}, which cannot run on Linux")
     for blob in manifest.layers:
         if blob.media_type not in LAYERS:
             raise Unsupported(f"the image {name} has a layer of type {blob.media_type}, which cannot be unpacked")

@@ -11,6 +11,8 @@ from cove.image.gc import Collector
 from cove.image.images import Images
 from cove.image.layers import Layers
 from cove.image.overlayfs import OverlaySnapshots
+from cove.image.stack import unpackable
+from cove.oci.platform import host_platform, preference
 from cove.paths import DataRoot
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ class ImageStore:
 def _restore(images: Images, layers: Layers) -> None:
     """Unpack again what a power failure took; an image that cannot be is told of and left alone."""
     for image in images.list():
+        if not unpackable(image.config) or preference(host_platform(), image.config.platform) is None:
+            continue  # another host's; unpacked when somebody runs it
         try:
             layers.ensure_unpacked(image)
         except CoveError as error:

@@ -45,6 +45,10 @@ LAYERS = frozenset({OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER, DOC
 REF_NAME = "org.opencontainers.image.ref.name"
 """Annotation of a layout's index: the name of what the descriptor points at."""
 
+ATTESTATION_TYPE = "vnd.docker.reference.type"
+ATTESTATION_SUBJECT = "vnd.docker.reference.digest"
+"""Annotations of an index's entry that is an attestation about another one (BuildKit's convention)."""
+
 MAX_MANIFEST = 4 << 20
 MAX_CONFIG = 16 << 20
 MAX_LAYERS = 500

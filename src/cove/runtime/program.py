@@ -106,4 +106,7 @@ def _format_hint(path: str) -> str:
         return ""
     built_for = _MACHINES.get(machine, f"ELF machine {machine}")
     host = _MACHINES.get(_HOST_ELF, _HOST_MACHINE)
-    return f" (the program is built for {built_for}, this host is {host}: use an image with --platform linux/{host})"
+    return (
+        f" (the program is built for {built_for}, this host is {host}: use an image with --platform linux/{host}, or "
+        f"let the kernel run it through an emulator: install qemu-user-static and binfmt-support on the host)"
+    )

@@ -51,6 +51,36 @@ class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     media_type: str
     digest: str
     size: int
+    annotations: dict[str, str] | UnsetType = UNSET
+    platform: Platform | UnsetType = UNSET
+
+
+class ManifestSize(Value, frozen=True, kw_only=True):
+    content: int = 0
+    total: int = 0
+
+
+class ImageData(Value, frozen=True, kw_only=True):
+    platform: Platform
+    containers: tuple[str, ...] = ()
+
+
+class AttestationData(Value, frozen=True, kw_only=True):
+    """`for_`: the digest of the manifest that the attestation is about."""
+
+    for_: str = msgspec.field(name="For")
+
+
+class ManifestSummary(Value, frozen=True, kw_only=True):
+    """One of an image's manifests; `available` when all of it is in the store."""
+
+    id: str = msgspec.field(name="ID")
+    descriptor: Descriptor
+    available: bool
+    size: ManifestSize
+    kind: str
+    image_data: ImageData | UnsetType = UNSET
+    attestation_data: AttestationData | UnsetType = UNSET
 
 
 class ImageInspect(Value, frozen=True, kw_only=True):
@@ -73,6 +103,7 @@ class ImageInspect(Value, frozen=True, kw_only=True):
     root_fs: RootFS = msgspec.field(name="RootFS", default=RootFS())
     metadata: ImageMetadata = ImageMetadata()
     descriptor: Descriptor | UnsetType = UNSET
+    manifests: tuple[ManifestSummary, ...] | UnsetType = UNSET
 
 
 class DistributionInspect(Value, frozen=True, kw_only=True):

@@ -25,11 +25,15 @@ async def list_(engine: Engine, request: Request) -> Reply:
 
 
 async def inspect(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.images.inspect(request.params["name"]))
+    query = request.query
+    found = await engine.images.inspect(
+        request.params["name"], platform=query.text("platform"), manifests=query.flag("manifests")
+    )
+    return json_reply(found)
 
 
 async def history(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.images.history(request.params["name"]))
+    return json_reply(await engine.images.history(request.params["name"], platform=request.query.text("platform")))
 
 
 async def tag(engine: Engine, request: Request) -> Reply:
@@ -55,7 +59,13 @@ async def create(engine: Engine, request: Request) -> Reply:
     query = request.query
     if name := query.text("fromImage"):
         auth = request.headers.get("x-registry-auth", "")
-        messages = await engine.images.pull(name, tag=query.text("tag"), platform=query.text("platform"), auth=auth)
+        messages = await engine.images.pull(
+            name,
+            tag=query.text("tag"),
+            platform=query.text("platform"),
+            every=query.flag("allPlatforms"),
+            auth=auth,
+        )
         return progress(messages)
     source = query.text("fromSrc")
     if source != "-":
@@ -73,7 +83,11 @@ async def create(engine: Engine, request: Request) -> Reply:
 
 async def push(engine: Engine, request: Request) -> Reply:
     auth = request.headers.get("x-registry-auth", "")
-    return progress(await engine.images.push(request.params["name"], tag=request.query.text("tag"), auth=auth))
+    query = request.query
+    messages = await engine.images.push(
+        request.params["name"], tag=query.text("tag"), platform=query.text("platform"), auth=auth
+    )
+    return progress(messages)
 
 
 async def distribution(engine: Engine, request: Request) -> Reply:
@@ -87,7 +101,7 @@ async def load(engine: Engine, request: Request) -> Reply:
 
 async def save(engine: Engine, request: Request) -> Reply:
     names = [request.params["name"]] if "name" in request.params else request.query.texts("names")
-    return Stream(await engine.images.save(names), content_type=TAR)
+    return Stream(await engine.images.save(names, platform=request.query.text("platform")), content_type=TAR)
 
 
 async def search(engine: Engine, request: Request) -> Reply:

@@ -16,7 +16,7 @@ def save(call: Call) -> int:
     path = call.text("output")
     if not path and is_terminal(1):
         raise UsageError("a tar archive is not for a terminal; use -o FILE, or send it somewhere with | or >")
-    response = connect(call.host).images.save(call.arguments)
+    response = connect(call.host).images.save(call.arguments, platform=call.text("platform"))
     with open_output(path) as out:
         for chunk in response.chunks():
             out.write(chunk)
@@ -68,7 +68,10 @@ SAVE = Verb(
     save,
     "Write images as a tar archive, to stdout unless told otherwise.",
     "IMAGE [IMAGE...]",
-    (Flag("output", "Write to a file", short="o", hint="file"),),
+    (
+        Flag("output", "Write to a file", short="o", hint="file"),
+        Flag("platform", "Only this one of the platforms that an image has"),
+    ),
     least=1,
     most=None,
 )

@@ -29,7 +29,10 @@ def _getters(client: Client, *, size: bool, verbose: bool) -> dict[str, Callable
 
 
 def _inspect(call: Call, kinds: tuple[str, ...], *, size: bool = False, verbose: bool = False) -> int:
-    getters = _getters(connect(call.host), size=size, verbose=verbose)
+    return _show(call, kinds, _getters(connect(call.host), size=size, verbose=verbose))
+
+
+def _show(call: Call, kinds: tuple[str, ...], getters: dict[str, Callable[[str], dict[str, Any]]]) -> int:
     found, code = [], 0
     for name in call.arguments:
         try:
@@ -80,6 +83,16 @@ def container(call: Call) -> int:
     return _inspect(call, ("container",), size=call.flag("size"))
 
 
+def image(call: Call) -> int:
+    if call.flag("platforms"):
+        from cove.cli.commands.platforms import platforms
+
+        return platforms(call)
+    client = connect(call.host)
+    platform = call.text("platform")
+    return _show(call, ("image",), {"image": lambda name: client.images.inspect(name, platform=platform)})
+
+
 def network(call: Call) -> int:
     return _inspect(call, ("network",), verbose=call.flag("verbose"))
 
@@ -104,7 +117,18 @@ CONTAINER = Verb(
     least=1,
     most=None,
 )
-IMAGE = Verb(_only("image"), "Show everything about images.", "IMAGE [IMAGE...]", (_FORMAT,), least=1, most=None)
+IMAGE = Verb(
+    image,
+    "Show everything about images, or the platforms that they have.",
+    "IMAGE [IMAGE...]",
+    (
+        _FORMAT,
+        Flag("platform", "The variant for this platform: linux/arm64"),
+        Flag("platforms", "List the platforms, here and at the registry", "bool"),
+    ),
+    least=1,
+    most=None,
+)
 VOLUME = Verb(_only("volume"), "Show everything about volumes.", "VOLUME [VOLUME...]", (_FORMAT,), least=1, most=None)
 NETWORK = Verb(
     network,

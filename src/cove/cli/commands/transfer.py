@@ -22,7 +22,8 @@ def pull(call: Call) -> int:
         if not call.flag("quiet"):
             print("Using default tag: latest")
     auth = credentials.header(reference.registry(name))
-    messages = connect(call.host).images.pull(repository, tag, platform=call.text("platform"), auth=auth)
+    every = call.flag("all-platforms")
+    messages = connect(call.host).images.pull(repository, tag, platform=call.text("platform"), every=every, auth=auth)
     progress.show(messages, quiet=call.flag("quiet"))
     host = reference.registry(name)
     full = repository if repository.startswith(f"{host}/") else f"{host}/{_official(repository)}"
@@ -41,7 +42,8 @@ def push(call: Call) -> int:
         raise UsageError(f"cove push takes a name with a tag, not a digest as in {name}")
     tag = "" if call.flag("all-tags") else tag or "latest"
     auth = credentials.header(reference.registry(name))
-    progress.show(connect(call.host).images.push(repository, tag, auth=auth), quiet=call.flag("quiet"))
+    messages = connect(call.host).images.push(repository, tag, platform=call.text("platform"), auth=auth)
+    progress.show(messages, quiet=call.flag("quiet"))
     if call.flag("quiet"):
         print(name)
     return 0
@@ -51,8 +53,21 @@ PULL = Verb(
     pull,
     "Download an image from a registry.",
     "NAME[:TAG|@DIGEST]",
-    (_ALL, _TRUST, Flag("platform", "Image platform, if the image has several: linux/amd64"), _QUIET),
+    (
+        Flag("all-platforms", "Every platform that the image has, not only this host's", "bool"),
+        _ALL,
+        _TRUST,
+        Flag("platform", "Image platform, if the image has several: linux/amd64"),
+        _QUIET,
+    ),
     least=1,
     most=1,
 )
-PUSH = Verb(push, "Upload an image to a registry.", "NAME[:TAG]", (_ALL, _TRUST, _QUIET), least=1, most=1)
+PUSH = Verb(
+    push,
+    "Upload an image to a registry.",
+    "NAME[:TAG]",
+    (_ALL, _TRUST, Flag("platform", "Only this one of the platforms that the image has"), _QUIET),
+    least=1,
+    most=1,
+)

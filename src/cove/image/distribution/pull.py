@@ -1,6 +1,6 @@
 """A pull: from a name at a registry to an image that is complete, verified, unpacked and only then named.
 
-    resolve tag ─▶ manifest, or index ─▶ manifest for the platform
+    resolve tag ─▶ manifest, or index ─▶ manifest for the platform, or all of them
                     ─▶ configuration ─▶ diff ids, chain ids
     some threads:   layer, layer, …      each piece, once it comes, goes into the digest, the store, and through
                                          a confined worker (decompression, diff id, files), in one stream
@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
 from cove.image.distribution import transport as http
@@ -24,7 +25,9 @@ from cove.image.distribution.progress import Progress
 from cove.image.distribution.registry import Fetched
 from cove.image.distribution.seams import Arrival, Arriving, Content, Images, StoredImage, Unpacker
 from cove.image.distribution.sources import Sources
-from cove.image.stack import Step, steps
+from cove.image.stack import Step, steps, unpackable
+from cove.image.variants import attested, kind_of
+from cove.oci import digest as digests
 from cove.oci import image
 from cove.oci.image import Descriptor, Index, Manifest
 from cove.oci.platform import Platform, best, host_platform, preference
@@ -62,6 +65,15 @@ class Flights:
             ending.set()
 
 
+@dataclass(slots=True)
+class _Chosen:
+    """What a pull will fetch."""
+
+    indexes: list[Fetched] = field(default_factory=list)
+    images: list[tuple[Fetched, Manifest]] = field(default_factory=list)
+    attachments: list[Descriptor] = field(default_factory=list)
+
+
 class _Wrong(Exception):
     """What came is not what its digest says."""
 
@@ -93,25 +105,29 @@ class Pull:
         self._failure: BaseException | None = None
         self._distrusted = 0
 
-    def run(self, platform: Platform | None) -> StoredImage:
-        """Pull for `platform` (None: this host's)."""
+    def run(self, platform: Platform | None, *, every: bool = False) -> StoredImage:
+        """Pull for `platform` (None: this host's), or `every` variant that there is."""
         reference = self._reference
         which = reference.digest or reference.tag
         top = self._resolve(which)
         self._progress.say(f"Pulling from {reference.path}", which)
-        chosen, manifest = self._choose(top, platform)
-        config = self._config(manifest, platform)
         before = self._known(reference)
-        layers = steps(manifest, config, reference.familiar)
-        self._transfer(layers)
-        self._content.ingest([chosen.raw], expected=chosen.digest, size=len(chosen.raw))
+        chosen = self._choose(top, platform, every)
+        works = [self._prepare(fetched, manifest, platform, every) for fetched, manifest in chosen.images]
+        self._transfer([layer for work in works for layer in work])
+        for attached in chosen.attachments:
+            self._attachment(attached)
+        for fetched in (*chosen.indexes, *(fetched for fetched, _ in chosen.images)):
+            self._content.ingest([fetched.raw], expected=fetched.digest, size=len(fetched.raw))
         http.check(self._cancel)
-        stored = self._images.register(chosen.digest, self._names(top.digest))
+        names = self._names(top.digest)
+        self._images.register(top.digest, names)
         self._progress.say(f"Digest: {top.digest}")
-        fresh = before is None or before != chosen.digest
+        pulled = {fetched.digest for fetched, _ in chosen.images}
+        fresh = before is None or before[0] != top.digest or not pulled <= before[1]
         verdict = "Downloaded newer image for" if fresh else "Image is up to date for"
         self._progress.say(f"Status: {verdict} {reference.familiar}")
-        return stored
+        return self._images.get(names[0], platform)
 
     def _resolve(self, which: str) -> Fetched:
         """What the name stands for now; a refusal in the words that clients look for."""
@@ -125,29 +141,54 @@ class Pull:
                 f"'docker login': {error.message}"
             ) from error
 
-    def _choose(self, top: Fetched, platform: Platform | None) -> tuple[Fetched, Manifest]:
-        """The one manifest that runs on `platform`, through at most a few indexes."""
-        fetched = top
-        for _ in range(_MAX_NESTING):
+    def _choose(self, top: Fetched, platform: Platform | None, every: bool) -> _Chosen:
+        """The manifests wanted, through at most a few indexes, and what is attached to them."""
+        chosen = _Chosen()
+        waiting = [(top, 0)]
+        while waiting:
+            fetched, depth = waiting.pop(0)
             decoded = image.decode_manifest(fetched.raw, fetched.media_type)
             if isinstance(decoded, Manifest):
-                return fetched, decoded
-            entry = self._entry(decoded, platform)
-            fetched = self._sources.manifest(entry.digest)
-        raise InvalidArgument(f"the index of {self._reference.familiar} is nested too deeply; ask its publisher")
+                chosen.images.append((fetched, decoded))
+                continue
+            if depth >= _MAX_NESTING:
+                raise InvalidArgument(
+                    f"the index of {self._reference.familiar} is nested too deeply; ask its publisher"
+                )
+            chosen.indexes.append(fetched)
+            entries = self._entries(decoded, platform, every)
+            waiting += [(self._sources.manifest(entry.digest), depth + 1) for entry in entries]
+            wanted = {entry.digest for entry in entries}
+            chosen.attachments += [e for e in decoded.manifests if kind_of(e) != "image" and attested(e) in wanted]
+        return chosen
 
-    def _entry(self, index: Index, platform: Platform | None) -> Descriptor:
+    def _entries(self, index: Index, platform: Platform | None, every: bool) -> list[Descriptor]:
         wanted = platform or host_platform()
-        known = image.MANIFESTS | image.INDEXES
         # Attestations are listed for "unknown/unknown"; an entry without a platform is for any.
-        offers = [(entry.platform or wanted, entry) for entry in index.manifests if entry.media_type in known]
+        known = [e for e in index.manifests if e.media_type in image.INDEXES or kind_of(e) == "image"]
+        offers = [(entry.platform or wanted, entry) for entry in known]
+        if every and known:
+            return known
         found = best(wanted, offers)
         if found is None:
             raise NotFound(
                 f"no matching manifest for {wanted} in the manifest list entries of {self._reference.familiar}: "
                 f"it offers {', '.join(sorted({str(offer) for offer, _ in offers})) or 'none'}"
             )
-        return found
+        return [found]
+
+    def _prepare(
+        self, fetched: Fetched, manifest: Manifest, platform: Platform | None, every: bool
+    ) -> list[tuple[Descriptor, Step | None]]:
+        """An image's configuration, stored, and its layers, each with the step of unpacking it if it shall be.
+
+        Of every variant, only this host's own is unpacked at once; another one when it is first run.
+        """
+        config = self._config(manifest, platform)
+        layers = steps(manifest, config, self._reference.familiar) if unpackable(config) else ()
+        if not layers or (every and preference(host_platform(), config.platform) is None):
+            return [(blob, None) for blob in manifest.layers]
+        return [(step.blob, step) for step in layers]
 
     def _config(self, manifest: Manifest, platform: Platform | None) -> image.ImageConfig:
         """The image's configuration, stored; refused if it is for another platform than asked."""
@@ -160,6 +201,11 @@ class Pull:
             raise InvalidArgument(f"the configuration of {self._reference.familiar} is too big: {blob.size} bytes")
         self._fetch(blob, label="")
         config = image.decode_config(self._content.read(blob.digest))
+        if len(config.rootfs.diff_ids) != len(manifest.layers):
+            raise InvalidArgument(
+                f"the image {self._reference.familiar} is damaged: it has {len(manifest.layers)} layers, but "
+                f"{len(config.rootfs.diff_ids)} in its configuration"
+            )
         if platform is not None and preference(platform, config.platform) is None:
             raise NotFound(
                 f"image with reference {self._reference.familiar} was found but does not match the specified "
@@ -167,33 +213,45 @@ class Pull:
             )
         return config
 
-    def _transfer(self, layers: tuple[Step, ...]) -> None:
+    def _attachment(self, entry: Descriptor) -> None:
+        """A statement about an image (its contents, how it was made), kept with it and never acted on."""
+        fetched = self._sources.manifest(entry.digest)
+        manifest = image.decode_manifest(fetched.raw, fetched.media_type)
+        if isinstance(manifest, Index):
+            return
+        for blob in (manifest.config, *manifest.layers):
+            self._fetch(blob, label="")
+        self._content.ingest([fetched.raw], expected=fetched.digest, size=len(fetched.raw))
+
+    def _transfer(self, layers: list[tuple[Descriptor, Step | None]]) -> None:
         """Fetch and unpack in parallel; the first failure stops all."""
         with ThreadPoolExecutor(self._parallel, "pull") as pool:
             try:
-                for future in [pool.submit(self._layer, layer) for layer in layers if self._wanted(layer)]:
+                wanted = [(blob, step) for blob, step in layers if self._wanted(blob, step)]
+                for future in [pool.submit(self._layer, blob, step) for blob, step in wanted]:
                     future.result()
             except BaseException as error:
                 self._cancel.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise self._failure or error from None
 
-    def _wanted(self, layer: Step) -> bool:
+    def _wanted(self, blob: Descriptor, step: Step | None) -> bool:
         """Whether something is left to do for a layer; people are told."""
-        if self._content.has(layer.blob.digest) and self._unpacker.is_unpacked(layer.chain_id):
-            self._progress.say("Already exists", layer.label)
+        label = digests.short(blob.digest)
+        if self._content.has(blob.digest) and (step is None or self._unpacker.is_unpacked(step.chain_id)):
+            self._progress.say("Already exists", label)
             return False
-        self._progress.layer(layer.label, "Pulling fs layer")
+        self._progress.layer(label, "Pulling fs layer")
         return True
 
-    def _layer(self, layer: Step) -> None:
+    def _layer(self, blob: Descriptor, step: Step | None) -> None:
         """A layer, from nothing to its directory."""
         try:
-            self._fetch(layer.blob, layer.label, layer)
-            if not self._unpacker.is_unpacked(layer.chain_id):
-                self._extracting(layer)
-                self._unpacker.unpack(layer.blob, layer.diff_id, layer.chain_id, layer.parent)
-            self._progress.layer(layer.label, "Pull complete")
+            self._fetch(blob, digests.short(blob.digest), step)
+            if step is not None and not self._unpacker.is_unpacked(step.chain_id):
+                self._extracting(step)
+                self._unpacker.unpack(step.blob, step.diff_id, step.chain_id, step.parent)
+            self._progress.layer(digests.short(blob.digest), "Pull complete")
         except BaseException as error:
             if not self._cancel.is_set():
                 self._failure = error
@@ -266,12 +324,13 @@ class Pull:
     def _extracting(self, layer: Step) -> None:
         self._progress.count(layer.label, "Extracting", layer.blob.size, layer.blob.size)
 
-    def _known(self, reference: Reference) -> str | None:
-        """The manifest that the name stands for here before the pull."""
+    def _known(self, reference: Reference) -> tuple[str, set[str]] | None:
+        """What the name stands for here before the pull, and which of its manifests are here."""
         try:
-            return self._images.get(reference.familiar).manifest.digest
+            found = self._images.get(reference.familiar)
         except CoveError:
             return None
+        return found.target.digest, {offer.descriptor.digest for offer in found.offers if offer.variant}
 
     def _names(self, top: str) -> list[str]:
         """The tag that was asked for (a digest overrules one), and the repository at what the registry gave."""

@@ -1,20 +1,24 @@
-"""A push: what a registry lacks of an image, then the manifest that names it.
+"""A push: what a registry lacks of an image, then the manifest or index that names it.
 
 for each blob, several at a time:  HEAD ─▶ there? done
                                    POST ?mount= ─▶ taken over from a neighbour repository? done
                                    PATCH … (on from where it broke off) ─▶ PUT ?digest=
+for each manifest of an index:     PUT manifests/<digest>
 last:                              PUT manifests/<tag>
+
+An index is pushed whole: variants that are not here must be at the registry already. If they are not, the
+variant that is here goes alone, and people are told so.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from io import RawIOBase
 from typing import BinaryIO
 
-from cove.errors import CoveError, Forbidden, Internal, NotFound, Unauthorized, Unavailable
+from cove.errors import CoveError, Forbidden, NotFound, Unauthorized, Unavailable
 from cove.image.distribution import transport as http
 from cove.image.distribution.progress import Progress
 from cove.image.distribution.registry import Repository, Upload
@@ -22,6 +26,7 @@ from cove.image.distribution.seams import Content, Images, StoredImage
 from cove.oci import digest as digests
 from cove.oci import image
 from cove.oci.image import Descriptor, Manifest
+from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 
 _BLOCK = 1 << 18
@@ -52,36 +57,69 @@ class Push:
         self._pause = pause
         self._cancel = cancel
 
-    def run(self) -> str:
-        """Push what the reference names here; the digest of its manifest."""
-        stored = self._find()
-        raw = self._content.read(stored.manifest.digest)
-        manifest = image.decode_manifest(raw)
-        if not isinstance(manifest, Manifest):
-            raise Internal(f"the image {self._reference.familiar} is stored as an index; pull it again")
+    def run(self, platform: Platform | None = None) -> str:
+        """Push what the reference names here, or one variant of it; the digest that the tag stands for then."""
+        stored = self._find(platform)
         self._progress.say(f"The push refers to repository [{self._reference.name}]")
         try:
             self._repository.connect()
-            self._send_blobs(manifest, self._neighbours(stored))
-            self._repository.put_manifest(self._reference.tag, raw, image.media_type_of(manifest))
+            pushed = self._send_all(stored, platform)
         except (Forbidden, Unauthorized) as error:
             raise Forbidden(
                 f"push access denied to {self._reference.familiar_name}, repository does not exist or may require "
                 f"authorization: {error.message}"
             ) from error
-        digest, size = stored.manifest.digest, len(raw)
+        digest, size = pushed.digest, pushed.size
         self._progress.say(f"{self._reference.tag}: digest: {digest} size: {size}")
         self._progress.aux({"Tag": self._reference.tag, "Digest": digest, "Size": size})
-        self._images.register(digest, [*self._kept_names(stored), self._reference.with_digest(digest).full])
+        if digest == stored.target.digest:
+            self._images.register(digest, [*self._kept_names(stored), self._reference.with_digest(digest).full])
         return digest
 
-    def _find(self) -> StoredImage:
+    def _send_all(self, stored: StoredImage, platform: Platform | None) -> Descriptor:
+        """The index with all its manifests, or one manifest; what the tag was given."""
+        neighbours = self._neighbours(stored)
+        if stored.target == stored.manifest or platform is not None or not self._whole(stored):
+            self._send_blobs(self._manifest(stored.manifest), neighbours)
+            self._put(stored.manifest, self._reference.tag)
+            return stored.manifest
+        here = [offer for offer in stored.offers if offer.blobs]
+        blobs = [blob for offer in here if offer.kind != "index" for blob in offer.blobs[1:]]
+        self._send_unique(blobs, neighbours)
+        for offer in sorted(here, key=lambda offer: offer.kind == "index"):
+            self._put(offer.descriptor, offer.descriptor.digest)
+        self._put(stored.target, self._reference.tag)
+        return stored.target
+
+    def _whole(self, stored: StoredImage) -> bool:
+        """Whether the registry will have every manifest of the index."""
+        for offer in stored.offers:
+            if not offer.blobs and not self._repository.has_manifest(offer.descriptor.digest):
+                self._progress.say(
+                    f"Not all variants of {self._reference.familiar} are here or at the registry: only "
+                    f"{stored.config.platform} is pushed (pull with --all-platforms first to push all)"
+                )
+                return False
+        return True
+
+    def _manifest(self, descriptor: Descriptor) -> Manifest:
+        decoded = image.decode_manifest(self._content.read(descriptor.digest))
+        assert isinstance(decoded, Manifest)  # variants have been read before
+        return decoded
+
+    def _put(self, descriptor: Descriptor, name: str) -> None:
+        raw = self._content.read(descriptor.digest)
+        kind = image.media_type_of(image.decode_manifest(raw))
+        self._repository.put_manifest(name, raw, kind)
+
+    def _find(self, platform: Platform | None) -> StoredImage:
         try:
-            return self._images.get(self._reference.familiar)
+            stored = self._images.get(self._reference.familiar)
         except NotFound as error:
             raise NotFound(
                 f"An image does not exist locally with the tag: {self._reference.familiar_name}"
             ) from error
+        return self._images.get(self._reference.familiar, platform) if platform else stored
 
     def _kept_names(self, stored: StoredImage) -> list[str]:
         """The name pushed, if the image still has it: registering must not take it away."""
@@ -99,7 +137,12 @@ class Push:
         )
 
     def _send_blobs(self, manifest: Manifest, neighbours: tuple[str, ...]) -> None:
-        unique = {blob.digest: blob for blob in manifest.layers}
+        self._send_unique(manifest.layers, neighbours)
+        self._send(manifest.config, "", ())
+
+    def _send_unique(self, blobs: Iterable[Descriptor], neighbours: tuple[str, ...]) -> None:
+        """Each blob once, several at a time."""
+        unique = {blob.digest: blob for blob in blobs}
         for blob in unique.values():
             self._progress.layer(digests.short(blob.digest), "Preparing")
         for blob in list(unique.values())[self._parallel :]:
@@ -115,7 +158,6 @@ class Push:
                 self._cancel.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-        self._send(manifest.config, "", ())
 
     def _send(self, blob: Descriptor, label: str, neighbours: tuple[str, ...]) -> None:
         """One blob; a label makes it visible."""

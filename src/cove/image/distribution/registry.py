@@ -235,6 +235,13 @@ class Repository:
         response.release_conn()
         return response.status == 200
 
+    def has_manifest(self, digest: str) -> bool:
+        response = self._send("HEAD", f"manifests/{digest}", actions="pull,push", headers={"Accept": _ACCEPT})
+        if response.status != 404:
+            self._expect(response, 200)
+        response.release_conn()
+        return response.status == 200
+
     def begin(self, digest: str, *, mount_from: str = "") -> Upload | None:
         """Begin an upload; None when the registry took the blob over from its repository `mount_from`."""
         query = "?" + urlencode({"mount": digest, "from": mount_from}) if mount_from else ""

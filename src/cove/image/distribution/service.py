@@ -55,11 +55,12 @@ class Distribution:
         reference: Reference,
         *,
         platform: Platform | None = None,
+        every: bool = False,
         credentials: Credentials | None = None,
         progress: Sink,
         cancel: threading.Event | None = None,
     ) -> StoredImage:
-        """Pull `reference` for `platform` (None: this host's).
+        """Pull `reference` for `platform` (None: this host's), or `every` variant.
 
         Setting `cancel` ends it soon; a failure sets it too, for its own threads.
         """
@@ -74,13 +75,14 @@ class Distribution:
             parallel=self._policy.parallel_downloads,
             cancel=ending,
         )
-        return pull.run(platform)
+        return pull.run(platform, every=every)
 
     def pull_all(
         self,
         reference: Reference,
         *,
         platform: Platform | None = None,
+        every: bool = False,
         credentials: Credentials | None = None,
         progress: Sink,
         cancel: threading.Event | None = None,
@@ -89,18 +91,24 @@ class Distribution:
         ending = cancel or threading.Event()
         for tag in self._sources(reference, credentials, ending).tags():
             self.pull(
-                reference.with_tag(tag), platform=platform, credentials=credentials, progress=progress, cancel=ending
+                reference.with_tag(tag),
+                platform=platform,
+                every=every,
+                credentials=credentials,
+                progress=progress,
+                cancel=ending,
             )
 
     def push(
         self,
         reference: Reference,
         *,
+        platform: Platform | None = None,
         credentials: Credentials | None = None,
         progress: Sink,
         cancel: threading.Event | None = None,
     ) -> str:
-        """Push the image that `reference` names here; the digest of its manifest."""
+        """Push what `reference` names here, or its variant for `platform`; the digest of what the tag means then."""
         if reference.digest:
             raise InvalidArgument(f"cannot push {reference.familiar}: a digest is not a tag to push to")
         ending = cancel or threading.Event()
@@ -114,7 +122,7 @@ class Distribution:
             pause=lambda attempt: self._transport.pause(attempt, ending),
             cancel=ending,
         )
-        return push.run()
+        return push.run(platform)
 
     def login(self, credentials: Credentials) -> str:
         """Docker's word if the credentials' server accepts them, else Unauthorized or Unavailable."""

@@ -1,25 +1,17 @@
-"""`save` and `load`: images as one tar archive.
+"""`load`: the images of one tar archive, which Cove, Docker or any OCI tool made.
 
-What is written is an OCI layout that is Docker's archive as well, so that every tool finds what it knows:
-
-    oci-layout  index.json  blobs/sha256/…        OCI image layout
-    manifest.json  repositories                   Docker's list of images and their names
-
-What is read may be either, or both, compressed or not, and comes from a stranger: no path in it is ever
-made on disk. Blobs go straight through their digest into the content store, everything else into
-numbered files in a spool directory; links are looked up among the archive's own names only; layers are
+What is read may be an OCI layout, Docker's archive, or both, compressed or not, and comes from a stranger: no
+path in it is ever made on disk. Blobs go straight through their digest into the content store, everything else
+into numbered files in a spool directory; links are looked up among the archive's own names only; layers are
 verified against the configuration when they are unpacked; an image is named last.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
-import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -27,145 +19,19 @@ import msgspec
 from cove.errors import Internal, InvalidArgument, NotFound, describe
 from cove.image.distribution.progress import Progress, Sink
 from cove.image.distribution.seams import Content, Images, StoredImage, Unpacker
-from cove.image.stack import steps
+from cove.image.saving import CONTAINERD_NAME, blob_path
+from cove.image.stack import steps, unpackable
 from cove.image.tarstream import Entry, entries
+from cove.image.variants import Variants, kind_of
 from cove.oci import digest as digests
 from cove.oci import image
-from cove.oci.image import Descriptor, Index, Manifest
-from cove.oci.platform import best, host_platform
+from cove.oci.image import Descriptor, Manifest
 from cove.oci.reference import Reference
 
-_CONTAINERD_NAME = "io.containerd.image.name"
 _CHUNK = 1 << 20
 _MAX_LINKS = 40
+_MAX_NESTING = 3
 _MAX_SPOOLED = 100_000
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
-
-
-# ── save ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class _Saved:
-    image: StoredImage
-    names: tuple[Reference, ...]
-
-
-def save(content: Content, images: Images, names: Iterable[str]) -> Iterator[bytes]:
-    """The archive of all images that `names` (references, repositories or ids) stand for, piece by piece.
-
-    NotFound is raised before the first piece.
-    """
-    chosen = _chosen(images, names)
-    return _written(content, chosen)
-
-
-def _chosen(images: Images, names: Iterable[str]) -> list[_Saved]:
-    """Each image once, with those of its names that were asked for."""
-    found: dict[str, tuple[StoredImage, dict[Reference, None]]] = {}
-    for name in names:
-        for stored, reference in _meant(images, name):
-            _, references = found.setdefault(stored.manifest.digest, (stored, {}))
-            if reference is not None:
-                references[reference] = None
-    return [_Saved(stored, tuple(references)) for stored, references in found.values()]
-
-
-def _meant(images: Images, name: str) -> list[tuple[StoredImage, Reference | None]]:
-    """What `name` stands for: a bare repository means all its tags, an id no name at all."""
-    try:
-        bare = Reference.parse(name, default_tag="")
-    except InvalidArgument:
-        return [(images.get(name), None)]
-    if not bare.tag and not bare.digest:
-        tagged = [(stored, Reference.parse(known)) for stored in images.list() for known in stored.names]
-        matching = [(stored, reference) for stored, reference in tagged if reference.name == bare.name]
-        if matching:
-            return list(matching)
-    stored = images.get(name)
-    return [(stored, bare if bare.tag and not bare.digest and bare.familiar in stored.names else None)]
-
-
-def _written(content: Content, chosen: list[_Saved]) -> Iterator[bytes]:
-    blobs: dict[str, int] = {}
-    index: list[Descriptor] = []
-    listing: list[dict[str, object]] = []
-    repositories: dict[str, dict[str, str]] = {}
-    for saved in chosen:
-        stored = saved.image
-        parts = (stored.manifest.digest, stored.id, *(layer.digest for layer in stored.layers))
-        blobs.update((digest, content.size(digest)) for digest in parts)
-        index += _index_entries(saved)
-        listing.append(
-            {
-                "Config": _path(stored.id),
-                "RepoTags": [name.familiar for name in saved.names],
-                "Layers": [_path(layer.digest) for layer in stored.layers],
-            }
-        )
-        for name in saved.names if stored.layers else ():
-            top = digests.parse(stored.layers[-1].digest)[1]
-            repositories.setdefault(name.familiar_name, {})[name.tag] = top
-    yield from _directory("blobs/")
-    for algorithm in sorted({digests.parse(digest)[0] for digest in blobs}):
-        yield from _directory(f"blobs/{algorithm}/")
-    for digest in sorted(blobs):
-        yield from _blob(content, digest, blobs[digest])
-    yield from _file("index.json", image.encode(Index(media_type=image.OCI_INDEX, manifests=tuple(index))))
-    yield from _file("manifest.json", json.dumps(listing).encode())
-    yield from _file("oci-layout", _LAYOUT)
-    if repositories:
-        yield from _file("repositories", json.dumps(repositories).encode())
-    yield bytes(2 * tarfile.BLOCKSIZE)
-
-
-def _index_entries(saved: _Saved) -> list[Descriptor]:
-    """The image under each of its names, or once without."""
-    bare = Descriptor(
-        media_type=saved.image.manifest.media_type,
-        digest=saved.image.manifest.digest,
-        size=saved.image.manifest.size,
-        platform=saved.image.config.platform,
-    )
-    if not saved.names:
-        return [bare]
-    return [
-        msgspec.structs.replace(bare, annotations={_CONTAINERD_NAME: name.full, image.REF_NAME: name.tag})
-        for name in saved.names
-    ]
-
-
-def _path(digest: str) -> str:
-    return "blobs/" + "/".join(digests.parse(digest))
-
-
-def _header(name: str, size: int, kind: bytes, mode: int) -> bytes:
-    info = tarfile.TarInfo(name)
-    info.size, info.type, info.mode = size, kind, mode
-    return info.tobuf(tarfile.GNU_FORMAT)
-
-
-def _directory(name: str) -> Iterator[bytes]:
-    yield _header(name, 0, tarfile.DIRTYPE, 0o755)
-
-
-def _file(name: str, data: bytes) -> Iterator[bytes]:
-    yield _header(name, len(data), tarfile.REGTYPE, 0o644) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
-
-
-def _blob(content: Content, digest: str, size: int) -> Iterator[bytes]:
-    yield _header(_path(digest), size, tarfile.REGTYPE, 0o644)
-    left = size
-    with content.open(digest) as file:
-        while left and (data := file.read(min(left, _CHUNK))):
-            left -= len(data)
-            yield data
-    if left:
-        raise Internal(f"the stored blob {digest} is shorter than it was; pull its image again")
-    yield bytes(-size % tarfile.BLOCKSIZE)
-
-
-# ── load ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def load(
@@ -303,26 +169,26 @@ class _Load:
         for entry in index.manifests:
             if entry.media_type not in image.MANIFESTS | image.INDEXES:
                 continue
-            digest = self._manifest(entry)
-            if digest is not None:
-                found.setdefault(digest, []).extend(_annotated(entry))
+            if not self._contents.has(blob_path(entry.digest)):
+                raise InvalidArgument(f"the archive is incomplete: {blob_path(entry.digest)} is missing")
+            if self._is_image(entry):
+                found.setdefault(entry.digest, []).extend(_annotated(entry))
 
-    def _manifest(self, entry: Descriptor) -> str | None:
-        """The manifest meant by an index's entry; None for one whose content is for another platform."""
-        for _ in range(3):
-            path = _path(entry.digest)
-            if not self._contents.has(path):
-                raise InvalidArgument(f"the archive is incomplete: {path} is missing")
-            decoded = image.decode_manifest(self._contents.read(path, image.MAX_MANIFEST), entry.media_type)
-            if isinstance(decoded, Manifest):
-                return entry.digest if decoded.config.media_type in image.CONFIGS else None
-            host = host_platform()
-            present = [e for e in decoded.manifests if self._contents.has(_path(e.digest))]
-            chosen = best(host, [(e.platform or host, e) for e in present])
-            if chosen is None:
-                return None
-            entry = chosen
-        raise InvalidArgument("the archive is damaged: its index is nested too deeply")
+    def _is_image(self, entry: Descriptor, depth: int = 0) -> bool:
+        """Whether an entry is an image, or an index that offers one which is in the archive."""
+        path = blob_path(entry.digest)
+        if depth and not self._contents.has(path):
+            return False
+        decoded = image.decode_manifest(self._contents.read(path, image.MAX_MANIFEST), entry.media_type)
+        if isinstance(decoded, Manifest):
+            return decoded.config.media_type in image.CONFIGS
+        if depth >= _MAX_NESTING:
+            raise InvalidArgument("the archive is damaged: its index is nested too deeply")
+        return any(
+            self._is_image(offered, depth + 1)
+            for offered in decoded.manifests
+            if offered.media_type in image.INDEXES or kind_of(offered) == "image"
+        )
 
     def _from_listing(self, found: dict[str, list[Reference]]) -> None:
         """The images of Docker's manifest.json; those that the layout named already just get its names."""
@@ -331,7 +197,9 @@ class _Load:
             listing = msgspec.json.decode(raw, type=list[_Listed])
         except msgspec.DecodeError as error:
             raise InvalidArgument(f"the archive is damaged: manifest.json is not in order: {error}") from error
-        by_config = {self._decoded(digest).config.digest: digest for digest in found}
+        by_config = {
+            variant.id: digest for digest in found for variant in Variants(self._content).target(digest).variants
+        }
         for item in listing:
             config = self._contents.read(item.Config, image.MAX_CONFIG)
             digest = by_config.get(digests.of(config)) or self._composed(config, item.Layers)
@@ -360,19 +228,20 @@ class _Load:
             kind = image.OCI_LAYER_ZSTD
         return Descriptor(media_type=kind, digest=digest, size=self._content.size(digest))
 
-    def _decoded(self, digest: str) -> Manifest:
-        decoded = image.decode_manifest(self._content.read(digest))
-        assert isinstance(decoded, Manifest)
-        return decoded
-
     def _unpack(self, digest: str) -> None:
-        """Every layer of an image, checked and made a directory."""
-        manifest = self._decoded(digest)
-        for blob in (manifest.config, *manifest.layers):
+        """Check that all is there, and make directories of the layers of the variant that runs here best."""
+        try:
+            variant = Variants(self._content).target(digest).default()
+        except NotFound as error:
+            raise InvalidArgument(f"the archive is incomplete: {error.message}") from error
+        for blob in variant.layers:
             if not self._content.has(blob.digest):
-                raise InvalidArgument(f"the archive is incomplete: {_path(blob.digest)} is missing")
-        config = image.decode_config(self._content.read(manifest.config.digest))
-        for step in steps(manifest, config, digests.short(manifest.config.digest)):
+                raise InvalidArgument(f"the archive is incomplete: {blob_path(blob.digest)} is missing")
+        if not unpackable(variant.config):
+            return
+        manifest = image.decode_manifest(self._content.read(variant.manifest.digest))
+        assert isinstance(manifest, Manifest)
+        for step in steps(manifest, variant.config, digests.short(variant.id)):
             if not self._unpacker.is_unpacked(step.chain_id):
                 self._progress.count(step.label, "Loading layer", step.blob.size, step.blob.size)
                 self._unpacker.unpack(step.blob, step.diff_id, step.chain_id, step.parent)
@@ -393,7 +262,7 @@ class _Load:
             old = self._images.get(name.familiar)
         except NotFound:
             return
-        if old.manifest.digest != digest:
+        if old.target.digest != digest:
             self._say(
                 f"The image {name.familiar} already exists, renaming the old one with ID {old.id} to empty string"
             )
@@ -417,7 +286,7 @@ def _check_size(name: str, size: int, limit: int) -> None:
 
 def _annotated(entry: Descriptor) -> list[Reference]:
     """The name in an entry's annotations; a lone tag names nothing."""
-    full = entry.annotations.get(_CONTAINERD_NAME, "")
+    full = entry.annotations.get(CONTAINERD_NAME, "")
     short = entry.annotations.get(image.REF_NAME, "")
     name = full or (short if ":" in short or "/" in short else "")
     if not name:

@@ -1,0 +1,43 @@
+"""When an image may be removed: Docker's rules, in Docker's words."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from cove.errors import Conflict
+from cove.oci import digest as digests
+
+
+def refuse_in_use(
+    identity: str,
+    called: str,
+    name: str,
+    repositories: int,
+    *,
+    force: bool,
+    containers: Collection[tuple[str, bool]],
+) -> None:
+    """Raise Conflict unless the image `identity`, named in so many repositories, may go.
+
+    `called` is the user's word and `name` the full name if it was one. `containers` are (id, whether it runs).
+    """
+    short = digests.short(identity)
+    what = f'unable to remove repository reference "{called}"' if name else f"unable to delete {short}"
+    running = [container for container, runs in containers if runs]
+    if running and not name:
+        raise Conflict(
+            f"conflict: {what} (cannot be forced) - image is being used by running container {running[0][:12]}"
+        )
+    if running:
+        raise Conflict(
+            f"conflict: {what} (must be stopped) - container {running[0][:12]} is using its referenced image {short}"
+        )
+    if force:
+        return
+    if containers:
+        stopped = next(iter(containers))[0][:12]
+        use = f"container {stopped} is using its referenced image {short}"
+        why = use if name else f"image is being used by stopped container {stopped}"
+        raise Conflict(f"conflict: {what} (must force) - {why}")
+    if not name and repositories > 1:
+        raise Conflict(f"conflict: {what} (must be forced) - image is referenced in multiple repositories")
