@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 BIN = Path(sys.executable).parent
-ALONE = 'ip link set lo up; exec "$@"'
-ALONE = 'ip link set lo up; exec "$@"'
+ALONE = 'ip link set lo up; mount -t tmpfs run "$RUN"; exec "$@"'
 IN_NAMESPACES = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", ALONE, "sh"]
 
 
@@ -45,8 +44,10 @@ class Engine:
     command = ""
 
     def __init__(self, root: Path) -> None:
+        """What lasts lies below `root`; what a boot ends lies on a tmpfs, as /run is one where people work."""
         self.root = root
-        root.mkdir()
+        self.run = root / "run"
+        self.run.mkdir(parents=True)
         self.socket = root / "api.sock"
         self._local = threading.local()
         self.process: subprocess.Popen[bytes] | None = None
@@ -67,7 +68,10 @@ class Engine:
     def start(self) -> None:
         log = (self.root / "log").open("wb")
         self.process = subprocess.Popen(
-            [*IN_NAMESPACES, *self.daemon_command()], stdout=log, stderr=log, env=os.environ | self.environment()
+            [*IN_NAMESPACES, *self.daemon_command()],
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"RUN": str(self.run)} | self.environment(),
         )
         for _ in range(600):
             try:
@@ -120,7 +124,7 @@ class CoveEngine(Engine):
     command = str(BIN / "cove")
 
     def daemon_command(self) -> list[str]:
-        roots = ["--data-root", str(self.root / "data"), "--run-root", str(self.root / "run")]
+        roots = ["--data-root", str(self.root / "data"), "--run-root", str(self.run)]
         return [self.program, "daemon", *roots, "-H", f"unix://{self.socket}"]
 
 
@@ -133,7 +137,7 @@ class DockerEngine(Engine):
         configuration = self.root / "daemon.json"
         configuration.write_text("{}")
         return [
-            "dockerd", "--data-root", str(self.root / "data"), "--exec-root", str(self.root / "run"),
+            "dockerd", "--data-root", str(self.root / "data"), "--exec-root", str(self.run),
             "--pidfile", str(self.root / "pid"), "-H", f"unix://{self.socket}", "--config-file", str(configuration),
         ]  # fmt: skip
 
@@ -144,7 +148,7 @@ class PodmanEngine(Engine):
     command = "podman"
 
     def daemon_command(self) -> list[str]:
-        roots = ["--root", str(self.root / "data"), "--runroot", str(self.root / "run"), "--cgroup-manager=cgroupfs"]
+        roots = ["--root", str(self.root / "data"), "--runroot", str(self.run), "--cgroup-manager=cgroupfs"]
         return ["podman", *roots, "--runtime=runc", "system", "service", "--time=0", f"unix://{self.socket}"]
 
     def environment(self) -> dict[str, str]:
