@@ -131,9 +131,11 @@ class Child:
         syscalls.close_range(following)
 
     def shed(self) -> None:
-        """Close everything above 2 but what is preserved and the sync socket, which execve closes."""
-        syscalls.close_range(3 + self.manner.preserved, self.sync_fd - 1)
-        syscalls.close_range(self.sync_fd + 1)
+        """Close everything above 2 but what is preserved and the two sockets, which execve closes."""
+        low, high = sorted((self.sync_fd, self.gate_fd))
+        syscalls.close_range(3 + self.manner.preserved, low - 1)
+        syscalls.close_range(low + 1, high - 1)
+        syscalls.close_range(high + 1)
 
     def wait_for_gate(self) -> None:
         """Until the supervisor has put this process in its place (once); end silently if it died instead."""

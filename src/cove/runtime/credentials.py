@@ -1,7 +1,8 @@
 """The last part of the way, alike for a container's first process and for an exec: from root to the process' rights.
 
-    limits ─▶ identity ─▶ working directory ─▶ stdio ─▶ [no_new_privs] [seccomp] ─▶ bounding set ─▶ ids ─▶ sets
-           ─▶ find the program ─▶ [seccomp, when no_new_privs] ─▶ signals, umask ─▶ execve
+    identity ─▶ working directory ─▶ find the program ─▶ limits ─▶ stdio
+           ─▶ [no_new_privs] [seccomp] ─▶ bounding set ─▶ ids ─▶ sets
+           ─▶ signals, umask ─▶ [seccomp, when no_new_privs] ─▶ execve
 
 Without no_new_privs a filter needs CAP_SYS_ADMIN and is installed before that is gone; with it, as the last thing.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 from cove.kernel import privileges, rootpath, syscalls
 from cove.oci.spec import Process
-from cove.runtime import devices
+from cove.runtime import devices, program
 from cove.runtime.child import ChildStdio, Failure
 from cove.runtime.users import MAX_ID, Identity, home_of, resolve
 
@@ -203,6 +204,25 @@ def environment(process: Process, identity: Identity) -> dict[str, str]:
     if not env.get("HOME"):
         env["HOME"] = identity.home
     return env
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is executed, with its environment."""
+
+    path: str
+    env: dict[str, str]
+
+
+def find_program(root: int, process: Process, identity: Identity) -> Program:
+    """Look args[0] up as the process' user would, while every system call is still allowed."""
+    env = environment(process, identity)
+    os.setgroups(identity.groups)
+    syscalls.setfsid(identity.uid, identity.gid)
+    try:
+        return Program(program.find(root, process.args[0], env.get("PATH")), env)
+    finally:
+        syscalls.setfsid(os.geteuid(), os.getegid())
 
 
 _IGNORED_BY_PYTHON = tuple(

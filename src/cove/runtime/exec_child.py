@@ -65,11 +65,24 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
         identity = credentials.identify(root, wanted, launch.user, launch.group_add)
     with child.stage("cwd"):
         credentials.enter_directory(root, wanted.cwd)
+    with child.stage("exec"):
+        found = credentials.find_program(root, wanted, identity)
     child.wait_for_go()
     with child.stage("limits"):
         proc = mounts.new_filesystem("proc", "proc", ()) if wanted.oom_score_adj is not None else None
         credentials.apply_limits(wanted, proc)
-    become(child, wanted, identity, sets, seccomp, root=root, stdio=stdio, console=console, reaper=False)
+    become(
+        child,
+        wanted,
+        identity,
+        sets,
+        seccomp,
+        found=found,
+        root=root,
+        stdio=stdio,
+        console=console,
+        reaper=False,
+    )
 
 
 def _join(target: int) -> None:

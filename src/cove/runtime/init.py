@@ -119,7 +119,7 @@ class _Init:
             _enter_namespaces(linux, {kind for kind, _ in born_in(self.launch.spec)})
         tree = self._build_tree(linux)
         self._hooks_of_creation()
-        identity = self._settle(tree, process)
+        identity, found = self._settle(tree, process)
         with self.child.stage("network"):
             if any(each.type == "network" and not each.path for each in linux.namespaces):
                 netlink.configure(())  # loopback need not wait for the daemon
@@ -132,7 +132,7 @@ class _Init:
                 credentials.set_personality(linux.personality.domain)
         if self.launch.rootfs is not None:
             self.child.lend_root(tree.root)
-        self._become(process, identity, sets, seccomp, tree.root)
+        self._become(process, identity, sets, seccomp, tree.root, found)
 
     def _build_tree(self, linux: Linux) -> Tree:
         """Everything mounted, still outside of it."""
@@ -184,8 +184,8 @@ class _Init:
         if any(each.type == "cgroup" and not each.path for each in linux.namespaces):
             syscalls.unshare(namespaces.FLAGS["cgroup"])
 
-    def _settle(self, tree: Tree, process: Process) -> Identity:
-        """Into the tree; who the process is and where it works, both known only there."""
+    def _settle(self, tree: Tree, process: Process) -> tuple[Identity, credentials.Program]:
+        """Into the tree; who the process is, where it works and what it executes, all known only there."""
         with self.child.stage("pivot"):
             tree.pivot(move=not self.child.manner.pivot)
         with self.child.stage("user"):
@@ -194,7 +194,8 @@ class _Init:
             credentials.enter_directory(tree.root, process.cwd)
         with self.child.stage("rootfs"):
             tree.seal()
-        return identity
+        with self.child.stage("exec"):
+            return identity, credentials.find_program(tree.root, process, identity)
 
     def _network(self, linux: Linux, go: Go) -> None:
         own: set[str] = {each.type for each in linux.namespaces if not each.path}
@@ -205,7 +206,13 @@ class _Init:
         sysctls.apply(self.proc, linux.sysctl, own)
 
     def _become(
-        self, process: Process, identity: Identity, sets: credentials.Masks, seccomp: bytes, root: int
+        self,
+        process: Process,
+        identity: Identity,
+        sets: credentials.Masks,
+        seccomp: bytes,
+        root: int,
+        found: credentials.Program,
     ) -> NoReturn:
         become(
             self.child,
@@ -213,6 +220,7 @@ class _Init:
             identity,
             sets,
             seccomp,
+            found=found,
             root=root,
             stdio=self.stdio,
             console=self.console,
@@ -234,32 +242,34 @@ def become(
     sets: credentials.Masks,
     seccomp: bytes,
     *,
+    found: credentials.Program,
     root: int,
     stdio: ChildStdio,
     console: int | None,
     reaper: bool,
     before_exec: Callable[[], None] | None = None,
 ) -> NoReturn:
-    """The end of every start: descriptors, rights, and the program. With `reaper`, below a minimal init."""
+    """The end of every start: descriptors, rights, and the program. With `reaper`, below a minimal init.
+
+    A filter may forbid all but execve, and often the newer calls: what needs them comes before it.
+    """
     with child.stage("stdio"):
         credentials.place_stdio(root, stdio, console, identity)
         if console is not None:
             devices.control_terminal(0)
+        child.shed()
     with child.stage("privileges"):
         credentials.drop(process, identity, sets, seccomp)
     if before_exec is not None:
         before_exec()
     with child.stage("exec"):
-        env = credentials.environment(process, identity)
-        path = program.find(root, process.args[0], env.get("PATH"))
         if reaper:
             pid1.split(console)
         credentials.reset_signals()
-        child.shed()
         os.umask(_DEFAULT_UMASK if process.user.umask is None else process.user.umask)
         if process.no_new_privileges and seccomp:
             syscalls.seccomp_set_filter(seccomp)
-        program.execute(path, process.args, env)
+        program.execute(found.path, process.args, found.env)
 
 
 def _enter_namespaces(linux: Linux, born: set[NamespaceType]) -> None:
