@@ -116,6 +116,7 @@ def _settings(config: Config) -> Settings:
         dns=file.network.dns,
         dns_search=file.network.dns_search,
         dns_options=file.network.dns_options,
+        userns_remap=file.userns_remap,
         publish_address=file.network.publish_address,
         stop_timeout=file.stop_timeout,
         labels=file.labels,

@@ -6,6 +6,7 @@
     hosts     = ["unix:///run/cove/cove.sock", "tcp://0.0.0.0:2376"]
     log_level = "info"
     stop_timeout = 10                       # seconds, for containers that say nothing
+    userns_remap = "default"                # or a user of /etc/subuid: root in containers is not root here
     labels = ["rack=4"]
     insecure_registries = ["registry.lan:5000"]
     cdi_directories = ["/etc/cdi", "/run/cdi"]   # where vendors describe devices; the last one wins
@@ -84,6 +85,7 @@ class File(_Table, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
     log_level: LogLevel = "info"
     stop_timeout: int = 10
+    userns_remap: str = ""
     labels: tuple[str, ...] = ()
     cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
     insecure_registries: tuple[str, ...] = ()
@@ -176,6 +178,9 @@ def _parser() -> _Parser:
         "-H", "--host", metavar="ADDRESS", action="append", help="unix://PATH, tcp://HOST:PORT or fd://; repeatable"
     )
     parser.add_argument("--config", metavar="FILE", help=f"configuration file ({paths.DEFAULT_CONFIG})")
+    parser.add_argument(
+        "--userns-remap", metavar="USER", help='"default", or a user of /etc/subuid whose ids containers get'
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     return parser
 
@@ -189,6 +194,7 @@ def load(argv: Sequence[str]) -> Config:
         "run_root": flags.run_root,
         "hosts": tuple(flags.host) if flags.host else None,
         "log_level": flags.log_level,
+        "userns_remap": flags.userns_remap,
     }
     file = msgspec.structs.replace(file, **{key: value for key, value in given.items() if value is not None})
     run = paths.RunRoot(Path(file.run_root).absolute())

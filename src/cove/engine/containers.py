@@ -27,6 +27,7 @@ from cove.engine.registry import Container, Registry
 from cove.engine.removal import Removal
 from cove.engine.selection import Selection
 from cove.engine.telling import tell
+from cove.engine.userns import Maps, Users
 from cove.errors import Conflict, InvalidArgument, NotFound
 from cove.image.images import Image
 from cove.network import rates, resolv
@@ -47,10 +48,12 @@ class Containers:
         mounts: Mounts,
         lifecycle: Lifecycle,
         removal: Removal,
+        users: Users,
         attachments: Attachments,
     ) -> None:
         self._context = context
         self._registry = registry
+        self._users = users
         self._networks = networks
         self._mounts = mounts
         self._lifecycle = lifecycle
@@ -65,13 +68,13 @@ class Containers:
         """Make a container; NotFound for its image, Conflict for its name, InvalidArgument for its options."""
         identity = ids.new_id()
         name = self._name(name)
-        with self._registry.claim(name, identity):
-            container, warnings = await self._make(identity, name, body, platform)
+        with self._registry.claim(name, identity), self._users.claim(body.host_config) as maps:
+            container, warnings = await self._make(identity, name, body, platform, maps)
         tell(self._context.events, container, "create")
         return wire.CreateResponse(id=identity, warnings=warnings)
 
     async def _make(
-        self, identity: str, name: str, body: wire.CreateRequest, platform: str
+        self, identity: str, name: str, body: wire.CreateRequest, platform: str, maps: Maps
     ) -> tuple[Container, tuple[str, ...]]:
         """Everything checked, then the volumes and the writable layer, then the row."""
         image = self._image(body.image, platform)
@@ -95,6 +98,8 @@ class Containers:
                 args=words[1:],
                 endpoints=endpoints,
                 mounts=mounts,
+                uid_map=maps.uids,
+                gid_map=maps.gids,
             )
             requested(record, self._context.settings)
             await self._unpacked(image)

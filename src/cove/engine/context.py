@@ -72,6 +72,7 @@ class Settings:
     hostname: str = ""
     insecure_registries: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
+    userns_remap: str = ""
     publish_address: str = "0.0.0.0"
     cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
 

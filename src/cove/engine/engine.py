@@ -31,6 +31,7 @@ from cove.engine.stats import Stats
 from cove.engine.streams import Streams
 from cove.engine.system import System
 from cove.engine.tasks import Tasks
+from cove.engine.userns import Users
 from cove.engine.volumes import VolumeService
 from cove.runtime.messages import Exited, OutOfMemory, Report
 
@@ -55,8 +56,9 @@ class Engine:
         self.execs = Execs(context, registry, self._tasks)
         joining = Joining(context, self._network_store, registry, attachments, launcher)
         self.networks = NetworkService(context, self._network_store, registry, joining)
+        users = Users(registry, context.settings.userns_remap)
         self.containers = Containers(
-            context, registry, self._network_store, mounts, self.lifecycle, self._removal, attachments
+            context, registry, self._network_store, mounts, self.lifecycle, self._removal, users, attachments
         )
         self.streams = Streams(context, registry, self.lifecycle)
         self.files = Files(context, registry, mounts, self.volumes)
@@ -65,7 +67,7 @@ class Engine:
         self.stats = Stats(context, registry)
         self.images = ImageService(context, registry)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)
-        self.system = System(context, registry, self.containers, self.images, self.volumes)
+        self.system = System(context, registry, self.containers, self.images, self.volumes, users)
         self._health = HealthChecks(context, self.execs, self._tasks)
         self.lifecycle.on_start.append(self._health.begin)
         self.lifecycle.on_end.extend((self._health.end, self._end_execs))

@@ -12,6 +12,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from cove import ids
 from cove.engine import cdi, spec
 from cove.engine.context import Context
@@ -51,7 +53,7 @@ class Launcher:
             cgroup=cgroup_of(record, self._context.instance),
             hostname=hostname,
             mounts=(
-                *self._mounts.perform(record.mounts),
+                *self._mounts.perform(record.mounts, mapped=bool(record.uid_map)),
                 *self._files(record, attached, hostname, lenders.get("network")),
             ),
             joined={
@@ -61,13 +63,19 @@ class Launcher:
         return Launch(
             id=record.id,
             spec=spec.build(record, around, self._context.host),
-            rootfs=self._context.snapshots.mount(record.id, readonly=record.host.readonly_rootfs),
+            rootfs=self._rootfs(record),
             user=record.config.user,
             group_add=(*(record.host.group_add or ()), *edits.groups),
             stdin=record.config.open_stdin and not record.config.tty,
             log=self.log_policy(record),
             init=bool(record.host.init),
         )
+
+    def _rootfs(self, record: Record) -> Mount:
+        mount = self._context.snapshots.mount(record.id, readonly=record.host.readonly_rootfs)
+        if not record.uid_map:
+            return mount
+        return msgspec.structs.replace(mount, uid_mappings=record.uid_map, gid_mappings=record.gid_map)
 
     def log_policy(self, record: Record) -> LogPolicy:
         """Where a container logs, and how much at most."""
@@ -98,8 +106,9 @@ class Launcher:
             self._write(files, record, attached, hostname)
         taken = {mount.destination for mount in record.mounts}
         access = "ro" if record.host.readonly_rootfs else "rw"
+        options = ("bind", access, "rprivate", *(["idmap"] if record.uid_map else []))
         return tuple(
-            Mount(destination=destination, source=str(source), type="bind", options=("bind", access, "rprivate"))
+            Mount(destination=destination, source=str(source), type="bind", options=options)
             for destination, source in (
                 ("/etc/hostname", files.hostname),
                 ("/etc/hosts", files.hosts),

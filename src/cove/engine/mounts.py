@@ -89,10 +89,15 @@ class Mounts:
             if record.type != "tmpfs":
                 yield msgspec.structs.replace(record, rw=record.rw and mode != "ro", copy=False, anonymous=False)
 
-    def perform(self, records: Iterable[MountRecord]) -> tuple[Mount, ...]:
-        """The mounts of a start, parents before children; a bind's source is looked at again."""
+    def perform(self, records: Iterable[MountRecord], *, mapped: bool = False) -> tuple[Mount, ...]:
+        """The mounts of a start, parents before children; a bind's source is looked at again.
+
+        `mapped`: the container has ids of its own. Its volumes are Cove's, and show their owners inside as on
+        disk; a directory of the host does so when it was asked for with "idmap".
+        """
         found = []
-        for record in sorted(records, key=lambda each: each.destination.count("/")):
+        ordered = sorted(records, key=lambda each: each.destination.count("/"))
+        for record in ordered:
             if record.type == "volume":
                 found.append(self._volumes.mount(record))
             elif record.type == "tmpfs":
@@ -108,7 +113,14 @@ class Mounts:
                         recursive=record.recursive,
                     )
                 )
-        return tuple(found)
+        if not mapped:
+            return tuple(found)
+        return tuple(self._shown(mount, record) for mount, record in zip(found, ordered, strict=True))
+
+    def _shown(self, mount: Mount, record: MountRecord) -> Mount:
+        if record.idmap or (record.type == "volume" and mount.type == "bind"):
+            return msgspec.structs.replace(mount, options=(*mount.options, "idmap"))
+        return mount
 
 
 def _add(chosen: dict[str, MountRecord], record: MountRecord) -> None:
@@ -127,6 +139,7 @@ def _from_bind(text: binds.BindText, driver: str) -> MountRecord:
             rw=text.rw,
             propagation=text.propagation or "rprivate",
             make=True,
+            idmap=text.idmap,
         )
     return MountRecord(
         type="volume",
@@ -136,6 +149,7 @@ def _from_bind(text: binds.BindText, driver: str) -> MountRecord:
         mode=text.mode or "z",
         rw=text.rw,
         copy=text.copy,
+        idmap=text.idmap,
     )
 
 
@@ -161,6 +175,7 @@ def _from_mount(asked: wire.Mount, driver: str) -> MountRecord:
             propagation=options.propagation or "rprivate",
             recursive=not options.non_recursive,
             make=options.create_mountpoint,
+            idmap=asked.idmap,
         )
     if asked.type == "volume":
         volume = asked.volume_options or wire.VolumeOptions()
@@ -174,6 +189,7 @@ def _from_mount(asked: wire.Mount, driver: str) -> MountRecord:
             rw=not asked.read_only,
             copy=not volume.no_copy,
             subpath=volume.subpath,
+            idmap=asked.idmap,
         )
     if asked.type in ("image", "npipe", "cluster"):
         raise Unsupported(f"{complaint}mounts of this type are not supported; use bind, volume or tmpfs")

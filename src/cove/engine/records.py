@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from cove.network.driver import Endpoint, Network, PortBinding
+from cove.oci.spec import IDMapping
 from cove.wire.containers import ContainerConfig, HostConfig
 from cove.wire.networks import EndpointSettings
 
@@ -25,7 +26,8 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     `type` "volume", "bind" or "tmpfs". `name` and `driver` are a volume's. `source` is the host's path.
     `copy`: an empty volume is filled from the image on first use. `make`: the source directory of a bind
-    is made when it is missing. `anonymous`: goes away with the container when asked to.
+    is made when it is missing. `anonymous`: goes away with the container when asked to. `idmap`: in a user
+    namespace, files belong inside to whom they belong on disk.
     """
 
     type: Literal["volume", "bind", "tmpfs"]
@@ -42,10 +44,14 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     copy: bool = False
     make: bool = False
     anonymous: bool = False
+    idmap: bool = False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A container as it was asked for. `endpoints` by network name, that of --network first."""
+    """A container as it was asked for. `endpoints` by network name, that of --network first.
+
+    `uid_map`, `gid_map`: its ids on the host, empty for the host's own.
+    """
 
     id: str
     name: str
@@ -58,6 +64,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     args: tuple[str, ...] = ()
     mounts: tuple[MountRecord, ...] = ()
     endpoints: dict[str, EndpointSettings] = {}
+    uid_map: tuple[IDMapping, ...] = ()
+    gid_map: tuple[IDMapping, ...] = ()
 
 
 class Attached(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -237,11 +237,13 @@ _IPC_SYSCTLS = frozenset(
 )
 
 
-def sysctls(asked: Mapping[str, str], *, own_network: bool, own_ipc: bool, own_uts: bool) -> dict[str, str]:
-    """The defaults and the user's; those that would change the host are refused."""
+def sysctls(
+    asked: Mapping[str, str], *, own_network: bool, own_ipc: bool, own_uts: bool, groups: int = 1 << 31
+) -> dict[str, str]:
+    """The defaults and the user's; those that would change the host are refused. `groups`: how many ids there are."""
     values: dict[str, str] = {}
     if own_network:
-        values["net.ipv4.ping_group_range"] = "0 2147483647"
+        values["net.ipv4.ping_group_range"] = f"0 {groups - 1}"
         values["net.ipv4.ip_unprivileged_port_start"] = "0"
     for written, value in asked.items():
         name = written.replace("/", ".")

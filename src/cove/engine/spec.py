@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cove.engine import merge, resources, security
+from cove.engine import merge, resources, security, userns
 from cove.engine.cdi import NO_EDITS, Edits
 from cove.engine.host import HostFacts
 from cove.engine.records import Record
@@ -56,7 +56,7 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
     nodes, rules = resources.devices(asked)
     nodes, rules = (*nodes, *around.edits.devices), (*rules, *around.edits.rules)
     limits = resources.limits(asked, host)
-    namespaces = _namespaces(asked, around.joined)
+    namespaces = _namespaces(record, around.joined)
     own = {namespace.type for namespace in namespaces if not namespace.path}
     paths = options.system_paths
     process = _process(record, around, options, host)
@@ -69,6 +69,8 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
         annotations=dict(asked.annotations),
         linux=Linux(
             namespaces=namespaces,
+            uid_mappings=record.uid_map,
+            gid_mappings=record.gid_map,
             devices=nodes,
             cgroups_path=around.cgroup,
             resources=Resources(
@@ -76,7 +78,11 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
             ),
             seccomp=_seccomp(options, process, host),
             sysctl=security.sysctls(
-                asked.sysctls, own_network="network" in own, own_ipc="ipc" in own, own_uts="uts" in own
+                asked.sysctls,
+                own_network="network" in own,
+                own_ipc="ipc" in own,
+                own_uts="uts" in own,
+                groups=sum(each.size for each in record.gid_map) or 1 << 31,
             ),
             masked_paths=_paths(asked.masked_paths, security.masked_paths(host.cpus) if paths else ()),
             readonly_paths=_paths(asked.readonly_paths, security.READONLY_PATHS if paths else ()),
@@ -131,8 +137,9 @@ def lenders(asked: HostConfig) -> dict[str, str]:
     return {kind: name for kind, mode in modes.items() if (name := lender(mode))}
 
 
-def _namespaces(asked: HostConfig, joined: Mapping[str, str]) -> tuple[Namespace, ...]:
+def _namespaces(record: Record, joined: Mapping[str, str]) -> tuple[Namespace, ...]:
     """The mount namespace is always new; the host's is shared by leaving one out."""
+    asked = record.host
     modes: dict[NamespaceType, str] = {
         "pid": asked.pid_mode,
         "ipc": asked.ipc_mode,
@@ -140,7 +147,7 @@ def _namespaces(asked: HostConfig, joined: Mapping[str, str]) -> tuple[Namespace
         "network": asked.network_mode,
         "cgroup": asked.cgroupns_mode,
     }
-    found = [Namespace(type="mount")]
+    found = [Namespace(type="mount"), *([Namespace(type="user")] if record.uid_map else [])]
     for kind, mode in modes.items():
         if mode != "host":
             found.append(Namespace(type=kind, path=joined.get(kind, "")))
@@ -182,11 +189,11 @@ def _check_modes(config: ContainerConfig, asked: HostConfig) -> None:
         ("IPC", "ipc_mode", ("", "host", "private", "shareable", "none")),
         ("UTS", "uts_mode", ("", "host")),
         ("cgroup namespace", "cgroupns_mode", ("", "host", "private")),
-        ("userns", "userns_mode", ("", "host")),
     ):
         mode = getattr(asked, attribute)
         if mode not in words and not (kind in ("PID", "IPC") and lender(mode)):
             raise InvalidArgument(f"invalid {kind} mode: {mode}")
+    userns.check(asked.userns_mode)
     if asked.uts_mode == "host" and (config.hostname or config.domainname):
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
     if len(config.hostname) > 63 or "\0" in config.hostname:

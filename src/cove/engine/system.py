@@ -17,6 +17,7 @@ from cove.engine.containers import Containers
 from cove.engine.context import Context
 from cove.engine.images import ImageService
 from cove.engine.registry import Registry
+from cove.engine.userns import Users
 from cove.engine.volumes import VolumeService
 from cove.image.distribution import Credentials
 from cove.oci.platform import host_platform
@@ -39,12 +40,14 @@ class System:
         containers: Containers,
         images: ImageService,
         volumes: VolumeService,
+        users: Users,
     ) -> None:
         self._context = context
         self._registry = registry
         self._containers = containers
         self._images = images
         self._volumes = volumes
+        self._users = users
 
     async def version(self) -> wire.Version:
         """Who answers."""
@@ -107,9 +110,21 @@ class System:
             name=context.settings.hostname or socket.gethostname(),
             labels=context.settings.labels,
             cdi_spec_dirs=context.settings.cdi_directories,
+            security_options=self._security(),
             server_version=__version__,
             runtimes={"cove": wire.Runtime(path="cove")},
             warnings=tuple(context.firewall.warnings()) or None,
+        )
+
+    def _security(self) -> tuple[str, ...]:
+        """What protects containers unless they say otherwise."""
+        host = self._context.host
+        return (
+            *(["name=apparmor"] if host.apparmor else []),
+            "name=seccomp,profile=builtin",
+            *(["name=selinux"] if host.selinux else []),
+            *(["name=userns"] if self._users.remapped else []),
+            "name=cgroupns",
         )
 
     async def df(self) -> wire.DiskUsage:

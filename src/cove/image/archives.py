@@ -100,10 +100,26 @@ def _worker(verb: str, root: FsRoot, **job: Any) -> Iterator[Worker]:
     except OSError as error:
         raise Internal(f"cannot reach the container's files: {describe(error)}") from error
     try:
-        with Worker(verb, fd, **job) as worker:
-            yield worker
+        users = _user_namespace(root.pid)
+        try:
+            with Worker(verb, fd, userns=users, **job) as worker:
+                yield worker
+        finally:
+            if users >= 0:
+                os.close(users)
     finally:
         os.close(fd)
+
+
+def _user_namespace(pid: int) -> int:
+    """A descriptor of the user namespace of `pid`, in which its files have the owners it knows; -1 for our own."""
+    try:
+        own, path = os.stat("/proc/self/ns/user"), f"/proc/{pid}/ns/user"
+        if os.path.samestat(own, os.stat(path)):
+            return -1
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise Conflict("the container stopped meanwhile; try again") from error
 
 
 def _place(snapshot: Mount) -> str:

@@ -23,11 +23,14 @@ _PROCESSOR_SECONDS = 3600
 _DESCRIPTORS = 1024
 
 
-def enter(root: int, layers: list[dict[str, Any]], place: str, *, reads_trusted: bool = False) -> int:
+def enter(
+    root: int, layers: list[dict[str, Any]], place: str, *, userns: int = -1, reads_trusted: bool = False
+) -> int:
     """Make the directory `root` (a descriptor) this process' root, and return a descriptor of it.
 
     Or, with `layers`, mounts in the runtime's form: the first becomes the root, mounted on the host's
-    directory `place` where only this process sees it, and the others lie below it. Raises OSError.
+    directory `place` where only this process sees it, and the others lie below it. `userns`: a user namespace in
+    which to be root, instead of this one's. Raises OSError.
     """
     syscalls.unshare(_NAMESPACES)
     os.umask(0)
@@ -40,6 +43,10 @@ def enter(root: int, layers: list[dict[str, Any]], place: str, *, reads_trusted:
     os.chroot(".")
     os.chdir("/")
     os.close(root)
+    if userns >= 0:
+        syscalls.setns(userns, process.CLONE_NEWUSER)
+        os.close(userns)
+        privileges.become(0, 0, ())
     _limit(reads_trusted)
     return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 

@@ -45,20 +45,29 @@ class Worker:
         *,
         mounts: Sequence[Mount] = (),
         place: str = "",
+        userns: int = -1,
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.DEVNULL,
         **job: Any,
     ) -> None:
         self._report, report = os.pipe()
         try:
-            given = {"verb": verb, "root": root, "report": report, "place": place, "mounts": _plain(mounts), **job}
+            given = {
+                "verb": verb,
+                "root": root,
+                "report": report,
+                "place": place,
+                "userns": userns,
+                "mounts": _plain(mounts),
+                **job,
+            }
             # -P keeps the working directory off the path; without site packages (-S) it starts sooner.
             site = "-s" if job.get("zstd") else "-S"
             self._process = subprocess.Popen(
                 [sys.executable, site, "-P", "-m", "cove.image.worker", json.dumps(given)],
                 stdin=stdin,
                 stdout=stdout,
-                pass_fds=(root, report) if root >= 0 else (report,),
+                pass_fds=[fd for fd in (root, report, userns) if fd >= 0],
                 cwd="/",
                 env={**_ENVIRONMENT, "PYTHONPATH": str(Path(cove.__file__).parent.parent)},
                 close_fds=True,

@@ -55,7 +55,13 @@ def _confined(job: dict[str, Any]) -> int:
     if job.get("zstd"):
         import zstandard  # noqa: F401  only jobs that may need it pay for it
     try:
-        root = confine.enter(job["root"], job["mounts"], job["place"], reads_trusted=job.get("layer", False))
+        root = confine.enter(
+            job["root"],
+            job["mounts"],
+            job["place"],
+            userns=job["userns"],
+            reads_trusted=job.get("layer", False),
+        )
     except OSError as error:
         raise Internal(f"cannot confine the archive worker: {describe(error)}") from error
     sys.path.clear()

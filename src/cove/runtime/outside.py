@@ -31,7 +31,8 @@ from cove.runtime.child import Child
 from cove.runtime.messages import Launch
 
 _DONE, _ROOT, _PROC, _FIRST = 0, 1, 2, 3
-# Kernel file systems that show a namespace, and that only its owner may mount.
+# What init may mount by itself; and those that show a namespace, which only that one's owner may mount.
+_ITS_OWN = {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs", "binfmt_misc"}
 _SHOWN: dict[str, tuple[NamespaceType, str]] = {"sysfs": ("network", "net"), "mqueue": ("ipc", "ipc")}
 
 
@@ -137,12 +138,15 @@ def _make(mount: Mount, maps: sources.Maps, own: set[NamespaceType], pid: int) -
     if mount.type == "proc" and "pid" not in own:
         return mounts.new_filesystem("proc", "proc", options.data)
     if mount.type == "cgroup" and "cgroup" not in own:
-        return sources.bind(Mount(destination=mount.destination, source="/sys/fs/cgroup", options=("rbind",)), _TREE)
+        tree = sources.bind(Mount(destination=mount.destination, source="/sys/fs/cgroup", options=("rbind",)), _TREE)
+        mounts.set_attributes(tree, options.attributes, recursive=True)
+        return tree
     kind, name = _SHOWN.get(mount.type, (None, ""))
     if kind is not None and kind not in own:
         namespaces.join(f"/proc/{pid}/ns/{name}", kind)
-        return mounts.new_filesystem(mount.type, mount.source or mount.type, options.data)
-    return None
+    elif mount.type in _ITS_OWN:
+        return None
+    return mounts.new_filesystem(mount.type, mount.source or mount.type, options.data)
 
 
 _TREE = parse_options(("rbind",))

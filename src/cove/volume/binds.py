@@ -26,6 +26,7 @@ class BindText:
     rw: bool = True
     propagation: str = ""
     copy: bool = True
+    idmap: bool = False
 
     @property
     def is_path(self) -> bool:
@@ -55,11 +56,12 @@ def parse(text: str) -> BindText:
         rw="ro" not in words,
         propagation=propagation,
         copy="nocopy" not in words,
+        idmap="idmap" in words,
     )
 
 
 def _check_words(text: str, words: list[str]) -> None:
-    known = PROPAGATIONS | {"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent"}
+    known = PROPAGATIONS | {"ro", "rw", "z", "Z", "nocopy", "idmap", "cached", "delegated", "consistent"}
     for word in words:
         if word not in known:
             raise InvalidArgument(f"invalid mode: {word} in volume specification '{text}'")

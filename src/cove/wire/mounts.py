@@ -38,13 +38,17 @@ class TmpfsOptions(Value, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Mount(Value, frozen=True, kw_only=True, omit_defaults=True):
-    """A mount asked for with `--mount`: type "bind", "volume", "tmpfs", "image" or "npipe"."""
+    """A mount asked for with `--mount`: type "bind", "volume", "tmpfs", "image" or "npipe".
+
+    `idmap` is Cove's own: in a user namespace, files belong inside to whom they belong on disk.
+    """
 
     type: str = ""
     source: str = ""
     target: str = ""
     read_only: bool = False
     consistency: str = ""
+    idmap: bool = False
     bind_options: BindOptions | None = None
     volume_options: VolumeOptions | None = None
     image_options: ImageOptions | None = None

@@ -104,7 +104,7 @@ ISOLATION = (
     Flag("cgroupns", "Cgroup namespace: private or host", hint="mode"),
     Flag("ipc", "IPC namespace: private, shareable, host, none, container:NAME", hint="mode"),
     Flag("pid", "PID namespace: host, container:NAME", hint="mode"),
-    Flag("userns", "User namespace: host, or empty", hint="mode"),
+    Flag("userns", "User namespace: host, remap, auto, auto:size=N, container:NAME", hint="mode"),
     Flag("uts", "UTS namespace: host, or empty", hint="mode"),
 )
 HEALTH_AND_LOGS = (

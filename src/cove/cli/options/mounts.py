@@ -28,6 +28,7 @@ _KEYS = {
     "readonly": "readonly",
     "ro": "readonly",
     "consistency": "consistency",
+    "idmap": "idmap",
     "bind-propagation": "propagation",
     "bind-nonrecursive": "nonrecursive",
     "bind-recursive": "recursive",
@@ -106,6 +107,8 @@ def mount(text: str) -> dict[str, Any]:
         entry["Source"] = source
     if "readonly" in fields and truth(fields["readonly"], "mount"):
         entry["ReadOnly"] = True
+    if "idmap" in fields and truth(fields["idmap"], "mount"):
+        entry["Idmap"] = True
     if fields.get("consistency"):
         entry["Consistency"] = fields["consistency"]
     details = _details(kind, fields, options, labels, text)
