@@ -135,3 +135,36 @@ def test_what_is_removed_is_gone_and_what_is_shared_stays(daemon: Daemon, name: 
     daemon.cove("rmi", name)
     blobs = {path.name for path in (daemon.data / "image/blobs/sha256").iterdir()}
     assert not {digest.partition(":")[2] for digest in world.blobs} & blobs
+
+
+def test_a_list_is_made_annotated_pushed_and_removed(daemon: Daemon, registry: str, name: str) -> None:
+    for architecture in ("amd64", "arm64"):
+        script = f"printf {architecture} > /tmp/cove-list && tar -C /tmp -c cove-list && rm /tmp/cove-list"
+        tar = subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout
+        daemon.cove(
+            "import", "--platform", f"linux/{architecture}", "-", f"part:{architecture}", input=tar, text=False
+        )
+    listname = f"{registry}/made/list:1"
+    try:
+        daemon.cove("manifest", "create", listname, "part:amd64", "part:arm64")
+        again = daemon.cove("manifest", "create", listname, "part:amd64", check=False)
+        assert again.returncode and "--amend" in again.stderr
+        daemon.cove("manifest", "create", "--amend", listname, name)
+        daemon.cove("manifest", "annotate", "--variant", "v8", "--annotation", "who=me", listname, "part:arm64")
+        shown = json.loads(daemon.cove("manifest", "inspect", listname).stdout)
+        entries = {entry["digest"]: entry for entry in shown["manifests"]}
+        (changed,) = [entry for entry in entries.values() if entry.get("annotations") == {"who": "me"}]
+        assert changed["platform"] == {"architecture": "arm64", "os": "linux", "variant": "v8"}
+        assert len(entries) == 6, "two of ours, three of the other image and its attestation"
+        assert "digest: sha256:" in daemon.cove("manifest", "push", listname).stdout
+        described = Client().distribution.describe(Reference.parse(listname))
+        assert len(described.platforms) == 6
+        theirs = daemon.docker("manifest", "inspect", "--insecure", listname)
+        assert {entry["digest"] for entry in json.loads(theirs.stdout)["manifests"]} >= {changed["digest"]}
+        daemon.cove("manifest", "rm", listname)
+        assert daemon.cove("image", "inspect", listname, check=False).returncode
+        dangling = daemon.cove("images", "-q", "--filter", "dangling=true").stdout.split()
+        assert not dangling, "no index of an earlier step is left"
+        assert json.loads(daemon.cove("manifest", "inspect", listname).stdout) == shown, "from the registry now"
+    finally:
+        daemon.cove("rmi", "-f", "part:amd64", "part:arm64")

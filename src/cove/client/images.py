@@ -48,6 +48,18 @@ class Images:
     def prune(self, filters: Filters) -> dict[str, Any]:
         return dict(self._client.call("POST", "/images/prune", {"filters": filters or None}))
 
+    def make_list(self, name: str, body: dict[str, Any]) -> str:
+        """Cove's own: several images under one name; the index's digest."""
+        return str(self._client.call("POST", f"/cove/manifests/{name}", body=body)["Id"])
+
+    def annotate_list(self, name: str, body: dict[str, Any]) -> str:
+        return str(self._client.call("POST", f"/cove/manifests/{name}/annotate", body=body)["Id"])
+
+    def document(self, name: str, *, auth: str = "") -> bytes:
+        """Cove's own: the manifest or index of a name, byte for byte."""
+        headers = {"X-Registry-Auth": auth} if auth else {}
+        return b"".join(self._client.stream("GET", f"/cove/manifests/{name}", headers=headers).chunks())
+
     def pull(self, repository: str, tag: str, *, platform: str = "", every: bool = False, auth: str = "") -> Messages:
         """`every`: all platforms of the image, which is Cove's own."""
         query = {"fromImage": repository, "tag": tag, "platform": platform, "allPlatforms": every or None}

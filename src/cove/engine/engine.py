@@ -21,6 +21,7 @@ from cove.engine.images import ImageService
 from cove.engine.joining import Joining
 from cove.engine.launch import Launcher
 from cove.engine.lifecycle import Lifecycle
+from cove.engine.manifests import ManifestService
 from cove.engine.mounts import Mounts
 from cove.engine.networks import NetworkService, NetworkStore
 from cove.engine.prune import Prune
@@ -66,6 +67,7 @@ class Engine:
         self.containers.renamed = joining.renamed
         self.stats = Stats(context, registry)
         self.images = ImageService(context, registry)
+        self.manifests = ManifestService(context)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)
         self.system = System(context, registry, self.containers, self.images, self.volumes, users)
         self._health = HealthChecks(context, self.execs, self._tasks)

@@ -192,6 +192,13 @@ class Images:
         with self._lock:
             return self.register(self._find(source).target, [reference.full])
 
+    def forget_unnamed(self, digest: str) -> None:
+        """Let go of a target that no name points at any more."""
+        with self._lock:
+            if not any(entry.digest == digest and _name(entry) for entry in self._entries):
+                self._save([entry for entry in self._entries if entry.digest != digest])
+        self._tell()
+
     def delete(
         self,
         name_or_id: str,

@@ -171,3 +171,22 @@ class BootstrapRequest(msgspec.Struct, frozen=True, kw_only=True):
     include: tuple[str, ...] = ()
     variant: str = "minbase"
     mirror: str = ""
+
+
+class ManifestCreateRequest(Value, frozen=True, kw_only=True):
+    """Cove's own: several images under one name. `amend` adds to those that the name stands for already."""
+
+    images: tuple[str, ...] = ()
+    amend: bool = False
+
+
+class ManifestAnnotateRequest(Value, frozen=True, kw_only=True):
+    """Cove's own: what an index says of one of its images; what is empty stays as it is."""
+
+    image: str
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+    os_version: str = ""
+    os_features: tuple[str, ...] = ()
+    annotations: dict[str, str] = {}
