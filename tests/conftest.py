@@ -82,6 +82,8 @@ class Daemon:
 
     root: Path
     extra: tuple[str, ...] = ()
+    around: tuple[str, ...] = ()
+    """A command that the daemon is executed by, e.g. in other namespaces."""
     process: subprocess.Popen[bytes] | None = None
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -100,7 +102,16 @@ class Daemon:
     def start(self) -> None:
         """Start it and wait until its socket answers."""
         log = (self.root / "daemon.log").open("ab")
-        command = [BIN / "cove", "daemon", "--data-root", self.data, "--run-root", self.run, *self.extra]
+        command = [
+            *self.around,
+            BIN / "cove",
+            "daemon",
+            "--data-root",
+            self.data,
+            "--run-root",
+            self.run,
+            *self.extra,
+        ]
         self.process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
