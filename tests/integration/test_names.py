@@ -69,7 +69,7 @@ def read(data: bytes) -> Answer:
             values.append(".".join(labels))
         else:
             values.append(value[1:].decode())
-    return Answer(flags & 0xF, bool(flags & 0x200), sorted(values))
+    return Answer(flags & 0xF, bool(flags & 0x200), values)
 
 
 @dataclass
@@ -143,8 +143,8 @@ def test_names_aliases_and_links_are_seen_by_those_who_share_a_network(world: Wo
     db = world.box("db", back)
     for name in ("web", "WEB", "web.front", "shop", "first"):
         assert web2.ask(name).values == [web.address("front")], name
-    assert web2.ask("www").values == sorted([web.address("front"), web2.address("front")])
-    assert len({tuple(web2.daemon.docker("exec", "web2", "nslookup", "www").stdout.split()) for _ in range(12)}) == 2
+    assert sorted(web2.ask("www").values) == sorted([web.address("front"), web2.address("front")])
+    assert len({web2.ask("www").values[0] for _ in range(40)}) == 2, "several addresses come in any order"
     assert web2.ask("web", AAAA) == Answer(0, False)
     backwards = ".".join(reversed(web.address("front").split("."))) + ".in-addr.arpa"
     assert web2.ask(backwards, PTR).values == ["web.front"]

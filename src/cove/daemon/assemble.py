@@ -25,6 +25,7 @@ from cove.kernel.cgroups import Cgroups
 from cove.network.bridge import BridgeDriver
 from cove.network.dns.client import Resolver
 from cove.network.firewall import Firewall
+from cove.network.macvlan import ParentedDriver
 from cove.network.ports import Ports
 from cove.network.relay import Relays
 from cove.network.unmanaged import UnmanagedDriver
@@ -70,7 +71,13 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             store=store,
             runtime=runtime,
             reports=reports,
-            network_drivers={"bridge": bridges, "host": UnmanagedDriver("host"), "none": UnmanagedDriver("null")},
+            network_drivers={
+                "bridge": bridges,
+                "macvlan": ParentedDriver("macvlan", instance),
+                "ipvlan": ParentedDriver("ipvlan", instance),
+                "host": UnmanagedDriver("host"),
+                "none": UnmanagedDriver("null"),
+            },
             ports=ports,
             resolver=resolver,
             volume_drivers={"local": volumes},

@@ -23,13 +23,15 @@ from cove.engine.registry import Container, Registry
 from cove.errors import Internal
 from cove.network import rates
 from cove.network.driver import Endpoint, EndpointRequest, Network, PortBinding
-from cove.runtime.messages import Interface
+from cove.network.driver import Interface as MadeInterface
+from cove.runtime.messages import Address, Interface
 from cove.wire.networks import EndpointSettings
 
 if TYPE_CHECKING:
     from cove.engine.networks import NetworkStore
 
 _log = logging.getLogger("cove.engine")
+HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
 
 
@@ -54,8 +56,8 @@ class Attachments:
                 undo.callback(driver.release, network, endpoint)
             endpoints = self.routed(record, endpoints)
             ports: tuple[PortBinding, ...] = ()
-            if published(endpoints) is not None and (wanted := requested(record, self._context.settings)):
-                ports = self._context.ports.reserve(record.id, wanted)
+            if (carrier := published(endpoints)) is not None:
+                ports = self._reserve(record, carrier)
             undo.pop_all()
         return Attached(endpoints=endpoints, ports=tuple(ports))
 
@@ -71,7 +73,7 @@ class Attachments:
             network = self._network(identity)
             made = self._networks.driver(network).attach(network, endpoint, pid)
             if made is not None:
-                interfaces.append(msgspec.convert(made, Interface, from_attributes=True))
+                interfaces.append(interface(made, record.endpoints.get(network.name)))
         self.publish(record.id, attached)
         return tuple(interfaces)
 
@@ -93,13 +95,20 @@ class Attachments:
     def publish_again(self, container: Container) -> None:
         """Publish what a running container asks for and has not, since no network of its could carry it before."""
         attached, record = container.facts.attached, container.record
-        if attached.ports or published(attached.endpoints) is None:
+        carrier = published(attached.endpoints)
+        if attached.ports or carrier is None:
             return
-        if wanted := requested(record, self._context.settings):
-            ports = self._context.ports.reserve(record.id, wanted)
+        if ports := self._reserve(record, carrier):
             attached = msgspec.structs.replace(attached, ports=ports)
             self.publish(record.id, attached)
             self._registry.note(container, attached=attached)
+
+    def _reserve(self, record: Record, carrier: Endpoint) -> tuple[PortBinding, ...]:
+        """The ports that a container asks for, held; `carrier`: its endpoint that they will lead to."""
+        network = self._networks.get(carrier.network_id)
+        binding = network.options.get(HOST_BINDING, "") if network is not None else ""
+        wanted = requested(record, self._context.settings, binding)
+        return self._context.ports.reserve(record.id, wanted, routed=carrier.routed) if wanted else ()
 
     def release(self, container_id: str, attached: Attached) -> None:
         """Give everything back; the container's namespace is gone or never came to life."""
@@ -148,6 +157,16 @@ class Attachments:
         if network is None:
             raise Internal(f"The network {identity} was removed while a container was starting on it; start it again")
         return network
+
+
+def interface(made: MadeInterface, settings: EndpointSettings | None) -> Interface:
+    """What a driver made, in the runtime's words, with the link-local addresses that the user asked for."""
+    ready = msgspec.convert(made, Interface, from_attributes=True)
+    ipam = settings.ipam_config if settings is not None else None
+    local = [
+        Address(address=each, prefix=64 if ":" in each else 16) for each in (ipam.link_local_ips if ipam else ())
+    ]
+    return msgspec.structs.replace(ready, addresses=(*ready.addresses, *local)) if local else ready
 
 
 def endpoint_request(settings: EndpointSettings, record: Record, ifname: str, *, first: bool) -> EndpointRequest:

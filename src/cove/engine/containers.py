@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from cove import ids
-from cove.engine import cdi, foreign, merge, render, resources, security, spec
+from cove.engine import cdi, foreign, links, merge, render, resources, security, spec
 from cove.engine.attachments import Attachments
 from cove.engine.context import Context
 from cove.engine.health import check_config as check_health
@@ -21,6 +21,7 @@ from cove.engine.launch import check_log
 from cove.engine.lifecycle import Lifecycle
 from cove.engine.mounts import Mounts
 from cove.engine.networks import NetworkStore
+from cove.engine.places import places
 from cove.engine.ports import parse_port, requested
 from cove.engine.records import Record
 from cove.engine.registry import Container, Registry
@@ -34,7 +35,6 @@ from cove.network import rates, resolv
 from cove.oci.platform import Platform
 from cove.wire import containers as wire
 from cove.wire.filters import Filters
-from cove.wire.networks import EndpointSettings
 
 
 class Containers:
@@ -82,7 +82,7 @@ class Containers:
         asked = self._with_lenders(_normal(security.hardened(body.host_config)))
         warnings = self._check(config, asked) + foreign.warnings(image.config.platform, asked=bool(platform))
         words = merge.command(config)
-        endpoints = self._endpoints(asked, body.networking_config)
+        endpoints = places(self._networks, asked, body.networking_config)
         async with AsyncExitStack() as undo:
             mounts = await self._mounts.resolve(config, asked)
             undo.push_async_callback(self._mounts.undo, mounts)
@@ -102,6 +102,7 @@ class Containers:
                 gid_map=maps.gids,
             )
             requested(record, self._context.settings)
+            links.check(self._registry, record)
             await self._unpacked(image)
             self._context.snapshots.prepare(identity, image.chain_ids[-1] if image.chain_ids else None)
             undo.callback(self._context.snapshots.remove, identity)
@@ -155,35 +156,6 @@ class Containers:
             except NotFound as error:  # 404 at creation means to clients that the image is missing
                 raise InvalidArgument(f"cannot join the {kind} namespace: {error.message}") from None
         return msgspec.structs.replace(asked, **changes)
-
-    def _endpoints(self, asked: wire.HostConfig, wanted: wire.NetworkingConfig) -> dict[str, EndpointSettings]:
-        """By the network's name, that of --network first."""
-        if spec.lender(asked.network_mode):
-            return {}
-        first = self._network_name(asked.network_mode)
-        chosen = {
-            self._network_name(key): settings or EndpointSettings()
-            for key, settings in wanted.endpoints_config.items()
-            if key != "default"
-        }
-        default = wanted.endpoints_config.get("default") or EndpointSettings()
-        found = {first: chosen.pop(first, default), **chosen}
-        if len(found) > 1 and {"host", "none"} & set(found):
-            raise InvalidArgument("conflicting options: a container on the host or none network is on no other one")
-        for name, settings in found.items():
-            ipam = settings.ipam_config
-            if ipam and (ipam.ipv4_address or ipam.ipv6_address) and name in ("bridge", "host", "none"):
-                raise InvalidArgument(
-                    "invalid config for network bridge: invalid endpoint settings: "
-                    "user specified IP address is supported on user defined networks only"
-                )
-        return found
-
-    def _network_name(self, ref: str) -> str:
-        try:
-            return self._networks.find(ref).network.name
-        except NotFound as error:
-            raise InvalidArgument(f"failed to set up container networking: {error.message}") from None
 
     async def _fill(self, record: Record) -> None:
         """Copy what the image has where an empty volume will be mounted."""

@@ -7,6 +7,7 @@ leave   the same backwards; a container keeps its published ports while another 
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cove.engine.attachments import Attachments, endpoint_request, published
+from cove.engine.attachments import Attachments, endpoint_request, interface, published
 from cove.engine.context import Context
 from cove.engine.launch import Launcher
 from cove.engine.records import Record
@@ -64,8 +65,8 @@ class Joining:
             made = driver.attach(network, endpoints[network.id], container.process.pid)
             undo.callback(driver.detach, network, endpoint)
             if made is not None:
-                interface = msgspec.convert(made, Interface, from_attributes=True)
-                await _inside(container, lambda: _arrive(interface, attached.endpoints, endpoints))
+                ready = interface(made, record.endpoints[network.name])
+                await _inside(container, lambda: _arrive(ready, attached.endpoints, endpoints))
             undo.callback(self._attachments.naming.left, container.id, network.id)
             await self._told(container, record, endpoints)
             self._attachments.publish_again(container)
@@ -80,8 +81,8 @@ class Joining:
         rest = {identity: each for identity, each in attached.endpoints.items() if identity != network.id}
         rest = self._attachments.routed(record, rest)
         driver.detach(network, endpoint)
+        await _inside(container, lambda: _depart(endpoint, attached.endpoints, rest))
         driver.release(network, endpoint)
-        await _inside(container, lambda: _reroute(attached.endpoints, rest))
         self._attachments.naming.left(container.id, network.id)
         await self._told(container, record, rest)
         if published(attached.endpoints) is endpoint:
@@ -109,8 +110,20 @@ class Joining:
         self._launcher.rewrite(before, (record, attached))
 
 
-def _arrive(interface: Interface, before: Endpoints, after: Endpoints) -> None:
-    netlink.configure((interface,))
+def _arrive(ready: Interface, before: Endpoints, after: Endpoints) -> None:
+    netlink.configure((ready,))
+    _reroute(before, after)
+
+
+def _depart(endpoint: Endpoint, before: Endpoints, after: Endpoints) -> None:
+    """An interface without an end on the host has to be deleted here."""
+    if endpoint.ifname and not endpoint.host_ifname:
+        try:
+            with netlink.Route() as route:
+                route.commit([netlink.delete(endpoint.ifname)])
+        except OSError as error:
+            if error.errno != errno.ENODEV:
+                raise
     _reroute(before, after)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from cove import ids
-from cove.engine import cdi, spec
+from cove.engine import cdi, links, spec
 from cove.engine.context import Context
 from cove.engine.mounts import Mounts
 from cove.engine.naming import named
@@ -60,9 +60,11 @@ class Launcher:
                 kind: f"/proc/{lender.facts.pid}/ns/{_NAMESPACE_FILES[kind]}" for kind, lender in lenders.items()
             },
         )
+        linked = links.variables(record.name, links.resolved(self._registry, record))
+        config = msgspec.structs.replace(record.config, env=(*linked, *record.config.env))
         return Launch(
             id=record.id,
-            spec=spec.build(record, around, self._context.host),
+            spec=spec.build(msgspec.structs.replace(record, config=config), around, self._context.host),
             rootfs=self._rootfs(record),
             user=record.config.user,
             group_add=(*(record.host.group_add or ()), *edits.groups),
@@ -138,7 +140,7 @@ class Launcher:
         endpoints = attached.endpoints.values()
         addresses = [address.address for endpoint in endpoints for address in endpoint.addresses]
         gateway = next((each for at in endpoints if at.driver == "bridge" for each in at.gateways), "")
-        extra = asked.extra_hosts or ()
+        extra = (*(asked.extra_hosts or ()), *links.hosts(links.resolved(self._registry, record)))
         if gateway and not any(each.startswith(_HOST_NAME) for each in extra):
             extra = (*extra, f"{_HOST_NAME}:{resolv.HOST_GATEWAY}")
         if on_host:

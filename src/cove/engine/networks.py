@@ -6,6 +6,7 @@ drivers'; a container's share of a network is `attachments`'.
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from msgspec import UNSET
 from cove import ids
 from cove.engine.context import Context
 from cove.engine.joining import Joining
+from cove.engine.places import checked
 from cove.engine.records import PREDEFINED, NetworkRecord
 from cove.engine.registry import Container, Registry
 from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
@@ -23,6 +25,7 @@ from cove.network.driver import Driver, Network, Subnet
 from cove.store.documents import Documents
 from cove.wire import networks as wire
 from cove.wire.filters import Filters
+from cove.wire.networks import EndpointSettings
 from cove.wire.times import stamp
 
 _DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
@@ -75,6 +78,10 @@ class NetworkStore:
     def get(self, identity: str) -> Network | None:
         record = self._records.get(identity)
         return record.network if record else None
+
+    def identity(self, name: str) -> str:
+        """Of the network with a name; "" when it has gone."""
+        return next((identity for identity, record in self._records.items() if record.network.name == name), "")
 
     def find(self, ref: str) -> NetworkRecord:
         """By identity, name or the unique beginning of an identity; raises NotFound."""
@@ -130,6 +137,7 @@ class NetworkService:
                 for pool in ipam.config
                 if pool.subnet
             ),
+            ipv4=body.enable_ipv4 is not False,
             ipv6=bool(body.enable_ipv6),
             internal=body.internal,
             attachable=body.attachable,
@@ -173,7 +181,8 @@ class NetworkService:
         container = self._registry.find(body.container)
         async with container.lock:
             _check_joinable(container, network)
-            endpoints = {**container.record.endpoints, network.name: body.endpoint_config}
+            settings = checked(network, body.endpoint_config or EndpointSettings())
+            endpoints = {**container.record.endpoints, network.name: settings}
             if container.facts.running:
                 record = msgspec.structs.replace(container.record, endpoints=endpoints)
                 await self._joining.join(container, network, record)
@@ -238,7 +247,12 @@ class NetworkService:
     def _render(self, record: NetworkRecord, *, containers: bool) -> wire.Network:
         network = record.network
         pools = tuple(
-            wire.IPAMConfig(subnet=pool.subnet, gateway=pool.gateway, ip_range=pool.ip_range)
+            wire.IPAMConfig(
+                subnet=pool.subnet,
+                gateway=pool.gateway,
+                ip_range=pool.ip_range,
+                auxiliary_addresses=_reserved(network, pool.subnet),
+            )
             for pool in network.subnets
         )
         shown: dict[str, wire.EndpointResource] = {}
@@ -256,6 +270,7 @@ class NetworkService:
             id=network.id,
             created=stamp(record.created_ns),
             driver=_DRIVERS.get(network.driver, network.driver),
+            enable_ipv4=network.ipv4,
             enable_ipv6=network.ipv6,
             ipam=wire.IPAM(config=pools),
             internal=network.internal,
@@ -278,7 +293,14 @@ def endpoint_id(container: str, network: str) -> str:
 
 
 def _link_option(network: Network) -> dict[str, str]:
-    return {"com.docker.network.bridge.name": network.link} if network.link else {}
+    """Only the default network's, which nobody named: others show what they were made with."""
+    default = network.name == "bridge" and network.link
+    return {"com.docker.network.bridge.name": network.link} if default else {}
+
+
+def _reserved(network: Network, subnet: str) -> dict[str, str]:
+    within = ipaddress.ip_network(subnet)
+    return {name: at for name, at in network.reserved.items() if ipaddress.ip_address(at) in within}
 
 
 def _with_rate(network: Network, text: str) -> Network:
@@ -295,8 +317,13 @@ def _check_request(body: wire.NetworkCreateRequest) -> None:
         raise Unsupported("ingress and configuration networks need a cluster, which this daemon is not part of")
     if body.ipam is not None and body.ipam.driver not in ("", "default"):
         raise NotFound(f'could not find an IPAM driver: plugin "{body.ipam.driver}" not found')
-    if body.enable_ipv4 is False:
-        raise Unsupported("networks without IPv4 are not supported; leave out EnableIPv4=false")
+    if body.ipam is not None and body.ipam.options:
+        raise InvalidArgument(f"The driver of addresses has no option {next(iter(body.ipam.options))!r}")
+    for pool in body.ipam.config if body.ipam is not None else ():
+        if not pool.subnet and (pool.gateway or pool.ip_range or pool.auxiliary_addresses):
+            raise InvalidArgument("a gateway, a range or an auxiliary address belongs to no subnet; name it too")
+    if body.enable_ipv4 is False and not body.enable_ipv6:
+        raise InvalidArgument("a network needs IPv4 or IPv6")
 
 
 def _check_joinable(container: Container, network: Network) -> None:

@@ -44,25 +44,23 @@ def _host_port(text: str) -> tuple[int, int]:
     return low, high
 
 
-def requested(record: Record, settings: Settings) -> tuple[PortBinding, ...]:
-    """Every binding that a container asks for; those of -P are any free ports for what it exposes."""
-    default = (
-        _LOOPBACK
-        if is_hardened(record.host)
-        else ""
-        if settings.publish_address in ("", "0.0.0.0")
-        else settings.publish_address
-    )
+def requested(record: Record, settings: Settings, binding: str = "") -> tuple[PortBinding, ...]:
+    """Every binding that a container asks for; those of -P are any free ports for what it exposes.
+
+    `binding`: the host's address that its network publishes on, where the container names none.
+    """
+    default = _LOOPBACK if is_hardened(record.host) else binding or settings.publish_address
+    default = "" if default == "0.0.0.0" else default
     found: list[PortBinding] = []
     for key, bindings in record.host.port_bindings.items():
         port, proto = parse_port(key)
-        for binding in bindings or (wire.PortBinding(),):
-            low, high = _host_port(binding.host_port)
+        for asked in bindings or (wire.PortBinding(),):
+            low, high = _host_port(asked.host_port)
             found.append(
                 PortBinding(
                     container_port=port,
                     proto=proto,
-                    host_ip=binding.host_ip or default,
+                    host_ip=asked.host_ip or default,
                     host_port=low,
                     host_port_end=high,
                 )
@@ -81,7 +79,8 @@ def port_map(exposed: Iterable[str], published: Iterable[PortBinding]) -> wire.P
     bindings: dict[str, list[wire.PortBinding]] = defaultdict(list)
     for each in published:
         key = f"{each.container_port}/{each.proto}"
-        bindings[key].append(wire.PortBinding(host_ip=each.host_ip, host_port=str(each.host_port)))
+        port = str(each.host_port) if each.host_port else ""
+        bindings[key].append(wire.PortBinding(host_ip=each.host_ip, host_port=port))
     shown: wire.PortMap = dict.fromkeys(exposed)
     shown.update({key: tuple(each) for key, each in bindings.items()})
     return shown

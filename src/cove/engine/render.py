@@ -10,9 +10,10 @@ import time
 
 import msgspec
 
+from cove.engine.naming import dns_names
 from cove.engine.networks import NetworkStore, endpoint_id
 from cove.engine.ports import port_map, summary
-from cove.engine.records import Facts, MountRecord, Record
+from cove.engine.records import PREDEFINED, Facts, MountRecord, Record
 from cove.engine.registry import Container
 from cove.network.driver import Endpoint
 from cove.paths import DataRoot
@@ -126,7 +127,12 @@ def endpoints(record: Record, facts: Facts, networks: NetworkStore) -> dict[str,
         network = networks.get(identity)
         if network is not None:
             by_name[network.name] = endpoint
-    return {name: _settings(record.id, asked, by_name.get(name)) for name, asked in record.endpoints.items()}
+    shown = {name: _settings(record.id, asked, by_name.get(name)) for name, asked in record.endpoints.items()}
+    for name in shown:
+        identity = networks.identity(name)
+        names = None if name in PREDEFINED else dns_names(record, record.endpoints[name])
+        shown[name] = msgspec.structs.replace(shown[name], network_id=identity, dns_names=names)
+    return shown
 
 
 def _settings(container_id: str, asked: EndpointSettings, held: Endpoint | None) -> EndpointSettings:

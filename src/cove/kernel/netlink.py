@@ -36,6 +36,9 @@ IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 VETH_INFO_PEER = 1
 IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING, IFLA_BR_MCAST_SNOOPING = 1, 5, 7, 23
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
+IFLA_LINK, IFLA_IFALIAS, IFLA_MACVLAN_MODE, IFLA_IPVLAN_MODE, IFLA_VLAN_ID = 5, 20, 1, 1, 1
+MACVLAN_MODES = {"bridge": 4, "private": 1, "vepa": 2, "passthru": 8}
+IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
@@ -167,6 +170,27 @@ def veth(
     return [make, no_ipv6_address(name), up(name)]
 
 
+def child_link(kind: str, name: str, *, parent: int, mode: int, pid: int, mac: str = "", mtu: int = 0) -> Request:
+    """Make a macvlan or ipvlan on the link with index `parent`, born in the network namespace of process `pid`."""
+    width = u32(IFLA_MACVLAN_MODE, mode) if kind == "macvlan" else nlwire.u16(IFLA_IPVLAN_MODE, mode)
+    body = _link_head(mac=mac, mtu=mtu) + text(IFLA_IFNAME, name) + u32(IFLA_LINK, parent)
+    body += u32(IFLA_NET_NS_PID, pid)
+    body += nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind), nest(IFLA_INFO_DATA, width))
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"RTM_NEWLINK {kind}", name)
+
+
+def vlan(name: str, *, parent: int, number: int) -> Request:
+    """Make the link for an 802.1Q VLAN of the link with index `parent`."""
+    info = nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, "vlan"), nest(IFLA_INFO_DATA, nlwire.u16(IFLA_VLAN_ID, number)))
+    body = _link_head() + text(IFLA_IFNAME, name) + u32(IFLA_LINK, parent) + info
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, "RTM_NEWLINK vlan", name)
+
+
+def alias(name: str, note: str) -> Request:
+    """A note on a link, for people and for whoever made it."""
+    return _set(name, "ifalias", extra=attribute(IFLA_IFALIAS, note.encode()))
+
+
 def up(name: str) -> Request:
     return _set(name, "up", flags=IFF_UP, change=IFF_UP)
 
@@ -262,6 +286,24 @@ class Route(nlwire.Socket):
                 return None
             raise
         return _read_link(message.body)
+
+    def alias(self, name: str) -> str:
+        """The note on a link, "" without one."""
+        body = _link_head() + text(IFLA_IFNAME, name)
+        message = self.get(Request(RTM_GETLINK, 0, body, "RTM_GETLINK", name))
+        return nlwire.string(dict(nlwire.attributes(message.body[_LINK.size :])).get(IFLA_IFALIAS, b""))
+
+    def has_kind(self, kind: str) -> bool:
+        """Whether the kernel knows links of a kind that needs a parent (macvlan, ipvlan, vlan).
+
+        One that it knows is refused because none is named, one that it does not know for that reason.
+        """
+        info = nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind))
+        try:
+            self.commit([Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _link_head() + info, "RTM_NEWLINK", kind)])
+        except OSError as error:
+            return error.errno != errno.EOPNOTSUPP
+        return True
 
     def links(self) -> list[Link]:
         request = Request(RTM_GETLINK, 0, _link_head(), "RTM_GETLINK")

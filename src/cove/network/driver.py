@@ -51,6 +51,7 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     name: str
     driver: str = "bridge"
     subnets: tuple[Subnet, ...] = ()
+    ipv4: bool = True
     ipv6: bool = False
     internal: bool = False
     attachable: bool = False
@@ -88,7 +89,8 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `gateways`: the routers that lead out of the network; `default_routes`: those of them that are this container's,
     which the engine chooses among all its networks. `host_ifname`: the host's end of its veth, while it is attached.
-    `rate`: what it may receive and send there.
+    `routed`: the families (4, 6) whose addresses the outside reaches as they are. `rate`: what it may receive and
+    send there.
     """
 
     network_id: str
@@ -98,6 +100,7 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     ipv6: Address | None = None
     gateways: tuple[str, ...] = ()
     default_routes: tuple[str, ...] = ()
+    routed: tuple[int, ...] = ()
     mac: str = ""
     ifname: str = ""
     host_ifname: str = ""
@@ -122,7 +125,8 @@ class PortBinding(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     """A container's port and where on the host it is published.
 
     As a request: `host_ip` "" is every address (IPv4 and IPv6), `host_port` 0 any free port, and with
-    `host_port_end` any free port of that range. As `Ports.reserve` returns it: one address family, one port.
+    `host_port_end` any free port of that range. As `Ports.reserve` returns it: one address family, one port, or
+    port 0 where the container is reached under its own address.
     """
 
     container_port: int

@@ -94,7 +94,7 @@ def complete(network: Network, *, instance: str, default: bool, taken: Iterable[
     subnets = [_with_gateway(subnet) for subnet in network.subnets]
     for subnet in subnets:
         _refuse_overlap(parse_network(subnet.subnet), avoid)
-    if not any(subnet.version == 4 for subnet in subnets):
+    if network.ipv4 and not any(subnet.version == 4 for subnet in subnets):
         chosen = choose_ipv4(network.id, instance=instance, default=default, taken=avoid)
         subnets.insert(0, _with_gateway(Subnet(subnet=str(chosen))))
     if network.ipv6 and not any(subnet.version == 6 for subnet in subnets):

@@ -56,16 +56,18 @@ class Ports:
         self._held: dict[str, list[_Hold]] = {}
         self._next = 0
 
-    def reserve(self, owner: str, wishes: Iterable[PortBinding]) -> tuple[PortBinding, ...]:
+    def reserve(
+        self, owner: str, wishes: Iterable[PortBinding], *, routed: Sequence[int] = ()
+    ) -> tuple[PortBinding, ...]:
         """Hold a host port for each wish; the result names one address family and one port each.
 
         Conflict "Bind for ADDRESS:PORT failed: port is already allocated" when another container, or any other
-        program, has it; then nothing is held.
+        program, has it; then nothing is held. `routed`: families (4, 6) of which nothing of the host's is taken.
         """
         with self._lock, ExitStack() as undo:
             holds: list[_Hold] = []
             for wish in wishes:
-                for hold in self._hold(wish, [hold.binding for hold in holds]):
+                for hold in self._hold(wish, [hold.binding for hold in holds], routed):
                     if hold.socket is not None:
                         undo.callback(hold.socket.close)
                     holds.append(hold)
@@ -102,7 +104,7 @@ class Ports:
             holds = self._held.setdefault(owner, [])
             for binding in bindings:
                 try:
-                    holds.append(_Hold(binding, _bind(binding)))
+                    holds.append(_Hold(binding, _bind(binding) if binding.host_port else None))
                 except OSError as error:
                     warnings.append(
                         f"The published port {_where(binding)} of container {owner[:12]} is served, but could not be "
@@ -127,8 +129,14 @@ class Ports:
 
     # ── choosing and holding ──────────────────────────────────────────────────────────────────────
 
-    def _hold(self, wish: PortBinding, mine: list[PortBinding]) -> list[_Hold]:
+    def _hold(self, wish: PortBinding, mine: list[PortBinding], routed: Sequence[int] = ()) -> list[_Hold]:
         """Hold one wish: a fixed port, the first free one of its range, or any."""
+        addresses = [(each, 6 if ":" in each else 4) for each in _addresses(wish.host_ip)]
+        if open_ := [each for each, version in addresses if version in routed]:
+            holds = [_Hold(_routed(wish, each), None) for each in open_]
+            for rest in (each for each, version in addresses if version not in routed):
+                holds += self._hold(msgspec.structs.replace(wish, host_ip=rest), mine)
+            return holds
         if wish.host_port and not wish.host_port_end:
             return self._hold_port(wish, wish.host_port)
         last: Conflict | None = None
@@ -180,6 +188,11 @@ class Ports:
                 self._relays.serve(hold.socket, target.address, hold.binding.container_port)
 
 
+def _routed(wish: PortBinding, host_ip: str) -> PortBinding:
+    """A container's port that is reached under its own address."""
+    return msgspec.structs.replace(wish, host_ip=host_ip, host_port=0, host_port_end=0)
+
+
 def _publication(binding: PortBinding, endpoint: Endpoint) -> Publication | None:
     """What the kernel can translate: an address to one of the same family, and no IPv6 loopback."""
     host = ipaddress.ip_address(binding.host_ip)
@@ -197,7 +210,7 @@ def _publication(binding: PortBinding, endpoint: Endpoint) -> Publication | None
 
 def _forget_flows(publications: Iterable[Publication]) -> None:
     """UDP clients of whoever had the port before shall meet the new container, not the old translation."""
-    ports = {each.host_port for each in publications if each.proto == "udp"}
+    ports = {each.host_port for each in publications if each.proto == "udp" and each.host_port}
     if not ports:
         return
     try:

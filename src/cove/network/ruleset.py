@@ -24,7 +24,10 @@ import msgspec
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
-    """A host's port and the container's port it leads to, both of one address family."""
+    """A host's port and the container's port it leads to, both of one address family.
+
+    `host_port` 0: the container's port is reached under its own address.
+    """
 
     proto: str
     host_ip: str
@@ -36,26 +39,36 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     def map(self) -> str:
         """The map that holds it."""
         address = ipaddress.ip_address(self.host_ip)
+        if not self.host_port:
+            return f"routed{address.version}"
         return f"publish{address.version}" + ("_any" if address.is_unspecified else "")
 
     @property
     def key(self) -> str:
+        if not self.host_port:
+            return f"{self.target_ip} . {self.proto} . {self.target_port}"
         host = () if ipaddress.ip_address(self.host_ip).is_unspecified else (self.host_ip,)
         return " . ".join((self.proto, *host, str(self.host_port)))
 
     @property
     def element(self) -> str:
-        return f"{self.key} : {self.target_ip} . {self.target_port}"
+        return f"{self.key} : {self.target_ip} . {self.target_port}" if self.host_port else self.key
 
 
 class Ruled(msgspec.Struct, frozen=True, kw_only=True):
-    """A bridge and how its containers may speak: among each other, with the outside, under the host's name."""
+    """A bridge and how its containers may speak.
+
+    `together`: among each other. `outward`: the families (4, 6) that go outside under the host's address, or under
+    that of `sources` which is of the family. `open`: those whose unpublished ports the outside reaches too.
+    """
 
     link: str
     subnets: tuple[str, ...] = ()
     internal: bool = False
     together: bool = True
-    masquerade: bool = True
+    outward: tuple[int, ...] = (4, 6)
+    open: tuple[int, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 _BODY = """
@@ -64,7 +77,14 @@ _BODY = """
   set near4 { type ipv4_addr . ipv4_addr; flags interval; }
   set near6 { type ipv6_addr . ipv6_addr; flags interval; }
   set internal { type ifname; }
-  set outward { type ifname; }
+  set outward4 { type ifname; }
+  set outward6 { type ifname; }
+  set open4 { type ifname; }
+  set open6 { type ifname; }
+  map source4 { type ifname : ipv4_addr; }
+  map source6 { type ifname : ipv6_addr; }
+  set routed4 { type ipv4_addr . inet_proto . inet_service; }
+  set routed6 { type ipv6_addr . inet_proto . inet_service; }
   map publish4 { type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }
   map publish4_any { type inet_proto . inet_service : ipv4_addr . inet_service; }
   map publish6 { type inet_proto . ipv6_addr . inet_service : ipv6_addr . inet_service; }
@@ -100,7 +120,11 @@ _BODY = """
     ip saddr 127.0.0.0/8 oifname @bridges masquerade
     ct status dnat ip saddr . ip daddr @near4 masquerade
     ct status dnat ip6 saddr . ip6 daddr @near6 masquerade
-    iifname @outward oifname != @bridges masquerade
+    oifname @bridges return
+    meta nfproto ipv4 snat ip to iifname map @source4
+    meta nfproto ipv6 snat ip6 to iifname map @source6
+    meta nfproto ipv4 iifname @outward4 masquerade
+    meta nfproto ipv6 iifname @outward6 masquerade
   }
 
   chain forward {
@@ -110,6 +134,10 @@ _BODY = """
     iifname @internal drop
     oifname @internal drop
     oifname @bridges ct status dnat accept
+    meta nfproto ipv4 oifname @open4 iifname != @bridges accept
+    meta nfproto ipv6 oifname @open6 iifname != @bridges accept
+    oifname @bridges ip daddr . meta l4proto . th dport @routed4 accept
+    oifname @bridges ip6 daddr . meta l4proto . th dport @routed6 accept
     oifname @bridges drop
   }
 """
@@ -128,7 +156,8 @@ def add_bridge(table: str, bridge: Ruled) -> str:
 
 
 def remove_bridge(table: str, bridge: Ruled) -> str:
-    return "\n".join(f"delete element inet {table} {name} {{ {key} }}" for name, key in _memberships(bridge))
+    keys = ((name, key.partition(" : ")[0]) for name, key in _memberships(bridge))
+    return "\n".join(f"delete element inet {table} {name} {{ {key} }}" for name, key in keys)
 
 
 def publish(table: str, publications: Iterable[Publication]) -> str:
@@ -163,6 +192,11 @@ def _memberships(bridge: Ruled) -> list[tuple[str, str]]:
         found.append(("together", f"{link} . {link}"))
     if bridge.internal:
         found.append(("internal", link))
-    elif bridge.masquerade:
-        found.append(("outward", link))
-    return found
+        return found
+    sources = {6 if ":" in each else 4: each for each in bridge.sources}
+    for version in bridge.outward:
+        if version in sources:
+            found.append((f"source{version}", f"{link} : {sources[version]}"))
+        else:
+            found.append((f"outward{version}", link))
+    return found + [(f"open{version}", link) for version in bridge.open]

@@ -86,7 +86,7 @@ class NetworkUpdateRequest(Value, frozen=True, kw_only=True):
 
 class NetworkConnectRequest(Value, frozen=True, kw_only=True):
     container: str = ""
-    endpoint_config: EndpointSettings = EndpointSettings()
+    endpoint_config: EndpointSettings | None = None
 
 
 class NetworkDisconnectRequest(Value, frozen=True, kw_only=True):

@@ -1,0 +1,120 @@
+"""The addresses of several networks: what each may give, and what it has given. For drivers that give addresses.
+
+    learn(network) ──▶ reserve(request) ──▶ … ──▶ give_back(endpoint) ──▶ forget(network)
+
+In memory only; after a daemon's start `retake` learns what running containers hold.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from contextlib import ExitStack
+
+from cove.errors import Conflict, InvalidArgument, NotFound
+from cove.kernel import netlink
+from cove.network import ipam
+from cove.network.driver import Address, Endpoint, EndpointRequest, Network
+
+
+class Pools:
+    """Its caller sees to it that one thread at a time is in it."""
+
+    def __init__(self) -> None:
+        self.networks: dict[str, Network] = {}
+        self._pools: dict[str, list[ipam.Pool]] = {}
+
+    def learn(self, network: Network) -> None:
+        """Idempotent: what is given of a known network stays given."""
+        self.networks[network.id] = network
+        if network.id not in self._pools:
+            self._pools[network.id] = [
+                ipam.Pool(subnet, reserved=network.reserved.values()) for subnet in network.subnets
+            ]
+
+    def rewrite(self, network: Network) -> None:
+        """A known network's options are others."""
+        if network.id in self.networks:
+            self.networks[network.id] = network
+
+    def forget(self, network: Network) -> None:
+        """Conflict while an address is given."""
+        if self.in_use(network):
+            raise Conflict(f"The network {network.name} has active endpoints; stop or disconnect its containers")
+        self.networks.pop(network.id, None)
+        self._pools.pop(network.id, None)
+
+    def in_use(self, network: Network) -> bool:
+        return any(pool.in_use for pool in self._pools.get(network.id, ()))
+
+    def reserve(self, network: Network, request: EndpointRequest) -> dict[int, Address]:
+        """An address of each family, 4 and 6, that the network has. Conflict when none is left or it is taken."""
+        if network.id not in self._pools:
+            raise NotFound(f"No such network: {network.name}")
+        chosen: dict[int, Address] = {}
+        full: Conflict | None = None
+        with ExitStack() as undo:
+            for pool in self._pools[network.id]:
+                version = pool.network.version
+                wanted = request.ipv4 if version == 4 else request.ipv6
+                if version in chosen or (wanted and ipam.parse_address(wanted) not in pool.network):
+                    continue
+                try:
+                    address = pool.allocate(wanted)
+                except Conflict as error:
+                    if wanted:
+                        raise
+                    full = error  # another subnet of this family may have room
+                    continue
+                undo.callback(pool.release, address)
+                chosen[version] = Address(address=address, prefix=pool.network.prefixlen)
+            _require(network, request, chosen, full)
+            undo.pop_all()
+        return chosen
+
+    def give_back(self, endpoint: Endpoint) -> None:
+        """Idempotent."""
+        for pool in self._pools.get(endpoint.network_id, ()):
+            for each in endpoint.addresses:
+                if ipam.parse_address(each.address) in pool.network:
+                    pool.release(each.address)
+
+    def retake(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
+        """Know what endpoints hold already."""
+        for each in (address for endpoint in endpoints for address in endpoint.addresses):
+            for pool in self._pools[network.id]:
+                if ipam.parse_address(each.address) in pool.network:
+                    pool.learn(each.address)
+
+    def subnets(self, *, but: str) -> list[ipam.IPNetwork]:
+        """Those of all networks but one."""
+        others = (network for network in self.networks.values() if network.id != but)
+        return [ipam.parse_network(each.subnet) for network in others for each in network.subnets]
+
+
+def _require(network: Network, request: EndpointRequest, chosen: dict[int, Address], full: Conflict | None) -> None:
+    versions = {subnet.version for subnet in network.subnets}
+    for version, wanted in ((4, request.ipv4), (6, request.ipv6)):
+        if version in chosen:
+            continue
+        if wanted:
+            raise InvalidArgument(f"The address {wanted} is in no subnet of the network {network.name}")
+        if version in versions and full is not None:
+            raise full
+
+
+def host_subnets(*, ignore: str) -> list[ipam.IPNetwork]:
+    """What the host routes or has addresses in, default routes and the link `ignore` apart."""
+    with netlink.Route() as route:
+        own = route.link(ignore)
+        skip = own.ifindex if own else -1
+        routes = [
+            ipam.parse_network(f"{each.destination}/{each.prefix}")
+            for each in route.routes()
+            if each.prefix and each.ifindex != skip
+        ]
+        return routes + [
+            ipaddress.ip_network(f"{each.address}/{each.prefix}", strict=False)
+            for each in route.addresses()
+            if each.ifindex != skip
+        ]
