@@ -118,7 +118,8 @@ class NetworkService:
 
     async def create(self, body: wire.NetworkCreateRequest) -> wire.NetworkCreateResponse:
         """A new network of the user's."""
-        ids.check_name("network", body.name)
+        if not body.name.strip() or body.name != body.name.strip() or "/" in body.name or not body.name.isprintable():
+            raise InvalidArgument(f"invalid network name: {body.name!r}: it is empty, or has a / or space around it")
         if any(record.network.name == body.name for record in self._store.all()):
             raise Conflict(f"network with name {body.name} already exists")
         _check_request(body)
