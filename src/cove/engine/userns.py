@@ -55,11 +55,13 @@ NONE = Maps()
 
 
 class Users:
-    """Chooses ids for new containers."""
+    """Chooses ids for new containers; InvalidArgument when the daemon's remap names nobody."""
 
-    def __init__(self, registry: Registry, remap: str) -> None:
+    def __init__(self, registry: Registry, setting: str) -> None:
+        if setting:
+            remap(setting, _text(_SUBUID), _text(_SUBGID))
         self._registry = registry
-        self._remap = remap
+        self._remap = setting
         self._claimed: list[Range] = []
 
     @property

@@ -113,6 +113,15 @@ def set_oom_score(proc: int, value: int) -> None:
             raise
 
 
+def write_oom_score(path: str, value: int) -> None:
+    """The same from outside of the process' user namespace, where the file at `path` is the host's root's."""
+    try:
+        with open(path, "wb", buffering=0) as file:
+            file.write(str(value).encode("ascii"))
+    except PermissionError:
+        return
+
+
 def _known(table: dict[str, int], name: str, kind: str) -> int:
     if name not in table:
         raise Failure(f"unknown {kind} {name}, it is one of {', '.join(table)}")

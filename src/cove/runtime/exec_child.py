@@ -15,7 +15,8 @@ import os
 from typing import NoReturn
 
 from cove.kernel import mounts, namespaces, privileges, process, syscalls
-from cove.runtime import credentials, devices, support
+from cove.oci.spec import Process
+from cove.runtime import credentials, devices, idmaps, support
 from cove.runtime.child import ORDINARY, Child, ChildStdio, Manner
 from cove.runtime.init import become
 from cove.runtime.messages import ExecLaunch
@@ -52,7 +53,7 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
     with child.stage("namespaces"):
         os.setsid()
         syscalls.join_session_keyring(f"_cove.{launch.container[:12]}")
-        _join(target)
+        _join(target, wanted, stdio)
         os.close(target)
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     console = None
@@ -85,13 +86,16 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
     )
 
 
-def _join(target: int) -> None:
+def _join(target: int, wanted: Process, stdio: ChildStdio) -> None:
     """All namespaces of the target but the pid one; its time and user namespaces when they are others than ours."""
-    wanted = _SHARED if _shares(target, "time") else _SHARED | process.CLONE_NEWTIME
+    kinds = _SHARED if _shares(target, "time") else _SHARED | process.CLONE_NEWTIME
     if _shares(target, "user"):
-        namespaces.join_process(target, wanted)
+        namespaces.join_process(target, kinds)
     else:
-        namespaces.join_process(target, wanted | process.CLONE_NEWUSER)
+        idmaps.lend(stdio.descriptors(), process.pid_of(target))
+        if wanted.oom_score_adj is not None:
+            credentials.write_oom_score("/proc/self/oom_score_adj", wanted.oom_score_adj)
+        namespaces.join_process(target, kinds | process.CLONE_NEWUSER)
         privileges.become(0, 0, ())
         privileges.set_dumpable(False)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from cove.kernel import idmapped, mounts, process, rootpath
@@ -24,6 +25,27 @@ def host_id(mappings: Sequence[IDMapping], inside: int) -> int:
         if each.container_id <= inside < each.container_id + each.size:
             return each.host_id + inside - each.container_id
     raise Failure(f"id {inside} of the container is mapped to nothing outside of it", number=errno.EINVAL)
+
+
+def lend(fds: Iterable[int], pid: int) -> None:
+    """Make the pipes among `fds` belong to the root of the user namespace of `pid`, who may then pass them on.
+
+    A program opens its /dev/stdout again, which for a pipe of the host's root it could not.
+    """
+    root = [_outside(f"/proc/{pid}/{name}") for name in ("uid_map", "gid_map")]
+    for fd in fds:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            os.fchown(fd, *root)
+
+
+def _outside(path: str) -> int:
+    """The id that 0 is outside of the namespace with this map; -1, for which nothing is changed, when it is none."""
+    with open(path, encoding="ascii") as file:
+        for line in file:
+            inside, outside, _ = line.split()
+            if inside == "0":
+                return int(outside)
+    return -1
 
 
 def shift(mount_fd: int, namespace: int, *, recursive: bool) -> None:

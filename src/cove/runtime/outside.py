@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -26,7 +26,7 @@ from cove.ipc import channel
 from cove.kernel import mounts, namespaces
 from cove.kernel.mounts import parse_options
 from cove.oci.spec import Linux, Mount, NamespaceType, Spec
-from cove.runtime import sources
+from cove.runtime import credentials, idmaps, sources
 from cove.runtime.child import Child
 from cove.runtime.messages import Launch
 
@@ -74,25 +74,26 @@ def fork(launch: Launch, pid: int, *, sync_fd: int, link: int) -> int:
     """The helper's pid, for a maker that forks by itself and waits for it; `link` is the far end of init's."""
     helper = os.fork()
     if helper == 0:
-        serve(launch, pid, sync_fd=sync_fd, link=link)
+        serve(launch, pid, sync_fd=sync_fd, link=link, stdio=(0, 1, 2))
     return helper
 
 
-def serve(launch: Launch, pid: int, *, sync_fd: int, link: int) -> NoReturn:
-    """Be the helper of the init `pid`. Never returns."""
+def serve(launch: Launch, pid: int, *, sync_fd: int, link: int, stdio: Iterable[int] = ()) -> NoReturn:
+    """Be the helper of the init `pid`. Never returns. `stdio`: those of init's descriptors that are also ours."""
     child = Child(sync_fd, link)
-    child.run(lambda: _serve(child, launch, pid, link))
+    child.run(lambda: _serve(child, launch, pid, link, stdio))
 
 
-def _serve(child: Child, launch: Launch, pid: int, link: int) -> NoReturn:
+def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[int]) -> NoReturn:
     spec = launch.spec
     linux = spec.linux
     assert linux is not None
     child.isolate([])
     with child.stage("user namespace"):
         maps = _map(linux, pid)
+        idmaps.lend(stdio, pid)
         if spec.process is not None and spec.process.oom_score_adj is not None:
-            _oom_score(pid, spec.process.oom_score_adj)
+            credentials.write_oom_score(f"/proc/{pid}/oom_score_adj", spec.process.oom_score_adj)
     with child.stage("rootfs"), socket.socket(fileno=link) as sock:
         own = {each.type for each in linux.namespaces if not each.path}
         for index, mount in enumerate(spec.mounts):
@@ -116,15 +117,6 @@ def _map(linux: Linux, pid: int) -> sources.Maps:
     namespaces.write_id_maps(pid, uids, gids)
     namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     return sources.Maps(namespace, linux.uid_mappings, linux.gid_mappings)
-
-
-def _oom_score(pid: int, value: int) -> None:
-    """Init cannot: its own /proc/PID/oom_score_adj belongs to the host's root."""
-    try:
-        with open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
-            file.write(str(value).encode("ascii"))
-    except PermissionError:
-        return  # lower than this host's root may go: it stays as it is
 
 
 def _make(mount: Mount, maps: sources.Maps, own: set[NamespaceType], pid: int) -> int | None:
