@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import msgspec
+import os
+from collections.abc import Iterator
+
 import pytest
 
 from cove.errors import Unsupported
+from cove.errors import Conflict, InvalidArgument
+from cove.kernel import netlink
+from cove.kernel.syscalls import setns, unshare
 from cove.network.bridge import BridgeDriver
 from cove.network.driver import Driver, EndpointRequest, Network
 from cove.network.firewall import Firewall
+from cove.network.macvlan import ParentedDriver
 from cove.network.unmanaged import UnmanagedDriver
 from cove.paths import Instance
 
 INSTANCE = Instance(id="contract", bridge="cove-contract", nft_table="cove-contract", cgroup_parent="cove-contract")
 DRIVERS = {
     "bridge": lambda: BridgeDriver(INSTANCE, Firewall(INSTANCE.nft_table)),
+    "macvlan": lambda: ParentedDriver("macvlan", INSTANCE),
     "host": lambda: UnmanagedDriver("host"),
     "none": lambda: UnmanagedDriver("null"),
 }
@@ -26,9 +34,33 @@ def driver(request: pytest.FixtureRequest) -> Driver:
     return made
 
 
+OPTIONS = {"macvlan": {"parent": "covecontract0"}}
+
+
+@pytest.fixture(autouse=True)
+def parent(driver: Driver) -> Iterator[None]:
+    """A link for drivers that are on one, in a namespace of the test's own."""
+    if driver.name not in OPTIONS:
+        yield
+        return
+    if os.geteuid() != 0:
+        pytest.skip("needs root for a link that networks can be on")
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    unshare(0x40000000)
+    try:
+        with netlink.Route() as route:
+            route.commit(netlink.veth("covecontract0", peer="covecontract1"))
+        yield
+    finally:
+        setns(own, 0x40000000)
+        os.close(own)
+
+
 @pytest.fixture
-def network(driver: Driver) -> Network:
-    return driver.create(Network(id="a" * 64, name="contract", driver=driver.name))
+def network(driver: Driver, parent: None) -> Network:
+    return driver.create(
+        Network(id="a" * 64, name="contract", driver=driver.name, options=OPTIONS.get(driver.name, {}))
+    )
 
 
 def test_create_keeps_what_was_asked_for(driver: Driver, network: Network) -> None:
@@ -70,3 +102,35 @@ def test_a_rate_is_limited_or_refused(driver: Driver, network: Network) -> None:
             driver.limit(limited, ())
     else:
         driver.limit(limited, ())
+
+
+def test_a_given_address_is_given_to_nobody_else_until_it_comes_back(driver: Driver, network: Network) -> None:
+    first = driver.plan(network, "c" * 64, EndpointRequest())
+    if first.ipv4 is None:
+        assert not first.addresses and not first.gateways
+        return
+    wanted = EndpointRequest(ipv4=first.ipv4.address)
+    with pytest.raises(Conflict, match="already in use"):
+        driver.plan(network, "d" * 64, wanted)
+    driver.release(network, first)
+    assert driver.plan(network, "d" * 64, wanted).ipv4 == first.ipv4
+
+
+def test_a_restarted_daemon_knows_what_is_held(driver: Driver, network: Network) -> None:
+    held = driver.plan(network, "c" * 64, EndpointRequest())
+    again = DRIVERS["none" if driver.name == "null" else driver.name]()
+    again.restore(network, [])
+    for endpoint in (held,) if held.ipv4 else ():
+        after = DRIVERS[driver.name]()
+        if driver.name == "macvlan":
+            after.restore(network, [endpoint])
+            with pytest.raises(Conflict):
+                after.plan(network, "d" * 64, EndpointRequest(ipv4=endpoint.addresses[0].address))
+
+
+def test_options_that_mean_nothing_are_refused(driver: Driver) -> None:
+    if driver.name not in ("bridge", "macvlan"):
+        return
+    with pytest.raises(InvalidArgument, match="Unknown option 'colour'"):
+        options = OPTIONS.get(driver.name, {}) | {"colour": "red"}
+        driver.create(Network(id="b" * 64, name="odd", driver=driver.name, options=options))

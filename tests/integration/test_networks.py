@@ -1,0 +1,362 @@
+"""Networks of users' making, through the docker and the cove command: drivers, addresses, routes, gateway modes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from cove.kernel import netlink
+from cove.kernel.syscalls import setns, unshare
+from cove.network.bridge import BridgeDriver
+from cove.network.driver import Endpoint, EndpointRequest, Network, Subnet
+from cove.network.firewall import Firewall
+from cove.network.switches import Switches
+from cove.paths import Instance
+from tests.conftest import Daemon
+from tests.integration.test_names import AAAA, Box, inside
+
+pytestmark = [pytest.mark.root]
+NEWNET = 0x40000000
+
+
+class Made:
+    """Networks and containers of one test."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.containers: list[str] = []
+        self.networks: list[str] = []
+
+    def network(self, name: str, *flags: str) -> str:
+        self.daemon.docker("network", "create", *flags, name)
+        self.networks.append(name)
+        return name
+
+    def run(self, name: str, *flags: str) -> None:
+        self.containers.append(name)
+        self.daemon.docker("run", "-d", "--name", name, *flags, "busybox", "sleep", "600")
+
+    def inspect(self, name: str) -> Any:
+        return json.loads(self.daemon.docker("inspect", name).stdout)[0]
+
+    def pid(self, name: str) -> int:
+        return int(self.inspect(name)["State"]["Pid"])
+
+    def ip(self, name: str, *words: str) -> str:
+        return subprocess.run(
+            ["nsenter", "-t", str(self.pid(name)), "-n", "ip", *words], capture_output=True, text=True, check=True
+        ).stdout
+
+    def refused(self, *words: str) -> str:
+        done = self.daemon.cove(*words, check=False)
+        assert done.returncode != 0
+        return done.stderr
+
+    def close(self) -> None:
+        if self.containers:
+            self.daemon.docker("rm", "-f", *self.containers)
+        for network in self.networks:
+            self.daemon.docker("network", "rm", network)
+
+
+@pytest.fixture
+def made(daemon: Daemon) -> Iterator[Made]:
+    all_ = Made(daemon)
+    yield all_
+    all_.close()
+
+
+def test_fixed_addresses_ranges_and_reserved_ones(made: Made) -> None:
+    net = made.network(
+        "fixed",
+        "--subnet=10.97.1.0/24",
+        "--ip-range=10.97.1.64/30",
+        "--gateway=10.97.1.254",
+        "--aux-address=printer=10.97.1.65",
+        "--ipv6",
+        "--subnet=fd97:1::/64",
+        "--label=tier=front",
+        "--opt=com.docker.network.driver.mtu=1400",
+    )
+    shown = made.inspect(net)
+    assert shown["IPAM"]["Config"][0] == {
+        "Subnet": "10.97.1.0/24",
+        "IPRange": "10.97.1.64/30",
+        "Gateway": "10.97.1.254",
+        "AuxiliaryAddresses": {"printer": "10.97.1.65"},
+    }
+    assert shown["Labels"] == {"tier": "front"} and shown["EnableIPv6"] is True
+    made.run("chosen", "--network", net, "--ip=10.97.1.9", "--ip6=fd97:1::9", "--mac-address=02:00:00:00:00:09")
+    made.run("ranged", "--network", net)
+    text = made.ip("chosen", "addr", "show", "eth0")
+    assert "inet 10.97.1.9/24" in text and "inet6 fd97:1::9/64" in text and "02:00:00:00:00:09" in text
+    assert "mtu 1400" in text
+    assert "default via 10.97.1.254" in made.ip("chosen", "route")
+    assert made.inspect("ranged")["NetworkSettings"]["Networks"][net]["IPAddress"] in ("10.97.1.64", "10.97.1.66")
+    for flags, reason in (
+        (["--ip=10.97.1.9"], "Address already in use"),
+        (["--ip=10.97.1.65"], "Address already in use"),
+        (["--ip=10.98.0.1"], "no configured subnet contains IP address 10.98.0.1"),
+        (["--ip=fd97:1::8"], "not an IPv4 address"),
+        (["--mac-address=zz"], "invalid MAC address"),
+    ):
+        words = ["run", "--rm", "--network", net, *flags]
+        assert reason in made.refused(*words, "busybox", "true"), flags
+
+
+def test_what_makes_no_network_is_refused_in_a_sentence(made: Made) -> None:
+    made.network("first", "--subnet=10.97.2.0/24")
+    for flags, reason in (
+        (["--subnet=10.97.2.128/25"], "Pool overlaps with other one"),
+        (["--subnet=10.97.3.0/24", "--gateway=10.1.1.1"], "is not in the subnet"),
+        (["--subnet=10.97.3.0/24", "--ip-range=10.97.4.0/24"], "is not in the subnet"),
+        (["--subnet=10.97.3.7/24"], "has host bits set"),
+        (["--driver=nonsense"], 'plugin "nonsense" not found'),
+        (["--opt=com.docker.network.bridge.enable_icx=false"], "Unknown option"),
+        (["--opt=color=red"], "Unknown option 'color'"),
+        (["--opt=com.docker.network.bridge.gateway_mode_ipv4=isolated"], "for internal networks only"),
+        (["--driver=host"], "only one instance"),
+        (["--driver=macvlan", "--opt=parent=nolink0"], "no link nolink0"),
+        (["--driver=macvlan"], "-o parent=LINK"),
+        (["--driver=macvlan", "--opt=parent=lo", "--opt=macvlan_mode=odd"], "Unknown macvlan mode"),
+    ):
+        assert reason in made.refused("network", "create", *flags, "second"), flags
+    assert "already exists" in made.refused("network", "create", "first")
+    made.run("member", "--network", "first")
+    assert "has active endpoints" in made.refused("network", "rm", "first")
+    assert "already exists in network" in made.refused("network", "connect", "first", "member")
+    assert "second" not in made.daemon.docker("network", "ls").stdout
+
+
+def test_several_networks_with_priorities_and_a_gateway_that_moves(made: Made) -> None:
+    low, high = made.network("low", "--subnet=10.97.5.0/24"), made.network("high", "--subnet=10.97.6.0/24")
+    shut = made.network("shut", "--internal", "--subnet=10.97.7.0/24")
+    made.run("both", f"--network=name={shut}", f"--network=name={low}", f"--network=name={high},gw-priority=5")
+    assert "default via 10.97.6.1 dev" in made.ip("both", "route")
+    made.daemon.docker("network", "disconnect", high, "both")
+    assert "default via 10.97.5.1 dev" in made.ip("both", "route")
+    made.daemon.docker("network", "connect", "--gw-priority=9", "--ip=10.97.6.77", high, "both")
+    routes = made.ip("both", "route")
+    assert "default via 10.97.6.1" in routes and routes.count("default") == 1 and "src 10.97.6.77" in routes
+    made.daemon.docker("network", "disconnect", high, "both")
+    made.daemon.docker("network", "disconnect", low, "both")
+    assert "default" not in made.ip("both", "route"), "an internal network leads nowhere"
+    made.daemon.docker("restart", "-t0", "both")
+    assert "10.97.7." in made.ip("both", "addr") and "default" not in made.ip("both", "route")
+    shown = made.inspect("both")["NetworkSettings"]["Networks"]
+    assert list(shown) == [shut] and "both" in shown[shut]["DNSNames"]
+
+
+def test_a_network_with_ipv6_alone(made: Made) -> None:
+    net = made.network("six", "--ipv4=false", "--ipv6", "--subnet=fd97:6::/64")
+    made.run("a6", "--network", net)
+    made.run("b6", "--network", net, "--ip6=fd97:6::b")
+    assert "inet " not in made.ip("a6", "-4", "addr", "show", "eth0")
+    assert "default via fd97:6::1" in made.ip("a6", "-6", "route")
+    with inside(made.pid("b6")):
+        server = socket.create_server(("::", 80), family=socket.AF_INET6)
+    with server, inside(made.pid("a6")):
+        socket.create_connection(("fd97:6::b", 80), 2).close()
+    assert Box(made.daemon, "a6").ask("b6", AAAA).values == ["fd97:6::b"]
+
+
+def test_containers_that_must_not_meet(made: Made) -> None:
+    net = made.network("apart", "--subnet=10.97.8.0/24", "--opt=com.docker.network.bridge.enable_icc=false")
+    made.run("left", "--network", net, "--ip=10.97.8.2")
+    made.run("right", "--network", net, "--ip=10.97.8.3")
+    with inside(made.pid("right")):
+        server = socket.create_server(("", 80))
+    with server, inside(made.pid("left")), pytest.raises(OSError):
+        socket.create_connection(("10.97.8.3", 80), 0.3)
+
+
+# ── beside the host, on its links ─────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Lan:
+    """A link of the host's, and the process in whose namespace its other end is."""
+
+    link: str
+    neighbour: int
+
+
+@pytest.fixture
+def lan() -> Iterator[Lan]:
+    """A link of the host's with a neighbour at its other end (10.97.20.9), in a namespace of its own."""
+    sleeper = subprocess.Popen(["unshare", "-n", "sleep", "600"])
+    try:
+        _apart([sleeper.pid])
+        with netlink.Route() as route:
+            route.commit(netlink.veth("covelan0", peer="eth0", pid=sleeper.pid))
+        with inside(sleeper.pid), netlink.Route() as route:
+            index = socket.if_nametoindex("eth0")
+            route.commit([netlink.add_address(index, "10.97.20.9", 24), netlink.up("eth0"), netlink.up("lo")])
+        with inside(sleeper.pid):
+            server = socket.create_server(("", 80))
+        with server:
+            yield Lan("covelan0", sleeper.pid)
+    finally:
+        sleeper.send_signal(signal.SIGKILL)
+        sleeper.wait()
+
+
+@pytest.mark.parametrize("mode", ["bridge", "private", "vepa", "passthru"])
+def test_macvlan(made: Made, lan: Lan, mode: str) -> None:
+    options = [f"--opt=parent={lan.link}", f"--opt=macvlan_mode={mode}"]
+    net = made.network(f"mac-{mode}", "-d", "macvlan", *options, "--subnet=10.97.20.0/24")
+    made.run("one", "--network", net)
+    assert f"macvlan mode {mode}" in made.ip("one", "-d", "link", "show", "eth0")
+    with inside(made.pid("one")):
+        socket.create_connection(("10.97.20.9", 80), 2).close()
+    if mode == "passthru":
+        assert "has its one container already" in made.refused("run", "--rm", "--network", net, "busybox", "true")
+        return
+    made.run("two", "--network", net)
+    there = made.inspect("two")["NetworkSettings"]["Networks"][net]["IPAddress"]
+    with inside(made.pid("two")):
+        server = socket.create_server(("", 81))
+    with server, inside(made.pid("one")):
+        if mode == "bridge":
+            socket.create_connection((there, 81), 2).close()
+        else:
+            with pytest.raises(OSError):
+                socket.create_connection((there, 81), 0.3)
+    made.daemon.docker("network", "connect", "bridge", "two")
+    made.daemon.docker("network", "disconnect", net, "two")
+    assert "macvlan" not in made.ip("two", "-d", "link")
+
+
+def test_what_this_kernel_cannot_do_is_said(made: Made, lan: Lan) -> None:
+    with netlink.Route() as route:
+        lacking = [kind for kind in ("ipvlan", "vlan") if not route.has_kind(kind)]
+    if "ipvlan" in lacking:
+        words = ["network", "create", "-d", "ipvlan", f"--opt=parent={lan.link}", "no"]
+        assert "This kernel has no ipvlan links (CONFIG_IPVLAN)" in made.refused(*words)
+    else:
+        net = made.network("ip-l2", "-d", "ipvlan", f"--opt=parent={lan.link}", "--subnet=10.97.20.0/24")
+        made.run("slave", "--network", net)
+        with inside(made.pid("slave")):
+            socket.create_connection(("10.97.20.9", 80), 2).close()
+    words = ["-d", "macvlan", f"--opt=parent={lan.link}.40", "--subnet=10.97.40.0/24"]
+    if "vlan" in lacking:
+        assert "This kernel has no vlan links (CONFIG_VLAN_8021Q)" in made.refused("network", "create", *words, "no")
+    else:
+        made.run("tagged", "--network", made.network("vlan40", *words))
+        assert (
+            "id 40"
+            in subprocess.run(["ip", "-d", "link", "show", f"{lan.link}.40"], capture_output=True, text=True).stdout
+        )
+
+
+# ── very many ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Crowd(BridgeDriver):
+    """A driver whose bridges are full earlier, so that a test need not make a thousand interfaces."""
+
+    def __init__(self, instance: Instance, firewall: Firewall, capacity: int) -> None:
+        super().__init__(instance, firewall)
+        self._switches = Switches(capacity)
+
+
+@pytest.mark.parametrize(("capacity", "members"), [(3, 8), (1000, 1040)])
+def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int) -> None:
+    """All interfaces in one namespace but the first, which the last one on another bridge reaches."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    unshare(NEWNET)
+    sleepers = [subprocess.Popen(["unshare", "-n", "sleep", "600"]) for _ in range(2)]
+    try:
+        _apart([each.pid for each in sleepers])
+        firewall = Firewall("cove-many")
+        driver = Crowd(
+            Instance(id="m", bridge="covemany", nft_table="cove-many", cgroup_parent=""), firewall, capacity
+        )
+        subnet = Subnet(subnet="10.60.0.0/16")
+        network = driver.create(Network(id="e" * 64, name="many", subnets=(subnet,)))
+        made: list[Endpoint] = []
+        for number in range(members):
+            request = EndpointRequest(ifname=f"eth{number}")
+            endpoint = driver.plan(network, f"{number:064x}", request)
+            place = driver.attach(network, endpoint, sleepers[bool(number)].pid)
+            if number in (0, members - 1):
+                with inside(sleepers[bool(number)].pid):
+                    netlink.configure((place,))
+            made.append(endpoint)
+        if capacity < members <= 10:  # of a thousand new links the kernel says for seconds that they are not up yet
+            first, last = made[0].ipv4, made[-1].ipv4
+            assert first is not None and last is not None
+            with inside(sleepers[0].pid):
+                server = socket.create_server(("", 80))
+            with server, inside(sleepers[1].pid):
+                socket.create_connection((first.address, 80), 2, (last.address, 0)).close()
+        again = Crowd(driver._instance, Firewall("cove-many"), capacity)
+        again.restore(network, made)
+        more = again.plan(network, "f" * 64, EndpointRequest(ifname="more0"))
+        again.attach(network, more, sleepers[1].pid)
+        for endpoint in (*made, more):
+            again.release(network, endpoint)
+        again.remove(network)
+        with netlink.Route() as route:
+            assert not [link.name for link in route.links() if link.kind == "bridge"]
+    finally:
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()
+        setns(own, NEWNET)
+        os.close(own)
+
+
+def _apart(pids: list[int]) -> None:
+    """Wait until they are in namespaces of their own."""
+    here = os.readlink("/proc/thread-self/ns/net")
+    deadline = time.monotonic() + 5
+    while any(os.readlink(f"/proc/{pid}/ns/net") == here for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("mode", ["nat", "nat-unprotected", "routed"])
+def test_gateway_modes_seen_from_the_lan(made: Made, lan: Lan, mode: str) -> None:
+    """A neighbour that routes the network's subnet through this host."""
+    net = made.network(
+        f"gw-{mode}", "--subnet=10.97.30.0/24", f"--opt=com.docker.network.bridge.gateway_mode_ipv4={mode}"
+    )
+    with netlink.Route() as route:
+        route.commit([netlink.add_address(socket.if_nametoindex(lan.link), "10.97.20.1", 24)])
+    made.run("web", "--network", net, "--ip=10.97.30.2", "-p", "18080:80")
+    with inside(made.pid("web")):
+        servers = [socket.create_server(("", port)) for port in (80, 81)]
+    with inside(lan.neighbour), netlink.Route() as route:
+        index = socket.if_nametoindex("eth0")
+        route.commit([netlink.add_route(index, "10.97.20.1", destination="10.97.30.0", prefix=24)])
+
+    def reached(address: str, port: int) -> bool:
+        try:
+            with inside(lan.neighbour):
+                socket.create_connection((address, port), 0.4).close()
+        except OSError:
+            return False
+        return True
+
+    by_host, published, unpublished = (
+        reached("10.97.20.1", 18080),
+        reached("10.97.30.2", 80),
+        reached("10.97.30.2", 81),
+    )
+    expected = {"nat": (True, False, False), "nat-unprotected": (True, True, True), "routed": (False, True, False)}
+    assert (by_host, published, unpublished) == expected[mode]
+    servers[0].setblocking(True)
+    with inside(made.pid("web")):
+        client = socket.create_connection(("10.97.20.9", 80), 2)
+    client.close()
+    for server in servers:
+        server.close()
