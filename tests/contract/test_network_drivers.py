@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
 import os
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
-from cove.errors import Unsupported
-from cove.errors import Conflict, InvalidArgument
+from cove.errors import Conflict, InvalidArgument, Unsupported
 from cove.kernel import netlink
 from cove.kernel.syscalls import setns, unshare
 from cove.network.bridge import BridgeDriver
@@ -97,7 +96,7 @@ def test_a_stored_network_is_learnt_again(driver: Driver, network: Network) -> N
 def test_a_rate_is_limited_or_refused(driver: Driver, network: Network) -> None:
     driver.limit(network, ())
     limited = msgspec.structs.replace(network, options={"cove.net-rate": "in=1048576"})
-    if driver.name in ("host", "null"):
+    if driver.name != "bridge":
         with pytest.raises(Unsupported, match="no rate to limit"):
             driver.limit(limited, ())
     else:
@@ -118,14 +117,13 @@ def test_a_given_address_is_given_to_nobody_else_until_it_comes_back(driver: Dri
 
 def test_a_restarted_daemon_knows_what_is_held(driver: Driver, network: Network) -> None:
     held = driver.plan(network, "c" * 64, EndpointRequest())
-    again = DRIVERS["none" if driver.name == "null" else driver.name]()
-    again.restore(network, [])
-    for endpoint in (held,) if held.ipv4 else ():
-        after = DRIVERS[driver.name]()
-        if driver.name == "macvlan":
-            after.restore(network, [endpoint])
-            with pytest.raises(Conflict):
-                after.plan(network, "d" * 64, EndpointRequest(ipv4=endpoint.addresses[0].address))
+    after = DRIVERS["none" if driver.name == "null" else driver.name]()
+    if driver.name == "bridge":  # it would make the bridge: seen with a kernel of its own in tests/integration
+        return
+    after.restore(network, [held])
+    if held.ipv4 is not None:
+        with pytest.raises(Conflict, match="already in use"):
+            after.plan(network, "d" * 64, EndpointRequest(ipv4=held.ipv4.address))
 
 
 def test_options_that_mean_nothing_are_refused(driver: Driver) -> None:
