@@ -43,6 +43,10 @@ def test_hardened_limits_processes_and_publishes_on_loopback(daemon: Daemon) -> 
         shown = json.loads(daemon.docker("inspect", "strict").stdout)[0]
         assert shown["HostConfig"]["PidsLimit"] == 2048
         assert shown["HostConfig"]["ReadonlyRootfs"] is True
+        assert shown["HostConfig"]["UsernsMode"] == "auto"
+        root = int(Path(f"/proc/{shown['State']['Pid']}/uid_map").read_text().split()[1])
+        assert root > 0
+        assert Path(f"/proc/{shown['State']['Pid']}").stat().st_uid == root
         assert [each["HostIp"] for each in shown["NetworkSettings"]["Ports"]["80/tcp"]] == ["127.0.0.1"]
         pid = daemon.cove("inspect", "-f", "{{.State.Pid}}", "strict").stdout.strip()
         inside = daemon.cove(

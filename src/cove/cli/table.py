@@ -31,6 +31,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "top": ("top:TOP", WATCH, "Show the processes of a container"),
     "port": ("port:PORT", WATCH, "Show where a container's ports are published"),
     "inspect": ("inspect:INSPECT", WATCH, "Show everything about any object"),
+    "explain": ("explain:EXPLAIN", WATCH, "Show how a container is isolated, on one page"),
     "events": ("events:EVENTS", WATCH, "Watch what happens in the daemon"),
     "start": ("start:START", LIFE, "Start stopped containers"),
     "stop": ("lifecycle:STOP", LIFE, "Stop running containers"),
@@ -98,8 +99,8 @@ GROUPS = {
 
 _SHARED = {
     "container": (
-        "attach commit cp create diff exec export kill logs pause port rename restart rm run start stats stop top "
-        "unpause update wait"
+        "attach commit cp create diff exec explain export kill logs pause port rename restart rm run start stats "
+        "stop top unpause update wait"
     ),
     "image": "history import load pull push save tag",
     "system": "events info",

@@ -32,6 +32,13 @@ class Containers:
     def inspect(self, ref: str, *, size: bool = False) -> dict[str, Any]:
         return dict(self._client.call("GET", f"/containers/{ref}/json", {"size": size or None}))
 
+    def explain(self, ref: str) -> dict[str, Any]:
+        return dict(self._client.call("GET", f"/containers/{ref}/explain"))
+
+    def explain_plan(self, body: dict[str, Any], *, name: str = "", platform: str = "") -> dict[str, Any]:
+        query = {"name": name, "platform": platform}
+        return dict(self._client.call("POST", "/containers/explain", query, body))
+
     def start(self, ref: str, *, detach_keys: str = "") -> None:
         self._client.call("POST", f"/containers/{ref}/start", {"detachKeys": detach_keys})
 

@@ -68,6 +68,7 @@ class Containers:
         """Make a container; NotFound for its image, Conflict for its name, InvalidArgument for its options."""
         identity = ids.new_id()
         name = self._name(name)
+        body = msgspec.structs.replace(body, host_config=security.hardened(body.host_config))
         with self._registry.claim(name, identity), self._users.claim(body.host_config) as maps:
             container, warnings = await self._make(identity, name, body, platform, maps)
         tell(self._context.events, container, "create")
@@ -77,32 +78,11 @@ class Containers:
         self, identity: str, name: str, body: wire.CreateRequest, platform: str, maps: Maps
     ) -> tuple[Container, tuple[str, ...]]:
         """Everything checked, then the volumes and the writable layer, then the row."""
-        image = self._image(body.image, platform)
-        config = merge.merge(body.config(), image.config.config)
-        asked = self._with_lenders(_normal(security.hardened(body.host_config)))
-        warnings = self._check(config, asked) + foreign.warnings(image.config.platform, asked=bool(platform))
-        words = merge.command(config)
-        endpoints = places(self._networks, asked, body.networking_config)
+        draft, warnings, image = self.draft(identity, name, body, platform, maps)
         async with AsyncExitStack() as undo:
-            mounts = await self._mounts.resolve(config, asked)
+            mounts = await self._mounts.resolve(draft.config, draft.host)
             undo.push_async_callback(self._mounts.undo, mounts)
-            record = Record(
-                id=identity,
-                name=name,
-                created_ns=time.time_ns(),
-                image_id=image.id,
-                image=body.image,
-                config=_with_hostname(config, asked, identity),
-                host=asked,
-                path=words[0],
-                args=words[1:],
-                endpoints=endpoints,
-                mounts=mounts,
-                uid_map=maps.uids,
-                gid_map=maps.gids,
-            )
-            requested(record, self._context.settings)
-            links.check(self._registry, record)
+            record = msgspec.structs.replace(draft, mounts=mounts)
             await self._unpacked(image)
             self._context.snapshots.prepare(identity, image.chain_ids[-1] if image.chain_ids else None)
             undo.callback(self._context.snapshots.remove, identity)
@@ -116,6 +96,33 @@ class Containers:
         layers = self._context.store.layers
         if not all(layers.is_unpacked(chain) for chain in image.chain_ids):
             await self._context.executors.bulk(layers.ensure_unpacked, image)
+
+    def draft(
+        self, identity: str, name: str, body: wire.CreateRequest, platform: str, maps: Maps
+    ) -> tuple[Record, tuple[str, ...], Image]:
+        """The record of a container as far as it can be written without making anything: all but its mounts."""
+        image = self._image(body.image, platform)
+        config = merge.merge(body.config(), image.config.config)
+        asked = self._with_lenders(_normal(body.host_config))
+        warnings = self._check(config, asked) + foreign.warnings(image.config.platform, asked=bool(platform))
+        words = merge.command(config)
+        record = Record(
+            id=identity,
+            name=name,
+            created_ns=time.time_ns(),
+            image_id=image.id,
+            image=body.image,
+            config=_with_hostname(config, asked, identity),
+            host=asked,
+            path=words[0],
+            args=words[1:],
+            endpoints=places(self._networks, asked, body.networking_config),
+            uid_map=maps.uids,
+            gid_map=maps.gids,
+        )
+        requested(record, self._context.settings)
+        links.check(self._registry, record)
+        return record, warnings, image
 
     def _name(self, asked: str) -> str:
         if asked:

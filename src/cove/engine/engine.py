@@ -15,6 +15,7 @@ from cove.engine.attachments import Attachments
 from cove.engine.containers import Containers
 from cove.engine.context import Context
 from cove.engine.execs import Execs
+from cove.engine.explain.service import Explanations
 from cove.engine.files import Files
 from cove.engine.health import HealthChecks
 from cove.engine.images import ImageService
@@ -66,6 +67,7 @@ class Engine:
         self.containers.fill_volumes = self.files.fill_volumes
         self.containers.renamed = joining.renamed
         self.stats = Stats(context, registry)
+        self.explanations = Explanations(context, registry, self._network_store, self.containers, mounts, users)
         self.images = ImageService(context, registry)
         self.manifests = ManifestService(context)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)

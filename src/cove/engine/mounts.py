@@ -13,7 +13,7 @@ import msgspec
 
 from cove import ids
 from cove.engine import spec
-from cove.engine.records import MountRecord
+from cove.engine.records import MountRecord, Record
 from cove.engine.registry import Registry
 from cove.engine.volumes import VolumeService
 from cove.errors import InvalidArgument, Unsupported
@@ -32,6 +32,24 @@ class Mounts:
 
     async def resolve(self, config: ContainerConfig, asked: HostConfig) -> tuple[MountRecord, ...]:
         """What the container will have mounted, by destination; raises CoveError."""
+        chosen = self._chosen(config, asked)
+        for record in chosen:
+            if record.type == "bind":
+                binds.check_source(record.source, make=record.make)
+        return tuple([await self._made(record, asked) for record in chosen])
+
+    def foreseen(self, record: Record) -> Record:
+        """A record with the mounts that it would get; nothing is made. Raises what `resolve` would raise."""
+        found = []
+        for mount in self._chosen(record.config, record.host):
+            if mount.type == "bind" and not mount.make:
+                binds.check_source(mount.source, make=False)
+            known = mount.type == "volume" and mount.name and self._volumes.exists(mount.name)
+            found.append(msgspec.structs.replace(mount, source=self._volumes.source(mount.name)) if known else mount)
+        return msgspec.structs.replace(record, mounts=tuple(found))
+
+    def _chosen(self, config: ContainerConfig, asked: HostConfig) -> tuple[MountRecord, ...]:
+        """One mount for each destination, as the rules above say."""
         if not (asked.binds or asked.mounts or asked.tmpfs or asked.volumes_from or config.volumes):
             return ()
         chosen: dict[str, MountRecord] = {}
@@ -53,10 +71,7 @@ class Mounts:
             chosen.setdefault(
                 clean, MountRecord(type="volume", destination=clean, driver=asked.volume_driver or "local", copy=True)
             )
-        for record in chosen.values():
-            if record.type == "bind":
-                binds.check_source(record.source, make=record.make)
-        return tuple([await self._made(record, asked) for record in chosen.values()])
+        return tuple(chosen.values())
 
     async def undo(self, records: Iterable[MountRecord]) -> None:
         """Remove the anonymous volumes that `resolve` made for a container that was not made."""

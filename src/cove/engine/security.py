@@ -115,6 +115,7 @@ def hardened(asked: HostConfig) -> HostConfig:
         security_opt=options,
         readonly_rootfs=True,
         pids_limit=asked.pids_limit or _HARDENED_PIDS,
+        userns_mode=asked.userns_mode or "auto",
     )
 
 

@@ -119,6 +119,9 @@ class VolumeService:
             asked.name, asked.destination, record.options, subpath=asked.subpath, readonly=not asked.rw
         )
 
+    def exists(self, name: str) -> bool:
+        return name in self._records
+
     def source(self, name: str) -> str:
         """The directory that inspect calls Mountpoint."""
         record = self._find(name)

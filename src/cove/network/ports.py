@@ -77,7 +77,7 @@ class Ports:
 
     def publish(self, owner: str, bindings: Iterable[PortBinding], endpoint: Endpoint) -> None:
         """Lead reserved ports to the endpoint's addresses, in one transaction."""
-        publications = [each for binding in bindings if (each := _publication(binding, endpoint))]
+        publications = [each for binding in bindings if (each := publication(binding, endpoint))]
         if publications:
             self._firewall.publish(owner, publications)
             _forget_flows(publications)
@@ -193,7 +193,7 @@ def _routed(wish: PortBinding, host_ip: str) -> PortBinding:
     return msgspec.structs.replace(wish, host_ip=host_ip, host_port=0, host_port_end=0)
 
 
-def _publication(binding: PortBinding, endpoint: Endpoint) -> Publication | None:
+def publication(binding: PortBinding, endpoint: Endpoint) -> Publication | None:
     """What the kernel can translate: an address to one of the same family, and no IPv6 loopback."""
     host = ipaddress.ip_address(binding.host_ip)
     target = endpoint.ipv4 if host.version == 4 else endpoint.ipv6

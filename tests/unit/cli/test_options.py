@@ -133,7 +133,6 @@ def test_a_whole_request() -> None:
     "words",
     [
         ("--rm", "--restart", "always"),
-        ("--gpus", "all"),
         ("--no-healthcheck", "--health-cmd", "x"),
         ("--restart", "sometimes"),
         ("-m", "much"),

@@ -48,6 +48,19 @@ async def inspect(engine: Engine, request: Request) -> Reply:
     return json_reply(await engine.containers.inspect(request.params["id"], size=request.query.flag("size")))
 
 
+async def explain(engine: Engine, request: Request) -> Reply:
+    """Cove's own: how a container is isolated."""
+    return json_reply(await engine.explanations.container(request.params["id"]))
+
+
+async def explain_plan(engine: Engine, request: Request) -> Reply:
+    """Cove's own: how a container would be, with the body and the errors of a create; nothing is made."""
+    body = await request.json(CreateRequest)
+    query = request.query
+    plan = await engine.explanations.plan(body, name=query.text("name"), platform=query.text("platform"))
+    return json_reply(plan)
+
+
 async def rename(engine: Engine, request: Request) -> Reply:
     name = request.query.text("name").removeprefix("/")
     if not name:
@@ -258,8 +271,10 @@ async def top(engine: Engine, request: Request) -> Reply:
 ROUTES: tuple[Route[Engine], ...] = (
     Route("GET", "/containers/json", list_),
     Route("POST", "/containers/create", create),
+    Route("POST", "/containers/explain", explain_plan),
     Route("POST", "/containers/prune", prune),
     Route("GET", "/containers/{id}/json", inspect),
+    Route("GET", "/containers/{id}/explain", explain),
     Route("POST", "/containers/{id}/rename", rename),
     Route("POST", "/containers/{id}/update", update),
     Route("DELETE", "/containers/{id}", remove),

@@ -35,6 +35,10 @@ def run(call: Call) -> int:
     if call.flag("tty") and (found := size(1)):
         body["HostConfig"]["ConsoleSize"] = list(found)
     client = connect(call.host)
+    if call.flag("explain"):
+        return _explained(client, call, body)
+    if call.given("format"):
+        raise UsageError("--format is for --explain; use them together")
     container = _create(client, call, image, body)
     if detached:
         try:
@@ -44,6 +48,15 @@ def run(call: Call) -> int:
         print(container)
         return 0
     return _attached(client, call, container, wanted)
+
+
+def _explained(client: Client, call: Call, body: dict[str, Any]) -> int:
+    """What would be created; nothing is, and nothing is pulled."""
+    from cove.cli.commands.explain import write
+
+    plan = client.containers.explain_plan(body, name=call.text("name"), platform=call.text("platform"))
+    write(plan, call.text("format"), verbose=False)
+    return 0
 
 
 def _attached(client: Client, call: Call, container: str, wanted: dict[str, bool]) -> int:

@@ -122,6 +122,8 @@ CREATE_FLAGS = (*IDENTITY, *PROGRAM, *FILES, *NETWORK, *LIMITS, *ISOLATION, *HEA
 RUN_FLAGS = (
     *CREATE_FLAGS,
     Flag("detach", "Run in the background and print the container's id", "bool", short="d"),
+    Flag("explain", "Show what would be created, and create nothing", "bool"),
+    Flag("format", "With --explain: text, json or a template", hint="format"),
     Flag("detach-keys", "Keys that detach this terminal", hint="keys"),
     Flag("sig-proxy", "Pass signals on to the program", "bool", default="true"),
 )
