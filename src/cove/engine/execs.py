@@ -20,6 +20,7 @@ from cove.engine.context import Context
 from cove.engine.descriptors import read_some, write_all
 from cove.engine.framing import STDERR, STDOUT, Detached, DetachKeys, frame, parse_keys
 from cove.engine.registry import Container, Registry
+from cove.engine.seccomp import installation
 from cove.engine.tasks import Tasks
 from cove.engine.telling import tell
 from cove.errors import Conflict, CoveError, InvalidArgument, NotFound, StartFailed
@@ -246,6 +247,7 @@ class Execs:
             process=self._process(found, size),
             user=asked.user or found.container.record.config.user,
             group_add=found.container.record.host.group_add or (),
+            seccomp=installation(found.container.record.host, self._context.host),
         )
         if asked.tty:
             process = await self._go(found, launch, None)

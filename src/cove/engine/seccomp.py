@@ -5,8 +5,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 
+import msgspec
+
+from cove.engine import security
+from cove.engine.host import HostFacts
 from cove.oci import seccomp_profile
 from cove.oci.spec import Seccomp
+from cove.wire.containers import HostConfig
 
 
 def resolved(profile: seccomp_profile.Profile | None, machine: str, capabilities: Iterable[str]) -> Seccomp:
@@ -20,3 +25,11 @@ def resolved(profile: seccomp_profile.Profile | None, machine: str, capabilities
         machine=machine,
         kernel=platform.release(),
     )
+
+
+def installation(asked: HostConfig, host: HostFacts) -> Seccomp | None:
+    """How a container's own filter is installed in a further process, without its rules; None for plainly."""
+    profile = security.security_options(asked, host).seccomp if asked.security_opt else None
+    if profile is None or not (profile.flags or profile.listener_path):
+        return None
+    return msgspec.structs.replace(resolved(profile, host.architecture, ()), syscalls=())

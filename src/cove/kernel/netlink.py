@@ -205,6 +205,13 @@ def rename(name: str, new: str) -> Request:
     return Request(RTM_SETLINK, 0, _link_head(index=index) + text(IFLA_IFNAME, new), "RTM_SETLINK name", name)
 
 
+def send_away(name: str, new: str, namespace: int) -> Request:
+    """Move a link, which must be down, into the network namespace that `namespace` is a descriptor of, as `new`."""
+    index = socket.if_nametoindex(name)
+    body = _link_head(index=index) + u32(IFLA_NET_NS_FD, namespace) + text(IFLA_IFNAME, new)
+    return Request(RTM_SETLINK, 0, body, "RTM_SETLINK namespace", name)
+
+
 def enslave(name: str, master: int) -> Request:
     """Make a link a port of the bridge with index `master`; 0 frees it."""
     return _set(name, "master", extra=u32(IFLA_MASTER, master))

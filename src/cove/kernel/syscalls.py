@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import platform
+from collections.abc import Collection
 from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
 
 AT_FDCWD = -100
@@ -26,6 +27,7 @@ _NR_KEYCTL = 250 if _X86 else 219
 _NR_SECCOMP = 317 if _X86 else 277
 _NR_IOPRIO_SET = 251 if _X86 else 30
 _NR_SCHED_SETATTR = 314 if _X86 else 274
+_NR_SET_MEMPOLICY = 238 if _X86 else 237
 _NR_PERSONALITY = 135 if _X86 else 92
 _NR_OPEN_TREE, _NR_MOVE_MOUNT, _NR_FSOPEN, _NR_FSCONFIG, _NR_FSMOUNT = 428, 429, 430, 431, 432
 _NR_CLOSE_RANGE, _NR_OPENAT2, _NR_MOUNT_SETATTR = 436, 437, 442
@@ -318,3 +320,14 @@ def sched_setattr(
 def personality(persona: int) -> int:
     """personality(2); returns the former one."""
     return _call("personality", _NR_PERSONALITY, c_ulong(persona))
+
+
+def set_mempolicy(mode: int, nodes: Collection[int]) -> None:
+    """set_mempolicy(2): on which NUMA nodes the memory of this process lies."""
+    words = max(nodes, default=-1) // 64 + 1
+    mask = (ctypes.c_uint64 * max(words, 1))()
+    for node in nodes:
+        mask[node // 64] |= 1 << node % 64
+    pointer = ctypes.byref(mask) if nodes else None
+    # The kernel reads one bit less than it is told of.
+    _call("set_mempolicy", _NR_SET_MEMPOLICY, c_int(mode), pointer, c_ulong(words * 64 + 1 if nodes else 0))

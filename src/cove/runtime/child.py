@@ -105,6 +105,7 @@ class Child:
         self.sync_fd = sync_fd
         self.gate_fd = gate_fd
         self.manner = manner
+        self.kept: int | None = None
         self._stage = "setup"
         self._admitted = False
 
@@ -131,11 +132,12 @@ class Child:
         syscalls.close_range(following)
 
     def shed(self) -> None:
-        """Close everything above 2 but what is preserved and the two sockets, which execve closes."""
-        low, high = sorted((self.sync_fd, self.gate_fd))
-        syscalls.close_range(3 + self.manner.preserved, low - 1)
-        syscalls.close_range(low + 1, high - 1)
-        syscalls.close_range(high + 1)
+        """Close everything above 2 but what is preserved, the two sockets and `kept`, which execve closes."""
+        following = 3 + self.manner.preserved
+        for fd in sorted({self.sync_fd, self.gate_fd, self.sync_fd if self.kept is None else self.kept}):
+            syscalls.close_range(following, fd - 1)
+            following = fd + 1
+        syscalls.close_range(following)
 
     def wait_for_gate(self) -> None:
         """Until the supervisor has put this process in its place (once); end silently if it died instead."""

@@ -13,22 +13,19 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from cove.errors import Conflict, InvalidArgument
 from cove.ipc import channel
-from cove.kernel import process, seccomp
+from cove.kernel import process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import NamespaceType, Seccomp
 from cove.paths import RunRoot
-from cove.runtime import init, orders, outside, state, stdio
+from cove.runtime import filters, init, orders, outside, state, stdio
 from cove.runtime.child import ChildStdio
 from cove.runtime.forker import Forker
 from cove.runtime.loop import Loop
 from cove.runtime.messages import ExecLaunch, Launch, Status
 from cove.runtime.pump import Pump
-
-_compile = lru_cache(maxsize=64)(seccomp.compile)
 
 
 @dataclass(slots=True)
@@ -122,7 +119,7 @@ def create(launch: Launch, sync_fd: int, run: RunRoot, *, cgroups: Cgroups, loop
 
 
 def _filter(profile: Seccomp | None) -> bytes:
-    return _compile(profile) if profile is not None else b""
+    return filters.compiled(profile) if profile is not None else b""
 
 
 def _first(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, *, cgroups: Cgroups, forker: Forker) -> Child:

@@ -19,6 +19,8 @@ from cove.kernel import privileges, rootpath, syscalls
 from cove.oci.spec import Process
 from cove.runtime import devices, program
 from cove.runtime.child import ChildStdio, Failure
+from cove.runtime.filters import Filter
+from cove.runtime.numbers import known
 from cove.runtime.users import MAX_ID, Identity, home_of, resolve
 
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
@@ -94,14 +96,12 @@ def apply_limits(process: Process, proc: int | None) -> None:
     if process.scheduler is not None:
         _schedule(process)
     if process.io_priority is not None:
-        syscalls.ioprio_set(
-            _known(_IO_CLASSES, process.io_priority.class_, "I/O class"), process.io_priority.priority
-        )
+        syscalls.ioprio_set(known(_IO_CLASSES, process.io_priority.class_, "I/O class"), process.io_priority.priority)
 
 
 def set_personality(domain: str) -> None:
     """What uname(2) says the machine is: LINUX, or LINUX32 for programs of the narrower kind."""
-    syscalls.personality(_known(_PERSONALITIES, domain, "personality"))
+    syscalls.personality(known(_PERSONALITIES, domain, "personality"))
 
 
 def set_oom_score(proc: int, value: int) -> None:
@@ -122,20 +122,14 @@ def write_oom_score(path: str, value: int) -> None:
         return
 
 
-def _known(table: dict[str, int], name: str, kind: str) -> int:
-    if name not in table:
-        raise Failure(f"unknown {kind} {name}, it is one of {', '.join(table)}")
-    return table[name]
-
-
 def _schedule(process: Process) -> None:
     wanted = process.scheduler
     assert wanted is not None
     flags = 0
     for flag in wanted.flags:
-        flags |= _known(_SCHEDULER_FLAGS, flag, "scheduler flag")
+        flags |= known(_SCHEDULER_FLAGS, flag, "scheduler flag")
     syscalls.sched_setattr(
-        policy=_known(_POLICIES, wanted.policy, "scheduling policy"),
+        policy=known(_POLICIES, wanted.policy, "scheduling policy"),
         flags=flags,
         nice=wanted.nice,
         priority=wanted.priority,
@@ -183,12 +177,12 @@ def _give(fd: int, owner: Identity) -> None:
             raise
 
 
-def drop(process: Process, identity: Identity, masks: Masks, seccomp: bytes) -> None:
+def drop(process: Process, identity: Identity, masks: Masks, seccomp: Filter) -> None:
     """From root with every right to the process' identity and capabilities."""
     if process.no_new_privileges:
         privileges.set_no_new_privs()
-    elif seccomp:
-        syscalls.seccomp_set_filter(seccomp)
+    else:
+        seccomp.install()
     privileges.limit_bounding(masks.bounding)
     privileges.keep_capabilities(True)
     privileges.become(identity.uid, identity.gid, identity.groups)

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from cove.kernel import mounts, namespaces, privileges, process, syscalls
 from cove.oci.spec import Process
-from cove.runtime import credentials, devices, idmaps, support
+from cove.runtime import affinity, credentials, devices, filters, idmaps, labels, support
 from cove.runtime.child import ORDINARY, Child, ChildStdio, Manner
 from cove.runtime.init import become
 from cove.runtime.messages import ExecLaunch
@@ -49,6 +49,9 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
     with child.stage("spec"):
         support.check_process(wanted)
         sets = credentials.masks_of(wanted)
+        labels.check(wanted)
+        filter_ = filters.prepare(seccomp, launch.seccomp, launch.container, {}, "running")
+        child.kept = filter_.listener
     child.wait_for_gate()
     with child.stage("namespaces"):
         os.setsid()
@@ -72,12 +75,15 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
     with child.stage("limits"):
         proc = mounts.new_filesystem("proc", "proc", ()) if wanted.oom_score_adj is not None else None
         credentials.apply_limits(wanted, proc)
+        affinity.after(wanted)
+        if labels.wanted(wanted):
+            labels.apply(wanted, mounts.new_filesystem("proc", "proc", ()))
     become(
         child,
         wanted,
         identity,
         sets,
-        seccomp,
+        filter_,
         found=found,
         root=root,
         stdio=stdio,

@@ -28,8 +28,22 @@ import msgspec
 
 from cove.kernel import mounts, namespaces, netlink, privileges, syscalls
 from cove.oci.spec import Linux, NamespaceType, Process, Spec
-from cove.runtime import credentials, devices, hooks, masks, outside, pid1, program, support, sysctls
+from cove.runtime import (
+    credentials,
+    devices,
+    filters,
+    hooks,
+    labels,
+    masks,
+    memory_policy,
+    outside,
+    pid1,
+    program,
+    support,
+    sysctls,
+)
 from cove.runtime.child import ORDINARY, Child, ChildStdio, Failure, Manner
+from cove.runtime.filters import Filter
 from cove.runtime.messages import Go, Launch
 from cove.runtime.rootfs import Tree
 from cove.runtime.users import Identity
@@ -57,7 +71,7 @@ def born_in(spec: Spec) -> tuple[tuple[NamespaceType, str], ...]:
     namespace of its own, from where it has no right to join one that belongs to another.
     """
     listed = [each for each in (spec.linux.namespaces if spec.linux else ()) if each.path]
-    apart = outside.needed(spec)
+    apart = outside.mounts_for(spec)
     return tuple((each.type, each.path) for each in listed if apart or each.type == "pid")
 
 
@@ -107,10 +121,14 @@ class _Init:
             process, linux = self.launch.spec.process, self.launch.spec.linux
             assert process is not None and linux is not None
             sets = credentials.masks_of(process)
+        with self.child.stage("seccomp"):
+            profile = linux.seccomp
+            filter_ = filters.prepare(seccomp, profile, self.launch.id, self.launch.spec.annotations, "creating")
+            self.child.kept = filter_.listener
         if outside.needed(self.launch.spec):
-            with self.child.stage("user namespace"):
+            with self.child.stage("setup"):
                 if self.child.manner.link is None:
-                    raise Failure("a user namespace of the container's own needs its maker's help")
+                    raise Failure("a container with a user namespace of its own needs its maker's help")
                 self.given = outside.receive(self.child.manner.link)
         with self.child.stage("namespaces"):
             os.setsid()
@@ -130,15 +148,19 @@ class _Init:
             credentials.apply_limits(process, self.proc)
             if linux.personality is not None:
                 credentials.set_personality(linux.personality.domain)
+            if linux.memory_policy is not None:
+                memory_policy.apply(linux.memory_policy)
+            if labels.wanted(process):
+                labels.apply(process, self.proc)
         if self.launch.rootfs is not None:
             self.child.lend_root(tree.root)
-        self._become(process, identity, sets, seccomp, tree.root, found)
+        self._become(process, identity, sets, filter_, tree.root, found)
 
     def _build_tree(self, linux: Linux) -> Tree:
         """Everything mounted, still outside of it."""
         spec = self.launch.spec
         with self.child.stage("rootfs"):
-            given = self.given
+            given = self.given if outside.mounts_for(spec) else None
             tree = Tree(spec, self.launch.rootfs, given)
             tree.enter()
             self.proc = given.proc if given and given.proc else mounts.new_filesystem("proc", "proc", ())
@@ -210,7 +232,7 @@ class _Init:
         process: Process,
         identity: Identity,
         sets: credentials.Masks,
-        seccomp: bytes,
+        seccomp: Filter,
         root: int,
         found: credentials.Program,
     ) -> NoReturn:
@@ -240,7 +262,7 @@ def become(
     process: Process,
     identity: Identity,
     sets: credentials.Masks,
-    seccomp: bytes,
+    seccomp: Filter,
     *,
     found: credentials.Program,
     root: int,
@@ -267,8 +289,8 @@ def become(
             pid1.split(console)
         credentials.reset_signals()
         os.umask(_DEFAULT_UMASK if process.user.umask is None else process.user.umask)
-        if process.no_new_privileges and seccomp:
-            syscalls.seccomp_set_filter(seccomp)
+        if process.no_new_privileges:
+            seccomp.install()
         program.execute(found.path, process.args, found.env)
 
 

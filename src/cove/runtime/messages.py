@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cove.oci.spec import Mount, Process, Resources, Spec
+from cove.oci.spec import Mount, Process, Resources, Seccomp, Spec
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True, omit_defaults=True, kw_only=True):
@@ -63,13 +63,17 @@ class Launch(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class ExecLaunch(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A further process in a running container; same `user` rule as Launch."""
+    """A further process in a running container; same `user` rule as Launch.
+
+    `seccomp`: flags and listener of the container's filter; its rules come compiled.
+    """
 
     id: str
     container: str
     process: Process
     user: str | None = None
     group_add: tuple[str, ...] = ()
+    seccomp: Seccomp | None = None
 
 
 class Exit(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -18,7 +18,7 @@ import msgspec
 from cove.ipc import channel
 from cove.kernel import syscalls
 from cove.kernel.cgroups import Birthplace
-from cove.runtime import exec_child, init, outside
+from cove.runtime import affinity, exec_child, init, outside
 from cove.runtime.child import ORDINARY, ChildStdio, Manner, enter, hide
 from cove.runtime.messages import ExecLaunch, Launch
 
@@ -87,6 +87,8 @@ def obey(gate_fd: int) -> NoReturn:
     orders = _decode(packet.body)
     named = dict(zip(orders.roles, packet.fds, strict=True))
     doors = tuple(fd for role, fd in zip(orders.roles, packet.fds, strict=True) if role == "door")
+    if orders.execute is not None and orders.execute.process.exec_cpu_affinity is not None:
+        affinity.before(orders.execute.process)
     enter(Birthplace(doors=doors), named["sync"])
     stdin, stdout, stderr = (named.get(name) for name in _STREAMS)
     stdio = ChildStdio(stdin, stdout, stderr, console=orders.console)

@@ -1,10 +1,11 @@
-"""What a container with a user namespace of its own cannot do for itself, done by a helper outside of it.
+"""What a container cannot do for itself from inside its namespaces, done by a helper outside of them.
 
     maker                         helper                                  init
       │── clone3(…|NEWUSER) ───────────────────────────────────────────────▶│ waits on link
       │── fork ──────────────────▶│ writes init's id maps, its OOM score    │
       │                           │ root, bind sources: mounted and mapped  │
-      │                           │── one packet each, with its mount ─────▶│ becomes root of its namespace,
+      │                           │── one packet each, with its mount ─────▶│
+      │                           │ resctrl group; devices of the network   │ becomes root of its namespace,
       │                           │── "done" ──────────────────────────────▶│ attaches them
       │◀─ exit                    └ ends
 
@@ -26,7 +27,7 @@ from cove.ipc import channel
 from cove.kernel import mounts, namespaces
 from cove.kernel.mounts import parse_options
 from cove.oci.spec import Linux, Mount, NamespaceType, Spec
-from cove.runtime import credentials, idmaps, sources
+from cove.runtime import credentials, idmaps, net_devices, resctrl, sources
 from cove.runtime.child import Child
 from cove.runtime.messages import Launch
 
@@ -46,7 +47,13 @@ class Given:
 
 
 def needed(spec: Spec) -> bool:
-    """Whether a container needs the helper: it has a new user namespace."""
+    """Whether a container needs the helper."""
+    linux = spec.linux
+    return mounts_for(spec) or (linux is not None and bool(linux.net_devices or linux.intel_rdt))
+
+
+def mounts_for(spec: Spec) -> bool:
+    """Whether the helper makes its mounts: it has a new user namespace."""
     return spec.linux is not None and any(each.type == "user" and not each.path for each in spec.linux.namespaces)
 
 
@@ -89,24 +96,39 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
     linux = spec.linux
     assert linux is not None
     child.isolate([])
-    with child.stage("user namespace"):
-        maps = _map(linux, pid)
-        idmaps.lend(stdio, pid)
-        if spec.process is not None and spec.process.oom_score_adj is not None:
-            credentials.write_oom_score(f"/proc/{pid}/oom_score_adj", spec.process.oom_score_adj)
-    with child.stage("rootfs"), socket.socket(fileno=link) as sock:
-        own = {each.type for each in linux.namespaces if not each.path}
-        for index, mount in enumerate(spec.mounts):
-            made = _make(mount, maps, own, pid)
-            if made is not None:
-                channel.send(sock, _FIRST + index, b"", [made])
-                os.close(made)
-        if "pid" not in own:
-            channel.send(sock, _PROC, b"", [mounts.new_filesystem("proc", "proc", ())])
-        root = sources.root(spec, launch.rootfs, maps)
-        channel.send(sock, _ROOT, b"", [root])
+    with socket.socket(fileno=link) as sock:
+        maps = None
+        if mounts_for(spec):
+            with child.stage("user namespace"):
+                maps = _map(linux, pid)
+                idmaps.lend(stdio, pid)
+                if spec.process is not None and spec.process.oom_score_adj is not None:
+                    credentials.write_oom_score(f"/proc/{pid}/oom_score_adj", spec.process.oom_score_adj)
+        if linux.intel_rdt is not None:
+            with child.stage("intelRdt"):
+                resctrl.apply(launch.id, linux.intel_rdt, pid)
+        if linux.net_devices:
+            with child.stage("network devices"):
+                net_devices.move(linux.net_devices, pid)
+        if maps is not None:
+            with child.stage("rootfs"):
+                _mounts(sock, launch, linux, maps, pid)
         channel.send(sock, _DONE, b"")
     os._exit(0)
+
+
+def _mounts(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Maps, pid: int) -> None:
+    """All that init may not make itself, the root at last."""
+    spec = launch.spec
+    own = {each.type for each in linux.namespaces if not each.path}
+    for index, mount in enumerate(spec.mounts):
+        made = _make(mount, maps, own, pid)
+        if made is not None:
+            channel.send(sock, _FIRST + index, b"", [made])
+            os.close(made)
+    if "pid" not in own:
+        channel.send(sock, _PROC, b"", [mounts.new_filesystem("proc", "proc", ())])
+    channel.send(sock, _ROOT, b"", [sources.root(spec, launch.rootfs, maps)])
 
 
 def _map(linux: Linux, pid: int) -> sources.Maps:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from cove.kernel import mounts, rootpath, syscalls
 from cove.kernel.mounts import Options, parse_options
 from cove.oci.spec import Device, Mount, Spec
-from cove.runtime import cgroupfs, devices, sources
+from cove.runtime import cgroupfs, copy_up, devices, labels, sources
 from cove.runtime.child import Failure
 from cove.runtime.outside import Given
 
@@ -115,16 +115,33 @@ class Tree:
         else:
             os.close(made)
 
-    @staticmethod
-    def _new(mount: Mount, options: Options, target: int) -> int:
+    def _new(self, mount: Mount, options: Options, target: int) -> int:
         data = list(options.data)
+        if options.idmap or mount.uid_mappings or mount.gid_mappings:
+            raise Failure(f"the mount at {mount.destination} is not a bind mount, so its ids cannot be mapped")
+        label = self._spec.linux.mount_label if self._spec.linux else ""
+        data += labels.context(mount.type, label)
         if "tmpcopyup" in data:
-            raise Failure(f"the mount option tmpcopyup of {mount.destination} is not supported")
+            return self._copied_up(mount, options, data, target)
         if mount.type == "tmpfs" and not any(option.startswith("mode=") for option in data):
             data.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
         if not mount.type:
             raise Failure(f"the mount at {mount.destination} has neither a type nor the option bind")
         return mounts.new_filesystem(mount.type, mount.source or mount.type, data, options.attributes[0])
+
+    @staticmethod
+    def _copied_up(mount: Mount, options: Options, data: list[str], target: int) -> int:
+        """A tmpfs with what is in its place; read-only, if it shall be, only then."""
+        if mount.type != "tmpfs":
+            raise Failure(f"the mount option tmpcopyup of {mount.destination} works only for a tmpfs")
+        found = [option for option in data if option != "tmpcopyup"]
+        if not any(option.startswith("mode=") for option in found):
+            found.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
+        attributes = options.attributes[0] & ~mounts.ATTR_RDONLY
+        made = mounts.new_filesystem("tmpfs", mount.source or "tmpfs", found, attributes)
+        copy_up.copy(target, made)
+        mounts.set_attributes(made, (options.attributes[0] & mounts.ATTR_RDONLY, 0))
+        return made
 
     @property
     def dev_fd(self) -> int:

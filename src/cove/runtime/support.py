@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cove.oci.spec import Process, Spec
+from cove.runtime import labels
 from cove.runtime.child import Failure
 
 
@@ -26,14 +27,11 @@ def check(spec: Spec, *, hooks: bool) -> None:
     _refuse(
         {
             "hooks": spec.hooks if not hooks else None,
-            "linux.netDevices": linux.net_devices,
-            "linux.intelRdt": linux.intel_rdt,
-            "linux.memoryPolicy": linux.memory_policy,
             "linux.personality.flags": linux.personality.flags if linux.personality else (),
-            "linux.mountLabel": linux.mount_label,
-            "linux.seccomp.listenerPath": linux.seccomp.listener_path if linux.seccomp else "",
         }
     )
+    labels.check_mounts(linux.mount_label)
+    labels.check(spec.process)
     check_process(spec.process)
 
 
@@ -41,13 +39,6 @@ def check_process(process: Process) -> None:
     """The same for a process, a container's first or an exec's."""
     if not process.args:
         raise Failure("the process has no program to run (args is empty)")
-    _refuse(
-        {
-            "process.execCPUAffinity": process.exec_cpu_affinity,
-            "process.selinuxLabel": process.selinux_label,
-            "process.apparmorProfile": process.apparmor_profile.removeprefix("unconfined"),
-        }
-    )
 
 
 def _refuse(members: dict[str, object]) -> None:

@@ -15,10 +15,10 @@ from dataclasses import replace
 import msgspec
 
 from cove.errors import CoveError, InvalidArgument
-from cove.kernel import process, seccomp
+from cove.kernel import process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Process, Spec
-from cove.runtime import hooks, init, outside
+from cove.runtime import filters, hooks, init, outside
 from cove.runtime.child import ChildStdio, Failure, Manner
 from cove.runtime.messages import Launch
 from cove.runtime.oci import afterwards, groups, stdio, store
@@ -69,7 +69,7 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         group = groups.path_of(spec.linux.cgroups_path)
         cgroups.create(group, spec.linux.resources)
         undo.callback(_remove_group, cgroups, group)
-        bpf = seccomp.compile(spec.linux.seccomp) if spec.linux.seccomp is not None else b""
+        bpf = filters.compiled(spec.linux.seccomp) if spec.linux.seccomp is not None else b""
         if bpf:
             container.write("seccomp.bpf", bpf)
         listener = _listen(container, opened) if listen else None

@@ -14,7 +14,7 @@ from cove.errors import Conflict, InvalidArgument
 from cove.kernel import privileges
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Capabilities, Process, User
-from cove.runtime import exec_child
+from cove.runtime import affinity, exec_child
 from cove.runtime.child import ChildStdio, Manner
 from cove.runtime.messages import ExecLaunch
 from cove.runtime.oci import bundle, create, foreground, groups, stdio, store
@@ -169,7 +169,8 @@ def _with_capabilities(own: Capabilities | None, added: list[str]) -> Capabiliti
 
 def _join(container: store.Container, wanted: Process, manner: Manner) -> Newborn:
     record = container.known
-    launch = ExecLaunch(id="", container=record.id, process=wanted)
+    linux = bundle.decode(container.read("config.json"), "config.json").linux
+    launch = ExecLaunch(id="", container=record.id, process=wanted, seccomp=linux.seccomp if linux else None)
     bpf = container.read("seccomp.bpf")
     cgroups: Cgroups = groups.driver(systemd=record.systemd)
     with ExitStack() as opened:
@@ -185,4 +186,5 @@ def _join(container: store.Container, wanted: Process, manner: Manner) -> Newbor
             )
 
         place = opened.enter_context(cgroups.birthplace(record.cgroup))
+        affinity.before(wanted)
         return born(0, place, [("pid", target)], become)

@@ -1,0 +1,125 @@
+"""OCI bundles of the small image, and `cove-oci` to run them: what the tests of the configuration stand on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import BIN
+
+SAFE = ["nosuid", "noexec", "nodev"]
+
+
+def config(*args: str) -> dict[str, Any]:
+    """A configuration that runs `args` as root with all capabilities, in namespaces of its own."""
+    mounts = [
+        {"destination": "/proc", "type": "proc", "source": "proc", "options": SAFE},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+        {"destination": "/dev/pts", "type": "devpts", "source": "pts", "options": ["newinstance", "ptmxmode=0666"]},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*SAFE, "ro"]},
+    ]
+    sets = [f"CAP_{name}" for name in ("CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SYS_ADMIN", "NET_ADMIN", "MKNOD")]
+    return {
+        "ociVersion": "1.2.1",
+        "root": {"path": "rootfs"},
+        "hostname": "box",
+        "process": {
+            "cwd": "/",
+            "args": list(args),
+            "env": ["PATH=/bin"],
+            "user": {"uid": 0, "gid": 0},
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), sets),
+        },
+        "mounts": mounts,
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")],
+            "resources": {"devices": [{"allow": True, "access": "rwm"}]},
+        },
+    }
+
+
+@dataclass
+class Bundle:
+    """A directory with a root file system; each run writes its configuration there."""
+
+    path: Path
+    state: Path
+    counter: Iterator[int] = field(default_factory=lambda: iter(range(10**6)))
+
+    @property
+    def rootfs(self) -> Path:
+        return self.path / "rootfs"
+
+    def write(self, content: dict[str, Any]) -> None:
+        (self.path / "config.json").write_text(json.dumps(content))
+
+    def call(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """One cove-oci command."""
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 30, "stdin": subprocess.DEVNULL}
+        return subprocess.run([str(BIN / "cove-oci"), "--root", str(self.state), *words], **(settings | options))
+
+    def name(self) -> str:
+        return f"conf-{os.getpid()}-{next(self.counter)}"
+
+    def run(self, content: dict[str, Any], **options: Any) -> subprocess.CompletedProcess[str]:
+        """The configuration, run to its end."""
+        self.write(content)
+        return self.call("run", "--bundle", str(self.path), self.name(), **options)
+
+    def out(self, content: dict[str, Any]) -> str:
+        """What it printed; it must succeed."""
+        done = self.run(content)
+        assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
+        return done.stdout
+
+    def refusal(self, content: dict[str, Any]) -> str:
+        """The one sentence that says why it was refused."""
+        done = self.run(content)
+        assert done.returncode != 0, done.stdout
+        return done.stderr
+
+    @contextmanager
+    def living(self, content: dict[str, Any]) -> Iterator[str]:
+        """A container that runs in the background; its name."""
+        self.write(content)
+        name = self.name()
+        quiet = {"capture_output": False, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        done = self.call("run", "--detach", "--bundle", str(self.path), name, **quiet)
+        assert done.returncode == 0, done.stderr
+        try:
+            yield name
+        finally:
+            self.call("delete", "--force", name)
+
+    def pid(self, name: str) -> int:
+        return int(json.loads(self.call("state", name).stdout)["pid"])
+
+
+@contextmanager
+def made(archive: Path) -> Iterator[Bundle]:
+    """A bundle of the image's files, in a directory that any user may enter."""
+    path = Path(tempfile.mkdtemp(prefix="cove-bundle-", dir="/var/tmp"))
+    try:
+        path.chmod(0o755)
+        (path / "rootfs").mkdir()
+        subprocess.run(["tar", "-C", path / "rootfs", "-xf", archive], check=True)
+        yield Bundle(path, path / "state")
+    finally:
+        shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def bundle(archive: Path) -> Iterator[Bundle]:
+    """One bundle for a module's tests."""
+    with made(archive) as found:
+        yield found
