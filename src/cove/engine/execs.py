@@ -49,10 +49,16 @@ class Exec:
 
 
 class ExecAttachment:
-    """The client's end of an exec. `streams` are read ends by stream number; a terminal's is its pty."""
+    """The client's end of an exec. `streams` are read ends by stream number; a terminal's is its pty.
 
-    def __init__(self, exec_: Exec, streams: dict[int, int], stdin: int | None, keys: DetachKeys | None) -> None:
-        self.tty = exec_.asked.tty
+    `tty`: whether the client, when it started it, said that it wants a terminal's bare bytes; else its output
+    comes in frames, even a terminal's.
+    """
+
+    def __init__(
+        self, exec_: Exec, streams: dict[int, int], stdin: int | None, keys: DetachKeys | None, *, tty: bool
+    ) -> None:
+        self.tty = tty
         self._exec = exec_
         self._streams = streams
         self._stdin = stdin
@@ -97,7 +103,7 @@ class ExecAttachment:
 
     async def close_stdin(self) -> None:
         """End of file for the process; a terminal has none but the user's own Ctrl-D."""
-        if self._stdin is not None and not self.tty:
+        if self._stdin is not None and not self._exec.asked.tty:
             os.close(self._stdin)
             self._stdin = None
 
@@ -126,8 +132,8 @@ class ExecAttachment:
 class FailedAttachment:
     """What a client gets whose process could not be started: the reason, and the end."""
 
-    def __init__(self, exec_: Exec, reason: str) -> None:
-        self.tty = exec_.asked.tty
+    def __init__(self, reason: str, *, tty: bool) -> None:
+        self.tty = tty
         self._reason = f"{reason}\r\n".encode()
 
     async def output(self) -> AsyncIterator[bytes]:
@@ -150,8 +156,8 @@ class StartingAttachment:
     the head would be lost to them.
     """
 
-    def __init__(self, exec_: Exec, start: Callable[[], Awaitable[ExecAttachment | FailedAttachment]]) -> None:
-        self.tty = exec_.asked.tty
+    def __init__(self, start: Callable[[], Awaitable[ExecAttachment | FailedAttachment]], *, tty: bool) -> None:
+        self.tty = tty
         self._start = start
         self._started: asyncio.Future[ExecAttachment | FailedAttachment] = asyncio.get_running_loop().create_future()
 
@@ -210,23 +216,23 @@ class Execs:
         if found.running or found.exit_code is not None:
             raise Conflict(f"Error: Exec command {exec_id} is already running or has ended")
         if body.detach:
-            await self._start(found, detach=True, size=body.console_size)
+            await self._start(found, body)
             return None
         found.running = True
 
         async def begin() -> ExecAttachment | FailedAttachment:
             try:
-                attachment = await self._start(found, detach=False, size=body.console_size)
+                attachment = await self._start(found, body)
                 assert attachment is not None
                 return attachment
             except CoveError as error:
-                return FailedAttachment(found, error.message)
+                return FailedAttachment(error.message, tty=body.tty)
 
-        return StartingAttachment(found, begin)
+        return StartingAttachment(begin, tty=body.tty)
 
-    async def _start(self, found: Exec, *, detach: bool, size: tuple[int, int] | None) -> ExecAttachment | None:
+    async def _start(self, found: Exec, body: wire.ExecStartRequest) -> ExecAttachment | None:
         try:
-            attachment = await self._run(found, detach=detach, size=size)
+            attachment = await self._run(found, body)
         except CoveError as error:
             found.running, found.exit_code = False, getattr(error, "exit_code", 128)
             found.ended.set()
@@ -239,12 +245,12 @@ class Execs:
         tell(self._context.events, found.container, f"exec_start: {' '.join(found.asked.cmd)}", execID=found.id)
         return attachment
 
-    async def _run(self, found: Exec, *, detach: bool, size: tuple[int, int] | None) -> ExecAttachment | None:
+    async def _run(self, found: Exec, body: wire.ExecStartRequest) -> ExecAttachment | None:
         asked = found.asked
         launch = ExecLaunch(
             id=found.id,
             container=found.container.id,
-            process=self._process(found, size),
+            process=self._process(found, body.console_size),
             user=asked.user or found.container.record.config.user,
             group_add=found.container.record.host.group_add or (),
             seccomp=installation(found.container.record.host, self._context.host),
@@ -255,9 +261,11 @@ class Execs:
             pty, process.pty_fd = process.pty_fd, None
             os.set_blocking(pty, False)
             stdin = os.dup(pty) if asked.attach_stdin else None
-            attachment = ExecAttachment(found, {STDOUT: pty}, stdin, DetachKeys(parse_keys(asked.detach_keys)))
+            attachment = ExecAttachment(
+                found, {STDOUT: pty}, stdin, DetachKeys(parse_keys(asked.detach_keys)), tty=body.tty
+            )
         else:
-            near, far = _pipes(asked, detach=detach)
+            near, far = _pipes(asked, detach=body.detach)
             try:
                 await self._go(found, launch, far)
             except BaseException:
@@ -268,8 +276,8 @@ class Execs:
                 for descriptor in set(far):
                     os.close(descriptor)
             stdin = near.pop(0, None)
-            attachment = ExecAttachment(found, near, stdin, None)
-        if detach:
+            attachment = ExecAttachment(found, near, stdin, None, tty=body.tty)
+        if body.detach:
             await attachment.close()
             return None
         return attachment

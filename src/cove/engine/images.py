@@ -21,7 +21,7 @@ from cove.engine.context import Context
 from cove.engine.image_view import defaults, descriptor, inspection, summary, unix_seconds
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
-from cove.errors import InvalidArgument, NotFound
+from cove.errors import Conflict, InvalidArgument, NotFound
 from cove.image import changes as instructions
 from cove.image.bootstrap import Options, bootstrap
 from cove.image.diff import commit
@@ -301,7 +301,10 @@ class ImageService:
         async with container.lock:
             freeze = pause and container.facts.phase == "running"
             if freeze:
-                await self._context.runtime.freeze(container.id, True)
+                try:
+                    await self._context.runtime.freeze(container.id, True)
+                except Conflict:  # it ended this very moment
+                    freeze = False
             try:
                 image = await self._context.executors.bulk(
                     self._commit, container, chosen, name=name, author=author, comment=comment

@@ -186,8 +186,7 @@ class Lifecycle:
             execDuration=str(int(ran)),
         )
         self._attachments.tell(container.id, facts.attached, "disconnect")
-        if pause is None:
-            resolve(container.ended, WaitResponse(status_code=exit_.code))
+        resolve(container.ended, WaitResponse(status_code=exit_.code))
         process, container.process = container.process, None
         if process is not None:
             process.close()
@@ -288,7 +287,7 @@ class Lifecycle:
         tell(self._context.events, container, "restart")
 
     async def kill(self, ref: str, *, signal: str = "") -> None:
-        """Send a signal; one that means to end it also forgets the restart policy."""
+        """Send a signal; one that means to end it also forgets the restart policy. SIGKILL waits for the end."""
         container = self._registry.find(ref)
         number = signals.parse(signal or "SIGKILL")
         async with container.lock:
@@ -298,7 +297,11 @@ class Lifecycle:
             if number in (_SIGKILL, own):
                 container.stopping = True
                 self._registry.note(container, wanted="stopped")
+            ended = self._watch(container.ended)
             await self._signal(container, number)
+        if number == _SIGKILL and await _within(ended, _KILL_PATIENCE):
+            async with container.lock:  # until `settle` has given everything back
+                return
 
     async def pause(self, ref: str) -> None:
         """Freeze all its processes."""

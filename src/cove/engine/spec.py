@@ -32,6 +32,9 @@ from cove.wire.containers import ContainerConfig, HostConfig
 
 DEFAULT_SHM = 64 << 20
 
+RUNTIMES = ("", "cove", "runc")
+"""There is one; "runc" is what other engines call theirs, and what clients send for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -215,7 +218,7 @@ def _check_modes(config: ContainerConfig, asked: HostConfig) -> None:
 
 def _check_unsupported(asked: HostConfig) -> None:
     """Everything that this version cannot do is said, never ignored."""
-    if asked.runtime not in ("", "cove"):
+    if asked.runtime not in RUNTIMES:
         raise InvalidArgument(f"unknown or invalid runtime name: {asked.runtime}")
     if asked.isolation not in ("", "default"):
         raise InvalidArgument(f'invalid isolation: "{asked.isolation}"; only "default" is possible on Linux')

@@ -47,10 +47,19 @@ def _tidy(value: Any, field: str = "") -> Any:
     return value
 
 
+def _spelt(value: Any, kind: type[T]) -> Any:
+    """Docker's server takes a field's name in any case; some clients count on it."""
+    names = getattr(kind, "__struct_encode_fields__", None)
+    if names is None or not isinstance(value, dict) or value.keys() <= set(names):
+        return value
+    exact = {name.lower(): name for name in names}
+    return {key if key in names else exact.get(key.lower(), key): item for key, item in value.items()}
+
+
 def decode(kind: type[T], body: bytes) -> T:
     """Read a request's body; an empty one counts as {}. Raises InvalidArgument."""
     try:
-        return msgspec.convert(_tidy(msgspec.json.decode(body or b"{}")), kind, strict=False)
+        return msgspec.convert(_spelt(_tidy(msgspec.json.decode(body or b"{}")), kind), kind, strict=False)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"The request's JSON body is not what this call takes: {error}") from error
 
