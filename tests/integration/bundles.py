@@ -28,7 +28,7 @@ def config(*args: str) -> dict[str, Any]:
         {"destination": "/dev/pts", "type": "devpts", "source": "pts", "options": ["newinstance", "ptmxmode=0666"]},
         {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*SAFE, "ro"]},
     ]
-    sets = [f"CAP_{name}" for name in ("CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "SYS_ADMIN", "NET_ADMIN", "MKNOD")]
+    sets = [f"CAP_{name}" for name in "CHOWN DAC_OVERRIDE SETUID SETGID SYS_ADMIN NET_ADMIN MKNOD".split()]
     return {
         "ociVersion": "1.2.1",
         "root": {"path": "rootfs"},
