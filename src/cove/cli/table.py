@@ -84,6 +84,8 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "network prune": ("prune:NETWORKS", "network", "Remove unused networks"),
     "network rm": ("networks:REMOVE", "network", "Remove networks"),
     "network update": ("networks:UPDATE", "network", "Change the rate of networks"),
+    "registry passwd": ("registry:PASSWD", "registry", "Set a user's password for a registry"),
+    "registry serve": ("registry:SERVE", "registry", "Serve a registry of images"),
     "system df": ("usage:USAGE", "system", "Show what takes disk space"),
     "system prune": ("prune:SYSTEM", "system", "Remove everything unused"),
 }
@@ -94,6 +96,7 @@ GROUPS = {
     "manifest": "Lists of images, one per platform",
     "volume": "Volumes",
     "network": "Networks",
+    "registry": "A registry of images",
     "system": "The daemon and its host",
 }
 

@@ -42,6 +42,11 @@ class Arrival:
             os.ftruncate(self._fd, 0)
 
     @property
+    def path(self) -> Path:
+        """Where the bytes lie until they are named."""
+        return self._path
+
+    @property
     def begun(self) -> bool:
         """Whether an earlier attempt left something."""
         return os.fstat(self._fd).st_size > 0

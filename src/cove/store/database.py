@@ -33,21 +33,27 @@ _MIGRATIONS: tuple[str, ...] = (
 )
 """Step n brings a database from version n to n + 1; a step is never edited once it was released."""
 
+_DURABLE_PAGES = 1000
+
 
 class Database:
     """A connection that any thread may use, one at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Open or make the database at `path`; raises Internal when it is damaged or from the future."""
+    def __init__(self, path: Path, migrations: Sequence[str] = _MIGRATIONS, *, durable: bool = False) -> None:
+        """Open or make the database at `path`; raises Internal when it is damaged or from the future.
+
+        `durable`: what was written survives a power failure too (an fsync for each transaction).
+        """
         self._path = path
+        self._migrations = migrations
         self._lock = threading.RLock()
         try:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, cached_statements=64
             )
             self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.execute("PRAGMA wal_autocheckpoint=0")
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._connection.execute(f"PRAGMA wal_autocheckpoint={_DURABLE_PAGES if durable else 0}")
             self._connection.execute("PRAGMA busy_timeout=5000")
             self._migrate()
         except sqlite3.Error as error:
@@ -58,14 +64,14 @@ class Database:
 
     def _migrate(self) -> None:
         version = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > len(_MIGRATIONS):
+        if version > len(self._migrations):
             raise Internal(
                 f"The database {self._path} has version {version}, written by a newer Cove than this one, "
-                f"which knows {len(_MIGRATIONS)}; install the newer version again"
+                f"which knows {len(self._migrations)}; install the newer version again"
             )
-        for number in range(version, len(_MIGRATIONS)):
+        for number in range(version, len(self._migrations)):
             with self.transaction():
-                for statement in _MIGRATIONS[number].split(";"):
+                for statement in self._migrations[number].split(";"):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version={number + 1}")
 

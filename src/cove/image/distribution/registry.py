@@ -123,6 +123,15 @@ class Repository:
             )
         return Fetched(raw, response.headers.get("Content-Type", "").partition(";")[0].strip(), expected)
 
+    def digest_of(self, which: str) -> str:
+        """The digest of the manifest at a tag, "" when the registry does not say; NotFound."""
+        response = self._send("HEAD", f"manifests/{which}", headers={"Accept": _ACCEPT})
+        response.release_conn()
+        if response.status == 404:
+            raise NotFound(f"manifest for {self.reference.familiar} not found: manifest unknown")
+        told = response.headers.get("Docker-Content-Digest", "")
+        return told if response.status == 200 and digests.is_digest(told) else ""
+
     def tags(self) -> tuple[str, ...]:
         """All tags of the repository, page after page, within reason."""
         found: list[str] = []
