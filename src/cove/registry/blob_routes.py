@@ -63,10 +63,10 @@ def _from_upstream(call: Call, repository: str, digest: str, headers: tuple[tupl
     return Stream(proxies.blob(repository, digest), OCTETS, headers=headers, length=size)
 
 
-async def _no_chunks() -> AsyncIterator[bytes]:
+async def _no_chunks(chunks: tuple[bytes, ...] = ()) -> AsyncIterator[bytes]:
     """What is sent after the header of an answer to HEAD."""
-    return
-    yield b""
+    for chunk in chunks:
+        yield chunk
 
 
 def _headers(call: Call, digest: str) -> tuple[tuple[str, str], ...]:
