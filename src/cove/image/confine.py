@@ -51,6 +51,13 @@ def enter(
     return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
+def readonly(layers: list[str]) -> int:
+    """A descriptor of the tree that these layers (the uppermost first) show together; nothing is attached anywhere."""
+    if len(layers) == 1:
+        return os.open(layers[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    return mounts.overlay(layers, "", "", ())
+
+
 def _first(place: str, layer: dict[str, Any]) -> int:
     """Mount a snapshot, or one directory, on `place` where nobody else sees it, and return its root."""
     if layer.get("type") != "overlay":

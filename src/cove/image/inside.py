@@ -27,7 +27,7 @@ def stat(root: int, path: str) -> dict[str, Any]:
     """The Engine API's description of a path: name, size, mode, mtime, linkTarget."""
     parent, name, shown = subject(root, path)
     found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    target = _final(root, path) if modes.S_ISLNK(found.st_mode) else ""
+    target = resolved(root, path) if modes.S_ISLNK(found.st_mode) else ""
     return {
         "name": shown if components(path) else "/",
         "size": found.st_size,
@@ -60,7 +60,7 @@ def subject(root: int, path: str) -> tuple[int, str, str]:
 def directory(root: int, path: str) -> str:
     """The directory to extract into, as a path without links; links that lead to it are followed."""
     os.close(_open(root, path, os.O_PATH | os.O_DIRECTORY))
-    return _final(root, path).strip("/")
+    return resolved(root, path).strip("/")
 
 
 def go_mode(mode: int) -> int:
@@ -77,7 +77,7 @@ def go_mode(mode: int) -> int:
     return kind | mode & 0o777 | sum(go for bit, go in special if mode & bit)
 
 
-def _final(root: int, path: str) -> str:
+def resolved(root: int, path: str) -> str:
     """Where a path leads after all links, as text; what does not exist is kept as it is written.
 
     It is only said, or opened again inside the root: no decision rests on it.

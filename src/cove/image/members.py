@@ -13,21 +13,18 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from cove.errors import CoveError, Internal, InvalidArgument, describe
+from cove.image.decompress import decompressed
 from cove.kernel import privileges
 
 BLOCK = 512
 _READ = 128 << 10
 _PIECE = 1 << 20
-_INFLATED = 256 << 10
 _MAX_EXTENSION = 1 << 20
-_MAX_WINDOW = 128 << 20
 _MAX_SPARSE_RUNS = 1_000_000
 
 REGULAR, HARD_LINK, SYMBOLIC_LINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = "0", "1", "2", "3", "4", "5", "6"
@@ -127,70 +124,6 @@ def _decompress(fd: int, limit: int, pieces: int, verdict: int) -> NoReturn:
 def _reads(fd: int) -> Iterator[bytes]:
     while data := os.read(fd, _READ):
         yield data
-
-
-def decompressed(stream: Iterable[bytes]) -> Iterator[bytes]:
-    """The stream without its gzip or zstd compression, if its first bytes show one."""
-    pieces = iter(stream)
-    head = b""
-    while len(head) < 4 and (piece := next(pieces, None)) is not None:
-        head += piece
-    if head.startswith(b"\x1f\x8b"):
-        return _inflated(head, pieces, lambda: zlib.decompressobj(31), zlib.error)
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
-        zstandard = sys.modules.get("zstandard")  # never imported here, where the root is a stranger's
-        if zstandard is None:
-            raise InvalidArgument("the archive is compressed with zstd although it was not announced so")
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-        return _inflated(head, pieces, lambda: _Zstd(decompressor.decompressobj()), zstandard.ZstdError)
-    return _chained(head, pieces)
-
-
-class _Zstd:
-    """A zstd frame with zlib's interface; its window, not the caller, bounds a piece."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.unconsumed_tail = b""
-
-    @property
-    def eof(self) -> bool:
-        return bool(self._inner.eof)
-
-    @property
-    def unused_data(self) -> bytes:
-        return bytes(self._inner.unused_data)
-
-    def decompress(self, data: bytes, _: int) -> bytes:
-        return bytes(self._inner.decompress(data))
-
-
-def _inflated(
-    head: bytes, pieces: Iterator[bytes], new: Callable[[], Any], broken: type[Exception]
-) -> Iterator[bytes]:
-    """Any number of compressed members, one after the other."""
-    inflate = new()
-    fed = False
-    try:
-        for data in _chained(head, pieces):
-            while data:
-                if inflate.eof:
-                    inflate, fed = new(), False
-                piece = inflate.decompress(data, _INFLATED)
-                fed = True
-                data = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
-                if piece:
-                    yield piece
-    except broken as error:
-        raise InvalidArgument(f"the archive is damaged: it cannot be decompressed ({error})") from error
-    if fed and not inflate.eof:
-        raise _cut()
-
-
-def _chained(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    if head:
-        yield head
-    yield from rest
 
 
 class Source:

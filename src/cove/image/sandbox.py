@@ -10,11 +10,14 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import cove
 from cove import errors
@@ -35,6 +38,127 @@ _ENVIRONMENT = {
 }
 
 
+class _Process(Protocol):
+    """What a Worker needs of its process; subprocess.Popen has it."""
+
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> int: ...
+
+
+class Zygote:
+    """A process with everything a worker imports, which forks one for each job: two milliseconds instead of eighty.
+
+    Each job is confined by itself, as if it had been started alone; the zygote does nothing but fork. It is
+    started with the first job and ends with the daemon's end of the socket. Safe to use from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._number = 0
+
+    def start(self) -> None:
+        """Begin to load, so that the first job need not wait for it."""
+        with self._lock:
+            self._connect()
+
+    def fork(self, job: dict[str, Any], stdin: int, stdout: int) -> _Forked:
+        """A confined worker for `job`; its descriptors (root, source, report) are passed with it."""
+        with ExitStack() as given:
+            near_in, stdin = _end(stdin, given, writing=True)
+            near_out, stdout = _end(stdout, given, writing=False)
+            places = {"stdin": stdin, "stdout": stdout, "report": job["report"]}
+            places |= {name: job[name] for name in ("root", "source") if job[name] >= 0}
+            document = os.memfd_create("job", os.MFD_CLOEXEC)
+            given.callback(os.close, document)
+            numbered = {name: position for position, name in enumerate(places, 1)}
+            os.pwrite(document, json.dumps(job | {"root": -1, "source": -1} | numbered).encode(), 0)
+            with self._lock:
+                sock = self._connect()
+                self._number += 1
+                number = self._number
+                socket.send_fds(sock, [b"job %d" % number], [document, *places.values()])
+        return _Forked(self, number, near_in, near_out)
+
+    def kill(self, number: int) -> None:
+        """End a job that nobody wants any more."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._socket is not None:
+                self._socket.send(b"kill %d" % number)
+
+    def _connect(self) -> socket.socket:
+        if self._socket is not None and self._process is not None and self._process.poll() is None:
+            return self._socket
+        if self._socket is not None:
+            self._socket.close()
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with far:
+            self._process = subprocess.Popen(
+                [sys.executable, "-s", "-P", "-m", "cove.image.zygote", str(far.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(far.fileno(),),
+                cwd="/",
+                env=_ENVIRONMENT | {"PYTHONPATH": str(Path(cove.__file__).parent.parent)},
+            )
+        self._socket = near
+        return near
+
+    def close(self) -> None:
+        """End it; jobs that still run end with their pipes."""
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+            if self._process is not None:
+                self._process.wait()
+
+
+class _Forked:
+    """A worker of the zygote: ended when its report pipe is."""
+
+    def __init__(self, zygote: Zygote, number: int, stdin: IO[bytes] | None, stdout: IO[bytes] | None) -> None:
+        self._zygote = zygote
+        self._number = number
+        self.stdin = stdin
+        self.stdout = stdout
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def kill(self) -> None:
+        self._zygote.kill(self._number)
+
+    def wait(self) -> int:
+        """The report's end, which the Worker reads, is the process' end."""
+        self.returncode = 0
+        return 0
+
+
+def _end(asked: int, given: ExitStack, *, writing: bool) -> tuple[IO[bytes] | None, int]:
+    """(our end of a pipe, the worker's end), or (None, the descriptor itself)."""
+    if asked == subprocess.DEVNULL:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        given.callback(os.close, null)
+        return None, null
+    if asked != subprocess.PIPE:
+        return None, asked
+    read, write = os.pipe()
+    near, far = (write, read) if writing else (read, write)
+    given.callback(os.close, far)
+    return os.fdopen(near, "wb" if writing else "rb", buffering=0), far
+
+
 class Worker:
     """One running job. Use as a context manager: leaving it early ends the process."""
 
@@ -48,6 +172,8 @@ class Worker:
         userns: int = -1,
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.DEVNULL,
+        zygote: Zygote | None = None,
+        source: int = -1,
         **job: Any,
     ) -> None:
         self._report, report = os.pipe()
@@ -61,6 +187,9 @@ class Worker:
                 "mounts": _plain(mounts),
                 **job,
             }
+            if zygote is not None:
+                self._process: _Process = zygote.fork(given | {"source": source}, stdin, stdout)
+                return
             # -P keeps the working directory off the path; without site packages (-S) it starts sooner.
             site = "-s" if job.get("zstd") else "-S"
             self._process = subprocess.Popen(
@@ -86,6 +215,9 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None:
             self._process.kill()
+            with contextlib.suppress(OSError):
+                while os.read(self._report, _CHUNK):
+                    pass
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):

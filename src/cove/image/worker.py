@@ -8,7 +8,8 @@
       │◀─────────────────────────────────────────────┤ report: JSON lines
       │        {"opaque": path} …  {"done": {…}} or {"error": class, "message": sentence}
 
-Verbs: `unpack` a layer into the root · `put` an archive below a path · `pack` a tree · `stat` a path.
+Verbs: `unpack` a layer into the root · `put` an archive below a path · `pack` a tree · `stat` a path;
+for builds `copy` from another tree · `digest` what would be copied · `make` a directory · `seal` a layer.
 One job, then it ends. Everything is imported before the root changes.
 """
 
@@ -22,17 +23,21 @@ import json
 import os
 import sys
 import tarfile  # noqa: F401
-from typing import Any
+from typing import Any, NoReturn
 
 from cove.errors import CoveError, Internal, InvalidArgument, describe
-from cove.image import confine, extract, inside, members, pack
+from cove.image import confine, copying, extract, inside, members, pack, sealing, trees
 
 Report = dict[str, Any]
 
 
 def main() -> None:
     """Do the job in argv and report; the exit status says only whether the report is complete."""
-    job: dict[str, Any] = json.loads(sys.argv[1])
+    perform(json.loads(sys.argv[1]))
+
+
+def perform(job: dict[str, Any]) -> NoReturn:
+    """Do one job in this process, report, and end."""
     report = job["report"]
     try:
         root = _confined(job)
@@ -55,6 +60,8 @@ def _confined(job: dict[str, Any]) -> int:
     if job.get("zstd"):
         import zstandard  # noqa: F401  only jobs that may need it pay for it
     try:
+        if job.get("below"):
+            job["source"] = confine.readonly(job["below"])
         root = confine.enter(
             job["root"],
             job["mounts"],
@@ -103,6 +110,7 @@ def _pack(job: dict[str, Any], root: int) -> Report:
         floor=job["floor"],
         skip=frozenset(job["skip"]),
         bare=job["bare"],
+        whole_seconds=job.get("whole_seconds", False),
     )
     parent, name, arcname = inside.subject(root, job["path"])
     buffer = bytearray()
@@ -115,6 +123,22 @@ def _pack(job: dict[str, Any], root: int) -> Report:
     pack.pack(write, parent, name, job["arcname"] or arcname, view)
     _flush(buffer)
     return {}
+
+
+def _copy(job: dict[str, Any], root: int) -> Report:
+    return copying.copy(job["source"], root, trees.Copy(**job["copy"]), members.Limits(**job["limits"]))
+
+
+def _digest(job: dict[str, Any], root: int) -> Report:
+    return trees.digest(root, trees.Copy(**job["copy"]), listed=job["listed"])
+
+
+def _make(job: dict[str, Any], root: int) -> Report:
+    return sealing.make_directory(root, job["path"], job["owner"])
+
+
+def _seal(job: dict[str, Any], root: int) -> Report:
+    return sealing.seal(root, job["floor"], job["stubs"])
 
 
 def _flush(buffer: bytearray) -> None:
@@ -147,7 +171,16 @@ def _explain(error: OSError) -> tuple[str, str]:
     return "Internal", f"the archive cannot be handled: {describe(error)}"
 
 
-_VERBS = {"unpack": _unpack, "put": _put, "pack": _pack, "stat": _stat}
+_VERBS = {
+    "unpack": _unpack,
+    "put": _put,
+    "pack": _pack,
+    "stat": _stat,
+    "copy": _copy,
+    "digest": _digest,
+    "make": _make,
+    "seal": _seal,
+}
 
 if __name__ == "__main__":
     main()
