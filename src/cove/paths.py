@@ -9,6 +9,7 @@ data root (0710, default /var/lib/cove)      run root (0700 but for the socket, 
 │   ├── hostname hosts resolv.conf               ├── state.json
 │   └── log/                                     └── stdin stdout stderr   FIFOs
 ├── volumes/<name>/_data/
+├── build/<digest>/  a build's cache mounts
 └── tmp/  emptied at daemon start
 """
 
@@ -100,6 +101,11 @@ class DataRoot:
     @property
     def tmp(self) -> Path:
         return self.root / "tmp"
+
+    @property
+    def build_mounts(self) -> Path:
+        """What `RUN --mount=type=cache` keeps between builds."""
+        return self.root / "build"
 
     def container(self, identity: str) -> ContainerData:
         return ContainerData(self.containers / identity)

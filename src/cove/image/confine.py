@@ -52,7 +52,7 @@ def enter(
 
 
 def readonly(layers: list[str]) -> int:
-    """A descriptor of the tree that these layers (the uppermost first) show together; nothing is attached anywhere."""
+    """A descriptor of what these layers (the uppermost first) show together; nothing is attached anywhere."""
     if len(layers) == 1:
         return os.open(layers[0], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     return mounts.overlay(layers, "", "", ())

@@ -45,6 +45,14 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+class Derived(Protocol):
+    """Blobs that are nowhere stored because they can be made again: built layers' archives."""
+
+    def length(self, digest: str) -> int | None: ...
+
+    def pieces(self, digest: str) -> Iterator[bytes]: ...
+
+
 class ContentStore:
     """Blobs by digest, in the layout at `root`; safe to use from several threads."""
 
@@ -54,6 +62,7 @@ class ContentStore:
         self._ingest = root / "ingest"
         self._partial = root / "partial"
         self._wanted: dict[str, float] = {}
+        self.derived: Derived | None = None
         self.stable = threading.RLock()
         """Held while garbage is collected, and by whoever must not see something vanish that it was just told of."""
         for directory in (*(self._blobs / name for name in _ALGORITHMS), self._ingest, self._partial):
@@ -73,7 +82,7 @@ class ContentStore:
         """Whether the blob is there; if so it stays for a while, because somebody counts on it."""
         with self.stable:
             self._wanted[digest] = time.monotonic()
-            return self.path(digest).is_file()
+            return self.path(digest).is_file() or self._derivable(digest) is not None
 
     def exists(self, digest: str) -> bool:
         """Whether the blob is there, asked by somebody who does not count on it."""
@@ -94,14 +103,23 @@ class ContentStore:
         try:
             return self.path(digest).stat().st_size
         except FileNotFoundError as error:
+            if (length := self._derivable(digest)) is not None:
+                return length
             raise _missing(digest) from error
+
+    def _derivable(self, digest: str) -> int | None:
+        return self.derived.length(digest) if self.derived is not None else None
 
     def open(self, digest: str) -> BinaryIO:
         """The blob for reading, or NotFound; it stays readable even if it is deleted meanwhile."""
         try:
             return self.path(digest).open("rb")
         except FileNotFoundError as error:
-            raise _missing(digest) from error
+            length = self._derivable(digest)
+            if length is None or self.derived is None:
+                raise _missing(digest) from error
+        self.ingest(self.derived.pieces(digest), expected=digest, size=length)
+        return self.path(digest).open("rb")
 
     def read(self, digest: str) -> bytes:
         """The whole blob, verified once more: for documents that decisions rest on.

@@ -9,6 +9,8 @@ Only whole things are removed, names first, so that a kill in the middle leaves 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cove.errors import CoveError
 from cove.image.content import ContentStore
 from cove.image.images import Images
@@ -17,13 +19,21 @@ from cove.image.overlayfs import OverlaySnapshots
 
 
 class Collector:
-    """Sweeps one store; one sweep at a time."""
+    """Sweeps one store; one sweep at a time. `further` names chain ids that somebody else needs: the build cache."""
 
-    def __init__(self, content: ContentStore, images: Images, layers: Layers, snapshots: OverlaySnapshots) -> None:
+    def __init__(
+        self,
+        content: ContentStore,
+        images: Images,
+        layers: Layers,
+        snapshots: OverlaySnapshots,
+        further: Callable[[], set[str]] = set,
+    ) -> None:
         self._content = content
         self._images = images
         self._layers = layers
         self._snapshots = snapshots
+        self._further = further
 
     def collect(self) -> int:
         """Remove what nothing needs; how many bytes of disk that freed.
@@ -39,7 +49,7 @@ class Collector:
 
     def _sweep_layers(self, reachable: set[str]) -> int:
         kept: set[str] = set()
-        for chain_id in reachable | self._snapshots.chains() | self._layers.wanted():
+        for chain_id in reachable | self._snapshots.chains() | self._layers.wanted() | self._further():
             kept |= {chain_id, *self._layers.lineage(chain_id)}
         freed = 0
         for chain_id in self._layers.chain_ids() - kept:

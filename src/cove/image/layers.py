@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,12 +47,16 @@ EMPTY = "empty"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of an unpacked layer; `boot` is "" once it is safely on disk."""
+    """What is known of an unpacked layer; `boot` is "" once it is safely on disk.
+
+    `archive`: the length of its archive, when that is nowhere stored but can be made again of the directory.
+    """
 
     parent: str
     diff_id: str
     size: int
     boot: str
+    archive: int = 0
 
 
 class Arriving(Protocol):
@@ -182,6 +186,43 @@ class Layers:
                     self._name(directory, chain_id, Facts(parent, seen.diff_id, seen.size, self._boot))
         return chain_id, seen
 
+    def adopt_tree(self, directory: Path, parent: str, diff_id: str, *, size: int, archive: int) -> str:
+        """Give a finished directory, which is an overlay's upper one, its name as a layer; its chain id.
+
+        `archive` is the length of the archive that `cove.image.derived` makes of it, with the digest `diff_id`.
+        The caller flushes with `flush` when all layers of its work are there.
+        """
+        chain_id = diff_id if not parent else digests.of(f"{parent} {diff_id}".encode())
+        self._want(chain_id)
+        with self._alone(chain_id):
+            known = self._facts.get(chain_id)
+            if known is None:
+                self._name(directory, chain_id, Facts(parent, diff_id, size, self._boot, archive), flush=False)
+                return chain_id
+            discard(directory, self._data.layers)
+            if not known.archive:  # it came from elsewhere, with a blob of its own that may go
+                with self._lock:
+                    self._facts[chain_id] = replace(known, archive=archive)
+                    self._write_facts(chain_id, self._facts[chain_id])
+        return chain_id
+
+    def flush(self) -> None:
+        """Bring layers that `adopt_tree` named onto the disk, in the background."""
+        waiting = {chain: facts for chain, facts in list(self._facts.items()) if facts.boot and facts.archive}
+        if waiting:
+            threading.Thread(target=self._settle_all, args=(waiting,), name="layer-flush", daemon=True).start()
+
+    def derived(self, diff_id: str) -> tuple[Path, int] | None:
+        """The directory that the archive `diff_id` can be made of, and the archive's length, or None."""
+        for chain_id, facts in list(self._facts.items()):
+            if facts.archive and facts.diff_id == diff_id:
+                return self._data.layer(chain_id), facts.archive
+        return None
+
+    def facts(self, chain_id: str) -> Facts | None:
+        """What is known of a layer, None when it is not here."""
+        return self._facts.get(chain_id)
+
     def remove(self, chain_id: str) -> None:
         """Delete an unpacked layer, which nothing may stand on any more."""
         with self._alone(chain_id):
@@ -217,25 +258,31 @@ class Layers:
             if directory.exists():
                 discard(directory, self._data.layers)
 
-    def _name(self, directory: Path, chain_id: str, facts: Facts) -> None:
+    def _name(self, directory: Path, chain_id: str, facts: Facts, *, flush: bool = True) -> None:
         self._write_facts(chain_id, facts)
         directory.rename(self._data.layer(chain_id))
         with self._lock:
             self._facts[chain_id] = facts
+        if not flush:
+            return
         threading.Thread(target=self._settle, args=(chain_id, facts), name="layer-flush", daemon=True).start()
 
     def _settle(self, chain_id: str, facts: Facts) -> None:
-        """Once the layer is on disk, say so: then no power failure can hurt it."""
+        self._settle_all({chain_id: facts})
+
+    def _settle_all(self, waiting: dict[str, Facts]) -> None:
+        """Once the layers are on disk, say so: then no power failure can hurt them."""
         try:
             # sync -f is syncfs(2), which Python does not have; it is outside of every other work's way.
-            done = subprocess.run(["sync", "-f", str(self._data.layer(chain_id))], check=False, timeout=600)
+            done = subprocess.run(["sync", "-f", str(self._data.layers)], check=False, timeout=600)
         except (OSError, subprocess.TimeoutExpired):
-            return  # it stays marked with its boot, and is unpacked again after the next one
+            return  # they stay marked with their boot, and are unpacked again after the next one
         with self._lock:
-            if done.returncode == 0 and self._facts.get(chain_id) == facts:
-                settled = Facts(facts.parent, facts.diff_id, facts.size, "")
-                self._write_facts(chain_id, settled)
-                self._facts[chain_id] = settled
+            for chain_id, facts in waiting.items():
+                if done.returncode == 0 and self._facts.get(chain_id) == facts:
+                    settled = replace(facts, boot="")
+                    self._write_facts(chain_id, settled)
+                    self._facts[chain_id] = settled
 
     def _recover(self) -> None:
         """Read the facts; throw away what was interrupted, by a kill or by a power failure."""
@@ -316,6 +363,8 @@ def discard(directory: Path, within: Path) -> None:
 def _read_facts(path: Path) -> Facts | None:
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
-        return Facts(found["parent"], found["diff_id"], int(found["size"]), found["boot"])
+        return Facts(
+            found["parent"], found["diff_id"], int(found["size"]), found["boot"], int(found.get("archive", 0))
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None

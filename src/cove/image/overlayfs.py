@@ -169,7 +169,7 @@ def _compare(directory: int, path: str, lower: list[int], found: list[Change]) -
         if stat.S_ISCHR(there.st_mode) and there.st_rdev == 0:
             found.append(Change(2, here))
             continue
-        before = _exists(lower, here)
+        before = exists_below(lower, here)
         found.append(Change(0 if before else 1, here))
         if stat.S_ISDIR(there.st_mode):
             try:
@@ -182,7 +182,7 @@ def _compare(directory: int, path: str, lower: list[int], found: list[Change]) -
                 os.close(fd)
 
 
-def _exists(lower: list[int], path: str) -> bool:
+def exists_below(lower: list[int], path: str) -> bool:
     """Whether the layers below show this path: the topmost one that knows it decides."""
     for layer in lower:
         parts = path.strip("/").split("/")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cove.errors import CoveError
 from cove.image.content import ContentStore
+from cove.image.derived import DerivedArchives
 from cove.image.gc import Collector
 from cove.image.images import Images
 from cove.image.layers import Layers
@@ -29,13 +31,14 @@ class ImageStore:
     collector: Collector
 
     @classmethod
-    def open(cls, data: DataRoot) -> ImageStore:
-        """Open the store, finish or forget what was interrupted, and sweep."""
+    def open(cls, data: DataRoot, further: Callable[[], set[str]] = set) -> ImageStore:
+        """Open the store, finish or forget what was interrupted, and sweep; `further` chain ids are needed too."""
         content = ContentStore(data.image)
         layers = Layers(data, content)
+        content.derived = DerivedArchives(layers)
         images = Images(data, content, layers.size, layers.settled)
         snapshots = OverlaySnapshots(data, layers)
-        collector = Collector(content, images, layers, snapshots)
+        collector = Collector(content, images, layers, snapshots, further)
         images.on_deletion(lambda: (collector.collect(), None)[1])
         collector.collect()
         _restore(images, layers)

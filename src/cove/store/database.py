@@ -30,6 +30,13 @@ _MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE volumes    (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE settings   (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE build_cache (key TEXT PRIMARY KEY, chain TEXT NOT NULL, parent TEXT NOT NULL, title TEXT NOT NULL,
+        size INTEGER NOT NULL, created_ns INTEGER NOT NULL, used_ns INTEGER NOT NULL, uses INTEGER NOT NULL)
+        WITHOUT ROWID;
+    CREATE TABLE build_places  (place TEXT PRIMARY KEY, parts BLOB NOT NULL, noted_ns INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE build_digests (tree TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
+    """,
 )
 """Step n brings a database from version n to n + 1; a step is never edited once it was released."""
 

@@ -1,0 +1,164 @@
+"""/build: a context in the body, parameters in the query, progress in the answer."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import msgspec
+
+from cove.api.http import Query, Reply, Request, Response, json_reply
+from cove.api.router import Route
+from cove.api.streams import progress
+from cove.engine.engine import Engine
+from cove.errors import InvalidArgument, Unsupported
+from cove.wire.base import decode
+from cove.wire.builds import BuildOptions
+from cove.wire.containers import Ulimit
+
+_PRUNE_FILTERS = ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
+
+
+async def build(engine: Engine, request: Request) -> Reply:
+    """Docker's call; BuildKit's sessions are refused in words that tell what to do."""
+    query = request.query
+    if query.text("version") == "2" or query.text("session"):
+        raise Unsupported(
+            "Cove has no BuildKit sessions; build with DOCKER_BUILDKIT=0 docker build, or with cove build, which has "
+            "secrets, cache mounts and parallel stages"
+        )
+    options = _options(query)
+    return progress(await engine.builds.build(options, request.body, _auth(request)))
+
+
+async def build_events(engine: Engine, request: Request) -> Reply:
+    """Cove's own: the same with each step's events."""
+    options = msgspec.structs.replace(_options(request.query), events=True)
+    return progress(await engine.builds.build(options, request.body, _auth(request)))
+
+
+async def cancel(engine: Engine, request: Request) -> Reply:
+    await engine.builds.cancel(request.query.text("id"))
+    return Response(status=204)
+
+
+async def prune(engine: Engine, request: Request) -> Reply:
+    query = request.query
+    kept = query.number("reserved-space") or query.number("keep-storage") or query.number("max-used-space") or 0
+    filters = query.filters(_PRUNE_FILTERS)
+    return json_reply(await engine.builds.prune(filters, all_=query.flag("all"), keep_bytes=kept))
+
+
+def _options(query: Query) -> BuildOptions:
+    if query.flag("squash"):
+        raise Unsupported("squash is not supported: it would throw away the layers that other images share")
+    return BuildOptions(
+        dockerfile=query.text("dockerfile"),
+        tags=tuple(text for text in query.texts("t") if text),
+        remote=query.text("remote"),
+        quiet=query.flag("q"),
+        no_cache=query.flag("nocache"),
+        no_cache_filter=_list(query, "nocachefilter"),
+        pull=query.flag("pull"),
+        arguments=_pairs(query, "buildargs"),
+        labels=_pairs(query, "labels"),
+        target=query.text("target"),
+        platforms=tuple(part for part in query.text("platform").split(",") if part),
+        network=query.text("networkmode"),
+        extra_hosts=_hosts(query),
+        shm_size=query.number("shmsize") or 0,
+        memory=query.number("memory") or 0,
+        memory_swap=query.number("memswap") or 0,
+        cpu_shares=query.number("cpushares") or 0,
+        cpu_period=query.number("cpuperiod") or 0,
+        cpu_quota=query.number("cpuquota") or 0,
+        cpuset_cpus=query.text("cpusetcpus"),
+        cgroup_parent=query.text("cgroupparent"),
+        ulimits=tuple(decode(list[Ulimit], query.text("ulimits").encode())) if query.text("ulimits") else (),
+        isolation=query.text("isolation"),
+        build_id=query.text("buildid"),
+        cache_from=_list(query, "cachefrom"),
+        cache_to=_list(query, "cacheto"),
+        outputs=_outputs(query),
+        allow=_list(query, "allow"),
+        session=query.text("cove-session"),
+        check=query.flag("check"),
+        epoch=query.number("epoch") if query.text("epoch") else _epoch(_pairs(query, "buildargs")),
+    )
+
+
+def _json(query: Query, name: str) -> object:
+    text = query.text(name)
+    if not text:
+        return None
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"the parameter {name} is no JSON: {error}") from None
+
+
+def _pairs(query: Query, name: str) -> dict[str, str]:
+    """A JSON object of text; a null is a name without a value, which is left out."""
+    found = _json(query, name)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise InvalidArgument(f"the parameter {name} is no JSON object")
+    return {str(key): str(value) for key, value in found.items() if value is not None}
+
+
+def _list(query: Query, name: str) -> tuple[str, ...]:
+    found = _json(query, name)
+    if found is None:
+        return ()
+    if not isinstance(found, list):
+        raise InvalidArgument(f"the parameter {name} is no JSON list")
+    return tuple(str(each) for each in found)
+
+
+def _outputs(query: Query) -> tuple[dict[str, object], ...]:
+    found = _json(query, "outputs")
+    if found is None:
+        return ()
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise InvalidArgument("the parameter outputs is no JSON list of objects")
+    return tuple(found)
+
+
+def _hosts(query: Query) -> tuple[str, ...]:
+    """"name:address" words: a JSON list, a comma-separated text, or the parameter again and again."""
+    texts = query.texts("extrahosts")
+    if len(texts) == 1 and texts[0].startswith("["):
+        return _list(query, "extrahosts")
+    if len(texts) == 1 and texts[0].startswith("{"):
+        return tuple(f"{name}:{address}" for name, address in _pairs(query, "extrahosts").items())
+    return tuple(part for text in texts for part in text.split(",") if part)
+
+
+def _epoch(arguments: dict[str, str]) -> int | None:
+    text = arguments.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}")
+    return int(text)
+
+
+def _auth(request: Request) -> dict[str, dict[str, str]]:
+    """X-Registry-Config: credentials by registry, base64."""
+    text = request.headers.get("x-registry-config", "")
+    if not text:
+        return {}
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return msgspec.json.decode(raw or b"{}", type=dict[str, dict[str, str]], strict=False)
+    except (binascii.Error, msgspec.DecodeError, ValueError) as error:
+        raise InvalidArgument(f"the header X-Registry-Config cannot be read: {error}") from None
+
+
+ROUTES: tuple[Route[Engine], ...] = (
+    Route("POST", "/build", build),
+    Route("POST", "/build/cancel", cancel),
+    Route("POST", "/build/prune", prune),
+    Route("POST", "/cove/build", build_events),
+)

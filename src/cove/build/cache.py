@@ -1,0 +1,164 @@
+"""What is known of finished steps: from a key by content to the layer that it made, across restarts.
+
+    build_cache   key ─▶ chain id of the result · size · when it was made and last used · what people call it
+    build_places  place of a step in a file ─▶ the parts of its last key, to say why it runs again
+    build_digests (tree, selection) ─▶ digest of the selected files
+
+A record is believed only while its layer is there. Owns which layers the cache keeps from being collected.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from cove.build.solver import Key
+from cove.store.database import Database
+
+_MAX_PLACES = 5000
+_MAX_DIGESTS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One finished step. Times in nanoseconds."""
+
+    key: str
+    chain: str
+    parent: str
+    title: str
+    size: int
+    created_ns: int
+    used_ns: int
+    uses: int
+
+
+class BuildCache:
+    """The tables, over the daemon's one database; used from one thread at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def chains(self) -> set[str]:
+        """Layers that finished steps made."""
+        return {chain for (chain,) in self._database.rows("SELECT DISTINCT chain FROM build_cache")}
+
+    def get(self, key: str) -> tuple[str, int] | None:
+        """The chain id under a key and when it was made; asking is using."""
+        found = self._database.rows("SELECT chain, created_ns FROM build_cache WHERE key = ?", (key,))
+        if not found:
+            return None
+        self._database.execute(
+            "UPDATE build_cache SET used_ns = ?, uses = uses + 1 WHERE key = ?", (time.time_ns(), key)
+        )
+        return str(found[0][0]), int(found[0][1])
+
+    def put(self, key: str, chain: str, *, parent: str, title: str, size: int, now: int) -> None:
+        """Remember a finished step."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO build_cache (key, chain, parent, title, size, created_ns, used_ns, uses) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+            (key, chain, parent, title, size, now, now),
+        )
+
+    def records(self) -> list[Record]:
+        """Everything, the longest unused first."""
+        rows = self._database.rows(
+            "SELECT key, chain, parent, title, size, created_ns, used_ns, uses FROM build_cache ORDER BY used_ns"
+        )
+        return [Record(*row) for row in rows]
+
+    def forget(self, key: str) -> None:
+        self._database.execute("DELETE FROM build_cache WHERE key = ?", (key,))
+
+    def prune(
+        self, *, wanted: Callable[[Record], bool], keep_bytes: int = 0, least_unused_ns: int = 0
+    ) -> list[Record]:
+        """Forget records that are `wanted` gone, the longest unused first, until `keep_bytes` are left."""
+        records = self.records()
+        total = sum(record.size for record in records)
+        gone: list[Record] = []
+        for record in records:
+            if keep_bytes and total <= keep_bytes:
+                break
+            if record.used_ns > least_unused_ns > 0 or not wanted(record):
+                continue
+            self.forget(record.key)
+            total -= record.size
+            gone.append(record)
+        return gone
+
+    # Why a step runs again
+
+    def last(self, place: str) -> dict[str, str] | None:
+        """The parts of the key that the step at `place` had last; None when it never ran."""
+        found = self._database.rows("SELECT parts FROM build_places WHERE place = ?", (place,))
+        return msgspec.json.decode(zlib.decompress(found[0][0]), type=dict[str, str]) if found else None
+
+    def note(self, place: str, key: Key) -> None:
+        """Remember what a step's key was made of."""
+        packed = zlib.compress(msgspec.json.encode(key.parts), 1)
+        with self._database.transaction():
+            self._database.execute(
+                "INSERT OR REPLACE INTO build_places (place, parts, noted_ns) VALUES (?, ?, ?)",
+                (place, packed, time.time_ns()),
+            )
+            self._database.execute(
+                "DELETE FROM build_places WHERE place IN "
+                "(SELECT place FROM build_places ORDER BY noted_ns DESC LIMIT -1 OFFSET ?)",
+                (_MAX_PLACES,),
+            )
+
+    # Digests of files in layers, which never change
+
+    def digest(self, tree: str) -> str | None:
+        found = self._database.rows("SELECT digest FROM build_digests WHERE tree = ?", (tree,))
+        return str(found[0][0]) if found else None
+
+    def moment(self, name: str, now: int) -> int:
+        """When a configuration was first made: the same again has the same time, and so the same identity."""
+        known = self.digest(f"moment {name}")
+        if known is not None:
+            return int(known)
+        self.keep_digest(f"moment {name}", str(now))
+        return now
+
+    def keep_digest(self, tree: str, digest: str) -> None:
+        self._database.execute("INSERT OR REPLACE INTO build_digests (tree, digest) VALUES (?, ?)", (tree, digest))
+
+
+def explain(before: dict[str, str] | None, now: dict[str, str]) -> str:
+    """What changed since the step ran last, in words."""
+    if before is None:
+        return "it never ran before"
+    changed = [name for name in now if before.get(name) != now[name]]
+    gone = [name for name in before if name not in now]
+    files = [name.removeprefix("file ") for name in changed + gone if name.startswith("file ")]
+    others = [name for name in changed + gone if not name.startswith(("file ", "files of "))]
+    said = [_said(name, before, now) for name in others]
+    if files:
+        more = f" and {len(files) - 3} more files" if len(files) > 3 else ""
+        what = [_said(f"file {name}", before, now) for name in files[:3]]
+        said.append(", ".join(what) + more)
+    elif not said:
+        said = [f"the {name} changed" for name in changed if name.startswith("files of ")]
+    return "; ".join(said) if said else "its result is no longer in the cache"
+
+
+def _said(name: str, before: dict[str, str], now: dict[str, str]) -> str:
+    if name not in before:
+        return f"the {name} is new" if name.startswith("file ") else f"{name} is new: {_value(now[name])}"
+    if name not in now:
+        return f"the {name} is gone" if name.startswith("file ") else f"{name} is gone"
+    if name.startswith("file "):
+        return f"the {name} changed"
+    return f"{name} changed from {_value(before[name])} to {_value(now[name])}"
+
+
+def _value(text: str) -> str:
+    short = text[:19] if text.startswith("sha256:") else text
+    return short if len(short) <= 80 else f"{short[:77]}…"

@@ -1,0 +1,150 @@
+"""COPY and ADD: where their sources come from, and what is done with them."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from cove.build import ops
+from cove.build.dockerfile import instructions as ins
+from cove.build.dockerfile.lexer import Heredoc
+from cove.build.dockerfile.syntax import DockerfileError
+from cove.build.dockerfile.words import expand
+from cove.build.giturl import GitUrl, parse_git
+from cove.build.graph import Vertex
+from cove.errors import InvalidArgument
+from cove.oci import digest as digests
+
+if TYPE_CHECKING:
+    from cove.build.dockerfile.stage import StageState
+
+_URL = re.compile(r"https?://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """The step, what it takes from, and the words of the history."""
+
+    step: ops.Transfer
+    inputs: tuple[Vertex, ...]
+    shown: str
+
+
+def transfer(state: StageState, copy: ins.Copy) -> Transferred:
+    """What a COPY or ADD does; raises DockerfileError."""
+    sources = [state.expand(each, copy) for each in copy.sources]
+    destination = _destination(state, state.expand(copy.destination, copy))
+    owner = state.expand(copy.chown, copy)
+    mode = state.expand(copy.chmod, copy)
+    common: dict[str, object] = {
+        "destination": destination,
+        "owner": owner,
+        "mode": mode,
+        "excludes": tuple(state.expand(each, copy) for each in copy.excludes),
+    }
+    several = len(sources) + len(copy.heredocs) > 1
+    if several and not destination.endswith("/") and not copy.parents and len(copy.heredocs):
+        raise DockerfileError(
+            f"when using {copy.node.name} with more than one source file, the destination must be a directory and "
+            "end with a /",
+            copy.position,
+        )
+    groups: list[tuple[Vertex, ops.Selection]] = []
+    if copy.heredocs:
+        groups.append(_inline(state, copy, common))
+    plain = [each for each in sources if not (copy.add and _is_remote(each))]
+    if plain:
+        groups.append(_from_tree(state, copy, plain, common))
+    groups += [_remote(copy, url, common) for url in sources if url not in plain]
+    if copy.checksum and not (len(sources) == 1 and not plain):
+        raise DockerfileError("checksum can't be specified for multiple or local sources", copy.position)
+    inputs = tuple(vertex for vertex, _ in groups)
+    step = ops.Transfer(copies=tuple(selection for _, selection in groups), epoch=state.planner.options.epoch)
+    flags = "".join(
+        f"--{name}={value} " for name, value in (("from", copy.from_), ("chown", owner), ("chmod", mode)) if value
+    )
+    names = [*(f"<<{each.name}" for each in copy.heredocs), *sources]
+    return Transferred(step, inputs, f"{flags}{' '.join(names)} {destination}")
+
+
+def _destination(state: StageState, text: str) -> str:
+    """Absolute, with the trailing slash that says that it is a directory."""
+    if not text:
+        raise DockerfileError("the destination of COPY or ADD is blank", state.stage.base.position)
+    slash = text.endswith("/") or text.rsplit("/", 1)[-1] in (".", "..")
+    whole = posixpath.normpath(posixpath.join("/", state.config.working_dir or "/", text))
+    whole = "/" + whole.lstrip("/")
+    return f"{whole}/" if slash and whole != "/" else whole
+
+
+def _is_remote(source: str) -> bool:
+    return bool(_URL.match(source)) or parse_git(source) is not None
+
+
+def _from_tree(
+    state: StageState, copy: ins.Copy, sources: list[str], common: dict[str, object]
+) -> tuple[Vertex, ops.Selection]:
+    if copy.from_:
+        vertex = state.planner.source(copy.from_, state.stage.index, copy)
+        # While an image is missing the plan is made again later; until then anything stands in its place.
+        vertex = vertex or Vertex(ops.Scratch(), title="[missing]")
+    else:
+        vertex = Vertex(ops.Context(), title="[internal] load build context")
+    kept = bool(copy.from_) and not isinstance(vertex.step, ops.Context)
+    unpack = copy.add if copy.unpack is None else copy.unpack
+    return vertex, ops.Selection(
+        sources=tuple(sources),
+        root_owned=not kept,
+        parents=copy.parents,
+        unpack=unpack,
+        **common,  # type: ignore[arg-type]
+    )
+
+
+def _inline(state: StageState, copy: ins.Copy, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
+    files = tuple((each.name, _content(state, copy, each)) for each in copy.heredocs)
+    vertex = Vertex(ops.Inline(files=files), title="[internal] here-documents")
+    sources = tuple(name for name, _ in files)
+    return vertex, ops.Selection(sources=sources, **{**common, "mode": common["mode"] or "0644"})  # type: ignore[arg-type]
+
+
+def _content(state: StageState, copy: ins.Copy, heredoc: Heredoc) -> str:
+    if not heredoc.expand:
+        return heredoc.content
+    try:
+        return expand(heredoc.content, state.scope, escape=state.planner.dockerfile.escape, raw_quotes=True)
+    except InvalidArgument as error:
+        raise DockerfileError(f"in the here-document {heredoc.name}: {error.message}", copy.position) from error
+
+
+def _remote(copy: ins.Copy, url: str, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
+    git = parse_git(url)
+    if git is not None:
+        return _git(copy, git, common)
+    if copy.checksum:
+        digests.check(copy.checksum)
+    name = posixpath.basename(urlsplit(url).path)
+    destination = str(common["destination"])
+    if not name:
+        if destination.endswith("/"):
+            raise DockerfileError(
+                f"cannot determine the file's name from {url}: end the destination with one", copy.position
+            )
+        name = posixpath.basename(destination)
+    vertex = Vertex(ops.Remote(url=url, checksum=copy.checksum, name=name), title=f"[{url}]")
+    mode = common["mode"] or "0600"
+    return vertex, ops.Selection(sources=(name,), unpack=bool(copy.unpack), **{**common, "mode": mode})  # type: ignore[arg-type]
+
+
+def _git(copy: ins.Copy, git: GitUrl, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
+    step = ops.Git(
+        url=git.remote,
+        ref=git.ref,
+        subdirectory=git.subdirectory,
+        keep_git_dir=copy.keep_git_dir,
+        checksum=copy.checksum,
+    )
+    return Vertex(step, title=f"[{git.remote}]"), ops.Selection(sources=("/",), **common)  # type: ignore[arg-type]

@@ -1,0 +1,72 @@
+"""What a plan is made for, and what it needs to be told of the world; frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cove.oci.image import ImageConfig
+from cove.oci.platform import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An image that a FROM or a COPY --from names, as it was found."""
+
+    reference: str
+    digest: str
+    chain: str
+    config: ImageConfig
+    raw_config: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The user's choices. `contexts` are named contexts: NAME to "image:REF" or "tree"."""
+
+    target: str = ""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    platform: Platform = Platform(os="linux", architecture="amd64")  # noqa: RUF009 - frozen
+    build_platform: Platform = Platform(os="linux", architecture="amd64")  # noqa: RUF009 - frozen
+    no_cache: bool = False
+    no_cache_filter: frozenset[str] = frozenset()
+    epoch: int | None = None
+    network: str = ""
+    extra_hosts: tuple[str, ...] = ()
+    shm_size: int = 0
+    entitlements: frozenset[str] = frozenset()
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    place: str = ""
+
+
+class Missing(Exception):
+    """The plan needs these images first: (reference, platform)."""
+
+    def __init__(self, images: frozenset[tuple[str, str]]) -> None:
+        super().__init__("images are missing")
+        self.images = images
+
+
+PROXIES = tuple(
+    name
+    for upper in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+    for name in (upper, upper.lower())
+)
+"""Arguments that every RUN may use without an ARG; they are no part of a key or a history."""
+
+
+def platform_arguments(options: Options) -> dict[str, str]:
+    """The arguments that are always there in FROM, and in a stage after `ARG NAME`."""
+    target, build = options.platform, options.build_platform
+    return {
+        "TARGETPLATFORM": str(target),
+        "TARGETOS": target.os,
+        "TARGETARCH": target.architecture,
+        "TARGETVARIANT": target.variant,
+        "TARGETSTAGE": options.target or "default",
+        "BUILDPLATFORM": str(build),
+        "BUILDOS": build.os,
+        "BUILDARCH": build.architecture,
+        "BUILDVARIANT": build.variant,
+    }

@@ -1,0 +1,191 @@
+"""From stages to a graph of steps and an image's configuration: what a Dockerfile means.
+
+    Dockerfile + Options + Bases ─▶ Plan(vertices, configuration, history, warnings)
+
+Pure. Only stages that the target needs are looked at. An image that is not known yet is asked for by raising
+Missing; the caller finds it and plans again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cove.build import ops
+from cove.build.dockerfile import instructions as ins
+from cove.build.dockerfile import lint
+from cove.build.dockerfile.options import Base, Missing, Options, platform_arguments
+from cove.build.dockerfile.stage import Made, StageState, with_labels
+from cove.build.dockerfile.syntax import DockerfileError, Warning
+from cove.build.dockerfile.words import expand
+from cove.build.graph import Vertex
+from cove.errors import InvalidArgument
+from cove.oci.platform import Platform
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The target stage as a graph and a configuration; `lines` are the instructions of all stages that it needs."""
+
+    made: Made
+    warnings: tuple[Warning, ...]
+    lines: tuple[tuple[str, Vertex | None], ...]
+
+
+def plan(dockerfile: ins.Dockerfile, options: Options, known: Mapping[tuple[str, str], Base]) -> Plan:
+    """The plan; raises DockerfileError, InvalidArgument or Missing."""
+    planner = _Planner(dockerfile, options, known)
+    made = planner.stage(planner.target())
+    if planner.missing:
+        raise Missing(frozenset(planner.missing))
+    assert made is not None
+    warnings = (*lint.file(dockerfile), *planner.warnings)
+    lines = [line for _, each in sorted(planner.done.items()) if each is not None for line in each.shown]
+    made = with_labels(made, dict(options.labels))
+    return Plan(made, tuple(sorted(set(warnings), key=lambda each: (each.line, each.rule))), tuple(lines))
+
+
+class _Planner:
+    def __init__(self, dockerfile: ins.Dockerfile, options: Options, known: Mapping[tuple[str, str], Base]) -> None:
+        self.dockerfile = dockerfile
+        self.options = options
+        self.known = known
+        self.missing: set[tuple[str, str]] = set()
+        self.warnings: list[Warning] = []
+        self.done: dict[int, Made | None] = {}
+        self.globals = self._global_arguments()
+
+    def _global_arguments(self) -> dict[str, str]:
+        """What ARGs above the first FROM say; the platform's are there without being asked for."""
+        scope = platform_arguments(self.options)
+        scope.update({name: value for name, value in self.options.arguments.items() if name in scope})
+        for arg in self.dockerfile.arguments:
+            for name, default in arg.pairs:
+                if name in self.options.arguments:
+                    scope[name] = self.options.arguments[name]
+                elif default is not None:
+                    scope[name] = self.expand(default, scope, arg)
+        return scope
+
+    def expand(self, text: str, scope: Mapping[str, str], at: ins.Instruction, rule: str = "UndefinedVar") -> str:
+        """The text with its variables; an error or a warning has the instruction's line."""
+
+        def unset(name: str) -> None:
+            self.warn(at, rule, lint.undefined(rule, name, scope))
+
+        try:
+            return expand(text, scope, escape=self.dockerfile.escape, unset=unset)
+        except DockerfileError:
+            raise
+        except InvalidArgument as error:
+            raise DockerfileError(f"failed to process {text!r}: {error.message}", at.position) from error
+
+    def warn(self, at: ins.Instruction, rule: str, message: str) -> None:
+        self.warnings.append(Warning(rule, message, at.position.line))
+
+    # ── which stage ───────────────────────────────────────────────────────────────────────────────
+
+    def target(self) -> ins.Stage:
+        """The stage that is asked for: by name, by number, or the last one."""
+        wanted = self.options.target
+        if not wanted:
+            return self.dockerfile.stages[-1]
+        found = self.find(wanted)
+        if found is None:
+            raise InvalidArgument(
+                f"target stage {wanted!r} could not be found: the Dockerfile has no stage of that name"
+            )
+        return found
+
+    def find(self, name: str, before: int | None = None) -> ins.Stage | None:
+        """The stage called `name`, or numbered so; of those before a position, the last."""
+        stages = self.dockerfile.stages[:before]
+        for stage in reversed(stages):
+            if stage.name and stage.name == name.lower():
+                return stage
+        if name.isdecimal() and int(name) < len(stages):
+            return stages[int(name)]
+        return None
+
+    def stage(self, stage: ins.Stage) -> Made | None:
+        """A stage planned once; None when an image is missing."""
+        if stage.index not in self.done:
+            self.done[stage.index] = None
+            self.done[stage.index] = self._plan_stage(stage)
+        return self.done[stage.index]
+
+    def _plan_stage(self, stage: ins.Stage) -> Made | None:
+        base = stage.base
+        name = self.expand(base.image, self.globals, base, "UndefinedArgInFrom")
+        if not name:
+            raise DockerfileError(f"base name ({base.image}) should not be blank", base.position)
+        platform = self._platform(base)
+        below = None if name in self.options.contexts else self._stage_below(name, stage.index)
+        state: StageState | None
+        if below is not None:
+            made = self.stage(below)
+            state = StageState.on_stage(self, stage, made) if made else None
+        elif name == "scratch":
+            state = StageState.on_scratch(self, stage, platform)
+        else:
+            image = self.image(name, platform)
+            state = StageState.on_image(self, stage, image, platform) if image else None
+        if state is None:
+            self._look_ahead(stage)
+            return None
+        return state.run()
+
+    def _platform(self, base: ins.From) -> Platform:
+        if not base.platform:
+            return self.options.platform
+        text = self.expand(base.platform, self.globals, base, "UndefinedArgInFrom")
+        if not text:
+            raise DockerfileError(f"empty platform value from expression {base.platform}", base.position)
+        return Platform.parse(text)
+
+    def _stage_below(self, name: str, index: int) -> ins.Stage | None:
+        for stage in reversed(self.dockerfile.stages[:index]):
+            if stage.name and stage.name == name.lower():
+                return stage
+        return None
+
+    def _look_ahead(self, stage: ins.Stage) -> None:
+        """While the base is missing, ask at once for what the stage copies from."""
+        for instruction in stage.body:
+            if isinstance(instruction, ins.Copy) and instruction.from_ and "$" not in instruction.from_:
+                self.source(instruction.from_, stage.index, instruction)
+
+    # ── what stages take from others ──────────────────────────────────────────────────────────────
+
+    def image(self, name: str, platform: Platform) -> Base | None:
+        """A base image, if it is known by now."""
+        context = self.options.contexts.get(name, "")
+        wanted = (context.removeprefix("image:") if context.startswith("image:") else name, str(platform))
+        found = self.known.get(wanted)
+        if found is None:
+            self.missing.add(wanted)
+        return found
+
+    def source(self, name: str, index: int, at: ins.Instruction) -> Vertex | None:
+        """Where --from=NAME leads: a named context, an earlier stage, or an image."""
+        if self.options.contexts.get(name) == "tree":
+            return Vertex(ops.Context(name=name), title=f"[context {name}]")
+        if name not in self.options.contexts:
+            stage = self.find(name, index)
+            if stage is not None:
+                made = self.stage(stage)
+                return made.vertex if made else None
+            if name.isdecimal() or (later := self.find(name)) is not None:
+                why = "refers to the stage itself or a later one" if not name.isdecimal() else "is out of bounds"
+                raise DockerfileError(f"--from={name} {why}: only earlier stages can be copied from", at.position)
+            del later
+        if name == "scratch":
+            return Vertex(ops.Scratch(), title="[scratch]")
+        image = self.image(name, self.options.platform)
+        return image_vertex(image, name) if image else None
+
+
+def image_vertex(image: Base, name: str) -> Vertex:
+    """The source step of an image."""
+    step = ops.Image(reference=image.reference, digest=image.digest, chain=image.chain)
+    return Vertex(step, title=f"[{name}] {image.reference}")

@@ -1,0 +1,176 @@
+"""Files from elsewhere: by HTTP, and from git repositories.
+
+A download goes into a directory of its own under a name that we chose; its digest is its identity. git runs as a
+program of the host with nothing of the user's configuration, in a directory of its own, and is never given a
+word of a stranger where it would take a flag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import urllib3
+
+from cove.build import ops
+from cove.build.giturl import GitUrl
+from cove.errors import InvalidArgument, NotFound, Unavailable, Unsupported
+
+_CHUNK = 1 << 20
+_MOST = 16 << 30
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_PATIENCE = 600
+
+
+def download(directory: Path, step: ops.Remote) -> str:
+    """Fetch the file into `directory`; its digest. InvalidArgument when it is not `checksum`."""
+    directory.mkdir(mode=0o755)
+    target = directory / step.name
+    digest = fetch(step.url, target)
+    if step.checksum and digest != step.checksum:
+        raise InvalidArgument(f"digest mismatch: {step.url} has {digest}, but {step.checksum} was expected")
+    return digest
+
+
+def fetch(url: str, target: Path) -> str:
+    """One file by HTTP with redirects; its sha256 digest. Its time is the server's Last-Modified, else 0."""
+    content = hashlib.sha256()
+    size = 0
+    with urllib3.PoolManager(retries=urllib3.Retry(3, redirect=10), timeout=60) as pool:
+        try:
+            answer = _pool(pool, url).request("GET", url, preload_content=False, headers={"User-Agent": "cove"})
+            if answer.status >= 400:
+                kind = NotFound if answer.status == 404 else Unavailable
+                raise kind(f"{url} cannot be fetched: the server answers {answer.status}")
+            with open(target, "xb") as file:
+                for piece in answer.stream(_CHUNK, decode_content=False):
+                    size += len(piece)
+                    if size > _MOST:
+                        raise InvalidArgument(f"{url} is longer than {_MOST} bytes")
+                    content.update(piece)
+                    file.write(piece)
+            _date(target, answer.headers.get("Last-Modified", ""))
+        except urllib3.exceptions.HTTPError as error:
+            raise Unavailable(f"{url} cannot be fetched: {error}") from error
+    return f"sha256:{content.hexdigest()}"
+
+
+def _pool(pool: urllib3.PoolManager, url: str) -> urllib3.PoolManager:
+    """Through the proxy that the daemon's environment names, if it names one for this host."""
+    from urllib.request import getproxies, proxy_bypass
+
+    scheme, _, rest = url.partition("://")
+    proxy = getproxies().get(scheme.lower(), "")
+    if not proxy or proxy_bypass(rest.partition("/")[0]):
+        return pool
+    return urllib3.ProxyManager(proxy if "://" in proxy else f"http://{proxy}", retries=urllib3.Retry(3, redirect=10))
+
+
+def _date(path: Path, text: str) -> None:
+    try:
+        moment = parsedate_to_datetime(text).timestamp() if text else 0.0
+    except ValueError:
+        moment = 0.0
+    os.utime(path, (moment, moment))
+
+
+# ── git ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def clone(directory: Path, step: ops.Git) -> str:
+    """The repository's tree at its reference into `directory`; the commit's id."""
+    work = directory.with_name(f"{directory.name}-git")
+    commit = check_out(work, GitUrl(step.url, step.ref, ""), keep_git_dir=step.keep_git_dir)
+    if step.checksum and not commit.startswith(step.checksum):
+        raise InvalidArgument(f"{step.url} is at commit {commit}, but {step.checksum} was expected")
+    subdirectory(work, step.subdirectory).rename(directory)
+    shutil.rmtree(work, ignore_errors=True)
+    return f"{step.url} {commit} {step.subdirectory} {step.keep_git_dir}"
+
+
+def check_out(work: Path, git: GitUrl, *, keep_git_dir: bool = False) -> str:
+    """Fetch one commit and its submodules, as shallow as the server lets us; the commit's id."""
+    if shutil.which("git") is None:
+        raise Unsupported("the host has no git, which a git source needs; install the package git")
+    work.mkdir(mode=0o755)
+    _git(work, "init", "--quiet", ".")
+    _git(work, "remote", "add", "origin", "--", git.remote)
+    wanted = git.ref or "HEAD"
+    # Plumbing that takes a revision after "--end-of-options" cannot take it for a flag.
+    if _git(work, "fetch", "--quiet", "--depth=1", "--end-of-options", "origin", wanted, check=False):
+        _git(work, "fetch", "--quiet", "--tags", "--end-of-options", "origin", "+refs/heads/*:refs/remotes/origin/*")
+        for name in (f"refs/remotes/origin/{wanted}", f"refs/tags/{wanted}", wanted):
+            if not _git(work, "checkout", "--quiet", "--detach", name, "--", check=False):
+                break
+        else:
+            raise NotFound(f"the repository {git.remote} has no branch, tag or commit {wanted}")
+    else:
+        _git(work, "checkout", "--quiet", "--detach", "FETCH_HEAD", "--")
+    _git(work, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", check=False)
+    commit = _output(work, "rev-parse", "HEAD")
+    if not _COMMIT.fullmatch(commit):
+        raise Unavailable(f"git does not tell the commit of {git.remote}")
+    if not keep_git_dir:
+        for found in work.rglob(".git"):
+            shutil.rmtree(found) if found.is_dir() and not found.is_symlink() else found.unlink()
+    return commit
+
+
+def subdirectory(work: Path, path: str) -> Path:
+    """A directory below, without any link on the way."""
+    found = work
+    for name in path.split("/"):
+        if not name:
+            continue
+        found = found / name
+        if name in (".", "..") or found.is_symlink() or not found.is_dir():
+            raise NotFound(f"the repository has no directory {path!r}")
+    return found
+
+
+def _environment(work: Path) -> dict[str, str]:
+    names = (
+        "PATH",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "SSH_AUTH_SOCK",
+    )
+    kept = {name: value for name in names if (value := os.environ.get(name))}
+    return kept | {
+        "HOME": str(work),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": "http:https:git:ssh",
+        "GIT_SSH_COMMAND": "ssh -F /dev/null -o BatchMode=yes",
+        "LC_ALL": "C.UTF-8",
+    }
+
+
+_SAFE = ("-c", "core.hooksPath=/dev/null", "-c", "core.symlinks=true", "-c", "protocol.ext.allow=never")
+
+
+def _git(work: Path, *words: str, check: bool = True) -> int:
+    done = subprocess.run(
+        ["git", *_SAFE, *words], cwd=work, env=_environment(work), capture_output=True, text=True, timeout=_PATIENCE
+    )
+    if check and done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise Unavailable(f"git {words[0]} failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
+    return done.returncode
+
+
+def _output(work: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", *_SAFE, *words], cwd=work, env=_environment(work), capture_output=True, text=True, timeout=_PATIENCE
+    )
+    return done.stdout.strip()

@@ -1,0 +1,262 @@
+"""How each kind of step is told apart by content, and performed: the solver's Performer for one build.
+
+identify: parts by name ─▶ key        base, command, each variable, each copied file's digest
+perform:  source ─▶ a tree            context, here-documents, a download, a repository
+          step   ─▶ a layer           through the confined worker, or in a container by the Runner
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from cove.build import fetching, ops
+from cove.build.cache import BuildCache, explain
+from cove.build.graph import Vertex, definition
+from cove.build.layers import Source, Workshop
+from cove.build.solver import Key, Log
+from cove.errors import CoveError, Internal, InvalidArgument
+
+_MAX_NAMED_FILES = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A file system by the chain id of its layers, or a tree on disk. `size`: bytes that the step added."""
+
+    source: Source
+    identity: str
+    size: int = 0
+    created_ns: int = 0
+
+
+class StepFailed(CoveError):
+    """A program in a RUN ended with a code that is not 0."""
+
+    def __init__(self, vertex: Vertex, command: str, code: int) -> None:
+        super().__init__(f"The command '{command}' returned a non-zero code: {code}")
+        self.vertex = vertex
+        self.code = code
+
+
+class Runner(Protocol):
+    """Runs programs in containers; the engine's part."""
+
+    async def run(
+        self, key: str, step: ops.Run, sources: tuple[Source, ...], log: Log
+    ) -> tuple[int, tuple[str, ...]]:
+        """The exit code, and the mount points that it made and nobody needs."""
+        ...
+
+
+Blocking = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What one build's steps have. `contexts` are trees by name; `scratch` is a directory for what passes through."""
+
+    workshop: Workshop
+    cache: BuildCache
+    runner: Runner
+    blocking: Blocking
+    contexts: dict[str, Path]
+    scratch: Path
+    ignore: tuple[str, ...] = ()
+    digests: dict[str, tuple[str, list[list[str]]]] = field(default_factory=dict)
+    imported: Callable[[str], Awaitable[tuple[str, int] | None]] | None = None
+
+
+class Steps:
+    """The Performer of one build."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self._around = around
+        self._reasons: dict[str, str] = {}
+        self._trees = 0
+
+    # ── identity ──────────────────────────────────────────────────────────────────────────────────
+
+    async def identify(self, vertex: Vertex, inputs: list[Result]) -> Key | None:
+        """The key by content; sources have none."""
+        step = vertex.step
+        if not inputs:
+            return None
+        parts = {"the layer below": inputs[0].identity}
+        if isinstance(step, ops.Run):
+            parts |= await self._run_parts(step, inputs)
+        elif isinstance(step, ops.Transfer):
+            parts["the instruction"] = _plainly(definition(step).decode("utf-8", "surrogateescape"))
+            for selection, source, origin in zip(step.copies, inputs[1:], vertex.inputs[1:], strict=True):
+                parts |= await self._file_parts(selection, source, origin)
+        else:
+            parts["the instruction"] = _plainly(definition(step).decode("utf-8", "surrogateescape"))
+        whole = hashlib.sha256(step.kind.encode())
+        for name, value in sorted(parts.items()):
+            if not name.startswith("file "):
+                whole.update(f"\0{name}\0{value}".encode("utf-8", "surrogateescape"))
+        return Key(whole.hexdigest(), parts)
+
+    async def _run_parts(self, step: ops.Run, inputs: list[Result]) -> dict[str, str]:
+        parts = {"the command": " ".join(step.args), "the command's words": str(len(step.args))}
+        parts |= {f"the variable {name}": value for name, _, value in (entry.partition("=") for entry in step.env)}
+        bare = msgspec.structs.replace(step, args=(), env=())
+        parts["the instruction's options"] = definition(bare).decode("utf-8", "surrogateescape")
+        for mount in step.mounts:
+            if mount.input > 0 and mount.type == "bind":
+                selection = ops.Selection(sources=(mount.source or "/",), destination="/", root_owned=False)
+                digest, files = await self._digest(selection, inputs[mount.input])
+                parts[f"files of the mount {mount.target}"] = digest
+                parts |= {f"file {name}": value for name, value in files}
+        return parts
+
+    async def _file_parts(self, selection: ops.Selection, source: Result, origin: Vertex) -> dict[str, str]:
+        name = f"files of {origin.title} {' '.join(selection.sources)}"
+        if isinstance(origin.step, ops.Remote | ops.Git | ops.Inline):
+            return {name: source.identity}
+        digest, files = await self._digest(selection, source)
+        return {name: digest, **{f"file {path}": value for path, value in files}}
+
+    async def _digest(self, selection: ops.Selection, source: Result) -> tuple[str, list[list[str]]]:
+        """The digest of a selection; that of layers, which never change, is remembered for good."""
+        around = self._around
+        bare = msgspec.structs.replace(selection, destination="/", owner=selection.owner and "x")
+        name = hashlib.sha256(f"{source.identity}\0".encode() + definition(bare)).hexdigest()
+        if name in around.digests:
+            return around.digests[name]
+        in_layers = isinstance(source.source, str)
+        known = around.cache.digest(name) if in_layers else None
+        if known is not None:
+            return known, []
+        found = await around.blocking(
+            around.workshop.digest, source.source, bare, self._ignored(source), listed=not in_layers
+        )
+        if in_layers:
+            around.cache.keep_digest(name, found["digest"])
+        around.digests[name] = (found["digest"], found["files"][:_MAX_NAMED_FILES])
+        return around.digests[name]
+
+    def _ignored(self, source: Result) -> tuple[str, ...]:
+        return self._around.ignore if source.source == self._around.contexts.get("context") else ()
+
+    # ── the cache ─────────────────────────────────────────────────────────────────────────────────
+
+    async def recall(self, vertex: Vertex, key: Key) -> Result | None:
+        """The layer that the cache knows, if it is still there."""
+        around = self._around
+        found = around.cache.get(key.digest)
+        if found is None or (found[0] and not around.workshop.store.layers.is_unpacked(found[0])):
+            found = await around.imported(key.digest) if around.imported is not None else None
+        if found is not None:
+            around.cache.note(vertex.place, key)
+            return Result(found[0], found[0], created_ns=found[1])
+        self._reasons[vertex.key] = explain(around.cache.last(vertex.place), key.parts)
+        return None
+
+    def reason(self, vertex: Vertex, key: Key | None) -> str:
+        """Why a step runs."""
+        if key is None:
+            return ""
+        if vertex.fresh:
+            return "the cache was not to be used"
+        return self._reasons.get(vertex.key, "")
+
+    # ── performing ────────────────────────────────────────────────────────────────────────────────
+
+    async def perform(self, vertex: Vertex, inputs: list[Result], key: Key | None, log: Log) -> Result:
+        """Do the step; a layer's key is remembered."""
+        if key is None:
+            return await self._source(vertex)
+        base = str(inputs[0].source)
+        step = vertex.step
+        if isinstance(step, ops.Run):
+            chain, size = await self._run(vertex, step, inputs, log)
+        elif isinstance(step, ops.Transfer):
+            chain, size = await self._around.blocking(self._transfer, step, inputs)
+        elif isinstance(step, ops.Directory):
+            chain, size = await self._around.blocking(self._directory, step, base)
+        else:
+            raise Internal(f"the build has a step of the unknown kind {step.kind}")
+        now = time.time_ns()
+        self._around.cache.put(key.digest, chain, parent=base, title=vertex.title[:500], size=size, now=now)
+        self._around.cache.note(vertex.place, key)
+        return Result(chain, chain, size, now)
+
+    async def _source(self, vertex: Vertex) -> Result:
+        step, around = vertex.step, self._around
+        if isinstance(step, ops.Image):
+            return Result(step.chain, step.chain)
+        if isinstance(step, ops.Scratch):
+            return Result("", "")
+        if isinstance(step, ops.Context):
+            tree = around.contexts.get(step.name)
+            if tree is None:
+                raise InvalidArgument("the build has no context that files could come from")
+            return Result(tree, f"context {step.name} {tree}")
+        self._trees += 1
+        directory = around.scratch / f"source-{self._trees}"
+        if isinstance(step, ops.Inline):
+            written: Result = await around.blocking(_write_inline, directory, step, definition(step))
+            return written
+        if isinstance(step, ops.Remote):
+            digest = await around.blocking(fetching.download, directory, step)
+            return Result(directory, digest)
+        if isinstance(step, ops.Git):
+            commit = await around.blocking(fetching.clone, directory, step)
+            return Result(directory, commit)
+        raise Internal(f"the build has a source of the unknown kind {step.kind}")
+
+    async def _run(self, vertex: Vertex, step: ops.Run, inputs: list[Result], log: Log) -> tuple[str, int]:
+        """In a container on a new upper directory."""
+        around, workshop = self._around, self._around.workshop
+        base = str(inputs[0].source)
+        key = await around.blocking(workshop.prepare, base)
+        try:
+            code, stubs = await around.runner.run(key, step, tuple(each.source for each in inputs), log)
+            if code:
+                raise StepFailed(vertex, " ".join(step.args), code)
+            sealed: tuple[str, int] = await around.blocking(workshop.seal, key, base, epoch=step.epoch, stubs=stubs)
+            return sealed
+        finally:
+            await around.blocking(workshop.discard, key)
+
+    def _transfer(self, step: ops.Transfer, inputs: list[Result]) -> tuple[str, int]:
+        workshop, base = self._around.workshop, str(inputs[0].source)
+        with workshop.upper(base) as key:
+            for selection, source in zip(step.copies, inputs[1:], strict=True):
+                workshop.copy(key, source.source, selection, self._ignored(source))
+            return workshop.seal(key, base, epoch=step.epoch)
+
+    def _directory(self, step: ops.Directory, base: str) -> tuple[str, int]:
+        workshop = self._around.workshop
+        with workshop.upper(base) as key:
+            if not workshop.make_directory(key, step.path, step.owner):
+                return base, 0
+            return workshop.seal(key, base, epoch=step.epoch)
+
+
+def _write_inline(directory: Path, step: ops.Inline, content: bytes) -> Result:
+    directory.mkdir(mode=0o755)
+    with ExitStack() as stack:
+        for name, text in step.files:
+            file = stack.enter_context(open(directory / _one_name(name), "xb"))
+            file.write(text.encode("utf-8", "surrogateescape"))
+    return Result(directory, f"sha256:{hashlib.sha256(content).hexdigest()}")
+
+
+def _one_name(name: str) -> str:
+    """A here-document's name is a file's name, and leads nowhere."""
+    if "/" in name or name in (".", "..") or "\0" in name:
+        raise InvalidArgument(f"the here-document's name {name!r} cannot be a file's name")
+    return name
+
+
+def _plainly(text: str) -> str:
+    return text.replace("\0", " ")

@@ -1,0 +1,87 @@
+"""The images that a Dockerfile names: found here, or pulled, once each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from typing import Any
+
+from cove.build.dockerfile.options import Base
+from cove.engine.context import Context
+from cove.errors import CoveError, NotFound
+from cove.image.distribution import Credentials
+from cove.image.images import Image
+from cove.oci.platform import Platform, best
+from cove.oci.reference import DEFAULT_DOMAIN, Reference
+
+Sink = Callable[[dict[str, Any]], None]
+_HUB = ("https://index.docker.io/v1/", "index.docker.io", "docker.io")
+
+
+class Bases:
+    """What is known of images in one build. `auth`: credentials by registry, as X-Registry-Config has them."""
+
+    def __init__(self, context: Context, auth: dict[str, dict[str, str]], *, pull: bool) -> None:
+        self._context = context
+        self._auth = auth
+        self._pull = pull
+        self.known: dict[tuple[str, str], Base] = {}
+
+    async def find(self, wanted: Collection[tuple[str, str]], sink: Sink) -> None:
+        """Make these images known; an error names the one that cannot be had."""
+        for name, platform in sorted(wanted):
+            image = await self._context.executors.bulk(self._one, name, Platform.parse(platform), sink)
+            self.known[name, platform] = Base(
+                reference=name,
+                digest=image.manifest.digest,
+                chain=image.top or "",
+                config=image.config,
+                raw_config=image.raw_config,
+            )
+
+    def _one(self, name: str, platform: Platform, sink: Sink) -> Image:
+        if not self._pull:
+            image = self._local(name, platform)
+            if image is not None:
+                return self._unpacked(image)
+        reference = Reference.parse(name)
+        try:
+            self._context.distribution.pull(
+                reference,
+                platform=platform,
+                credentials=self._credentials(reference),
+                progress=sink,
+                cancel=threading.Event(),
+            )
+        except CoveError as error:
+            local = self._local(name, platform) if self._pull else None
+            if local is not None and isinstance(error, NotFound):
+                return self._unpacked(local)
+            raise type(error)(f"failed to resolve source metadata for {reference.full}: {error.message}") from error
+        return self._unpacked(self._context.images.get(reference.full))
+
+    def _local(self, name: str, platform: Platform) -> Image | None:
+        try:
+            image = self._context.images.get(name)
+        except CoveError:
+            return None
+        own = image.config.platform
+        if own.architecture and best(platform, [(own, image)]) is None:
+            return None
+        return image
+
+    def _unpacked(self, image: Image) -> Image:
+        self._context.store.layers.ensure_unpacked(image)
+        return image
+
+    def _credentials(self, reference: Reference) -> Credentials | None:
+        names = _HUB if reference.domain == DEFAULT_DOMAIN else (reference.domain, f"https://{reference.domain}")
+        for name in names:
+            found = self._auth.get(name)
+            if found:
+                return Credentials(
+                    username=found.get("username", ""),
+                    password=found.get("password", ""),
+                    server_address=reference.domain,
+                )
+        return None

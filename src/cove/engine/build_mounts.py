@@ -1,0 +1,283 @@
+"""What a RUN's --mount options show: made before the step, given back after it.
+
+bind    a tree's directory or file by descriptor; of a stage, or when writable, a copy that is thrown away
+cache   a directory that builds share, by id: shared, locked, or private to one step at a time
+tmpfs   empty memory                    secret, ssh   files on a tmpfs, gone with the step
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cove.build import ops
+from cove.build.layers import Source, Workshop
+from cove.engine.context import Context
+from cove.errors import InvalidArgument, NotFound, Unsupported, describe
+from cove.image.overlayfs import exists_below
+from cove.kernel.rootpath import make_directories, open_in
+from cove.kernel.syscalls import filesystem_magic
+from cove.oci.spec import Mount
+
+_TMPFS_MAGIC, _RAMFS_MAGIC = 0x01021994, 0x858458F6
+_MAX_SECRET = 500 << 10
+
+
+@dataclass
+class CacheLocks:
+    """One lock for each cache mount that steps may want for themselves."""
+
+    locks: dict[str, asyncio.Lock] = field(default_factory=dict)
+
+    def of(self, identity: str) -> asyncio.Lock:
+        return self.locks.setdefault(identity, asyncio.Lock())
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The mounts of one step. `stubs`: mount points that are not in the layers below, the deepest first."""
+
+    mounts: tuple[Mount, ...]
+    env: dict[str, str]
+    stubs: tuple[str, ...]
+
+
+class BuildMounts:
+    """Makes the mounts of one build's steps. `given` are secrets by id, `agents` sockets of ssh agents by id."""
+
+    def __init__(
+        self,
+        context: Context,
+        workshop: Workshop,
+        locks: CacheLocks,
+        given: dict[str, bytes],
+        agents: dict[str, Path],
+    ) -> None:
+        self._context = context
+        self._workshop = workshop
+        self._locks = locks
+        self._given = given
+        self._agents = agents
+
+    @asynccontextmanager
+    async def prepared(self, step: ops.Run, sources: tuple[Source, ...]) -> AsyncIterator[Prepared]:
+        """The step's mounts for the time of a `with`."""
+        async with AsyncExitStack() as stack:
+            made: list[Mount] = []
+            env: dict[str, str] = {}
+            for asked in step.mounts:
+                mount = await self._one(asked, sources, env, stack)
+                if mount is not None:
+                    made.append(mount)
+            if step.script is not None:
+                made.append(self._script(step.script, stack))
+            targets = [mount.destination for mount in made]
+            stubs = await self._context.executors.bulk(self._stubs, sources[0], targets)
+            yield Prepared(tuple(made), env, stubs)
+
+    async def _one(
+        self, asked: ops.RunMount, sources: tuple[Source, ...], env: dict[str, str], stack: AsyncExitStack
+    ) -> Mount | None:
+        match asked.type:
+            case "tmpfs":
+                size = (f"size={asked.size}",) if asked.size else ()
+                return Mount(
+                    destination=asked.target, source="tmpfs", type="tmpfs", options=("nosuid", "nodev", *size)
+                )
+            case "bind":
+                return await self._bind(asked, sources[asked.input], stack)
+            case "cache":
+                return await self._cache(asked, sources, stack)
+            case "secret":
+                return self._secret(asked, env, stack)
+        return self._agent(asked, env)
+
+    # ── bind ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def _bind(self, asked: ops.RunMount, source: Source, stack: AsyncExitStack) -> Mount:
+        path = asked.source or "/"
+        if isinstance(source, Path) and asked.readonly:
+            return self._by_descriptor(source, path, asked, stack)
+        copied = self._scratch(stack)
+        selection = ops.Selection(sources=(path,), destination="/tree/", root_owned=False)
+        await self._context.executors.bulk(self._copy_out, source, selection, copied)
+        whole = copied / "upper" / "tree"
+        name = os.path.basename(path.rstrip("/"))
+        inner = name if name and (whole / name).is_symlink() is False and (whole / name).is_file() else "/"
+        return self._by_descriptor(whole, inner, asked, stack)
+
+    def _copy_out(self, source: Source, selection: ops.Selection, target: Path) -> None:
+        """Copy a selection through the confined worker into a directory of its own."""
+        with self._workshop.upper("") as key:
+            self._workshop.copy(key, source, selection, ())
+            os.rename(self._context.data.container(key).upper, target / "upper")
+
+    def _by_descriptor(self, tree: Path, path: str, asked: ops.RunMount, stack: AsyncExitStack) -> Mount:
+        """A bind of what lies at `path` inside the tree, whatever links lie on the way."""
+        with ExitStack() as closing:
+            root = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            closing.callback(os.close, root)
+            try:
+                found = open_in(root, path)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                    raise NotFound(f'the mount source "{path}" of {asked.target} is not there') from error
+                raise InvalidArgument(f"the mount source {path!r} cannot be used: {describe(error)}") from error
+        stack.callback(os.close, found)
+        if not stat.S_ISDIR(os.fstat(found).st_mode) and not stat.S_ISREG(os.fstat(found).st_mode):
+            raise InvalidArgument(f"the mount source {path!r} of {asked.target} is neither a directory nor a file")
+        access = "ro" if asked.readonly else "rw"
+        return Mount(
+            destination=asked.target,
+            source=f"/proc/{os.getpid()}/fd/{found}",
+            type="bind",
+            options=("bind", access, "rprivate", "nosuid", "nodev"),
+        )
+
+    # ── cache ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def _cache(self, asked: ops.RunMount, sources: tuple[Source, ...], stack: AsyncExitStack) -> Mount:
+        identity = asked.id
+        if asked.sharing == "locked":
+            await stack.enter_async_context(self._locks.of(identity))
+        elif asked.sharing == "private":
+            identity = await self._private(identity, stack)
+        directory = self._context.data.build_mounts / hashlib.sha256(identity.encode()).hexdigest()[:32]
+        content = directory / "content"
+        if not content.exists():
+            await self._begin(asked, directory, sources)
+        os.utime(directory)
+        return self._by_descriptor(content, asked.source or "/", asked, stack)
+
+    async def _private(self, identity: str, stack: AsyncExitStack) -> str:
+        """The first of this id's directories that no running step has."""
+        number = 0
+        while (lock := self._locks.of(f"{identity}\0{number}")).locked():
+            number += 1
+        await stack.enter_async_context(lock)
+        return f"{identity}\0{number}"
+
+    async def _begin(self, asked: ops.RunMount, directory: Path, sources: tuple[Source, ...]) -> None:
+        """A new cache directory, empty or with a copy of what `from` shows; named when it is complete."""
+        fresh = directory.with_name(f".{secrets.token_hex(8)}")
+        fresh.mkdir(mode=0o700, parents=True)
+        content = fresh / "content"
+        if asked.input > 0:
+            selection = ops.Selection(sources=(asked.source or "/",), destination="/", root_owned=False)
+            await self._context.executors.bulk(self._copy_out, sources[asked.input], selection, fresh)
+            os.rename(fresh / "upper", content)
+        else:
+            content.mkdir()
+            if asked.source:
+                root = os.open(content, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                os.close(make_directories(root, asked.source))
+                os.close(root)
+        os.chmod(content, asked.mode if asked.mode >= 0 else 0o755)
+        os.chown(content, asked.uid, asked.gid)
+        (fresh / "id").write_text(asked.id)
+        try:
+            os.rename(fresh, directory)
+        except OSError:  # another step was first
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    # ── secrets ───────────────────────────────────────────────────────────────────────────────────
+
+    def _secret(self, asked: ops.RunMount, env: dict[str, str], stack: AsyncExitStack) -> Mount | None:
+        content = self._given.get(asked.id)
+        if content is None:
+            if asked.required:
+                raise NotFound(f"secret {asked.id}: not found; give it with --secret id={asked.id},src=FILE")
+            return None
+        if len(content) > _MAX_SECRET:
+            raise InvalidArgument(f"the secret {asked.id} is larger than {_MAX_SECRET} bytes")
+        if asked.env:
+            env[asked.env] = content.decode("utf-8", "surrogateescape")
+        if not asked.target:
+            return None
+        directory = self._memory(stack)
+        file = _write(directory / "secret", content, asked.mode, asked.uid, asked.gid)
+        return _file_mount(asked.target, file)
+
+    def _agent(self, asked: ops.RunMount, env: dict[str, str]) -> Mount | None:
+        socket = self._agents.get(asked.id)
+        if socket is None:
+            if asked.required:
+                raise NotFound(f"ssh agent {asked.id}: not found; give it with --ssh {asked.id}")
+            return None
+        target = asked.target or f"/run/buildkit/ssh_agent.{len(env)}"
+        env["SSH_AUTH_SOCK"] = target
+        os.chmod(socket, asked.mode)
+        os.chown(socket, asked.uid, asked.gid)
+        return _file_mount(target, socket)
+
+    def _script(self, script: ops.Script, stack: AsyncExitStack) -> Mount:
+        """A here-document as a program at /dev/pipes/NAME."""
+        directory = self._scratch(stack)
+        file = _write(directory / "script", script.content.encode("utf-8", "surrogateescape"), 0o755, 0, 0)
+        return _file_mount(f"/dev/pipes/{os.path.basename(script.name)}", file)
+
+    # ── places ────────────────────────────────────────────────────────────────────────────────────
+
+    def _scratch(self, stack: AsyncExitStack) -> Path:
+        directory = self._context.data.tmp / f"mount-{secrets.token_hex(8)}"
+        directory.mkdir(mode=0o700)
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        return directory
+
+    def _memory(self, stack: AsyncExitStack) -> Path:
+        """A private directory that is in memory only: what lies there never reaches a disk."""
+        for place in (self._context.run.root, Path("/dev/shm"), Path("/run")):
+            with ExitStack() as closing:
+                try:
+                    fd = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                except OSError:
+                    continue
+                closing.callback(os.close, fd)
+                if filesystem_magic(fd) not in (_TMPFS_MAGIC, _RAMFS_MAGIC):
+                    continue
+            directory = place / f"cove-secret-{secrets.token_hex(8)}"
+            directory.mkdir(mode=0o700)
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            return directory
+        raise Unsupported("secrets need a tmpfs at /run or /dev/shm on this host, so that they never reach a disk")
+
+    def _stubs(self, base: Source, targets: list[str]) -> tuple[str, ...]:
+        """Mount points, and directories on the way to them, that the layers below do not have."""
+        paths: set[str] = set()
+        for target in targets:
+            parts = target.strip("/").split("/")
+            paths |= {"/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1)}
+        layers = self._context.store.layers.stack(str(base)) if base else []
+        with ExitStack() as closing:
+            lower = []
+            for layer in layers:
+                lower.append(os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+                closing.callback(os.close, lower[-1])
+            missing = [path for path in paths if not exists_below(lower, path)]
+        return tuple(sorted(missing, key=len, reverse=True))
+
+
+def _write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> Path:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, content)
+        os.fchown(fd, uid, gid)
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+    return path
+
+
+def _file_mount(target: str, file: Path) -> Mount:
+    return Mount(
+        destination=target, source=str(file), type="bind", options=("bind", "ro", "rprivate", "nosuid", "nodev")
+    )

@@ -1,0 +1,52 @@
+"""Layers' archives that are not stored: made again of the layer's directory, byte by byte, when somebody wants one.
+
+A build makes a layer of a step's upper directory by renaming it. Its archive was only hashed; it is written when
+the image is pushed or saved, and then it is a blob like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+from cove.errors import NotFound
+from cove.image.layers import Layers
+from cove.image.sandbox import Worker
+
+
+class DerivedArchives:
+    """See `cove.image.content.Derived`."""
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers = layers
+
+    def length(self, digest: str) -> int | None:
+        """How long the archive is, None when it cannot be made."""
+        found = self._layers.derived(digest)
+        return found[1] if found else None
+
+    def pieces(self, digest: str) -> Iterator[bytes]:
+        """The archive; whoever stores it verifies its digest."""
+        found = self._layers.derived(digest)
+        if found is None:
+            raise NotFound(f"the layer {digest} is not here any more; build its image again")
+        root = os.open(found[0], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            with Worker(
+                "pack",
+                root,
+                stdout=subprocess.PIPE,
+                path="/",
+                arcname=".",
+                layer=True,
+                one_device=True,
+                floor=None,
+                skip=[],
+                bare=True,
+                whole_seconds=True,
+            ) as worker:
+                yield from worker.output()
+                worker.result()
+        finally:
+            os.close(root)

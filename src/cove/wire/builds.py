@@ -1,0 +1,65 @@
+"""The Engine API's types of builds, and Cove's own of their progress."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cove.wire.base import Value
+from cove.wire.containers import Ulimit
+
+
+class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What POST /build asks for: its parameters, read.
+
+    `remote`: a context by URL. `outputs`: where the result goes, none means an image. `secrets` by id, `session`
+    names a connection that forwards an ssh agent. `events`: Cove's own progress instead of Docker's.
+    """
+
+    dockerfile: str = ""
+    tags: tuple[str, ...] = ()
+    remote: str = ""
+    quiet: bool = False
+    no_cache: bool = False
+    no_cache_filter: tuple[str, ...] = ()
+    pull: bool = False
+    arguments: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    target: str = ""
+    platforms: tuple[str, ...] = ()
+    network: str = ""
+    extra_hosts: tuple[str, ...] = ()
+    shm_size: int = 0
+    memory: int = 0
+    memory_swap: int = 0
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cgroup_parent: str = ""
+    ulimits: tuple[Ulimit, ...] = ()
+    isolation: str = ""
+    build_id: str = ""
+    cache_from: tuple[str, ...] = ()
+    cache_to: tuple[str, ...] = ()
+    outputs: tuple[dict[str, Any], ...] = ()
+    allow: tuple[str, ...] = ()
+    session: str = ""
+    check: bool = False
+    events: bool = False
+    epoch: int | None = None
+
+
+class BuildSecrets(Value, frozen=True, kw_only=True):
+    """What a build may use and nothing may keep: secrets by id, base64."""
+
+    secrets: dict[str, str] = {}
+    ssh: tuple[str, ...] = ()
+
+
+class BuildPruneResponse(Value, frozen=True, kw_only=True):
+    """What POST /build/prune removed."""
+
+    caches_deleted: tuple[str, ...] = ()
+    space_reclaimed: int = 0
