@@ -99,8 +99,6 @@ def _new(scratch: Path) -> Path:
     return directory
 
 
-
-
 def _is_archive(file: Path) -> bool:
     with open(file, "rb") as opened_file:
         head = opened_file.read(512)

@@ -1,7 +1,7 @@
 """What comes out of a build: an image with its configuration and history, and forms that leave the store.
 
-    Made + results ─▶ configuration, layers ─▶ image under its names
-                                            └▶ archive (docker, oci) · root file system (tar, local)
+Made + results ─▶ configuration, layers ─▶ image under its names
+                                        └▶ archive (docker, oci) · root file system (tar, local)
 """
 
 from __future__ import annotations

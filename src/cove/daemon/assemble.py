@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from cove.build.cache import BuildCache
 from cove.daemon.config import Config
 from cove.engine.context import Context, Reports, Settings
 from cove.engine.engine import Engine
@@ -62,7 +63,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         stack.callback(ports.close)
         resolver = Resolver(config.run)
         stack.callback(resolver.close)
-        store = ImageStore.open(config.data)
+        store = ImageStore.open(config.data, BuildCache(database).chains)
         context = Context(
             instance=instance,
             data=config.data,
@@ -136,7 +137,15 @@ def _prepare(data: DataRoot, run: RunRoot) -> None:
     """Every directory with its mode, and tmp/ empty. Raises Internal."""
     try:
         shutil.rmtree(data.tmp, ignore_errors=True)
-        for directory in (data.image, data.layers, data.containers, data.volumes, data.tmp, run.containers):
+        for directory in (
+            data.image,
+            data.layers,
+            data.containers,
+            data.volumes,
+            data.build_mounts,
+            data.tmp,
+            run.containers,
+        ):
             directory.mkdir(mode=_PRIVATE, exist_ok=True)
     except OSError as error:
         raise Internal(f"Cannot prepare {data.root} and {run.root}: {describe(error)}") from error

@@ -12,9 +12,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from cove import ids
 from cove.build import context as contexts
@@ -23,7 +21,6 @@ from cove.build.cache import BuildCache
 from cove.build.dockerfile import instructions, lint
 from cove.build.dockerfile.options import PROXIES, Missing, Options
 from cove.build.dockerfile.plan import Plan, plan
-from cove.build.graph import Vertex
 from cove.build.layers import Workshop
 from cove.build.solver import Event, Solver
 from cove.build.steps import Result, StepFailed, Steps, Surroundings
@@ -36,7 +33,7 @@ from cove.engine.build_runner import BuildExits, ContainerRunner, proxies
 from cove.engine.build_stream import Classic, Events, Quiet, Stream
 from cove.engine.context import Context
 from cove.engine.launch import Launcher
-from cove.errors import CoveError, InvalidArgument, NotFound, Unsupported
+from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.image.images import Image
 from cove.image.sandbox import Zygote
 from cove.oci.platform import Platform, host_platform
@@ -52,9 +49,7 @@ Sink = Callable[[Message], None]
 class BuildService:
     """The use cases of builds."""
 
-    def __init__(
-        self, context: Context, launcher: Launcher, attachments: Attachments, cache: BuildCache
-    ) -> None:
+    def __init__(self, context: Context, launcher: Launcher, attachments: Attachments, cache: BuildCache) -> None:
         self._context = context
         self._launcher = launcher
         self._attachments = attachments
@@ -166,9 +161,7 @@ class BuildService:
         """Who runs programs for one build."""
         mounts = BuildMounts(self._context, self._workshop, self._locks, secrets, {})
         given = proxies(options.arguments, PROXIES)
-        return ContainerRunner(
-            self._context, self._launcher, self._attachments, self._exits, options, mounts, given
-        )
+        return ContainerRunner(self._context, self._launcher, self._attachments, self._exits, options, mounts, given)
 
 
 class _Build:
@@ -291,7 +284,8 @@ def _refuse_warnings(dockerfile: instructions.Dockerfile, planned: Plan) -> None
     if planned.warnings and lint.checks(dockerfile.directives.get("check", ""))[1]:
         first = planned.warnings[0]
         raise InvalidArgument(
-            f"the Dockerfile's check directive makes warnings errors: {first.rule}: {first.message} (line {first.line})"
+            "the Dockerfile's check directive makes warnings errors: "
+            f"{first.rule}: {first.message} (line {first.line})"
         )
 
 
@@ -315,5 +309,3 @@ def _plan_options(options: BuildOptions) -> Options:
         entitlements=frozenset(entitled),
         place=options.tags[0] if options.tags else options.target,
     )
-
-

@@ -11,7 +11,9 @@ import asyncio
 import sqlite3
 from contextlib import suppress
 
+from cove.build.cache import BuildCache
 from cove.engine.attachments import Attachments
+from cove.engine.builds import BuildService
 from cove.engine.containers import Containers
 from cove.engine.context import Context
 from cove.engine.execs import Execs
@@ -55,6 +57,7 @@ class Engine:
         launcher = Launcher(context, registry, mounts)
         self._removal = Removal(context, registry, self.volumes)
         self.lifecycle = Lifecycle(context, registry, launcher, attachments, self._removal, self._tasks)
+        self.builds = BuildService(context, launcher, attachments, BuildCache(context.database))
         self.execs = Execs(context, registry, self._tasks)
         joining = Joining(context, self._network_store, registry, attachments, launcher)
         self.networks = NetworkService(context, self._network_store, registry, joining)
@@ -90,6 +93,7 @@ class Engine:
 
     async def close(self) -> None:
         """Let go; containers run on."""
+        await self.builds.close()
         await self._tasks.close()
         await self._removal.close()
         self.streams.close()
@@ -99,10 +103,11 @@ class Engine:
             self.lifecycle.out_of_memory(report.id)
         elif isinstance(report, Exited) and report.exec_id:
             self.execs.exited(report.exec_id, report.exit)
-        else:
+        elif not self.builds.exited(report.id, report.exit):
             self.lifecycle.exited(report.id, report.exit)
 
     def _reconnected(self) -> None:
+        self._tasks.begin(self.builds.lost(), "builds after the supervisor's death")
         self._tasks.begin(self._recovery.after_reconnect(), "taking stock after the supervisor's death")
 
     async def _checkpoints(self) -> None:

@@ -16,7 +16,7 @@ from cove.wire.events import Actor, EventMessage
 from cove.wire.filters import Filters
 from cove.wire.times import moment
 
-Kind = Literal["container", "image", "network", "volume", "daemon"]
+Kind = Literal["builder", "container", "image", "network", "volume", "daemon"]
 
 _REPLAY = 4096
 _BACKLOG = 8192

@@ -86,10 +86,6 @@ class Prune:
         self._context.events.emit("volume", "prune", "", {"reclaimed": str(room)})
         return VolumePruneResponse(volumes_deleted=tuple(removed) or None, space_reclaimed=room)
 
-    async def builds(self, filters: Filters) -> dict[str, object]:
-        """There is no build cache."""
-        return {"CachesDeleted": [], "SpaceReclaimed": 0}
-
 
 def older_than(filters: Filters) -> int:
     """The moment before which objects were made that are meant: `until`, or now."""

@@ -16,19 +16,23 @@ from cove.wire.base import decode
 from cove.wire.builds import BuildOptions
 from cove.wire.containers import Ulimit
 
+_NO_SESSIONS = (
+    "Cove has no BuildKit sessions; build with DOCKER_BUILDKIT=0 docker build, or with cove build, which has "
+    "secrets, cache mounts and parallel stages"
+)
 _PRUNE_FILTERS = ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
 
 
 async def build(engine: Engine, request: Request) -> Reply:
     """Docker's call; BuildKit's sessions are refused in words that tell what to do."""
-    query = request.query
-    if query.text("version") == "2" or query.text("session"):
-        raise Unsupported(
-            "Cove has no BuildKit sessions; build with DOCKER_BUILDKIT=0 docker build, or with cove build, which has "
-            "secrets, cache mounts and parallel stages"
-        )
-    options = _options(query)
-    return progress(await engine.builds.build(options, request.body, _auth(request)))
+    if request.query.text("version") == "2" or request.query.text("session"):
+        raise Unsupported(_NO_SESSIONS)
+    return progress(await engine.builds.build(_options(request.query), request.body, _auth(request)))
+
+
+async def session(engine: Engine, request: Request) -> Reply:
+    """What BuildKit's clients begin with."""
+    raise Unsupported(_NO_SESSIONS)
 
 
 async def build_events(engine: Engine, request: Request) -> Reply:
@@ -126,7 +130,7 @@ def _outputs(query: Query) -> tuple[dict[str, object], ...]:
 
 
 def _hosts(query: Query) -> tuple[str, ...]:
-    """"name:address" words: a JSON list, a comma-separated text, or the parameter again and again."""
+    """ "name:address" words: a JSON list, a comma-separated text, or the parameter again and again."""
     texts = query.texts("extrahosts")
     if len(texts) == 1 and texts[0].startswith("["):
         return _list(query, "extrahosts")
@@ -158,6 +162,7 @@ def _auth(request: Request) -> dict[str, dict[str, str]]:
 
 ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/build", build),
+    Route("POST", "/session", session),
     Route("POST", "/build/cancel", cancel),
     Route("POST", "/build/prune", prune),
     Route("POST", "/cove/build", build_events),

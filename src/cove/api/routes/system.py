@@ -6,7 +6,7 @@ from cove.api.http import TEXT, Reply, Request, Response, json_reply
 from cove.api.router import Route
 from cove.api.streams import objects
 from cove.engine.engine import Engine
-from cove.errors import NotFound, Unavailable, Unsupported
+from cove.errors import NotFound, Unavailable
 from cove.wire.images import RegistryAuth
 
 _PING = (
@@ -49,14 +49,6 @@ async def events(engine: Engine, request: Request) -> Reply:
     return objects(watched)
 
 
-async def build(engine: Engine, request: Request) -> Reply:
-    raise Unsupported("Cove cannot build images yet; make one with `cove image bootstrap`, `import` or `commit`")
-
-
-async def build_prune(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.prune.builds(request.query.filters()))
-
-
 async def no_plugins(engine: Engine, request: Request) -> Reply:
     return json_reply([])
 
@@ -81,9 +73,6 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("GET", "/system/df", df),
     Route("POST", "/auth", auth),
     Route("GET", "/events", events),
-    Route("POST", "/build", build),
-    Route("POST", "/session", build),
-    Route("POST", "/build/prune", build_prune),
     Route("GET", "/plugins", no_plugins),
     Route("GET", "/plugins/{name:path}/json", no_plugin),
     *(Route(method, f"/{noun}", no_swarm) for noun in _SWARM for method in ("GET", "POST")),

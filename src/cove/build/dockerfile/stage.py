@@ -103,7 +103,7 @@ class StageState:
         state = cls(planner, stage, made.vertex, made.base, made.config, config, _variables(config.env))
         state.history = list(made.history)
         state.arguments = dict(made.arguments)
-        state.shown.append((stage.base.text, made.vertex))
+        state.shown.append((stage.base.text, None))
         return state
 
     def _run_triggers(self, triggers: tuple[str, ...]) -> None:

@@ -1,0 +1,152 @@
+"""Builds as clients see them: Docker's own command, docker-py, and what lies in the images."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import tarfile
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.conftest import Daemon
+
+
+def context(directory: Path, dockerfile: str, **files: str) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "Dockerfile").write_text(dockerfile)
+    for name, content in files.items():
+        path = directory / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return directory
+
+
+def build(daemon: Daemon, where: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    daemon.environment["DOCKER_BUILDKIT"] = "0"
+    return daemon.docker("build", *words, str(where), check=check)
+
+
+def output(daemon: Daemon, image: str, *words: str) -> str:
+    return daemon.docker("run", "--rm", "--network", "none", image, *words).stdout
+
+
+def test_stages_copies_and_configuration(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "c",
+        'ARG BASE=busybox\nFROM $BASE AS one\nENV WHO=world\nRUN echo "hello $WHO" > /out\nWORKDIR /srv/app\n'
+        "COPY --chown=worker:2000 --chmod=640 a.txt sub ./\n"
+        "FROM one\nCOPY --from=one /srv/app /copied/\nEXPOSE 80/tcp\nUSER worker\nLABEL k=v\n"
+        'VOLUME /data\nSTOPSIGNAL SIGINT\nENTRYPOINT ["cat"]\nCMD ["/out"]\n',
+        **{"a.txt": "a", "sub__b.txt": "b"},
+    )
+    told = build(daemon, where, "-t", "stages").stdout
+    assert "Step 1/14 : FROM $BASE AS one" in told and "Successfully tagged stages:latest" in told
+    assert output(daemon, "stages") == "hello world\n"
+    listed = daemon.docker(
+        "run", "--rm", "--entrypoint", "stat", "stages", "-c", "%u %g %a %n", "/copied/a.txt", "/copied/b.txt"
+    )
+    assert listed.stdout == "1000 2000 640 /copied/a.txt\n1000 2000 640 /copied/b.txt\n"
+    found = json.loads(daemon.docker("image", "inspect", "stages").stdout)[0]
+    config = found["Config"]
+    assert config["User"] == "worker" and config["WorkingDir"] == "/srv/app" and config["Labels"] == {"k": "v"}
+    assert config["ExposedPorts"] == {"80/tcp": {}} and config["Volumes"] == {"/data": {}}
+    assert config["Entrypoint"] == ["cat"] and config["Cmd"] == ["/out"] and config["StopSignal"] == "SIGINT"
+    assert len(found["RootFS"]["Layers"]) == 5
+
+
+def test_an_unchanged_build_runs_nothing_and_gives_the_same_image(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nCOPY . /x\nRUN cat /x/f > /y\n", f="one", unrelated="u")
+    first = build(daemon, where, "-q").stdout
+    again = build(daemon, where, "-t", "again").stdout
+    assert again.count("Using cache") == 2
+    assert build(daemon, where, "-q").stdout == first
+    (where / "f").touch()
+    assert build(daemon, where, "-q").stdout == first  # times do not count
+    (where / "f").write_text("two")
+    changed = build(daemon, where, "-t", "again").stdout
+    assert "Using cache" not in changed and output(daemon, "again", "cat", "/y") == "two"
+
+
+def test_only_what_is_copied_counts(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nCOPY used /x\n", used="1", other="1")
+    build(daemon, where, "-q")
+    (where / "other").write_text("2")
+    assert "Using cache" in build(daemon, where).stdout
+
+
+def test_unused_stages_are_not_run(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox AS broken\nRUN false\nFROM busybox\nRUN true\n")
+    build(daemon, where)
+    failed = build(daemon, where, "--target", "broken", check=False)
+    assert failed.returncode and "The command '/bin/sh -c false' returned a non-zero code: 1" in failed.stderr
+
+
+def test_a_failed_build_leaves_no_image_and_keeps_its_finished_steps(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN echo kept > /kept\nRUN exit 7\n")
+    before = daemon.docker("images", "-aq").stdout
+    failed = build(daemon, where, "-t", "never", check=False)
+    assert failed.returncode == 7
+    assert daemon.docker("images", "-aq").stdout == before
+    context(where, "FROM busybox\nRUN echo kept > /kept\nRUN true\n")
+    assert "Using cache" in build(daemon, where).stdout
+
+
+def test_errors_of_the_file_are_the_requests(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUNN x\n")
+    failed = build(daemon, where, check=False)
+    assert (
+        "dockerfile parse error on line 2, column 1: unknown instruction: RUNN (did you mean RUN?)" in failed.stderr
+    )
+
+
+def test_a_built_image_can_be_saved_and_loaded(own_daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN mkdir /d && ln /bin/busybox /d/hard && rm -r /root\n")
+    build(own_daemon, where, "-t", "saved")
+    own_daemon.docker("save", "-o", str(tmp_path / "image.tar"), "saved")
+    own_daemon.docker("rmi", "saved")
+    own_daemon.docker("builder", "prune", "-af")
+    own_daemon.docker("load", "-i", str(tmp_path / "image.tar"))
+    assert "hard" in output(own_daemon, "saved", "ls", "/d")
+    assert "root" not in output(own_daemon, "saved", "ls", "/").split()
+
+
+def test_the_cache_outlives_the_daemon(own_daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN echo once > /once\n")
+    first = build(own_daemon, where, "-q").stdout
+    own_daemon.kill()
+    own_daemon.start()
+    assert build(own_daemon, where, "-q").stdout == first
+
+
+def test_docker_py_builds(daemon: Daemon) -> None:
+    client = docker.DockerClient(base_url=daemon.host)
+    file = io.BytesIO(b"FROM busybox\nARG who\nRUN echo hi $who > /hi\nCMD cat /hi\n")
+    image, log = client.images.build(fileobj=file, tag="py", buildargs={"who": "py"}, rm=True, labels={"l": "1"})
+    assert image.labels == {"l": "1"} and any("Successfully built" in str(line.get("stream")) for line in log)
+    assert client.containers.run("py", remove=True) == b"hi py\n"
+    with pytest.raises(docker.errors.BuildError, match="non-zero code: 3"):
+        client.images.build(fileobj=io.BytesIO(b"FROM busybox\nRUN exit 3\n"))
+
+
+def test_buildkit_is_refused_in_words(daemon: Daemon) -> None:
+    client = docker.APIClient(base_url=daemon.host)
+    answer = client._post(client._url("/build"), params={"version": "2"})
+    assert answer.status_code == 501 and "DOCKER_BUILDKIT=0" in answer.json()["message"]
+
+
+def test_a_tar_with_links_stays_inside(daemon: Daemon) -> None:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        content = b"FROM busybox\nCOPY up /x\n"
+        info = tarfile.TarInfo("Dockerfile")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+        link = tarfile.TarInfo("up")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../../../../../etc/shadow"
+        tar.addfile(link)
+    client = docker.APIClient(base_url=daemon.host)
+    lines = list(client.build(fileobj=io.BytesIO(raw.getvalue()), custom_context=True, decode=True))
+    assert '"/up": not found' in lines[-1]["error"]
