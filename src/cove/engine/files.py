@@ -135,7 +135,7 @@ class Files:
         except (NotFound, InvalidArgument):
             return  # the image has nothing there, or no directory
         volume = archives.stopped((Mount(destination="/", source=mount.source, type="bind", options=("bind", "rw")),))
-        archives.write_archive(volume, "/", archives.read_archive(image, source))
+        archives.write_archive(volume, "/", archives.read_archive(image, source), top=True)
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────────
 

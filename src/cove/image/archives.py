@@ -66,14 +66,16 @@ def write_archive(
     no_overwrite_dir_non_dir: bool = False,
     copy_uid_gid: bool = False,
     owner: tuple[int, int] | None = None,
+    top: bool = False,
 ) -> None:
     """Unpack an archive (plain or gzip) into the directory at `path`.
 
     Owners are the archive's; with `copy_uid_gid` everything belongs to `owner`, the container's user.
+    `top`: the directory itself becomes as the archive's top is, too.
     `no_overwrite_dir_non_dir` refuses to put a file in a directory's place and the other way round.
     """
     given = owner if copy_uid_gid else None
-    job = {"owner": given, "keep_kinds": no_overwrite_dir_non_dir, "limits": _LIMITS}
+    job = {"owner": given, "keep_kinds": no_overwrite_dir_non_dir, "limits": _LIMITS, "top": top}
     with _worker("put", root, stdin=subprocess.PIPE, path=path, **job) as worker:
         worker.feed(stream)
         worker.result()

@@ -35,12 +35,14 @@ class Rules:
     """How members meet what is there.
 
     `layer`: whiteouts have their meaning. `keep_kinds`: a directory and a file never replace each other.
-    `owner` replaces every member's own.
+    `owner` replaces every member's own. `top`: the archive's own top directory is the one that is written into,
+    which becomes as that is (a layer's always does).
     """
 
     layer: bool = False
     keep_kinds: bool = False
     owner: tuple[int, int] | None = None
+    top: bool = False
 
 
 @dataclass(slots=True)
@@ -79,7 +81,7 @@ class _Writer:
         path = self._inside(member.name, member.name)
         self.totals.members += 1
         if path == self._base:
-            if self._rules.layer and member.kind == tar.DIRECTORY:
+            if (self._rules.layer or self._rules.top) and member.kind == tar.DIRECTORY:
                 self._dress_directory(path, member)
             return
         parent_path, name = posixpath.split(path)

@@ -95,7 +95,7 @@ def _put(job: dict[str, Any], root: int) -> Report:
     base = inside.directory(root, job["path"])
     limits = members.Limits(**job["limits"])
     owner = tuple(job["owner"]) if job["owner"] else None
-    rules = extract.Rules(keep_kinds=job["keep_kinds"], owner=owner)
+    rules = extract.Rules(keep_kinds=job["keep_kinds"], owner=owner, top=job["top"])
     source = members.Source(members.Pump(0, limits.size))
     # The path was resolved once; from here its directory is the root of all names, and links in the
     # archive's way are followed inside the container's root only.
