@@ -30,11 +30,13 @@ def blocking(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
 async def told(
     executors: Executors,
     work: Callable[[Sink, threading.Event], None],
+    *,
+    at_once: bool = False,
 ) -> AsyncIterator[Message]:
     """Run `work(sink, cancel)` in a thread: its messages as they come.
 
-    What fails before the first message is raised here, later failures by the iterator. A consumer that goes
-    away sets `cancel`.
+    What fails before the first message is raised here (with `at_once`, too, by the iterator), later failures by
+    the iterator. A consumer that goes away sets `cancel`.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Message | None] = asyncio.Queue()
@@ -45,6 +47,8 @@ async def told(
 
     running = asyncio.ensure_future(executors.bulk(work, sink, cancel))
     running.add_done_callback(lambda _: queue.put_nowait(None))
+    if at_once:
+        return _messages({}, queue, running, cancel)
     try:
         first = await queue.get()
     except asyncio.CancelledError:
@@ -64,7 +68,8 @@ async def _messages(
     message = first
     try:
         while message is not None:
-            yield message
+            if message:
+                yield message
             message = await queue.get()
         await running
     finally:

@@ -35,10 +35,17 @@ class Executors:
     async def stream(self, items: Iterator[T]) -> AsyncIterator[T]:
         """Iterate over something whose every step blocks; closes it when the consumer goes away."""
         end = object()
+        step: asyncio.Future[object] | None = None
         try:
-            while (item := await self.bulk(next, items, end)) is not end:
+            while True:
+                step = asyncio.ensure_future(self.bulk(next, items, end))
+                item = await asyncio.shield(step)
+                if item is end:
+                    break
                 yield item  # type: ignore[misc]
         finally:
+            if step is not None and not step.done():
+                await asyncio.wait([step])  # a generator that runs in its thread cannot be closed
             close = getattr(items, "close", None)
             if close is not None:
                 await self.bulk(close)

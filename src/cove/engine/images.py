@@ -222,7 +222,7 @@ class ImageService:
                 quiet=quiet,
             )
 
-        return self._then(await told(context.executors, work), "load", "")
+        return self._then(await told(context.executors, work, at_once=True), "load", "")
 
     async def save(self, names: Sequence[str], *, platform: str = "") -> AsyncIterator[bytes]:
         """An archive of images, with all their variants or one; NotFound at once."""
