@@ -3,7 +3,9 @@
 A group's path ("/cove/ID") is the same in every hierarchy. Version 1 has one hierarchy per controller, and a
 process joins each; version 2 has one for all. `detect` chooses by what is mounted at /sys/fs/cgroup.
 
-    create ──▶ attach (or born in it, v2) ──▶ update · freeze · stats ──▶ kill ──▶ remove
+    create ──▶ birthplace: a process is made ──▶ admit ──▶ update · freeze · stats ──▶ kill ──▶ remove
+
+Who makes the groups is the driver's: `cgroupfs` does it itself, `systemd` asks systemd for a scope.
 
 Sources: cgroups(7), Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/ of the kernel.
 """
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cove.errors import Internal, InvalidArgument
-from cove.oci.spec import Resources
+from cove.oci.spec import Rdma, Resources
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -38,8 +40,29 @@ class IoCount:
 
 
 @dataclass(frozen=True, slots=True)
+class Stall:
+    """Shares of time in percent, over the last 10, 60 and 300 seconds, and in all (microseconds)."""
+
+    avg10: float = 0.0
+    avg60: float = 0.0
+    avg300: float = 0.0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How long some, and all, of a group's tasks waited for a resource (Documentation/accounting/psi.rst)."""
+
+    some: Stall = Stall()
+    full: Stall = Stall()
+
+
+@dataclass(frozen=True, slots=True)
 class CgroupStats:
-    """What a group has used. Times in nanoseconds, sizes in bytes; a limit of 0 is none."""
+    """What a group has used. Times in nanoseconds, sizes in bytes; a limit of 0 is none, a peak of 0 unknown.
+
+    `pressure`: of "cpu", "memory" and "io", where the kernel measures it for groups (version 2).
+    """
 
     cpu_ns: int = 0
     cpu_user_ns: int = 0
@@ -56,7 +79,10 @@ class CgroupStats:
     oom_kills: int = 0
     pids: int = 0
     pids_limit: int = 0
+    pids_peak: int = 0
+    swap: int = 0
     io: tuple[IoCount, ...] = ()
+    pressure: dict[str, Pressure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +102,24 @@ class Cgroups(ABC):
     """What Cove does with control groups, whichever version."""
 
     version: int
+    driver = "cgroupfs"
 
     def __init__(self, parent: str) -> None:
         """`parent`: the name of the group that holds all of this daemon's groups, e.g. "cove"."""
         self.parent = parent.strip("/")
 
     @staticmethod
-    def detect(parent: str) -> Cgroups:
-        """The version that this host has."""
+    def detect(parent: str, driver: str = "cgroupfs") -> Cgroups:
+        """The version that this host has. Driver "systemd" takes its scopes' names for paths, and plain ones too."""
         from cove.kernel.cgroups_v1 import CgroupsV1
         from cove.kernel.cgroups_v2 import CgroupsV2
 
-        if (ROOT / "cgroup.controllers").exists():
-            return CgroupsV2(parent)
-        return CgroupsV1(parent)
+        files = CgroupsV2(parent) if (ROOT / "cgroup.controllers").exists() else CgroupsV1(parent)
+        if driver == "cgroupfs":
+            return files
+        from cove.kernel.cgroups_systemd import CgroupsSystemd
+
+        return CgroupsSystemd(files)
 
     @abstractmethod
     def directories(self, path: str) -> list[Path]:
@@ -141,6 +171,9 @@ class Cgroups(ABC):
             self.remove(path)
             raise
 
+    def admit(self, path: str, pid: int) -> None:  # noqa: B027 - most drivers have nothing to do here
+        """The group's first process is there, and waits: what needs one to make a group acts now."""
+
     def attach(self, path: str, pid: int) -> None:
         """Move a process into the group, in every hierarchy."""
         content = str(pid).encode()
@@ -148,8 +181,8 @@ class Cgroups(ABC):
             write_file(directory / "cgroup.procs", content)
 
     @contextmanager
-    def birthplace(self, path: str) -> Iterator[Birthplace]:
-        """What a child that is cloned within needs to begin in the group.
+    def birthplace(self, path: str, beside: int | None = None) -> Iterator[Birthplace]:
+        """What a child that is cloned within needs to begin in the group; `beside`: a process that is in it.
 
         Nobody else moves it there: for a process that moves another one, the kernel waits some milliseconds
         until no processor is in the middle of a fork; for one that moves itself it does not.
@@ -258,7 +291,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def set_limit(path: Path, value: object, what: str) -> None:
-    """Write a limit; the kernel's refusal becomes a sentence about `what`."""
+    """Write a limit; the kernel's refusal becomes a sentence about `what`, with the file and the value."""
     try:
         write_file(path, str(value).encode())
     except FileNotFoundError:
@@ -266,7 +299,15 @@ def set_limit(path: Path, value: object, what: str) -> None:
             f"This host's kernel has no {path.name} control file, so {what} cannot be limited; leave the option out"
         ) from None
     except OSError as error:
-        raise InvalidArgument(f"The kernel refuses {value} as {what}: {os.strerror(error.errno or 0)}") from error
+        reason = os.strerror(error.errno or 0)
+        raise InvalidArgument(f"The kernel refuses {value} as {what} (in {path.name}): {reason}") from error
+
+
+def rdma_text(device: str, limits: Rdma) -> str:
+    """A line of rdma.max, the same in both versions."""
+    handles = "max" if limits.hca_handles is None else limits.hca_handles
+    objects = "max" if limits.hca_objects is None else limits.hca_objects
+    return f"{device} hca_handle={handles} hca_object={objects}"
 
 
 def drain_events(fd: int) -> None:
@@ -292,3 +333,18 @@ def table(path: Path) -> dict[str, int]:
         return {}
     pairs = (line.split() for line in lines)
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].lstrip("-").isdecimal()}
+
+
+def pressure(path: Path) -> Pressure | None:
+    """A pressure file's two lines; None where the kernel does not measure it."""
+    try:
+        lines = read_file(path).splitlines()
+    except OSError:
+        return None
+    stalls = {}
+    for line in lines:
+        kind, *words = line.split()
+        values = dict(word.split("=", 1) for word in words)
+        ten, sixty, long = (float(values.get(name, 0)) for name in ("avg10", "avg60", "avg300"))
+        stalls[kind] = Stall(ten, sixty, long, int(values.get("total", 0)))
+    return Pressure(**{kind: stall for kind, stall in stalls.items() if kind in ("some", "full")})

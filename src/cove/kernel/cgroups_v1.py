@@ -10,10 +10,24 @@ from functools import cached_property
 from pathlib import Path
 
 from cove.errors import InvalidArgument, Unsupported
-from cove.kernel.cgroups import ROOT, Cgroups, CgroupStats, IoCount, number, read_file, set_limit, table, write_file
-from cove.oci.spec import BlockIOLimits, CPULimits, DeviceRule, MemoryLimits, Resources
+from cove.kernel.cgroups import (
+    ROOT,
+    Cgroups,
+    CgroupStats,
+    IoCount,
+    number,
+    rdma_text,
+    read_file,
+    set_limit,
+    table,
+    write_file,
+)
+from cove.oci.spec import BlockIOLimits, CPULimits, DeviceRule, MemoryLimits, NetworkLimits, Resources
 
-_CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls")
+_CONTROLLERS = (
+    *("memory", "cpu", "cpuacct", "cpuset", "devices", "freezer", "blkio", "pids"),
+    *("hugetlb", "net_cls", "net_prio", "rdma"),
+)
 _UNLIMITED = 1 << 60
 _THROTTLES = (
     ("throttle_read_bps_device", "blkio.throttle.read_bps_device"),
@@ -27,12 +41,6 @@ def _inherit(parent: Path, directory: Path) -> None:
     if not read_file(directory / "cpuset.cpus"):
         for name in ("cpuset.cpus", "cpuset.mems"):
             write_file(directory / name, read_file(parent / name).encode())
-
-
-def _device_text(rule: DeviceRule) -> str:
-    major = "*" if rule.major is None else rule.major
-    minor = "*" if rule.minor is None else rule.minor
-    return "a" if rule.type == "a" else f"{rule.type} {major}:{minor} {rule.access}"
 
 
 class CgroupsV1(Cgroups):
@@ -93,95 +101,36 @@ class CgroupsV1(Cgroups):
         _inherit(directory, directory / name)
 
     def update(self, path: str, resources: Resources) -> None:
+        if resources.unified:
+            names = ", ".join(sorted(resources.unified))
+            raise Unsupported(f"Unified control files ({names}) exist only with cgroup v2; this host has version 1")
         if resources.memory is not None:
-            self._limit_memory(self._group("memory", path), resources.memory)
+            _limit_memory(self._group("memory", path), resources.memory)
         if resources.cpu is not None:
-            self._limit_cpu(path, resources.cpu)
+            _limit_cpu(self._group("cpu", path), self._group("cpuset", path), resources.cpu)
         if resources.pids is not None:
             limit = resources.pids.limit
             set_limit(
                 self._group("pids", path) / "pids.max", limit if limit > 0 else "max", "the number of processes"
             )
         if resources.devices:
-            self._devices(self._group("devices", path), resources.devices)
+            _limit_devices(self._group("devices", path), resources.devices)
         if resources.block_io is not None:
-            self._limit_block_io(self._group("blkio", path), resources.block_io)
+            _limit_block_io(self._group("blkio", path), resources.block_io)
         for page in resources.hugepage_limits:
             file = self._group("hugetlb", path) / f"hugetlb.{page.page_size}.limit_in_bytes"
             set_limit(file, page.limit, f"huge pages of {page.page_size}")
-        if resources.network is not None and resources.network.class_id is not None:
-            set_limit(
-                self._group("net_cls", path) / "net_cls.classid", resources.network.class_id, "the network class"
-            )
+        for name, rdma in resources.rdma.items():
+            set_limit(self._group("rdma", path) / "rdma.max", rdma_text(name, rdma), "RDMA resources")
+        if resources.network is not None:
+            self._limit_network(path, resources.network)
 
-    def _limit_memory(self, group: Path, limits: MemoryLimits) -> None:
-        limit, swap = group / "memory.limit_in_bytes", group / "memory.memsw.limit_in_bytes"
-        writes: list[tuple[Path, int | None, str]] = [
-            (limit, limits.limit, "the memory limit"),
-            (swap, limits.swap, "the limit of memory and swap"),
-        ]
-        growing = limits.limit is not None and limits.swap is not None and self._memory_limit(swap) < _UNLIMITED
-        if growing and (limits.swap == -1 or (limits.swap or 0) > self._memory_limit(swap)):
-            writes.reverse()  # memory may never exceed memory and swap, not even between two writes
-        for file, value, what in writes:
-            if value is not None and not (file is swap and not file.exists() and value in (-1, limits.limit)):
-                set_limit(file, value, what)
-        if limits.reservation is not None:
-            set_limit(group / "memory.soft_limit_in_bytes", limits.reservation, "the memory reservation")
-        if limits.swappiness is not None:
-            set_limit(group / "memory.swappiness", limits.swappiness, "the swappiness")
-        if limits.disable_oom_killer:
-            set_limit(group / "memory.oom_control", 1, "the OOM killer")
-
-    @staticmethod
-    def _memory_limit(file: Path) -> int:
-        return number(file, _UNLIMITED)
-
-    def _limit_cpu(self, path: str, limits: CPULimits) -> None:
-        group, cpuset = self._group("cpu", path), self._group("cpuset", path)
-        values = [
-            (group / "cpu.shares", limits.shares, "the CPU shares"),
-            (group / "cpu.cfs_period_us", limits.period, "the CPU period"),
-            (group / "cpu.cfs_quota_us", limits.quota, "the CPU quota"),
-            (group / "cpu.cfs_burst_us", limits.burst, "the CPU burst"),
-            (group / "cpu.rt_period_us", limits.realtime_period, "the realtime period"),
-            (group / "cpu.rt_runtime_us", limits.realtime_runtime, "the realtime runtime"),
-            (group / "cpu.idle", limits.idle, "CPU idle scheduling"),
-            (cpuset / "cpuset.cpus", limits.cpus or None, "the set of CPUs"),
-            (cpuset / "cpuset.mems", limits.mems or None, "the set of memory nodes"),
-        ]
-        for file, value, what in values:
-            if value is not None:
-                set_limit(file, value, what)
-
-    @staticmethod
-    def _devices(group: Path, rules: Sequence[DeviceRule]) -> None:
-        """Two files, opened once: there are many rules, and a start waits for them."""
-        with ExitStack() as opened:
-            files = {}
-            for allow, name in ((True, "devices.allow"), (False, "devices.deny")):
-                files[allow] = os.open(group / name, os.O_WRONLY | os.O_CLOEXEC)
-                opened.callback(os.close, files[allow])
-            for rule in rules:
-                text = _device_text(rule)
-                try:
-                    os.write(files[rule.allow], text.encode())
-                except OSError as error:
-                    raise InvalidArgument(f"The kernel refuses {text} as a device rule: {error.strerror}") from error
-
-    @staticmethod
-    def _limit_block_io(group: Path, limits: BlockIOLimits) -> None:
-        if limits.weight:
-            weight = group / "blkio.weight"
-            set_limit(
-                weight if weight.exists() else group / "blkio.bfq.weight", limits.weight, "the block I/O weight"
-            )
-        for device in limits.weight_device:
-            text = f"{device.major}:{device.minor} {device.weight}"
-            set_limit(group / "blkio.weight_device", text, "a device's block I/O weight")
-        for attribute, file in _THROTTLES:
-            for throttle in getattr(limits, attribute):
-                set_limit(group / file, f"{throttle.major}:{throttle.minor} {throttle.rate}", "a device's rate")
+    def _limit_network(self, path: str, limits: NetworkLimits) -> None:
+        if limits.class_id is not None:
+            set_limit(self._group("net_cls", path) / "net_cls.classid", limits.class_id, "the network class")
+        for each in limits.priorities:
+            file = self._group("net_prio", path) / "net_prio.ifpriomap"
+            set_limit(file, f"{each.name} {each.priority}", "an interface's priority")
 
     def freeze(self, path: str, frozen: bool) -> None:
         file = self._group("freezer", path) / "freezer.state"
@@ -240,6 +189,7 @@ class CgroupsV1(Cgroups):
             oom_kills=self.oom_kills(path),
             pids=number(self._group("pids", path) / "pids.current"),
             pids_limit=number(self._group("pids", path) / "pids.max"),
+            swap=max(number(memory / "memory.memsw.usage_in_bytes") - number(memory / "memory.usage_in_bytes"), 0),
             io=self._io(self._group("blkio", path)),
         )
 
@@ -262,3 +212,103 @@ class CgroupsV1(Cgroups):
             major, _, minor = device.partition(":")
             found.append(IoCount(int(major), int(minor), operation, size, operations))
         return tuple(found)
+
+
+# ── limits ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _limit_memory(group: Path, limits: MemoryLimits) -> None:
+    """A limit of 0 is none that was asked for. `kernel` has no effect since Linux 5.16, and is part of `limit`."""
+    limit, swap = group / "memory.limit_in_bytes", group / "memory.memsw.limit_in_bytes"
+    writes: list[tuple[Path, int | None, str]] = [
+        (limit, limits.limit, "the memory limit"),
+        (swap, limits.swap, "the limit of memory and swap"),
+    ]
+    before = number(swap, _UNLIMITED)
+    if limits.limit and limits.swap and before < _UNLIMITED and (limits.swap == -1 or limits.swap > before):
+        writes.reverse()  # memory may never exceed memory and swap, not even between two writes
+    for file, value, what in writes:
+        if value and not (file is swap and not file.exists() and value in (-1, limits.limit)):
+            set_limit(file, value, what)
+    if limits.reservation:
+        set_limit(group / "memory.soft_limit_in_bytes", limits.reservation, "the memory reservation")
+    if limits.kernel_tcp:
+        set_limit(group / "memory.kmem.tcp.limit_in_bytes", limits.kernel_tcp, "the memory of TCP buffers")
+    if limits.swappiness is not None:
+        set_limit(group / "memory.swappiness", limits.swappiness, "the swappiness")
+    if limits.disable_oom_killer is not None:
+        set_limit(group / "memory.oom_control", int(limits.disable_oom_killer), "the OOM killer")
+
+
+def _limit_cpu(group: Path, cpuset: Path, limits: CPULimits) -> None:
+    bandwidth = [
+        (group / "cpu.cfs_period_us", limits.period, "the CPU period"),
+        (group / "cpu.cfs_quota_us", limits.quota, "the CPU quota"),
+        (group / "cpu.cfs_burst_us", limits.burst, "the CPU burst"),
+    ]
+    if limits.burst is not None and limits.burst < number(group / "cpu.cfs_burst_us"):
+        bandwidth.reverse()  # a burst may never exceed its quota, not even between two writes
+    elif limits.quota and limits.period and limits.period < number(group / "cpu.cfs_period_us"):
+        bandwidth[:2] = bandwidth[1::-1]  # nor the quota its share of the group above
+    values = [
+        (group / "cpu.idle", 0 if limits.idle == 0 else None, "CPU idle scheduling"),
+        (group / "cpu.shares", limits.shares or None, "the CPU shares"),
+        (group / "cpu.idle", limits.idle or None, "CPU idle scheduling"),
+        *bandwidth,
+        (group / "cpu.rt_period_us", limits.realtime_period, "the realtime period"),
+        (group / "cpu.rt_runtime_us", limits.realtime_runtime, "the realtime runtime"),
+        (cpuset / "cpuset.cpus", limits.cpus or None, "the set of CPUs"),
+        (cpuset / "cpuset.mems", limits.mems or None, "the set of memory nodes"),
+    ]
+    for file, value, what in values:
+        if value is not None:
+            set_limit(file, value, what)
+
+
+def _limit_devices(group: Path, rules: Sequence[DeviceRule]) -> None:
+    """Two files, opened once: there are many rules, and a start waits for them."""
+    with ExitStack() as opened:
+        files = {}
+        for allow, name in ((True, "devices.allow"), (False, "devices.deny")):
+            files[allow] = os.open(group / name, os.O_WRONLY | os.O_CLOEXEC)
+            opened.callback(os.close, files[allow])
+        for rule in rules:
+            for text in _device_texts(rule):
+                try:
+                    os.write(files[rule.allow], text.encode())
+                except OSError as error:
+                    reason = os.strerror(error.errno or 0)
+                    file = "devices.allow" if rule.allow else "devices.deny"
+                    raise InvalidArgument(
+                        f"The kernel refuses {text} as a device rule (in {file}): {reason}"
+                    ) from error
+
+
+def _device_texts(rule: DeviceRule) -> list[str]:
+    if rule.type == "a" and rule.major is None and rule.minor is None:
+        return ["a"]
+    major = "*" if rule.major is None else rule.major
+    minor = "*" if rule.minor is None else rule.minor
+    kinds = {"a": "bc", "u": "c"}.get(rule.type, rule.type)
+    return [f"{kind} {major}:{minor} {rule.access}" for kind in kinds]
+
+
+def _limit_block_io(group: Path, limits: BlockIOLimits) -> None:
+    bfq = "" if (group / "blkio.weight").exists() else "bfq."
+    weights: list[tuple[str, int | str | None, str]] = [
+        (f"blkio.{bfq}weight", limits.weight, "the block I/O weight"),
+        ("blkio.leaf_weight", limits.leaf_weight, "the block I/O weight of its own processes"),
+    ]
+    for device in limits.weight_device:
+        name = f"{device.major}:{device.minor}"
+        weights += [
+            (f"blkio.{bfq}weight_device", f"{name} {device.weight}" if device.weight else None, f"{name}'s weight"),
+            ("blkio.leaf_weight_device", f"{name} {device.leaf_weight}" if device.leaf_weight else None, name),
+        ]
+    for file, value, what in weights:
+        if value:
+            set_limit(group / file, value, what)
+    for attribute, file in _THROTTLES:
+        for throttle in getattr(limits, attribute):
+            name = f"{throttle.major}:{throttle.minor}"
+            set_limit(group / file, f"{name} {throttle.rate}", f"the rate of device {name}")

@@ -18,6 +18,8 @@ from cove.kernel.cgroups import (
     CgroupStats,
     IoCount,
     number,
+    pressure,
+    rdma_text,
     read_file,
     set_limit,
     table,
@@ -65,8 +67,12 @@ class CgroupsV2(Cgroups):
             directory /= part
 
     @contextmanager
-    def birthplace(self, path: str) -> Iterator[Birthplace]:
-        fd = os.open(self._group(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def birthplace(self, path: str, beside: int | None = None) -> Iterator[Birthplace]:
+        """A group that the container divided among groups below it takes no process: then `beside`'s own does."""
+        group = self._group(path)
+        if beside is not None and read_file(group / "cgroup.subtree_control"):
+            group = self._group(read_file(Path(f"/proc/{beside}/cgroup")).rpartition("0::")[2])
+        fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield Birthplace(directory=fd)
         finally:
@@ -89,14 +95,17 @@ class CgroupsV2(Cgroups):
             _limit_io(group, resources.block_io)
         for page in resources.hugepage_limits:
             set_limit(group / f"hugetlb.{page.page_size}.max", page.limit, f"huge pages of {page.page_size}")
+            if (reserved := group / f"hugetlb.{page.page_size}.rsvd.max").exists():
+                set_limit(reserved, page.limit, f"reserved huge pages of {page.page_size}")
         for name, rdma in resources.rdma.items():
-            handles = "max" if rdma.hca_handles is None else rdma.hca_handles
-            objects = "max" if rdma.hca_objects is None else rdma.hca_objects
-            set_limit(group / "rdma.max", f"{name} hca_handle={handles} hca_object={objects}", "RDMA resources")
+            set_limit(group / "rdma.max", rdma_text(name, rdma), "RDMA resources")
+        if resources.network is not None and (resources.network.class_id or resources.network.priorities):
+            raise Unsupported("Network class and priority exist only with cgroup v1; leave out resources.network")
         for file, value in resources.unified.items():
-            if "/" in file or file.startswith("."):
+            if "/" in file or file.startswith(".") or "." not in file:
                 raise InvalidArgument(f"{file} is not the name of a control file; write it as in memory.high")
-            set_limit(group / file, value, file)
+            for line in value.splitlines():
+                set_limit(group / file, line, file)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -158,16 +167,30 @@ class CgroupsV2(Cgroups):
             oom_kills=events.get("oom_kill", 0),
             pids=number(group / "pids.current"),
             pids_limit=number(group / "pids.max"),
+            pids_peak=number(group / "pids.peak"),
+            swap=number(group / "memory.swap.current"),
             io=_io(group),
+            pressure={
+                name: found for name in ("cpu", "memory", "io") if (found := pressure(group / f"{name}.pressure"))
+            },
         )
 
 
 def _limit_memory(group: Path, limits: MemoryLimits) -> None:
-    """`limits.swap` is memory and swap together, as version 1 counted; here swap has its own limit."""
-    if limits.limit is not None:
+    """`limits.swap` is memory and swap together, as version 1 counted; here swap has its own limit.
+
+    A limit of 0 is none that was asked for. The kernel's memory and that of TCP buffers is part of `limit`.
+    """
+    if limits.swappiness is not None:
+        raise Unsupported("Memory swappiness exists only with cgroup v1; leave it out")
+    if limits.disable_oom_killer:
+        raise Unsupported("Switching off the OOM killer exists only with cgroup v1; leave it out")
+    if limits.check_before_update and limits.limit and 0 < limits.limit < (used := number(group / "memory.current")):
+        raise InvalidArgument(f"The memory limit {limits.limit} is below the {used} bytes that are in use; raise it")
+    if limits.limit:
         set_limit(group / "memory.max", _or_max(limits.limit), "the memory limit")
-    if limits.swap is not None:
-        memory = limits.limit if limits.limit is not None else number(group / "memory.max", -1)
+    if limits.swap:
+        memory = limits.limit or number(group / "memory.max", -1)
         unlimited = limits.swap < 0 or memory < 0
         if not unlimited and limits.swap < memory:
             raise InvalidArgument(
@@ -176,7 +199,7 @@ def _limit_memory(group: Path, limits: MemoryLimits) -> None:
         swap, file = (-1 if unlimited else limits.swap - memory), group / "memory.swap.max"
         if file.exists() or swap > 0:
             set_limit(file, _or_max(swap), "the limit of memory and swap")
-    if limits.reservation is not None:
+    if limits.reservation:
         set_limit(group / "memory.low", _or_max(limits.reservation), "the memory reservation")
 
 
@@ -200,16 +223,23 @@ def weight_of(shares: int) -> int:
 
 
 def _limit_cpu(group: Path, limits: CPULimits) -> None:
+    if limits.realtime_runtime or limits.realtime_period:
+        raise Unsupported("Realtime CPU limits exist only with cgroup v1; leave them out")
+    if limits.idle == 0:
+        set_limit(group / "cpu.idle", 0, "CPU idle scheduling")
     if limits.shares:
         set_limit(group / "cpu.weight", weight_of(limits.shares), "the CPU shares")
+    if limits.idle:
+        set_limit(group / "cpu.idle", limits.idle, "CPU idle scheduling")
+    shrinking = limits.burst is not None and limits.burst < number(group / "cpu.max.burst")
+    if shrinking:  # a burst may never exceed its quota, not even between two writes
+        set_limit(group / "cpu.max.burst", limits.burst, "the CPU burst")
     if limits.quota is not None or limits.period is not None:
         before = read_file(group / "cpu.max").split() if (group / "cpu.max").exists() else ["max", "100000"]
         quota = before[0] if limits.quota is None else "max" if limits.quota <= 0 else limits.quota
         set_limit(group / "cpu.max", f"{quota} {limits.period or before[1]}", "the CPU quota")
-    if limits.burst is not None:
+    if limits.burst is not None and not shrinking:
         set_limit(group / "cpu.max.burst", limits.burst, "the CPU burst")
-    if limits.idle is not None:
-        set_limit(group / "cpu.idle", limits.idle, "CPU idle scheduling")
     if limits.cpus:
         set_limit(group / "cpuset.cpus", limits.cpus, "the set of CPUs")
     if limits.mems:
@@ -219,15 +249,18 @@ def _limit_cpu(group: Path, limits: CPULimits) -> None:
 def _limit_io(group: Path, limits: BlockIOLimits) -> None:
     bfq = group / "io.bfq.weight"
     file = bfq if bfq.exists() else group / "io.weight"
+    if limits.leaf_weight or any(device.leaf_weight for device in limits.weight_device):
+        raise Unsupported("Leaf weights of block I/O exist only with cgroup v1; leave them out")
     if limits.weight:
         set_limit(file, _io_weight(limits.weight, file is bfq), "the block I/O weight")
     for device in limits.weight_device:
         if device.weight:
-            text = f"{device.major}:{device.minor} {_io_weight(device.weight, file is bfq)}"
-            set_limit(file, text, "a device's block I/O weight")
+            name = f"{device.major}:{device.minor}"
+            set_limit(file, f"{name} {_io_weight(device.weight, file is bfq)}", f"the weight of device {name}")
     for attribute, key in _THROTTLES:
         for throttle in getattr(limits, attribute):
-            set_limit(group / "io.max", f"{throttle.major}:{throttle.minor} {key}={throttle.rate}", "a device's rate")
+            name = f"{throttle.major}:{throttle.minor}"
+            set_limit(group / "io.max", f"{name} {key}={throttle.rate or 'max'}", f"the rate of device {name}")
 
 
 def _io_weight(weight: int, bfq: bool) -> int:
