@@ -87,7 +87,7 @@ class Process:
                 await _readable(sync)
                 continue
             except ConnectionResetError:
-                return b""
+                continue  # it ended without reading Go; what it had to say still lies here, or end of file
             if content != m.ROOT:
                 return content
             for fd in fds:
