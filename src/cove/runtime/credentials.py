@@ -158,13 +158,18 @@ def enter_directory(root: int, path: str) -> None:
 
 
 def place_stdio(root: int, stdio: ChildStdio, console: int | None, owner: Identity) -> None:
-    """Put descriptors 0 to 2 in place and give them to the process' user."""
+    """Put descriptors 0 to 2 in place and give them to the process' user; a console is its session's terminal.
+
+    Before the barrier: whoever called `create` may wait until nobody has its own streams any more.
+    """
     wanted = [console] * 3 if console is not None else [stdio.stdin, stdio.stdout, stdio.stderr]
     null = devices.open_null(root) if None in wanted else -1
     for number, fd in enumerate(wanted):
         os.dup2(null if fd is None else fd, number, inheritable=True)
         if fd is not None:
             _give(number, owner)
+    if console is not None:
+        devices.control_terminal(0)
 
 
 def _give(fd: int, owner: Identity) -> None:

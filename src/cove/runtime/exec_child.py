@@ -69,6 +69,8 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
         identity = credentials.identify(root, wanted, launch.user, launch.group_add)
     with child.stage("cwd"):
         credentials.enter_directory(root, wanted.cwd)
+    with child.stage("stdio"):
+        credentials.place_stdio(root, stdio, console, identity)
     with child.stage("exec"):
         found = credentials.find_program(root, wanted, identity)
     child.wait_for_go()
@@ -85,8 +87,6 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
         sets,
         filter_,
         found=found,
-        root=root,
-        stdio=stdio,
         console=console,
         reaper=False,
     )

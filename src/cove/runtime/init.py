@@ -154,7 +154,7 @@ class _Init:
                 labels.apply(process, self.proc)
         if self.launch.rootfs is not None:
             self.child.lend_root(tree.root)
-        self._become(process, identity, sets, filter_, tree.root, found)
+        self._become(process, identity, sets, filter_, found)
 
     def _build_tree(self, linux: Linux) -> Tree:
         """Everything mounted, still outside of it."""
@@ -216,6 +216,8 @@ class _Init:
             credentials.enter_directory(tree.root, process.cwd)
         with self.child.stage("rootfs"):
             tree.seal()
+        with self.child.stage("stdio"):
+            credentials.place_stdio(tree.root, self.stdio, self.console, identity)
         with self.child.stage("exec"):
             return identity, credentials.find_program(tree.root, process, identity)
 
@@ -233,7 +235,6 @@ class _Init:
         identity: Identity,
         sets: credentials.Masks,
         seccomp: Filter,
-        root: int,
         found: credentials.Program,
     ) -> NoReturn:
         become(
@@ -243,8 +244,6 @@ class _Init:
             sets,
             seccomp,
             found=found,
-            root=root,
-            stdio=self.stdio,
             console=self.console,
             reaper=self.launch.init,
             before_exec=self._hooks_of_start,
@@ -265,8 +264,6 @@ def become(
     seccomp: Filter,
     *,
     found: credentials.Program,
-    root: int,
-    stdio: ChildStdio,
     console: int | None,
     reaper: bool,
     before_exec: Callable[[], None] | None = None,
@@ -275,11 +272,7 @@ def become(
 
     A filter may forbid all but execve, and often the newer calls: what needs them comes before it.
     """
-    with child.stage("stdio"):
-        credentials.place_stdio(root, stdio, console, identity)
-        if console is not None:
-            devices.control_terminal(0)
-        child.shed()
+    child.shed()
     with child.stage("privileges"):
         credentials.drop(process, identity, sets, seccomp)
     if before_exec is not None:

@@ -46,7 +46,7 @@ class Newborn:
 
     def admit(self) -> None:
         """Open the gate."""
-        with suppress(BrokenPipeError):  # it failed already; its reason lies on sync
+        with suppress(ConnectionError):  # it failed already; its reason lies on sync
             self.gate.send(b"go")
 
     def attend(self, on_hooks: Callable[[], bytes]) -> None:
@@ -59,7 +59,7 @@ class Newborn:
             if self.gate.fileno() in ready and not self._serve(on_hooks):
                 waiting.unregister(self.gate)
             if self.sync.fileno() in ready:
-                self._heard(self.sync.recv(_PACKET))
+                self._heard(self._receive())
                 break
         if self.helper:
             os.waitpid(self.helper, 0)
@@ -67,7 +67,10 @@ class Newborn:
 
     def _serve(self, on_hooks: Callable[[], bytes]) -> bool:
         """One packet from the gate; False at its end."""
-        data, fds, _, _ = socket.recv_fds(self.gate, 64, 1, socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, fds, _, _ = socket.recv_fds(self.gate, 64, 1, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return False  # it ended; why is said on sync
         if fds:
             self.master = fds[0]
         if data == b"hooks":
@@ -87,13 +90,18 @@ class Newborn:
 
     def go(self) -> None:
         """Past the barrier; returns once the program runs."""
-        try:
+        with suppress(ConnectionError):  # it failed; its reason lies on the socket
             self.sync.send(_GO)
-        except BrokenPipeError:
-            pass  # its reason lies on the socket
-        answer = self.sync.recv(_PACKET)
+        answer = self._receive()
         if answer:
             self._heard(answer)
+
+    def _receive(self) -> bytes:
+        """The next packet on sync. A peer that closed without reading all resets first, and its last word follows."""
+        try:
+            return self.sync.recv(_PACKET)
+        except ConnectionResetError:
+            return self.sync.recv(_PACKET)
 
     def receive_master(self) -> None:
         """The pty of a process that does not say Ready."""

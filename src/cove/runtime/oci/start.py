@@ -48,7 +48,7 @@ def _go(container: store.Container) -> None:
         connection.send(_GO)
         os.unlink("start.sock", dir_fd=container.fd)
         answer = connection.recv(_PACKET)
-    except (BrokenPipeError, ConnectionError, FileNotFoundError):
+    except (ConnectionError, FileNotFoundError):
         raise Conflict(f"the first process of {container.id} ended before it could be started") from None
     finally:
         connection.close()
