@@ -19,9 +19,10 @@ from cove.engine.context import Context, Reports, Settings
 from cove.engine.engine import Engine
 from cove.engine.executors import Executors
 from cove.engine.host import read_facts
-from cove.errors import Internal, describe
+from cove.errors import Internal, InvalidArgument, describe
 from cove.image.distribution import Distribution, Policy
 from cove.image.store import ImageStore
+from cove.kernel import systemd
 from cove.kernel.cgroups import Cgroups
 from cove.network.bridge import BridgeDriver
 from cove.network.dns.client import Resolver
@@ -47,6 +48,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         _prepare(config.data, config.run)
         loop = asyncio.get_running_loop()
         instance = Instance.of(config.run)
+        _check_cgroup_driver(config)
         database = Database(config.data.database)
         stack.callback(database.close)
         executors = Executors()
@@ -82,8 +84,8 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             ports=ports,
             resolver=resolver,
             volume_drivers={"local": volumes},
-            host=read_facts(),
-            cgroups=Cgroups.detect(instance.cgroup_parent),
+            host=read_facts(config.file.cgroup_driver),
+            cgroups=Cgroups.detect(instance.cgroup_parent, "systemd"),
             firewall=firewall,
             distribution=Distribution(store.content, store.images, store.layers, _policy(config)),
             executors=executors,
@@ -105,6 +107,11 @@ async def _leave(runtime: Runtime, bridges: BridgeDriver, firewall: Firewall) ->
     bridges.close()
     if idle:
         firewall.remove()
+
+
+def _check_cgroup_driver(config: Config) -> None:
+    if config.file.cgroup_driver == "systemd" and not systemd.is_running():
+        raise InvalidArgument("systemd is not this host's init, so it can make no control groups; choose cgroupfs")
 
 
 def _policy(config: Config) -> Policy:

@@ -5,6 +5,7 @@
     run_root  = "/run/cove"
     hosts     = ["unix:///run/cove/cove.sock", "tcp://0.0.0.0:2376"]
     log_level = "info"
+    cgroup_driver = "cgroupfs"              # or "systemd": a scope for each container
     stop_timeout = 10                       # seconds, for containers that say nothing
     userns_remap = "default"                # or a user of /etc/subuid: root in containers is not root here
     labels = ["rack=4"]
@@ -84,6 +85,7 @@ class File(_Table, frozen=True, kw_only=True):
     run_root: str = str(paths.DEFAULT_RUN_ROOT)
     hosts: tuple[str, ...] = ()
     log_level: LogLevel = "info"
+    cgroup_driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
     stop_timeout: int = 10
     userns_remap: str = ""
     labels: tuple[str, ...] = ()
@@ -181,6 +183,9 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--userns-remap", metavar="USER", help='"default", or a user of /etc/subuid whose ids containers get'
     )
+    parser.add_argument(
+        "--exec-opt", metavar="KEY=VALUE", action="append", default=[], help="native.cgroupdriver=cgroupfs or systemd"
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     return parser
 
@@ -195,12 +200,23 @@ def load(argv: Sequence[str]) -> Config:
         "hosts": tuple(flags.host) if flags.host else None,
         "log_level": flags.log_level,
         "userns_remap": flags.userns_remap,
+        "cgroup_driver": _cgroup_driver(flags.exec_opt),
     }
     file = msgspec.structs.replace(file, **{key: value for key, value in given.items() if value is not None})
     run = paths.RunRoot(Path(file.run_root).absolute())
     hosts = tuple(parse_host(text) for text in file.hosts) or (UnixHost(run.socket),)
     _check_tcp(file.tcp, hosts)
     return Config(data=paths.DataRoot(Path(file.data_root).absolute()), run=run, hosts=hosts, file=file)
+
+
+def _cgroup_driver(options: Sequence[str]) -> str | None:
+    """The last --exec-opt's word, None without one. Raises InvalidArgument."""
+    driver = None
+    for option in options:
+        key, _, driver = option.partition("=")
+        if key != "native.cgroupdriver" or driver not in ("cgroupfs", "systemd"):
+            raise InvalidArgument(f"unknown --exec-opt {option!r}; it is native.cgroupdriver=cgroupfs or =systemd")
+    return driver
 
 
 def _check_tcp(tcp: Tcp, hosts: Sequence[Host]) -> None:

@@ -157,7 +157,7 @@ class Files:
         except ValueError as error:
             raise InvalidArgument(f"ps arguments {ps_args!r} cannot be read: {error}") from None
         output = await _ps(words)
-        pids = set(self._context.cgroups.procs(cgroup_of(container.record, self._context.instance)))
+        pids = set(self._context.cgroups.procs(cgroup_of(container, self._context)))
         tell(self._context.events, container, "top")
         return select(output, pids)
 

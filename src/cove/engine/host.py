@@ -37,6 +37,7 @@ class HostFacts:
     architecture: str = "x86_64"
     kernel: str = ""
     cgroup_version: int = 2
+    cgroup_driver: str = "cgroupfs"
     swap_limit: bool = True
     ceilings: dict[str, int] = field(default_factory=dict)
     last_capability: int = 40
@@ -44,7 +45,7 @@ class HostFacts:
     selinux: bool = False
 
 
-def read_facts() -> HostFacts:
+def read_facts(cgroup_driver: str = "cgroupfs") -> HostFacts:
     """Ask the running kernel; raises Internal when /proc and /sys are not what they should be."""
     try:
         return HostFacts(
@@ -55,6 +56,7 @@ def read_facts() -> HostFacts:
             architecture=platform.machine(),
             kernel=platform.release(),
             cgroup_version=2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1,
+            cgroup_driver=cgroup_driver,
             swap_limit=_swap_limit(),
             ceilings=_ceilings(),
             last_capability=int(_line("/proc/sys/kernel/cap_last_cap", "40")),

@@ -25,7 +25,7 @@ from cove.errors import Conflict, InvalidArgument
 from cove.network import resolv
 from cove.network.dns.messages import ADDRESS
 from cove.oci.spec import Mount
-from cove.paths import ContainerData, Instance
+from cove.paths import ContainerData
 from cove.runtime.messages import Launch, LogPolicy
 from cove.wire.containers import LogConfig
 
@@ -50,7 +50,7 @@ class Launcher:
         edits = cdi.edits(record.host.device_requests, self._context.settings.cdi_directories)
         around = spec.Surroundings(
             edits=edits,
-            cgroup=cgroup_of(record, self._context.instance),
+            cgroup=new_cgroup(record, self._context),
             hostname=hostname,
             mounts=(
                 *self._mounts.perform(record.mounts, mapped=bool(record.uid_map)),
@@ -166,10 +166,17 @@ class Launcher:
         return hosts, names
 
 
-def cgroup_of(record: Record, instance: Instance) -> str:
-    """The path of a container's control group, the same in every hierarchy."""
-    parent = record.host.cgroup_parent.strip("/")
-    return f"/{parent or instance.cgroup_parent}/{record.id}"
+def new_cgroup(record: Record, context: Context) -> str:
+    """What the control group of a run is called: a path, or SLICE:PREFIX:NAME for systemd."""
+    asked, own = record.host.cgroup_parent, context.instance.cgroup_parent
+    if context.host.cgroup_driver == "systemd":
+        return f"{asked}:{own}:{record.id}"
+    return f"/{asked.strip('/') or own}/{record.id}"
+
+
+def cgroup_of(container: Container, context: Context) -> str:
+    """The control group of a container that runs; it may have been started with another driver."""
+    return container.facts.cgroup or new_cgroup(container.record, context)
 
 
 def hostname_of(record: Record, lender: Container | None = None) -> str:

@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack
 from cove.engine import restarts, signals
 from cove.engine.attachments import Attachments
 from cove.engine.context import Context
-from cove.engine.launch import Launcher
+from cove.engine.launch import Launcher, new_cgroup
 from cove.engine.records import Attached
 from cove.engine.registry import Container, Registry
 from cove.engine.removal import Removal
@@ -98,6 +98,7 @@ class Lifecycle:
             phase="running",
             wanted="running",
             pid=process.pid,
+            cgroup=new_cgroup(container.record, self._context),
             started_ns=time.time_ns(),
             exit_code=0,
             error="",

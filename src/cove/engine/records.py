@@ -79,12 +79,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What was last seen of a container.
 
     `wanted`: the user's last word, "running" or "stopped"; a restart policy acts on it after a reboot.
-    Times are nanoseconds of Unix time, 0 for never. `restarts` counts those of the policy.
+    Times are nanoseconds of Unix time, 0 for never. `cgroup`: of its last run. `restarts` counts those of the policy.
     """
 
     phase: Phase = "created"
     wanted: Literal["running", "stopped"] = "stopped"
     pid: int = 0
+    cgroup: str = ""
     started_ns: int = 0
     finished_ns: int = 0
     exit_code: int = 0

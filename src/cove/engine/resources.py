@@ -102,6 +102,10 @@ def _check_cpu(asked: wire.Resources, host: HostFacts) -> None:
         raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
     if 0 < asked.cpu_quota < 1000:
         raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    if host.cgroup_version == 2 and (asked.cpu_realtime_period or asked.cpu_realtime_runtime):
+        raise Unsupported(
+            "Realtime CPU limits exist only with cgroup v1; leave out --cpu-rt-period and --cpu-rt-runtime"
+        )
     if asked.cpu_count or asked.cpu_percent or asked.io_maximum_iops or asked.io_maximum_bandwidth:
         raise Unsupported("CPU count, CPU percent and maximum IO are limits of another operating system")
     _check_set(asked.cpuset_cpus, host.online_cpus, "cpuset cpus", "CPUs")
@@ -148,7 +152,7 @@ def _cpu(asked: wire.Resources) -> CPULimits | None:
 
 
 def _pids(asked: wire.Resources) -> PidsLimit | None:
-    return PidsLimit(limit=asked.pids_limit) if asked.pids_limit and asked.pids_limit > 0 else None
+    return PidsLimit(limit=asked.pids_limit) if asked.pids_limit else None
 
 
 def _block_io(asked: wire.Resources) -> BlockIOLimits | None:

@@ -7,6 +7,7 @@ refuse at start.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -162,7 +163,7 @@ def _namespaces(record: Record, joined: Mapping[str, str]) -> tuple[Namespace, .
 def check(config: ContainerConfig, asked: HostConfig, host: HostFacts) -> tuple[str, ...]:
     """Refuse what can't be honoured; return warnings about what is honoured only in part."""
     _check_modes(config, asked)
-    _check_unsupported(asked)
+    _check_unsupported(asked, host)
     security.security_options(asked, host)
     security.capabilities(asked, host)
     resources.limits(asked, host)
@@ -216,7 +217,7 @@ def _check_modes(config: ContainerConfig, asked: HostConfig) -> None:
         raise InvalidArgument("conflicting options: network sharing and links")
 
 
-def _check_unsupported(asked: HostConfig) -> None:
+def _check_unsupported(asked: HostConfig, host: HostFacts) -> None:
     """Everything that this version cannot do is said, never ignored."""
     if asked.runtime not in RUNTIMES:
         raise InvalidArgument(f"unknown or invalid runtime name: {asked.runtime}")
@@ -228,6 +229,8 @@ def _check_unsupported(asked: HostConfig) -> None:
         )
     if asked.cgroup_parent and (".." in asked.cgroup_parent.split("/") or "\0" in asked.cgroup_parent):
         raise InvalidArgument(f"invalid cgroup parent: {asked.cgroup_parent}")
+    if host.cgroup_driver == "systemd" and asked.cgroup_parent and not _SLICE.fullmatch(asked.cgroup_parent):
+        raise InvalidArgument('cgroup-parent for systemd cgroup should be a valid slice named as "xxx.slice"')
     if asked.auto_remove and asked.restart_policy.name not in ("", "no"):
         raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
     policy = asked.restart_policy
@@ -244,6 +247,7 @@ def _check_unsupported(asked: HostConfig) -> None:
 
 # ── mounts of the system ──────────────────────────────────────────────────────────────────────────
 
+_SLICE = re.compile(r"(-|[\w@.:\\]+(-[\w@.:\\]+)*)\.slice")
 _SAFE = ("nosuid", "noexec", "nodev")
 
 

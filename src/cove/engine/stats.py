@@ -57,7 +57,7 @@ class Stats:
         if not container.facts.running:
             return empty
         try:
-            used = self._context.cgroups.stats(cgroup_of(container.record, self._context.instance))
+            used = self._context.cgroups.stats(cgroup_of(container, self._context))
         except OSError:
             return empty  # it ended between the two lines
         previous = before if before is not None and before.read != ZERO else None

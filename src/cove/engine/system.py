@@ -99,6 +99,7 @@ class System:
             n_goroutines=len(asyncio.all_tasks()),
             system_time=stamp(time.time_ns()),
             logging_driver="json-file",
+            cgroup_driver=host.cgroup_driver,
             cgroup_version=str(host.cgroup_version),
             n_events_listener=context.events.listeners,
             kernel_version=host.kernel,

@@ -102,7 +102,6 @@ class Cgroups(ABC):
     """What Cove does with control groups, whichever version."""
 
     version: int
-    driver = "cgroupfs"
 
     def __init__(self, parent: str) -> None:
         """`parent`: the name of the group that holds all of this daemon's groups, e.g. "cove"."""
@@ -110,7 +109,7 @@ class Cgroups(ABC):
 
     @staticmethod
     def detect(parent: str, driver: str = "cgroupfs") -> Cgroups:
-        """The version that this host has. Driver "systemd" takes its scopes' names for paths, and plain ones too."""
+        """The version that this host has. Driver "systemd" takes scopes' names for paths, and plain paths too."""
         from cove.kernel.cgroups_v1 import CgroupsV1
         from cove.kernel.cgroups_v2 import CgroupsV2
 

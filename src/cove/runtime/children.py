@@ -132,6 +132,7 @@ def _first(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, *, cgroup
         born = forker.fork(init.flags_for(spec), within=within, cgroup=place.directory)
         child = Child(launch.id, "", born.pid, born.pidfd, born.gate)
         with _killed_unless_told(child):
+            cgroups.admit(spec.linux.cgroups_path, born.pid)
             orders.send(
                 born.gate,
                 launch,
@@ -209,7 +210,7 @@ def execute(
     path = run.container(launch.container).seccomp
     bpf = path.read_bytes() if path.exists() else b""
     target = container.child.pidfd
-    with cgroups.birthplace(container.status.cgroup) as place:
+    with cgroups.birthplace(container.status.cgroup, beside=container.child.pid) as place:
         born = forker.fork(0, within=[("pid", target)], cgroup=place.directory)
         child = Child(launch.container, launch.id, born.pid, born.pidfd, born.gate)
         with _killed_unless_told(child):

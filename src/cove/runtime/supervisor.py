@@ -465,7 +465,7 @@ def main(argv: list[str] | None = None) -> None:
         run = RunRoot(options.run_root)
         run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
         held = lock(run.supervisor_lock)
-        supervisor = Supervisor(run, Cgroups.detect(options.cgroup_parent), forker)
+        supervisor = Supervisor(run, Cgroups.detect(options.cgroup_parent, "systemd"), forker)
         with listen(run.supervisor_socket) as listener:
             supervisor.serve(listener)
         run.supervisor_socket.unlink(missing_ok=True)

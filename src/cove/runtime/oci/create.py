@@ -66,7 +66,7 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         container.write("config.json", content)
         cgroups = groups.driver(systemd=call.systemd)
         assert spec.linux is not None
-        group = groups.path_of(spec.linux.cgroups_path)
+        group = groups.path_of(spec.linux.cgroups_path, systemd=call.systemd)
         cgroups.create(group, spec.linux.resources)
         undo.callback(_remove_group, cgroups, group)
         bpf = filters.compiled(spec.linux.seccomp) if spec.linux.seccomp is not None else b""
@@ -84,6 +84,7 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         newborn = _first_process(launch, manner, cgroups, group, bpf)
         opened.callback(newborn.close)
         undo.callback(newborn.kill)
+        cgroups.admit(group, newborn.pid)
         container.save(_record(call, container, spec, newborn, directory, cgroups, group))
         _attend(newborn, container, spec, directory, call)
         if newborn.master is not None and console_socket:

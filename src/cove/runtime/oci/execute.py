@@ -185,6 +185,6 @@ def _join(container: store.Container, wanted: Process, manner: Manner) -> Newbor
                 launch, target_pidfd=target, sync_fd=sync_fd, gate_fd=gate_fd, stdio=ends, seccomp=bpf, manner=manner
             )
 
-        place = opened.enter_context(cgroups.birthplace(record.cgroup))
+        place = opened.enter_context(cgroups.birthplace(record.cgroup, beside=record.pid))
         affinity.before(wanted)
         return born(0, place, [("pid", target)], become)

@@ -17,7 +17,7 @@ def document() -> dict[str, object]:
         "linux": {
             "namespaces": sorted(namespaces.FLAGS),
             "capabilities": list(privileges.CAPABILITIES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False},
+            "cgroup": {"v1": True, "v2": True, "systemd": True},
             "seccomp": {"enabled": True},
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
