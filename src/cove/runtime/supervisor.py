@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _decode = msgspec.json.Decoder(m.Request).decode
 _encode = msgspec.json.Encoder().encode
+_SECOND_LOOKS = (0.02, 0.2)
 _UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody saw its exit code"
 
 
@@ -291,9 +292,15 @@ class Supervisor:
             self._loop.watch(events, lambda: self._memory(container, events))
 
     def _memory(self, container: Container, events: int) -> None:
-        """The kernel killed something for the memory limit; the container itself may live on."""
+        """The memory limit is met for good. Version 1 tells so before it kills, so there is a second look."""
         drain_events(events)
-        kills = self._cgroups.oom_kills(container.status.cgroup)
+        self._count_kills(container)
+        for moment in _SECOND_LOOKS:
+            self._loop.later(moment, lambda: self._count_kills(container))
+
+    def _count_kills(self, container: Container) -> None:
+        """The kernel killed something for the memory limit; the container itself may live on."""
+        kills = self._cgroups.oom_kills(container.status.cgroup) if container.child is not None else 0
         if kills > container.oom_kills:
             container.oom_kills = kills
             self._report(m.OutOfMemory(id=container.status.id))

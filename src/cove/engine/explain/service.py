@@ -16,7 +16,7 @@ from cove.engine.containers import Containers
 from cove.engine.context import Context
 from cove.engine.explain import limits, mounts, namespaces, network
 from cove.engine.explain import security as rights
-from cove.engine.launch import cgroup_of, hostname_of
+from cove.engine.launch import cgroup_of, hostname_of, new_cgroup
 from cove.engine.mounts import Mounts
 from cove.engine.networks import NetworkStore
 from cove.engine.ports import requested
@@ -85,7 +85,7 @@ class Explanations:
     async def _measure(self, container: Container) -> limits.Live | None:
         if not container.facts.running:
             return None
-        cgroup, pid = cgroup_of(container.record, self._context.instance), container.facts.pid
+        cgroup, pid = cgroup_of(container, self._context), container.facts.pid
         cgroups = self._context.cgroups
         before = limits.sample(cgroups, cgroup, pid)
         await asyncio.sleep(_MOMENT)
@@ -116,7 +116,7 @@ class Explanations:
             state=state,
             pid=pid,
             started_at=stamp(started_ns) if pid else "",
-            cgroup=cgroup_of(record, context.instance),
+            cgroup=self._cgroup(record),
             cgroup_version=context.host.cgroup_version,
             namespaces=namespaces.explain(built, pid, lenders),
             limits=limits.explain(
@@ -150,7 +150,7 @@ class Explanations:
         )
         taken = {mount.destination for mount in record.mounts}
         around = spec.Surroundings(
-            cgroup=cgroup_of(record, self._context.instance),
+            cgroup=self._cgroup(record),
             hostname=hostname_of(record),
             mounts=tuple(
                 Mount(destination=destination, source=str(source), type="bind", options=("bind", "rw"))
@@ -161,6 +161,10 @@ class Explanations:
             joined={kind: f"/proc/{name}" for kind, name in lenders.items()},
         )
         return spec.build(record, around, self._context.host)
+
+    def _cgroup(self, record: Record) -> str:
+        container = self._registry.get(record.id)
+        return cgroup_of(container, self._context) if container else new_cgroup(record, self._context)
 
     def _lenders(self, record: Record) -> dict[str, str]:
         """The names of the containers whose namespaces it shares."""
@@ -189,7 +193,7 @@ class Explanations:
             places=places,
             bindings=published,
             pid=pid,
-            pids=self._context.cgroups.procs(cgroup_of(record, self._context.instance)) if pid else (),
+            pids=self._context.cgroups.procs(self._cgroup(record)) if pid else (),
             table=self._context.instance.nft_table,
             resolv_conf=self._context.data.container(record.id).resolv_conf if pid else None,
         )
