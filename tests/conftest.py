@@ -23,6 +23,8 @@ from hypothesis import settings
 
 BIN = Path(sys.executable).parent
 BUSYBOX = Path("/bin/busybox")
+PATIENCE = float(os.environ.get("COVE_TEST_PATIENCE", "1"))
+"""How many times longer than usual things may take: an emulated machine is slow."""
 
 settings.register_profile("cove", derandomize=True, deadline=None, database=None)
 settings.load_profile("cove")
@@ -113,7 +115,7 @@ class Daemon:
             *self.extra,
         ]
         self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * PATIENCE
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 pytest.fail(f"the daemon ended: {self.log()}")
@@ -141,7 +143,7 @@ class Daemon:
             return
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(20)
+            self.process.wait(20 * PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -161,7 +163,7 @@ class Daemon:
     def _client(
         self, command: list[str], check: bool, options: dict[str, object]
     ) -> subprocess.CompletedProcess[str]:
-        settings: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60}
+        settings: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60 * PATIENCE}
         environment = os.environ | {"COVE_HOST": self.host, "DOCKER_HOST": self.host} | self.environment
         done = subprocess.run(command, env=environment, **(settings | options))  # type: ignore[call-overload]
         if check and done.returncode:

@@ -190,7 +190,7 @@ def script_of(words: list[str]) -> str:
 exec < /dev/null > /dev/ttyS1 2>&1
 stty -F /dev/ttyS1 raw 115200
 cd /srv
-export PATH=/srv/bin:$PATH HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 NO_COLOR=1
+export PATH=/srv/bin:$PATH HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 NO_COLOR=1 COVE_TEST_PATIENCE=10
 mount -t tmpfs tmpfs /tmp
 {shlex.join(words)}
 echo "exit $?"
@@ -251,7 +251,7 @@ def main() -> None:
         sys.exit(f"the guest is an x86-64 machine and its image is made by the host, which is {platform.machine()}")
     words = arguments.words
     if not arguments.command:
-        words = ["python", "-m", "pytest", "-p", "no:cacheprovider", *(words or TESTS)]
+        words = ["python", "-m", "pytest", "-p", "no:cacheprovider", "--timeout=900", *(words or TESTS)]
     arguments.directory.mkdir(parents=True, exist_ok=True)
     make_image(arguments.directory, arguments.mirror)
     wheels = make_wheels(arguments.directory)
