@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from cove import ids
 from cove.build import ops
 from cove.errors import Internal, describe
 from cove.image.members import Limits
-from cove.image.sandbox import Worker, Zygote
+from cove.image.sandbox import PIPE, Worker
 from cove.image.store import ImageStore
 from cove.oci.spec import Mount
 from cove.paths import DataRoot
@@ -32,12 +31,11 @@ _LIMITS = asdict(Limits())
 
 
 class Workshop:
-    """Makes layers and looks at trees, through workers of one zygote."""
+    """Makes layers and looks at trees, through confined workers."""
 
-    def __init__(self, data: DataRoot, store: ImageStore, zygote: Zygote) -> None:
+    def __init__(self, data: DataRoot, store: ImageStore) -> None:
         self.data = data
         self.store = store
-        self.zygote = zygote
 
     # ── a layer on its way ────────────────────────────────────────────────────────────────────────
 
@@ -71,7 +69,7 @@ class Workshop:
         upper = self.data.container(key).upper
         root = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            with Worker("seal", root, zygote=self.zygote, layer=True, floor=epoch, stubs=list(stubs)) as worker:
+            with Worker("seal", root, layer=True, floor=epoch, stubs=list(stubs)) as worker:
                 sealed = worker.result()
         finally:
             os.close(root)
@@ -102,7 +100,7 @@ class Workshop:
         mounts, place = (self.mount(key),), str(container.root)
         with (
             Opened(self, source) as opened,
-            Worker(verb, -1, mounts=mounts, place=place, zygote=self.zygote, **opened.job, **job) as worker,
+            Worker(verb, -1, mounts=mounts, place=place, **opened.job, **job) as worker,
         ):
             return worker.result()
 
@@ -116,7 +114,7 @@ class Workshop:
         if isinstance(source, Path):
             root = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                with Worker("digest", root, zygote=self.zygote, **job) as worker:
+                with Worker("digest", root, **job) as worker:
                     return worker.result()
             finally:
                 os.close(root)
@@ -125,7 +123,6 @@ class Workshop:
             Worker(
                 "digest",
                 -1,
-                zygote=self.zygote,
                 mounts=(self.mount(key),),
                 place=str(self.data.container(key).root),
                 **job,
@@ -140,8 +137,7 @@ class Workshop:
             with Worker(
                 "put",
                 root,
-                stdin=subprocess.PIPE,
-                zygote=self.zygote,
+                stdin=PIPE,
                 path="/",
                 owner=(0, 0),
                 keep_kinds=False,

@@ -35,7 +35,6 @@ from cove.engine.context import Context
 from cove.engine.launch import Launcher
 from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.image.images import Image
-from cove.image.sandbox import Zygote
 from cove.oci.platform import Platform, host_platform
 from cove.oci.reference import Reference
 from cove.runtime.messages import Exit
@@ -54,7 +53,7 @@ class BuildService:
         self._launcher = launcher
         self._attachments = attachments
         self._cache = cache
-        self._workshop = Workshop(context.data, context.store, Zygote())
+        self._workshop = Workshop(context.data, context.store)
         self._solver: Solver[Result] = Solver(width=(os.cpu_count() or 1) * _WIDTH + 2)
         self._exits = BuildExits()
         self._locks = CacheLocks()
@@ -80,7 +79,6 @@ class BuildService:
         for task in list(self._running.values()):
             task.cancel()
         await asyncio.gather(*self._running.values(), *self._sweeps, return_exceptions=True)
-        await self._context.executors.bulk(self._workshop.zygote.close)
 
     # ── build ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,7 +9,6 @@ archives stream through pipes, no faster than they are taken.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ from typing import Any
 
 from cove.errors import Conflict, Internal, describe
 from cove.image.members import Limits
-from cove.image.sandbox import Worker
+from cove.image.sandbox import PIPE, Worker
 from cove.oci.spec import Mount
 
 _LIMITS = asdict(Limits())
@@ -76,14 +75,14 @@ def write_archive(
     """
     given = owner if copy_uid_gid else None
     job = {"owner": given, "keep_kinds": no_overwrite_dir_non_dir, "limits": _LIMITS, "top": top}
-    with _worker("put", root, stdin=subprocess.PIPE, path=path, **job) as worker:
+    with _worker("put", root, stdin=PIPE, path=path, **job) as worker:
         worker.feed(stream)
         worker.result()
 
 
 def _read(root: FsRoot, **view: Any) -> Iterator[bytes]:
     job = {"layer": False, "floor": None, "skip": [], **view}
-    with _worker("pack", root, stdout=subprocess.PIPE, **job) as worker:
+    with _worker("pack", root, stdout=PIPE, **job) as worker:
         yield from worker.output()
         worker.result()
 

@@ -1,6 +1,7 @@
 """How the worker gives up everything that its job does not need, before it reads a stranger's first byte.
 
-    new mount, network, IPC and UTS namespaces ─▶ mounts of a stopped container, private to this process
+    network, IPC and UTS namespaces of the workshop ─▶ a new mount namespace ─▶ mounts of a stopped container,
+    private to this process
     ─▶ the job's directory becomes the root ─▶ resource limits ─▶ capabilities ─▶ no new privileges
 
 What is left is a process that sees one directory, no network, and may only write files with owners and
@@ -17,10 +18,15 @@ from cove.kernel import mounts, privileges, process, rootpath, syscalls
 
 _KEPT = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
 _READ_TRUSTED = ("CAP_SYS_ADMIN",)  # trusted.* attributes are hidden from everybody else (xattr(7))
-_NAMESPACES = process.CLONE_NEWNS | process.CLONE_NEWNET | process.CLONE_NEWIPC | process.CLONE_NEWUTS
+_NAMESPACES = process.CLONE_NEWNET | process.CLONE_NEWIPC | process.CLONE_NEWUTS
 _MEMORY = 2 << 30
 _PROCESSOR_SECONDS = 3600
 _DESCRIPTORS = 1024
+
+
+def leave_host() -> None:
+    """Give up the host's network, IPC and UTS, for this process and the workers it forks. Raises OSError."""
+    syscalls.unshare(_NAMESPACES)
 
 
 def enter(
@@ -32,7 +38,7 @@ def enter(
     directory `place` where only this process sees it, and the others lie below it. `userns`: a user namespace in
     which to be root, instead of this one's. Raises OSError.
     """
-    syscalls.unshare(_NAMESPACES)
+    syscalls.unshare(process.CLONE_NEWNS)
     os.umask(0)
     syscalls.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
     if layers:

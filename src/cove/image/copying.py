@@ -19,6 +19,7 @@ from typing import Any
 from cove.errors import Conflict, InvalidArgument
 from cove.image import extract, members
 from cove.image.accounts import owner_of
+from cove.image.pump import Pump
 from cove.image.trees import Copy, Item, Selection, real_path
 from cove.kernel.rootpath import clean, make_directories, open_in
 
@@ -231,7 +232,7 @@ class _Copier:
         with _held(self._make(destination)), _held(os.open(name, _OPEN, dir_fd=fd)) as file:
             rules = extract.Rules(owner=self._owner if self._asked.owner else None)
             base = real_path(self._root, destination)
-            source = members.Source(members.Pump(file, self._limits.size))
+            source = members.Source(Pump(file, self._limits.size))
             totals = extract.extract(source, self._root, base, rules, self._limits, lambda _: None)
         self.files += totals.members
         self.size += totals.size

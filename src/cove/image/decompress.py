@@ -1,7 +1,7 @@
 """Taking the compression from a stranger's archive, a bounded piece at a time; inside the confined worker.
 
-Nothing is imported late here: by then the root is another one's. So zstandard is used only where the worker was
-told to load it before.
+Nothing is imported late here: by then the root is another one's. zstandard and isal were loaded before
+(`cove.image.workshop`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ def decompressed(stream: Iterable[bytes]) -> Iterator[bytes]:
     while len(head) < 4 and (piece := next(pieces, None)) is not None:
         head += piece
     if head.startswith(b"\x1f\x8b"):
-        return _inflated(head, pieces, lambda: zlib.decompressobj(31), zlib.error)
+        inflater: Any = sys.modules.get("isal.isal_zlib", zlib)  # the same interface, more than twice as fast
+        return _inflated(head, pieces, lambda: inflater.decompressobj(31), inflater.error)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         zstandard = sys.modules.get("zstandard")  # never imported here, where the root is a stranger's
         if zstandard is None:
-            raise InvalidArgument("the archive is compressed with zstd although it was not announced so")
+            raise InvalidArgument("the archive is compressed with zstd, which this worker cannot read")
         decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
         return _inflated(head, pieces, lambda: _Zstd(decompressor.decompressobj()), zstandard.ZstdError)
     if head.startswith(b"BZh"):

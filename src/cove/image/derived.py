@@ -7,12 +7,11 @@ the image is pushed or saved, and then it is a blob like any other.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 
 from cove.errors import NotFound
 from cove.image.layers import Layers
-from cove.image.sandbox import Worker
+from cove.image.sandbox import PIPE, Worker
 
 
 class DerivedArchives:
@@ -36,7 +35,7 @@ class DerivedArchives:
             with Worker(
                 "pack",
                 root,
-                stdout=subprocess.PIPE,
+                stdout=PIPE,
                 path="/",
                 arcname=".",
                 layer=True,

@@ -7,7 +7,6 @@ layer: character devices 0:0 into `.wh.` names, opaque marks into `.wh..wh..opq`
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +18,7 @@ from cove.image.images import Image, Images
 from cove.image.layers import Layers
 from cove.image.making import StoredLayer, store_image, store_layer
 from cove.image.overlayfs import OverlaySnapshots
-from cove.image.sandbox import Worker
+from cove.image.sandbox import PIPE, Worker
 from cove.oci.image import ContainerConfig, History, ImageConfig, RootFS
 from cove.oci.platform import host_platform
 from cove.paths import DataRoot
@@ -38,7 +37,7 @@ def layer_archive(data: DataRoot, key: str) -> Iterator[bytes]:
         "bare": True,
     }
     try:
-        with Worker("pack", root, stdout=subprocess.PIPE, **job) as worker:
+        with Worker("pack", root, stdout=PIPE, **job) as worker:
             yield from worker.output()
             worker.result()
     finally:

@@ -27,6 +27,7 @@ WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
 _META = ".wh..wh."  # aufs' bookkeeping, which only old tools still write
 _MAX_CACHED = 128
+_DEFAULT_ACL = "system.posix_acl_default"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -74,7 +75,8 @@ class _Writer:
         self._rules = rules
         self._opaque = opaque
         self._parents: dict[str, int] = {}
-        self._times: dict[str, int] = {}
+        self._directories: dict[str, Member] = {}
+        self._inheriting: set[int] = set()
         self.totals = Totals()
 
     def write(self, member: Member, data: Iterator[memoryview]) -> None:
@@ -84,8 +86,10 @@ class _Writer:
             if (self._rules.layer or self._rules.top) and member.kind == tar.DIRECTORY:
                 self._dress_directory(path, member)
             return
-        parent_path, name = posixpath.split(path)
-        parent = self._parent(parent_path)
+        parent_path, _, name = path.rpartition("/")
+        parent = self._parents.get(parent_path)
+        if parent is None:
+            parent = self._open_parent(parent_path)
         if self._rules.layer and name.startswith(WHITEOUT):
             self._whiteout(parent, parent_path, name)
         elif member.kind == tar.DIRECTORY:
@@ -96,36 +100,43 @@ class _Writer:
             self._special(parent, name, member)
 
     def finish(self) -> None:
-        """Directories get their times last, since every name made in them changed those."""
-        for path, mtime_ns in self._times.items():
+        """Directories get last what new names in them would have changed, or inherited."""
+        for path, member in self._directories.items():
             try:
-                fd = open_in(self._root, path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                fd = open_in(self._root, path or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             except OSError:
-                continue  # replaced by a later member, which had its own time
-            os.utime(fd, ns=(mtime_ns, mtime_ns))
-            os.close(fd)
+                continue  # replaced by a later member, which had its own
+            try:
+                if _DEFAULT_ACL in member.xattrs:
+                    _set_attribute(fd, _DEFAULT_ACL, member.xattrs[_DEFAULT_ACL], member.name)
+                os.utime(fd, ns=(member.mtime_ns, member.mtime_ns))
+            finally:
+                os.close(fd)
 
     def close(self) -> None:
         for fd in self._parents.values():
             os.close(fd)
         self._parents.clear()
+        self._inheriting.clear()
 
     # Names
 
     def _inside(self, name: str, member: str) -> str:
         """`name` below the base, made plain; one that climbs out is refused."""
-        plain = posixpath.normpath(name.lstrip("/") or ".")
-        if plain == ".." or plain.startswith("../"):
-            raise InvalidArgument(f"the archive's member {member[:200]!r} leads out of the directory it belongs into")
-        return (
-            posixpath.normpath(f"{self._base}/{plain}").strip("/").removeprefix("./") if plain != "." else self._base
-        )
+        plain = name[2:] if name.startswith("./") else name
+        plain = plain.strip("/")
+        if not plain or plain[0] == "." or "/." in plain or "//" in plain:
+            plain = posixpath.normpath(name.lstrip("/") or ".")
+            if plain == ".." or plain.startswith("../"):
+                raise InvalidArgument(
+                    f"the archive's member {member[:200]!r} leads out of the directory it belongs into"
+                )
+            if plain == ".":
+                return self._base
+        return f"{self._base}/{plain}" if self._base else plain
 
-    def _parent(self, path: str) -> int:
+    def _open_parent(self, path: str) -> int:
         """The directory `path`, made if it is not there."""
-        known = self._parents.get(path)
-        if known is not None:
-            return known
         if len(self._parents) >= _MAX_CACHED:
             self.close()
         try:
@@ -133,6 +144,8 @@ class _Writer:
         except (FileExistsError, NotADirectoryError) as error:
             raise InvalidArgument(f"the archive puts members below {path[:200]!r}, which is no directory") from error
         self._parents[path] = fd
+        if os.fstat(fd).st_mode & stat.S_ISGID:
+            self._inheriting.add(fd)
         return fd
 
     # Kinds
@@ -170,24 +183,44 @@ class _Writer:
             self._dress(fd, member)
         finally:
             os.close(fd)
-        self._times[path] = member.mtime_ns
+        self._directories[path] = member
+        if member.mode & stat.S_ISGID and (known := self._parents.pop(path, None)) is not None:
+            self._inheriting.discard(known)
+            os.close(known)
 
     def _file(self, parent: int, name: str, member: Member, data: Iterator[memoryview]) -> None:
+        plain = self._born_right(parent, member)
         try:
-            fd = os.open(name, _NEW_FILE, 0o600, dir_fd=parent)
+            fd = os.open(name, _NEW_FILE, member.mode if plain else 0o600, dir_fd=parent)
         except FileExistsError:
             fd = self._replace(parent, name)
+            plain = False
         try:
             if member.runs is None:
                 for piece in data:
-                    _write(fd, piece)
+                    if (written := os.write(fd, piece)) != len(piece):
+                        _write(fd, piece[written:])
             else:
                 _write_sparse(fd, member, data)
-            self._dress(fd, member)
+            if not plain:
+                self._dress(fd, member)
             os.utime(fd, ns=(member.mtime_ns, member.mtime_ns))
         finally:
             os.close(fd)
         self.totals.size += member.size
+
+    def _born_right(self, parent: int, member: Member) -> bool:
+        """Whether a new file has the right owner and mode from its birth, as most of a layer's files have.
+
+        So it is for a file of root's without set-id bits or attributes, unless its directory hands down a group.
+        """
+        return (
+            self._rules.layer
+            and member.uid == 0 == member.gid
+            and member.mode <= 0o777
+            and not member.xattrs
+            and parent not in self._inheriting
+        )
 
     def _replace(self, parent: int, name: str) -> int:
         """A fresh file where something lies; a file that is a mount point is written in place."""
@@ -260,7 +293,7 @@ class _Writer:
         os.fchown(fd, *(self._rules.owner or (member.uid, member.gid)))
         os.fchmod(fd, member.mode)
         for key, value in member.xattrs.items():
-            if _wanted(key):
+            if _wanted(key) and key != _DEFAULT_ACL:  # which new files would inherit: it comes last
                 _set_attribute(fd, key, value, member.name)
 
     def _refuse_kind(self, name: str, there: str, new: str) -> None:
@@ -287,6 +320,7 @@ class _Writer:
         """Forget the cached directories but one."""
         for path, fd in list(self._parents.items()):
             if fd != kept:
+                self._inheriting.discard(fd)
                 os.close(fd)
                 del self._parents[path]
 
@@ -320,7 +354,7 @@ def _set_attribute(fd: int, key: str, value: bytes, name: str) -> None:
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return  # this file system keeps no such attributes; the file is whole without them
-        if error.errno in (errno.EINVAL, errno.ERANGE, errno.E2BIG):
+        if error.errno in (errno.EINVAL, errno.ERANGE, errno.E2BIG, errno.EACCES):
             raise InvalidArgument(f"the archive's member {name[:200]!r} has an invalid attribute {key}") from error
         if error.errno == errno.EPERM and not key.startswith("security."):
             raise Conflict(f"the attribute {key} of {name[:200]!r} cannot be set here") from error

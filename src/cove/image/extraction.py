@@ -8,17 +8,15 @@ The archive comes from an open file, or piece by piece while it is still being d
 from __future__ import annotations
 
 import os
-import subprocess
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from cove.errors import InvalidArgument
 from cove.image.members import Limits
-from cove.image.sandbox import Worker
+from cove.image.sandbox import PIPE, Worker
 from cove.kernel.rootpath import open_in
 
-_ZSTD = b"\x28\xb5\x2f\xfd"
 _OPAQUE_MARK = "trusted.overlay.opaque"
 
 
@@ -40,7 +38,6 @@ class Extraction:
         self._limits = limits
         self._worker: Worker | None = None
         self._undo = ExitStack()
-        self._head = b""
 
     def __enter__(self) -> Extraction:
         return self
@@ -50,36 +47,26 @@ class Extraction:
 
     def read_from(self, fd: int) -> None:
         """Take the whole archive from the open file `fd`."""
-        self._start(fd, os.pread(fd, 4, 0))
+        self._start(fd)
 
     def feed(self, piece: bytes) -> None:
         """The next piece; waits while the worker is busy. Whether it is sound, `finish` tells."""
-        if self._worker is None:
-            self._head += piece
-            if len(self._head) < len(_ZSTD):
-                return
-            piece, self._head = self._head, b""
-            self._start(subprocess.PIPE, piece[:4])
-        assert self._worker is not None
-        self._worker.write(piece)
+        (self._worker or self._start(PIPE)).write(piece)
 
     def finish(self) -> Unpacked:
         """The archive's end: what it was. InvalidArgument when it is unsound or not what was expected."""
-        if self._worker is None:
-            self._start(subprocess.PIPE, b"")
-        assert self._worker is not None
-        if self._head:
-            self._worker.write(self._head)
-        self._worker.end()
+        worker = self._worker or self._start(PIPE)
+        worker.end()
         opaque: list[str] = []
-        done = self._worker.result(lambda message: opaque.append(str(message["opaque"])))
+        done = worker.result(lambda message: opaque.append(str(message["opaque"])))
         for path in opaque:
             _mark_opaque(self._root, path)
         return Unpacked(done["diff_id"], done["archive"], done["size"])
 
-    def _start(self, stdin: int, head: bytes) -> None:
-        job: dict[str, Any] = {"diff_id": self._diff_id, "limits": asdict(self._limits), "zstd": head == _ZSTD}
+    def _start(self, stdin: int) -> Worker:
+        job: dict[str, Any] = {"diff_id": self._diff_id, "limits": asdict(self._limits)}
         self._worker = self._undo.enter_context(Worker("unpack", self._root, stdin=stdin, **job))
+        return self._worker
 
 
 def _mark_opaque(root: int, path: str) -> None:

@@ -5,7 +5,7 @@
     layers/.<random>             a layer that is being unpacked; removed at start
 
     unpack in the confined worker (`cove.image.extraction`) ─▶ diff id verified ─▶ opaque marks
-    ─▶ facts (with this boot's id, on disk) ─▶ rename ─▶ in the background: flush the file system
+    ─▶ facts (with this boot's id) ─▶ rename ─▶ in the background: flush the file system
     ─▶ facts (without boot id)
 
 A power failure can only hurt layers whose facts still name an earlier boot: those are thrown away at start
@@ -23,7 +23,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ from typing import Any, Protocol
 from cove.errors import Internal, NotFound, describe
 from cove.image.content import ContentStore
 from cove.image.extraction import Extraction, Unpacked
+from cove.image.flushing import Flusher
 from cove.image.images import Image
 from cove.image.members import Limits
 from cove.kernel import inodes
@@ -80,6 +81,7 @@ class Layers:
         self.stable = content.stable
         self._underway: set[str] = set()
         self._free = threading.Condition()
+        self._flusher = Flusher(data.layers, self._settle)
         data.layers.mkdir(mode=0o700, parents=True, exist_ok=True)
         inodes.spread(data.layers)
         self._recover()
@@ -208,9 +210,9 @@ class Layers:
 
     def flush(self) -> None:
         """Bring layers that `adopt_tree` named onto the disk, in the background."""
-        waiting = {chain: facts for chain, facts in list(self._facts.items()) if facts.boot and facts.archive}
-        if waiting:
-            threading.Thread(target=self._settle_all, args=(waiting,), name="layer-flush", daemon=True).start()
+        for chain_id, facts in list(self._facts.items()):
+            if facts.boot and facts.archive:
+                self._flusher.ask(chain_id)
 
     def derived(self, diff_id: str) -> tuple[Path, int] | None:
         """The directory that the archive `diff_id` can be made of, and the archive's length, or None."""
@@ -263,23 +265,14 @@ class Layers:
         directory.rename(self._data.layer(chain_id))
         with self._lock:
             self._facts[chain_id] = facts
-        if not flush:
-            return
-        threading.Thread(target=self._settle, args=(chain_id, facts), name="layer-flush", daemon=True).start()
+        if flush:
+            self._flusher.ask(chain_id)
 
-    def _settle(self, chain_id: str, facts: Facts) -> None:
-        self._settle_all({chain_id: facts})
-
-    def _settle_all(self, waiting: dict[str, Facts]) -> None:
-        """Once the layers are on disk, say so: then no power failure can hurt them."""
-        try:
-            # sync -f is syncfs(2), which Python does not have; it is outside of every other work's way.
-            done = subprocess.run(["sync", "-f", str(self._data.layers)], check=False, timeout=600)
-        except (OSError, subprocess.TimeoutExpired):
-            return  # they stay marked with their boot, and are unpacked again after the next one
-        with self._lock:
-            for chain_id, facts in waiting.items():
-                if done.returncode == 0 and self._facts.get(chain_id) == facts:
+    def _settle(self, chain_ids: set[str]) -> None:
+        """These layers are on disk now. Say so: then no power failure can hurt them."""
+        for chain_id in chain_ids:
+            with self._lock, suppress(OSError):  # a layer that is not said to be safe is unpacked again, no more
+                if facts := self._facts.get(chain_id):
                     settled = replace(facts, boot="")
                     self._write_facts(chain_id, settled)
                     self._facts[chain_id] = settled
@@ -319,7 +312,9 @@ class Layers:
         return directory.with_name(f"{directory.name}.json")
 
     def _write_facts(self, chain_id: str, facts: Facts) -> None:
-        write_atomic(self._facts_path(chain_id), json.dumps(asdict(facts)).encode())
+        # Facts that a power failure took or spoilt mean a layer that is unpacked again; a built one has no archive.
+        durable = bool(facts.archive) and not facts.boot
+        write_atomic(self._facts_path(chain_id), json.dumps(asdict(facts)).encode(), durable=durable)
 
 
 class _Arriving:

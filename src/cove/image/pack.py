@@ -163,7 +163,8 @@ class _Packer:
             seconds, rest = self._view.floor, 0
         info.mtime = seconds
         if rest and not self._view.whole_seconds:
-            pax["mtime"] = f"{seconds}.{rest:09d}"
+            whole, fraction = divmod(abs(found.st_mtime_ns), 1_000_000_000)
+            pax["mtime"] = f"{'-' if seconds < 0 else ''}{whole}.{fraction:09d}"
         if fd is not None:
             for key in _shown(os.listxattr(fd)):
                 pax[f"SCHILY.xattr.{key}"] = os.getxattr(fd, key).decode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""The daemon's side of `cove.image.worker`: starts one for a job, feeds it, and reads what it says.
+"""The daemon's side of `cove.image.worker`: has one made for a job, feeds it, and reads what it says.
 
 The daemon never looks into an archive that a stranger made, nor walks a container's tree by path: it
 passes descriptors and reads short reports. All functions block; they belong in an executor.
@@ -10,21 +10,24 @@ import contextlib
 import fcntl
 import json
 import os
+import select
+import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any
 
 import cove
 from cove import errors
 from cove.errors import CoveError, Internal
+from cove.ipc import channel
 from cove.oci.spec import Mount
 
-_PIPE = 1 << 20
+PIPE, NOTHING = subprocess.PIPE, subprocess.DEVNULL
+_PIPE_SIZE = 1 << 20
 _CHUNK = 256 << 10
 _REPORT = 16 << 20
 _ENVIRONMENT = {
@@ -38,28 +41,8 @@ _ENVIRONMENT = {
 }
 
 
-class _Process(Protocol):
-    """What a Worker needs of its process; subprocess.Popen has it."""
-
-    stdin: IO[bytes] | None
-    stdout: IO[bytes] | None
-
-    @property
-    def returncode(self) -> int | None: ...
-
-    def poll(self) -> int | None: ...
-
-    def kill(self) -> None: ...
-
-    def wait(self) -> int: ...
-
-
-class Zygote:
-    """A process with everything a worker imports, which forks one for each job: two milliseconds instead of eighty.
-
-    Each job is confined by itself, as if it had been started alone; the zygote does nothing but fork. It is
-    started with the first job and ends with the daemon's end of the socket. Safe to use from several threads.
-    """
+class _Workshop:
+    """The process that makes workers (`cove.image.workshop`), started when it is needed and not there."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -67,100 +50,61 @@ class Zygote:
         self._process: subprocess.Popen[bytes] | None = None
         self._number = 0
 
-    def start(self) -> None:
-        """Begin to load, so that the first job need not wait for it."""
+    def hire(self, job: bytes, fds: Sequence[int]) -> int:
+        """A new worker for `job`: its pidfd. Raises Internal."""
         with self._lock:
-            self._connect()
+            for again in (False, True):
+                try:
+                    return self._ask(self._open(), job, fds)
+                except OSError as error:
+                    # It may have ended a moment ago because nothing was to be done.
+                    self._close()
+                    if again:
+                        raise Internal(f"the archive worker cannot be started: {error}") from error
+        raise AssertionError("the second attempt returns or raises")
 
-    def fork(self, job: dict[str, Any], stdin: int, stdout: int) -> _Forked:
-        """A confined worker for `job`; its descriptors (root, source, report) are passed with it."""
-        with ExitStack() as given:
-            near_in, stdin = _end(stdin, given, writing=True)
-            near_out, stdout = _end(stdout, given, writing=False)
-            places = {"stdin": stdin, "stdout": stdout, "report": job["report"]}
-            places |= {name: job[name] for name in ("root", "source") if job[name] >= 0}
-            document = os.memfd_create("job", os.MFD_CLOEXEC)
-            given.callback(os.close, document)
-            numbered = {name: position for position, name in enumerate(places, 1)}
-            os.pwrite(document, json.dumps(job | {"root": -1, "source": -1} | numbered).encode(), 0)
-            with self._lock:
-                sock = self._connect()
-                self._number += 1
-                number = self._number
-                socket.send_fds(sock, [b"job %d" % number], [document, *places.values()])
-        return _Forked(self, number, near_in, near_out)
+    def _ask(self, sock: socket.socket, job: bytes, fds: Sequence[int]) -> int:
+        self._number += 1
+        channel.send(sock, self._number, job, fds)
+        answer = channel.receive(sock)
+        if answer is None:
+            raise BrokenPipeError("it ended")
+        if not answer.fds:
+            raise Internal(answer.body.decode(errors="replace"))
+        return answer.fds[0]
 
-    def kill(self, number: int) -> None:
-        """End a job that nobody wants any more."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._socket is not None:
-                self._socket.send(b"kill %d" % number)
+    def _open(self) -> socket.socket:
+        if self._socket is None:
+            self._socket, theirs = channel.pair()
+            with theirs:
+                # -P keeps the working directory off the path.
+                self._process = subprocess.Popen(
+                    [sys.executable, "-s", "-P", "-m", "cove.image.workshop", str(theirs.fileno())],
+                    stdin=NOTHING,
+                    stdout=NOTHING,
+                    pass_fds=[theirs.fileno()],
+                    cwd="/",
+                    env={**_ENVIRONMENT, "PYTHONPATH": str(Path(cove.__file__).parent.parent)},
+                )
+        return self._socket
 
-    def _connect(self) -> socket.socket:
-        if self._socket is not None and self._process is not None and self._process.poll() is None:
-            return self._socket
+    def _close(self) -> None:
         if self._socket is not None:
             self._socket.close()
-        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with far:
-            self._process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-m", "cove.image.zygote", str(far.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(far.fileno(),),
-                cwd="/",
-                env=_ENVIRONMENT | {"PYTHONPATH": str(Path(cove.__file__).parent.parent)},
-            )
-        self._socket = near
-        return near
-
-    def close(self) -> None:
-        """End it; jobs that still run end with their pipes."""
-        with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-                self._socket = None
-            if self._process is not None:
-                self._process.wait()
+        if self._process is not None:
+            self._process.wait()
+        self._socket = self._process = None
 
 
-class _Forked:
-    """A worker of the zygote: ended when its report pipe is."""
-
-    def __init__(self, zygote: Zygote, number: int, stdin: IO[bytes] | None, stdout: IO[bytes] | None) -> None:
-        self._zygote = zygote
-        self._number = number
-        self.stdin = stdin
-        self.stdout = stdout
-        self.returncode: int | None = None
-
-    def poll(self) -> int | None:
-        return self.returncode
-
-    def kill(self) -> None:
-        self._zygote.kill(self._number)
-
-    def wait(self) -> int:
-        """The report's end, which the Worker reads, is the process' end."""
-        self.returncode = 0
-        return 0
-
-
-def _end(asked: int, given: ExitStack, *, writing: bool) -> tuple[IO[bytes] | None, int]:
-    """(our end of a pipe, the worker's end), or (None, the descriptor itself)."""
-    if asked == subprocess.DEVNULL:
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        given.callback(os.close, null)
-        return None, null
-    if asked != subprocess.PIPE:
-        return None, asked
-    read, write = os.pipe()
-    near, far = (write, read) if writing else (read, write)
-    given.callback(os.close, far)
-    return os.fdopen(near, "wb" if writing else "rb", buffering=0), far
+_workshop = _Workshop()
 
 
 class Worker:
-    """One running job. Use as a context manager: leaving it early ends the process."""
+    """One running job. Use as a context manager: leaving it early ends the process.
+
+    `root` and `source` are descriptors of the trees that it works on. `stdin` and `stdout` are descriptors too,
+    or PIPE to feed it and to take its output here.
+    """
 
     def __init__(
         self,
@@ -170,60 +114,49 @@ class Worker:
         mounts: Sequence[Mount] = (),
         place: str = "",
         userns: int = -1,
-        stdin: int = subprocess.DEVNULL,
-        stdout: int = subprocess.DEVNULL,
-        zygote: Zygote | None = None,
+        stdin: int = NOTHING,
+        stdout: int = NOTHING,
         source: int = -1,
         **job: Any,
     ) -> None:
+        self._stdin = self._stdout = self._pidfd = -1
         self._report, report = os.pipe()
+        theirs = {
+            "report": report,
+            "root": root,
+            "source": source,
+            "userns": userns,
+            "stdin": stdin,
+            "stdout": stdout,
+        }
+        ours = [report]
         try:
-            given = {
-                "verb": verb,
-                "root": root,
-                "report": report,
-                "place": place,
-                "userns": userns,
-                "mounts": _plain(mounts),
-                **job,
-            }
-            if zygote is not None:
-                self._process: _Process = zygote.fork(given | {"source": source}, stdin, stdout)
-                return
-            # -P keeps the working directory off the path; without site packages (-S) it starts sooner.
-            site = "-s" if job.get("zstd") else "-S"
-            self._process = subprocess.Popen(
-                [sys.executable, site, "-P", "-m", "cove.image.worker", json.dumps(given)],
-                stdin=stdin,
-                stdout=stdout,
-                pass_fds=[fd for fd in (root, report, userns) if fd >= 0],
-                cwd="/",
-                env={**_ENVIRONMENT, "PYTHONPATH": str(Path(cove.__file__).parent.parent)},
-                close_fds=True,
-            )
-            if self._process.stdin is not None:
-                fcntl.fcntl(self._process.stdin.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
+            if stdin == PIPE:
+                theirs["stdin"], self._stdin = os.pipe()
+                ours.append(theirs["stdin"])
+                fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+            if stdout == PIPE:
+                self._stdout, theirs["stdout"] = os.pipe()
+                ours.append(theirs["stdout"])
+                fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+            given = {name: fd for name, fd in theirs.items() if fd >= 0}
+            told = {"verb": verb, "place": place, "mounts": _plain(mounts), "fds": list(given), **job}
+            self._pidfd = _workshop.hire(json.dumps(told).encode(), list(given.values()))
         except BaseException:
-            os.close(self._report)
+            self._close()
             raise
         finally:
-            os.close(report)
+            for fd in ours:
+                os.close(fd)
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            with contextlib.suppress(OSError):
-                while os.read(self._report, _CHUNK):
-                    pass
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        self._process.wait()
-        os.close(self._report)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._wait()
+        self._close()
 
     def feed(self, chunks: Iterable[bytes]) -> None:
         """Give the whole archive. A worker that wants no more ends this early; its report says why."""
@@ -236,13 +169,12 @@ class Worker:
 
     def write(self, chunk: bytes) -> bool:
         """Give the next piece of the archive; False when the worker wants no more."""
-        stdin = self._process.stdin
-        if stdin is None or stdin.closed:
+        if self._stdin < 0:
             return False
         view = memoryview(chunk)
         try:
             while view:
-                view = view[os.write(stdin.fileno(), view) :]
+                view = view[os.write(self._stdin, view) :]
         except BrokenPipeError:
             self.end()
             return False
@@ -250,16 +182,13 @@ class Worker:
 
     def end(self) -> None:
         """Nothing more comes."""
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        if self._stdin >= 0:
+            os.close(self._stdin)
+            self._stdin = -1
 
     def output(self) -> Iterator[bytes]:
         """The archive as it comes; no faster than it is taken."""
-        stdout = self._process.stdout
-        assert stdout is not None
-        fcntl.fcntl(stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
-        while data := os.read(stdout.fileno(), _CHUNK):
+        while data := os.read(self._stdout, _CHUNK):
             yield data
 
     def result(self, heard: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
@@ -276,13 +205,25 @@ class Worker:
                 last = json.loads(line)
                 if heard is not None and "done" not in last and "error" not in last:
                     heard(last)
-        self._process.wait()
+        self._wait()
         if "done" in last:
             return dict(last["done"])
         if "error" in last:
             kind = getattr(errors, str(last["error"]), Internal)
             raise kind(str(last["message"])) if issubclass(kind, CoveError) else Internal(str(last["message"]))
-        raise Internal(f"the archive worker died without a word (status {self._process.returncode})")
+        raise Internal("the archive worker died without a word")
+
+    def _wait(self) -> None:
+        """Until the process has ended."""
+        ended = select.poll()
+        ended.register(self._pidfd, select.POLLIN)
+        ended.poll()
+
+    def _close(self) -> None:
+        for fd in (self._stdin, self._stdout, self._report, self._pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self._stdin = self._stdout = self._report = self._pidfd = -1
 
 
 def _plain(mounts: Sequence[Mount]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""The confined process that touches archives: `python -m cove.image.worker JOB`.
+"""What a confined worker does with archives; `cove.image.workshop` makes one for each job.
 
     daemon                                        worker
-      │  spawn: JOB (JSON), a root's descriptor      │
+      │  job (JSON), descriptors                     │
       ├─────────────────────────────────────────────▶│ confine itself (cove.image.confine)
       │  stdin: the archive                          │ unpack, put
       │  stdout: the archive                         │ pack
@@ -27,17 +27,13 @@ from typing import Any, NoReturn
 
 from cove.errors import CoveError, Internal, InvalidArgument, describe
 from cove.image import confine, copying, extract, inside, members, pack, sealing, trees
+from cove.image.pump import Pump
 
 Report = dict[str, Any]
 
 
-def main() -> None:
-    """Do the job in argv and report; the exit status says only whether the report is complete."""
-    perform(json.loads(sys.argv[1]))
-
-
-def perform(job: dict[str, Any]) -> NoReturn:
-    """Do one job in this process, report, and end."""
+def run(job: dict[str, Any]) -> NoReturn:
+    """Do the job and report; the exit status says only whether the report is complete."""
     report = job["report"]
     try:
         root = _confined(job)
@@ -57,8 +53,6 @@ def perform(job: dict[str, Any]) -> NoReturn:
 
 def _confined(job: dict[str, Any]) -> int:
     """Change the root, after which nothing may be imported: it would be the container's code."""
-    if job.get("zstd"):
-        import zstandard  # noqa: F401  only jobs that may need it pay for it
     try:
         if job.get("below"):
             job["source"] = confine.readonly(job["below"])
@@ -78,7 +72,7 @@ def _confined(job: dict[str, Any]) -> int:
 
 def _unpack(job: dict[str, Any], root: int) -> Report:
     limits = members.Limits(**job["limits"])
-    pump = members.Pump(0, limits.size)
+    pump = Pump(0, limits.size)
     rules = extract.Rules(layer=True)
     totals = extract.extract(
         members.Source(pump), root, "", rules, limits, lambda path: _say(job["report"], {"opaque": path})
@@ -95,8 +89,8 @@ def _put(job: dict[str, Any], root: int) -> Report:
     base = inside.directory(root, job["path"])
     limits = members.Limits(**job["limits"])
     owner = tuple(job["owner"]) if job["owner"] else None
-    rules = extract.Rules(keep_kinds=job["keep_kinds"], owner=owner, top=job["top"])
-    source = members.Source(members.Pump(0, limits.size))
+    rules = extract.Rules(keep_kinds=job["keep_kinds"], owner=owner, top=job.get("top", False))
+    source = members.Source(Pump(0, limits.size))
     # The path was resolved once; from here its directory is the root of all names, and links in the
     # archive's way are followed inside the container's root only.
     totals = extract.extract(source, root, base, rules, limits, lambda _: None)
@@ -181,6 +175,3 @@ _VERBS = {
     "make": _make,
     "seal": _seal,
 }
-
-if __name__ == "__main__":
-    main()

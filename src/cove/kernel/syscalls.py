@@ -54,6 +54,7 @@ _sethostname = _bind("sethostname", c_char_p, ctypes.c_size_t)
 _setdomainname = _bind("setdomainname", c_char_p, ctypes.c_size_t)
 _setfsuid = _bind("setfsuid", c_uint)
 _setfsgid = _bind("setfsgid", c_uint)
+_syncfs = _bind("syncfs", c_int)
 _renameat2 = _bind("renameat2", c_int, c_char_p, c_int, c_char_p, c_uint)
 
 
@@ -74,6 +75,11 @@ def _check(result: int, call: str, path: str | None = None) -> int:
 def _call(name: str, number: int, *arguments: object, path: str | None = None) -> int:
     """A raw system call whose arguments are already ctypes values of the right width."""
     return _check(_syscall(c_long(number), *arguments), name, path)
+
+
+def syncfs(fd: int) -> None:
+    """Write to the disk all that the file system of `fd` has in memory (sync(2))."""
+    _check(_syncfs(fd), "syncfs")
 
 
 # ── mounts ────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,51 @@
+"""Waiting for the disk on behalf of others, in the background and once for many."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cove.kernel import syscalls
+
+_PATIENCE = 1.0
+"""Seconds before a flush begins: what a pull writes meanwhile is in it, and the pull does not wait for it."""
+
+
+class Flusher:
+    """Flushes the file system of `directory`, then calls `then` with what asked for it; safe for several threads."""
+
+    def __init__(self, directory: Path, then: Callable[[set[str]], None]) -> None:
+        self._directory = directory
+        self._then = then
+        self._lock = threading.Lock()
+        self._waiting: set[str] = set()
+        self._running = False
+
+    def ask(self, key: str) -> None:
+        """Flush soon, everything that was written until now."""
+        with self._lock:
+            self._waiting.add(key)
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="layer-flush", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_PATIENCE)
+            with self._lock:
+                batch, self._waiting = self._waiting, set()
+                self._running = bool(batch)
+            if not batch:
+                return
+            try:
+                fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    syscalls.syncfs(fd)
+                finally:
+                    os.close(fd)
+            except OSError:
+                continue  # they stay as they are, which is safe
+            self._then(batch)
