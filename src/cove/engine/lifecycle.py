@@ -127,7 +127,11 @@ class Lifecycle:
         undo.push_async_callback(self._context.runtime.delete, record.id)
         undo.push_async_callback(process.abort)
         named = self._attachments.naming.begin(record, attached, process.pidfd)
-        interfaces = self._attachments.attach(record, attached, process.pid)
+        try:
+            interfaces = self._attachments.attach(record, attached, process.pid)
+        except CoveError:
+            process.check()  # of two reasons, the one that came first: a process that ended has no namespace
+            raise
         if named is not None:
             await named
         await process.go(interfaces)

@@ -73,10 +73,21 @@ class Process:
                 await asyncio.get_running_loop().sock_sendall(sync, _encode(m.Go(interfaces=interfaces)))
             answer = await self._answer(sync)
         if answer:
-            failure = _decode_failure(answer)
-            raise errors.StartFailed(
-                failure.message, stage=failure.stage, errno=failure.errno, exit_code=failure.exit_code
-            )
+            raise _failed(answer)
+
+    def check(self) -> None:
+        """Raise StartFailed when the process has ended before the barrier and said why; else nothing happens."""
+        while self._sync is not None:
+            try:
+                content, fds, _, _ = socket.recv_fds(self._sync, 1 << 16, 1, socket.MSG_DONTWAIT)
+            except OSError:
+                return
+            if not content:
+                return
+            if content != m.ROOT:
+                raise _failed(content)
+            for fd in fds:
+                self._on_root(fd)
 
     async def _answer(self, sync: socket.socket) -> bytes:
         """A failure, or b"" when the program runs; before either, its root may come by."""
@@ -109,6 +120,11 @@ class Process:
         if self._sync is not None:
             self._sync.close()
             self._sync = None
+
+
+def _failed(answer: bytes) -> errors.StartFailed:
+    failure = _decode_failure(answer)
+    return errors.StartFailed(failure.message, stage=failure.stage, errno=failure.errno, exit_code=failure.exit_code)
 
 
 async def _readable(sync: socket.socket) -> None:

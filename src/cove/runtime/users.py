@@ -21,7 +21,10 @@ _FILE_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The ids to take; `home` is what HOME becomes where the environment has none."""
+    """The ids to take; `home` is what HOME becomes where the environment has none.
+
+    `groups` has the primary group too: what denies it something cannot be got around by becoming another group.
+    """
 
     uid: int
     gid: int
@@ -44,7 +47,7 @@ def resolve(root: int, user: str, group_add: Iterable[str]) -> Identity:
         gid = entry.gid if entry else 0
         supplementary = [each.gid for each in _groups(root) if entry and entry.name in each.members]
     supplementary += [_group_id(root, each) for each in group_add]
-    return Identity(uid, gid, tuple(dict.fromkeys(supplementary)), entry.home if entry else "/")
+    return Identity(uid, gid, tuple(dict.fromkeys((gid, *supplementary))), entry.home if entry else "/")
 
 
 def home_of(root: int, uid: int) -> str:

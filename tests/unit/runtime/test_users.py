@@ -34,12 +34,12 @@ def root(tmp_path: Path) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("user", "identity"),
     [
-        ("", Identity(0, 0, (), "/root")),
-        ("web", Identity(33, 34, (55, 0), "/srv")),
-        ("1000", Identity(1000, 0, (), "/")),
-        ("web:77", Identity(33, 77, (), "/srv")),
-        (":extra", Identity(0, 55, (), "/root")),
-        ("2147483647", Identity(2147483647, 0, (), "/")),
+        ("", Identity(0, 0, (0,), "/root")),
+        ("web", Identity(33, 34, (34, 55, 0), "/srv")),
+        ("1000", Identity(1000, 0, (0,), "/")),
+        ("web:77", Identity(33, 77, (77,), "/srv")),
+        (":extra", Identity(0, 55, (55,), "/root")),
+        ("2147483647", Identity(2147483647, 0, (0,), "/")),
     ],
 )
 def test_who_is_meant(root: int, user: str, identity: Identity) -> None:
@@ -53,7 +53,7 @@ def test_what_means_nobody(root: int, user: str) -> None:
 
 
 def test_further_groups_by_name_and_number(root: int) -> None:
-    assert resolve(root, "web:web", ("extra", "7", "extra")).groups == (55, 7)
+    assert resolve(root, "web:web", ("extra", "7", "extra")).groups == (34, 55, 7)
 
 
 def test_passwd_that_is_no_plain_file(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_passwd_that_is_no_plain_file(tmp_path: Path) -> None:
         file.truncate(10 << 30)
     fd = os.open(tmp_path, os.O_PATH)
     try:
-        assert resolve(fd, "", ()) == Identity(0, 0, (), "/")
+        assert resolve(fd, "", ()) == Identity(0, 0, (0,), "/")
         with pytest.raises(Failure):
             resolve(fd, "root", ())
         os.replace(tmp_path / "etc/huge", tmp_path / "etc/passwd")
