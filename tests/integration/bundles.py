@@ -93,9 +93,10 @@ class Bundle:
         """A container that runs in the background; its name."""
         self.write(content)
         name = self.name()
-        quiet = {"capture_output": False, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        done = self.call("run", "--detach", "--bundle", str(self.path), name, **quiet)
-        assert done.returncode == 0, done.stderr
+        with (self.path / "said").open("w") as said:  # a pipe would stay open as long as the container lives
+            streams: dict[str, Any] = {"capture_output": False, "stdout": said, "stderr": said}
+            done = self.call("run", "--detach", "--bundle", str(self.path), name, **streams)
+        assert done.returncode == 0, (self.path / "said").read_text()
         try:
             yield name
         finally:

@@ -151,8 +151,7 @@ def _helper(
     launch: Launch, pid: int, sync_fd: int, link: int, forker: Forker, within: list[tuple[NamespaceType, int]]
 ) -> int:
     """The pidfd of a process that does for the new init `pid` what only one outside of its user namespace can."""
-    pid_namespace = [pair for pair in within if pair[0] == "pid"]
-    born = forker.fork(0, within=pid_namespace, ordinary=False)
+    born = forker.fork(0, within=[pair for pair in within if pair[0] == "pid"], ordinary=False)
     with born.gate:
         orders.send(born.gate, launch, sync_fd=sync_fd, stdio=ChildStdio(), link=link, helps=pid)
     return born.pidfd

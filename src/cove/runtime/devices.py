@@ -126,16 +126,41 @@ def _check_same(parent: int, name: str, kind: int, device: Device) -> None:
 
 
 def _bind(parent: int, name: str, device: Device) -> None:
-    """Bind the host's node of that path, when it is the very device."""
-    source = mounts.clone(AT_FDCWD, device.path)
+    """Bind the host's node of that device, which is mostly called the same there."""
+    source = _host_node(device)
     try:
-        if os.fstat(source).st_rdev != os.makedev(device.major, device.minor):
-            raise Failure(f"the host's {device.path} is another device than {device.major}:{device.minor}")
         target = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o644, dir_fd=parent)
         mounts.attach(source, target)
         os.close(target)
     finally:
         os.close(source)
+
+
+def _host_node(device: Device) -> int:
+    """A detached mount of a node of the host that is `device`, by its path or by the name the kernel gives it."""
+    number = os.makedev(device.major, device.minor)
+    kind = "block" if device.type == "b" else "char"
+    for path in (device.path, _kernel_name(f"/sys/dev/{kind}/{device.major}:{device.minor}/uevent")):
+        try:
+            source = mounts.clone(AT_FDCWD, path)
+        except OSError:
+            continue
+        if os.fstat(source).st_rdev == number:
+            return source
+        os.close(source)
+    raise Failure(
+        f"in a user namespace the device {device.path} must be one of the host's, and the host has no node of "
+        f"{device.major}:{device.minor}",
+        number=errno.ENODEV,
+    )
+
+
+def _kernel_name(uevent: str) -> str:
+    try:
+        with open(uevent, encoding="utf-8", errors="replace") as file:
+            return next((f"/dev/{line[8:].strip()}" for line in file if line.startswith("DEVNAME=")), "")
+    except OSError:
+        return ""
 
 
 # ── the console ───────────────────────────────────────────────────────────────────────────────────

@@ -44,6 +44,7 @@ from cove.runtime import (
 )
 from cove.runtime.child import ORDINARY, Child, ChildStdio, Failure, Manner
 from cove.runtime.filters import Filter
+from cove.runtime.joined_tree import JoinedTree
 from cove.runtime.messages import Go, Launch
 from cove.runtime.rootfs import Tree
 from cove.runtime.users import Identity
@@ -52,14 +53,30 @@ __all__ = ["ChildStdio", "born_in", "flags_for", "run"]
 
 # Made by init itself: the cgroup one after it is in its cgroup, the time one before it gets its offsets.
 _LATER = {"cgroup", "time"}
+_BY_INIT = {"user", "mount"}
+_AFTER_USER: set[NamespaceType] = {"mount", "network", "ipc", "uts"}
 _DEFAULT_UMASK = 0o022
 
 
 def flags_for(spec: Spec) -> int:
-    """The CLONE_NEW* flags that clone3 takes for `spec` (cgroup and time namespaces are made later, by init)."""
+    """The CLONE_NEW* flags that clone3 takes for `spec` (cgroup and time namespaces are made later, by init).
+
+    With a user namespace to be joined all but the pid one are made after that, so that it owns them.
+    """
+    if outside.joined(spec):
+        return _new(spec, {"pid"})
     flags = 0
     for namespace in spec.linux.namespaces if spec.linux else ():
         if not namespace.path and namespace.type not in _LATER:
+            flags |= namespaces.FLAGS[namespace.type]
+    return flags
+
+
+def _new(spec: Spec, kinds: set[NamespaceType]) -> int:
+    """The CLONE_NEW* flags of those `kinds` that `spec` wants new."""
+    flags = 0
+    for namespace in spec.linux.namespaces if spec.linux else ():
+        if not namespace.path and namespace.type in kinds:
             flags |= namespaces.FLAGS[namespace.type]
     return flags
 
@@ -72,7 +89,9 @@ def born_in(spec: Spec) -> tuple[tuple[NamespaceType, str], ...]:
     """
     listed = [each for each in (spec.linux.namespaces if spec.linux else ()) if each.path]
     apart = outside.mounts_for(spec)
-    return tuple((each.type, each.path) for each in listed if apart or each.type == "pid")
+    return tuple(
+        (each.type, each.path) for each in listed if each.type == "pid" or (apart and each.type not in _BY_INIT)
+    )
 
 
 def run(
@@ -134,7 +153,7 @@ class _Init:
             os.setsid()
             if self.child.manner.keyring:
                 syscalls.join_session_keyring(f"_cove.{self.launch.id[:12]}")
-            _enter_namespaces(linux, {kind for kind, _ in born_in(self.launch.spec)})
+            _enter_namespaces(self.launch.spec, linux, {kind for kind, _ in born_in(self.launch.spec)})
         tree = self._build_tree(linux)
         self._hooks_of_creation()
         identity, found = self._settle(tree, process)
@@ -156,12 +175,13 @@ class _Init:
             self.child.lend_root(tree.root)
         self._become(process, identity, sets, filter_, found)
 
-    def _build_tree(self, linux: Linux) -> Tree:
+    def _build_tree(self, linux: Linux) -> Tree | JoinedTree:
         """Everything mounted, still outside of it."""
         spec = self.launch.spec
         with self.child.stage("rootfs"):
             given = self.given if outside.mounts_for(spec) else None
-            tree = Tree(spec, self.launch.rootfs, given)
+            path = any(each.type == "mount" and each.path for each in linux.namespaces)
+            tree = JoinedTree(spec) if path else Tree(spec, self.launch.rootfs, given)
             tree.enter()
             self.proc = given.proc if given and given.proc else mounts.new_filesystem("proc", "proc", ())
             if any(each.type == "user" for each in linux.namespaces):
@@ -178,7 +198,8 @@ class _Init:
                 self.child.send_master(master)
                 os.close(master)
         with self.child.stage("masks"):
-            masks.mask(tree.root, linux.masked_paths, tree.dev_fd)
+            if linux.masked_paths:
+                masks.mask(tree.root, linux.masked_paths, tree.dev_fd)
             masks.make_readonly(tree.root, linux.readonly_paths)
         with self.child.stage("hostname"):
             if spec.hostname:
@@ -206,7 +227,7 @@ class _Init:
         if any(each.type == "cgroup" and not each.path for each in linux.namespaces):
             syscalls.unshare(namespaces.FLAGS["cgroup"])
 
-    def _settle(self, tree: Tree, process: Process) -> tuple[Identity, credentials.Program]:
+    def _settle(self, tree: Tree | JoinedTree, process: Process) -> tuple[Identity, credentials.Program]:
         """Into the tree; who the process is, where it works and what it executes, all known only there."""
         with self.child.stage("pivot"):
             tree.pivot(move=not self.child.manner.pivot)
@@ -287,12 +308,14 @@ def become(
         program.execute(found.path, process.args, found.env)
 
 
-def _enter_namespaces(linux: Linux, born: set[NamespaceType]) -> None:
+def _enter_namespaces(spec: Spec, linux: Linux, born: set[NamespaceType]) -> None:
     """Those that have a path are joined, user first, unless init was born there; the time one is made here."""
     listed = sorted(linux.namespaces, key=lambda each: each.type != "user")
     for namespace in listed:
         if namespace.path and namespace.type not in born:
             namespaces.join(namespace.path, namespace.type)
+    if outside.joined(spec):
+        syscalls.unshare(_new(spec, _AFTER_USER))
     for namespace in listed:
         if namespace.path:
             continue

@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -27,7 +28,7 @@ from cove.ipc import channel
 from cove.kernel import mounts, namespaces
 from cove.kernel.mounts import parse_options
 from cove.oci.spec import Linux, Mount, NamespaceType, Spec
-from cove.runtime import credentials, idmaps, net_devices, resctrl, sources
+from cove.runtime import credentials, idmaps, limits, net_devices, resctrl, sources
 from cove.runtime.child import Child
 from cove.runtime.messages import Launch
 
@@ -53,8 +54,14 @@ def needed(spec: Spec) -> bool:
 
 
 def mounts_for(spec: Spec) -> bool:
-    """Whether the helper makes its mounts: it has a new user namespace."""
-    return spec.linux is not None and any(each.type == "user" and not each.path for each in spec.linux.namespaces)
+    """Whether the helper makes its mounts: it has a user namespace, a new one or one that it joins."""
+    return spec.linux is not None and any(each.type == "user" for each in spec.linux.namespaces)
+
+
+def joined(spec: Spec) -> str:
+    """The path of the user namespace that it joins, "" when there is none."""
+    listed = spec.linux.namespaces if spec.linux else ()
+    return next((each.path for each in listed if each.type == "user"), "")
 
 
 def receive(link: int) -> Given:
@@ -79,9 +86,14 @@ def receive(link: int) -> Given:
 
 def fork(launch: Launch, pid: int, *, sync_fd: int, link: int) -> int:
     """The helper's pid, for a maker that forks by itself and waits for it; `link` is the far end of init's."""
-    helper = os.fork()
-    if helper == 0:
-        serve(launch, pid, sync_fd=sync_fd, link=link, stdio=(0, 1, 2))
+    with ExitStack() as around:
+        if joined(launch.spec):  # whose own pid namespace is not init's; the helper's procfs must show that one
+            pidfd = os.pidfd_open(pid)
+            around.callback(os.close, pidfd)
+            around.enter_context(namespaces.children_in(pidfd))
+        helper = os.fork()
+        if helper == 0:
+            serve(launch, pid, sync_fd=sync_fd, link=link, stdio=(0, 1, 2))
     return helper
 
 
@@ -100,8 +112,10 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
         maps = None
         if mounts_for(spec):
             with child.stage("user namespace"):
-                maps = _map(linux, pid)
+                maps = _map(linux, pid, joined(spec))
                 idmaps.lend(stdio, pid)
+                if spec.process is not None:
+                    limits.raise_ceilings(spec.process, pid)
                 if spec.process is not None and spec.process.oom_score_adj is not None:
                     credentials.write_oom_score(f"/proc/{pid}/oom_score_adj", spec.process.oom_score_adj)
         if linux.intel_rdt is not None:
@@ -121,6 +135,8 @@ def _mounts(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Map
     """All that init may not make itself, the root at last."""
     spec = launch.spec
     own = {each.type for each in linux.namespaces if not each.path}
+    if joined(spec):
+        own.discard("pid")  # it was made before init joined the user namespace, which therefore does not own it
     for index, mount in enumerate(spec.mounts):
         made = _make(mount, maps, own, pid)
         if made is not None:
@@ -131,7 +147,10 @@ def _mounts(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Map
     channel.send(sock, _ROOT, b"", [sources.root(spec, launch.rootfs, maps)])
 
 
-def _map(linux: Linux, pid: int) -> sources.Maps:
+def _map(linux: Linux, pid: int, path: str) -> sources.Maps:
+    """The user namespace of `pid`, given its maps; or the one at `path`, which has them."""
+    if path:
+        return sources.Maps(os.open(path, os.O_RDONLY | os.O_CLOEXEC), linux.uid_mappings, linux.gid_mappings)
     uids, gids = (
         [(entry.container_id, entry.host_id, entry.size) for entry in entries]
         for entries in (linux.uid_mappings, linux.gid_mappings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cove.oci.spec import Process, Spec
+from cove.oci.spec import Linux, Process, Spec
 from cove.runtime import labels
 from cove.runtime.child import Failure
 
@@ -17,9 +17,7 @@ def check(spec: Spec, *, hooks: bool) -> None:
     kinds = [namespace.type for namespace in linux.namespaces]
     if len(kinds) != len(set(kinds)):
         raise Failure("the runtime spec lists a kind of namespace twice")
-    for namespace in linux.namespaces:
-        if namespace.type == "mount" and namespace.path:
-            raise Failure("joining a mount namespace by path (linux.namespaces) is not supported")
+    _check_joined(spec, linux)
     if "mount" not in kinds:
         raise Failure("a container without a mount namespace of its own (linux.namespaces) is not supported")
     if spec.hostname and "uts" not in kinds:
@@ -33,6 +31,27 @@ def check(spec: Spec, *, hooks: bool) -> None:
     labels.check_mounts(linux.mount_label)
     labels.check(spec.process)
     check_process(spec.process)
+
+
+def _check_joined(spec: Spec, linux: Linux) -> None:
+    """What goes together with a mount namespace that is joined by path."""
+    if not any(each.type == "mount" and each.path for each in linux.namespaces):
+        return
+    if any(each.type == "user" for each in linux.namespaces):
+        raise Failure("a mount namespace and a user namespace cannot be joined or made together (linux.namespaces)")
+    members = {
+        "mounts": spec.mounts,
+        "root.readonly": spec.root.readonly if spec.root else False,
+        "linux.maskedPaths": linux.masked_paths,
+        "linux.readonlyPaths": linux.readonly_paths,
+        "linux.rootfsPropagation": linux.rootfs_propagation,
+        "linux.devices": linux.devices,
+    }
+    for name, value in members.items():
+        if value:
+            raise Failure(
+                f"{name} cannot be together with a mount namespace joined by path: it would change that for everybody"
+            )
 
 
 def check_process(process: Process) -> None:

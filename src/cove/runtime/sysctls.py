@@ -23,8 +23,10 @@ def check(name: str, own: set[str]) -> None:
         needed = "ipc"
     elif name.startswith("net."):
         needed = "network"
-    elif name in ("kernel.hostname", "kernel.domainname"):
-        raise Failure(f"sysctl {name} conflicts with the container's hostname or domainname, use those")
+    elif name == "kernel.domainname":
+        needed = "uts"
+    elif name == "kernel.hostname":
+        raise Failure("sysctl kernel.hostname conflicts with the container's hostname, use that")
     else:
         raise Failure(f"sysctl {name} is not in a namespace of its own and would change the host")
     if needed not in own:

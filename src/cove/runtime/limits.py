@@ -1,0 +1,42 @@
+"""Resource limits that this host does not let anyone raise: lowered, and told in words."""
+
+from __future__ import annotations
+
+import resource
+
+from cove.kernel import privileges, syscalls
+from cove.oci.spec import Process
+
+_CAP_SYS_RESOURCE = 1 << 24
+_UNLIMITED = (1 << 64) - 1
+
+
+def warnings(process: Process) -> tuple[str, ...]:
+    """One sentence for each limit of `process` that will be lower than it says; to be asked by its maker."""
+    if not process.rlimits or syscalls.capget()[0] & _CAP_SYS_RESOURCE:
+        return ()
+    found = []
+    for limit in process.rlimits:
+        number = privileges.RLIMITS.get(limit.type)
+        if number is None:
+            continue
+        ceiling = resource.getrlimit(number)[1] & _UNLIMITED
+        if limit.hard & _UNLIMITED > ceiling:
+            wanted = "unlimited" if limit.hard & _UNLIMITED == _UNLIMITED else str(limit.hard)
+            found.append(f"{limit.type} is lowered from {wanted} to {ceiling}, the most that this host allows")
+    return tuple(found)
+
+
+def raise_ceilings(process: Process, pid: int) -> None:
+    """Raise the hard limits of `pid`, which inside its user namespace has no right to, as far as `process` asks."""
+    for limit in process.rlimits:
+        number = privileges.RLIMITS.get(limit.type)
+        if number is None:
+            continue
+        soft, hard = resource.prlimit(pid, number)
+        wanted = resource.RLIM_INFINITY if limit.hard & _UNLIMITED == _UNLIMITED else limit.hard
+        if hard != resource.RLIM_INFINITY and (wanted == resource.RLIM_INFINITY or wanted > hard):
+            try:
+                resource.prlimit(pid, number, (soft, wanted))
+            except PermissionError:
+                continue  # it stays as low as this host wants it
