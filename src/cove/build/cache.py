@@ -127,6 +127,13 @@ class BuildCache:
         self.keep_digest(f"moment {name}", str(now))
         return now
 
+    def known(self, name: str) -> bool:
+        """Whether a line that makes no layer was in an earlier build; it is from now on."""
+        if self.digest(f"line {name}") is not None:
+            return True
+        self.keep_digest(f"line {name}", "")
+        return False
+
     def keep_digest(self, tree: str, digest: str) -> None:
         self._database.execute("INSERT OR REPLACE INTO build_digests (tree, digest) VALUES (?, ?)", (tree, digest))
 

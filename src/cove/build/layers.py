@@ -104,6 +104,45 @@ class Workshop:
         ):
             return worker.result()
 
+    def pack(self, chain: str) -> Iterator[bytes]:
+        """All files of a stack of layers as an archive."""
+        with Opened(self, chain) as opened, self._look() as place:
+            options = ("lowerdir=" + ":".join(opened.job["below"]),)
+            single = len(opened.job["below"]) == 1
+            root = Mount(
+                destination="/",
+                source=opened.job["below"][0],
+                type="bind" if single else "overlay",
+                options=() if single else options,
+            )
+            with Worker(
+                "pack",
+                -1,
+                mounts=(root,),
+                place=str(place),
+                stdout=subprocess.PIPE,
+                zygote=self.zygote,
+                path="/",
+                arcname=".",
+                layer=False,
+                one_device=False,
+                floor=None,
+                skip=[],
+                bare=True,
+            ) as worker:
+                yield from worker.output()
+                worker.result()
+
+    @contextmanager
+    def _look(self) -> Iterator[Path]:
+        """A directory to mount on, where only the worker sees it."""
+        place = self.data.tmp / f"look-{ids.new_id()[:16]}"
+        place.mkdir(mode=0o700)
+        try:
+            yield place
+        finally:
+            place.rmdir()
+
     # ── looking ───────────────────────────────────────────────────────────────────────────────────
 
     def digest(

@@ -47,6 +47,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "diff": ("files:DIFF", FILES, "Show what changed in a container's file system"),
     "export": ("files:EXPORT", FILES, "Write a container's file system as a tar archive"),
     "commit": ("files:COMMIT", FILES, "Make an image of a container's changes"),
+    "build": ("build:BUILD", IMAGES, "Build an image from a Dockerfile"),
     "images": ("images:LIST", IMAGES, "List images"),
     "pull": ("transfer:PULL", IMAGES, "Download an image from a registry"),
     "push": ("transfer:PUSH", IMAGES, "Upload an image to a registry"),
@@ -71,6 +72,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "manifest inspect": ("manifests:INSPECT", "manifest", "Show an image's manifest or list, byte for byte"),
     "manifest push": ("manifests:PUSH", "manifest", "Upload a list and its images to a registry"),
     "manifest rm": ("manifests:REMOVE", "manifest", "Remove lists"),
+    "builder prune": ("build:PRUNE", "builder", "Forget what builds left: cached steps and cache mounts"),
     "volume create": ("volumes:CREATE", "volume", "Create a volume"),
     "volume inspect": ("inspect:VOLUME", "volume", "Show everything about volumes"),
     "volume ls": ("volumes:LIST", "volume", "List volumes"),
@@ -93,6 +95,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
 GROUPS = {
     "container": "Containers",
     "image": "Images",
+    "builder": "Builds",
     "manifest": "Lists of images, one per platform",
     "volume": "Volumes",
     "network": "Networks",
@@ -105,10 +108,11 @@ _SHARED = {
         "attach commit cp create diff exec explain export kill logs pause port rename restart rm run start stats "
         "stop top unpause update wait"
     ),
-    "image": "history import load pull push save tag",
+    "image": "build history import load pull push save tag",
     "system": "events info",
 }
 _RENAMED = {
+    "builder build": "build",
     "container ls": "ps",
     "container list": "ps",
     "container ps": "ps",

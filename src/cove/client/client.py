@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
+    from cove.client.builds import Builds
     from cove.client.containers import Containers
     from cove.client.execs import Execs
     from cove.client.images import Images
@@ -84,6 +85,12 @@ class Client:
         from cove.client.execs import Execs
 
         return Execs(self)
+
+    @property
+    def builds(self) -> Builds:
+        from cove.client.builds import Builds
+
+        return Builds(self)
 
     @property
     def images(self) -> Images:

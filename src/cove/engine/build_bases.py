@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from cove.build.dockerfile.options import Base
@@ -38,6 +39,14 @@ class Bases:
                 config=image.config,
                 raw_config=image.raw_config,
             )
+
+    def any_here(self, names: Collection[str]) -> bool:
+        """Whether one of these images is here."""
+        for name in names:
+            with suppress(CoveError):
+                self._context.images.get(name)
+                return True
+        return False
 
     def _one(self, name: str, platform: Platform, sink: Sink) -> Image:
         if not self._pull:

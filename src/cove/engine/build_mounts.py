@@ -8,6 +8,8 @@ tmpfs   empty memory                    secret, ssh   files on a tmpfs, gone wit
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import errno
 import hashlib
 import os
@@ -24,9 +26,10 @@ from cove.build.layers import Source, Workshop
 from cove.engine.context import Context
 from cove.errors import InvalidArgument, NotFound, Unsupported, describe
 from cove.image.overlayfs import exists_below
-from cove.kernel.rootpath import make_directories, open_in
+from cove.kernel.rootpath import open_in
 from cove.kernel.syscalls import filesystem_magic
 from cove.oci.spec import Mount
+from cove.wire.builds import BuildSecrets
 
 _TMPFS_MAGIC, _RAMFS_MAGIC = 0x01021994, 0x858458F6
 _MAX_SECRET = 500 << 10
@@ -51,22 +54,31 @@ class Prepared:
     stubs: tuple[str, ...]
 
 
-class BuildMounts:
-    """Makes the mounts of one build's steps. `given` are secrets by id, `agents` sockets of ssh agents by id."""
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a client gave one build: secrets by id, and the sockets of its ssh agents by id."""
 
-    def __init__(
-        self,
-        context: Context,
-        workshop: Workshop,
-        locks: CacheLocks,
-        given: dict[str, bytes],
-        agents: dict[str, Path],
-    ) -> None:
+    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
+    agents: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, sent: BuildSecrets) -> Given:
+        """As the API has them; InvalidArgument."""
+        try:
+            secrets = {name: base64.b64decode(value, validate=True) for name, value in sent.secrets.items()}
+        except (binascii.Error, ValueError):
+            raise InvalidArgument("a secret of the build is not base64") from None
+        return cls(secrets, dict(sent.ssh))
+
+
+class BuildMounts:
+    """Makes the mounts of one build's steps."""
+
+    def __init__(self, context: Context, workshop: Workshop, locks: CacheLocks, given: Given) -> None:
         self._context = context
         self._workshop = workshop
         self._locks = locks
         self._given = given
-        self._agents = agents
 
     @asynccontextmanager
     async def prepared(self, step: ops.Run, sources: tuple[Source, ...]) -> AsyncIterator[Prepared]:
@@ -99,21 +111,21 @@ class BuildMounts:
                 return await self._cache(asked, sources, stack)
             case "secret":
                 return self._secret(asked, env, stack)
-        return self._agent(asked, env)
+        return await self._agent(asked, env, stack)
 
     # ── bind ──────────────────────────────────────────────────────────────────────────────────────
 
     async def _bind(self, asked: ops.RunMount, source: Source, stack: AsyncExitStack) -> Mount:
         path = asked.source or "/"
         if isinstance(source, Path) and asked.readonly:
-            return self._by_descriptor(source, path, asked, stack)
+            return self._inside(source, path, asked)
         copied = self._scratch(stack)
         selection = ops.Selection(sources=(path,), destination="/tree/", root_owned=False)
         await self._context.executors.bulk(self._copy_out, source, selection, copied)
         whole = copied / "upper" / "tree"
         name = os.path.basename(path.rstrip("/"))
         inner = name if name and (whole / name).is_symlink() is False and (whole / name).is_file() else "/"
-        return self._by_descriptor(whole, inner, asked, stack)
+        return self._inside(whole, inner, asked)
 
     def _copy_out(self, source: Source, selection: ops.Selection, target: Path) -> None:
         """Copy a selection through the confined worker into a directory of its own."""
@@ -121,8 +133,8 @@ class BuildMounts:
             self._workshop.copy(key, source, selection, ())
             os.rename(self._context.data.container(key).upper, target / "upper")
 
-    def _by_descriptor(self, tree: Path, path: str, asked: ops.RunMount, stack: AsyncExitStack) -> Mount:
-        """A bind of what lies at `path` inside the tree, whatever links lie on the way."""
+    def _inside(self, tree: Path, path: str, asked: ops.RunMount) -> Mount:
+        """A bind of what lies at `path` inside a tree that nobody can change: links are resolved in it, once."""
         with ExitStack() as closing:
             root = os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             closing.callback(os.close, root)
@@ -132,21 +144,17 @@ class BuildMounts:
                 if error.errno in (errno.ENOENT, errno.ENOTDIR):
                     raise NotFound(f'the mount source "{path}" of {asked.target} is not there') from error
                 raise InvalidArgument(f"the mount source {path!r} cannot be used: {describe(error)}") from error
-        stack.callback(os.close, found)
-        if not stat.S_ISDIR(os.fstat(found).st_mode) and not stat.S_ISREG(os.fstat(found).st_mode):
+            closing.callback(os.close, found)
+            mode = os.fstat(found).st_mode
+            real = Path(os.readlink(f"/proc/self/fd/{found}"))
+        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)) or not real.is_relative_to(tree.resolve()):
             raise InvalidArgument(f"the mount source {path!r} of {asked.target} is neither a directory nor a file")
-        access = "ro" if asked.readonly else "rw"
-        return Mount(
-            destination=asked.target,
-            source=f"/proc/{os.getpid()}/fd/{found}",
-            type="bind",
-            options=("bind", access, "rprivate", "nosuid", "nodev"),
-        )
+        return _bind(asked, real)
 
     # ── cache ─────────────────────────────────────────────────────────────────────────────────────
 
     async def _cache(self, asked: ops.RunMount, sources: tuple[Source, ...], stack: AsyncExitStack) -> Mount:
-        identity = asked.id
+        identity = f"{asked.id}\0{asked.source}" if asked.source else asked.id
         if asked.sharing == "locked":
             await stack.enter_async_context(self._locks.of(identity))
         elif asked.sharing == "private":
@@ -156,7 +164,8 @@ class BuildMounts:
         if not content.exists():
             await self._begin(asked, directory, sources)
         os.utime(directory)
-        return self._by_descriptor(content, asked.source or "/", asked, stack)
+        # The directory's own name is ours. Nothing inside it is looked up: other steps may be changing it.
+        return _bind(asked, content)
 
     async def _private(self, identity: str, stack: AsyncExitStack) -> str:
         """The first of this id's directories that no running step has."""
@@ -177,10 +186,6 @@ class BuildMounts:
             os.rename(fresh / "upper", content)
         else:
             content.mkdir()
-            if asked.source:
-                root = os.open(content, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                os.close(make_directories(root, asked.source))
-                os.close(root)
         os.chmod(content, asked.mode if asked.mode >= 0 else 0o755)
         os.chown(content, asked.uid, asked.gid)
         (fresh / "id").write_text(asked.id)
@@ -192,7 +197,7 @@ class BuildMounts:
     # ── secrets ───────────────────────────────────────────────────────────────────────────────────
 
     def _secret(self, asked: ops.RunMount, env: dict[str, str], stack: AsyncExitStack) -> Mount | None:
-        content = self._given.get(asked.id)
+        content = self._given.secrets.get(asked.id)
         if content is None:
             if asked.required:
                 raise NotFound(f"secret {asked.id}: not found; give it with --secret id={asked.id},src=FILE")
@@ -207,17 +212,21 @@ class BuildMounts:
         file = _write(directory / "secret", content, asked.mode, asked.uid, asked.gid)
         return _file_mount(asked.target, file)
 
-    def _agent(self, asked: ops.RunMount, env: dict[str, str]) -> Mount | None:
-        socket = self._agents.get(asked.id)
-        if socket is None:
+    async def _agent(self, asked: ops.RunMount, env: dict[str, str], stack: AsyncExitStack) -> Mount | None:
+        """A socket of our own that leads to the agent, for whom the step wants: the agent's own stays as it is."""
+        agent = self._given.agents.get(asked.id)
+        if agent is None:
             if asked.required:
                 raise NotFound(f"ssh agent {asked.id}: not found; give it with --ssh {asked.id}")
             return None
-        target = asked.target or f"/run/buildkit/ssh_agent.{len(env)}"
+        target = asked.target or f"/run/buildkit/ssh_agent.{sum(name == 'SSH_AUTH_SOCK' for name in env)}"
         env["SSH_AUTH_SOCK"] = target
-        os.chmod(socket, asked.mode)
-        os.chown(socket, asked.uid, asked.gid)
-        return _file_mount(target, socket)
+        path = self._memory(stack) / "agent"
+        server = await asyncio.start_unix_server(lambda reader, writer: _relay(agent, reader, writer), path)
+        stack.callback(server.close)
+        os.chmod(path, asked.mode)
+        os.chown(path, asked.uid, asked.gid)
+        return _file_mount(target, path)
 
     def _script(self, script: ops.Script, stack: AsyncExitStack) -> Mount:
         """A here-document as a program at /dev/pipes/NAME."""
@@ -277,7 +286,34 @@ def _write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> Path:
     return path
 
 
+def _bind(asked: ops.RunMount, source: Path) -> Mount:
+    access = "ro" if asked.readonly else "rw"
+    options = ("bind", access, "rprivate", "nosuid", "nodev")
+    return Mount(destination=asked.target, source=str(source), type="bind", options=options)
+
+
 def _file_mount(target: str, file: Path) -> Mount:
     return Mount(
         destination=target, source=str(file), type="bind", options=("bind", "ro", "rprivate", "nosuid", "nodev")
     )
+
+
+async def _relay(agent: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One connection of a step to the agent, until either side ends it."""
+    try:
+        to_agent, from_agent = None, None
+        from_agent, to_agent = await asyncio.open_unix_connection(agent)
+        await asyncio.gather(_pass_on(reader, to_agent), _pass_on(from_agent, writer))
+    except OSError:
+        pass  # the agent went away: the step sees its end of file
+    finally:
+        for end in (writer, to_agent):
+            if end is not None:
+                end.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(1 << 16):
+        writer.write(data)
+        await writer.drain()
+    writer.write_eof()

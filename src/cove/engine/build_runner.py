@@ -3,8 +3,7 @@
     record (never in the registry) ─▶ address ─▶ Launch + the step's mounts ─▶ supervisor ─▶ output followed ─▶ exit
 
 The container is forgotten when its program ends, whatever the end; a daemon that dies in the middle finds it at
-its next start as one without a record, and ends it. What a mount shows is passed as a descriptor, so that no path
-of a stranger is followed; secrets lie on a tmpfs of the host until the step ends.
+its next start as one without a record, and ends it. Secrets lie on a tmpfs of the host until the step ends.
 """
 
 from __future__ import annotations

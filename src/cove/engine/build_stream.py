@@ -35,10 +35,11 @@ class Stream(Protocol):
 
 
 class Classic:
-    """As Docker's own builder speaks."""
+    """As Docker's own builder speaks. `known`: whether a line without a layer was there in an earlier build."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, known: Callable[[str], bool]) -> None:
         self._sink = sink
+        self._known = known
         self._lines: tuple[tuple[str, Vertex | None], ...] = ()
         self._waiting: dict[str, deque[Event]] = defaultdict(deque)
         self._ended: dict[str, Event] = {}
@@ -69,6 +70,8 @@ class Classic:
                 self._told = True
             if vertex is None:
                 self._last = hashlib.sha256(f"{self._last}{text}".encode("utf-8", "surrogateescape")).hexdigest()[:12]
+                if not text.upper().startswith("FROM") and self._known(self._last):
+                    self._say(" ---> Using cache\n")
                 self._say(f" ---> {self._last}\n")
             elif not self._pass_on(vertex):
                 return

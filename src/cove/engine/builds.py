@@ -14,6 +14,8 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
+
 from cove import ids
 from cove.build import context as contexts
 from cove.build import exporters
@@ -27,7 +29,7 @@ from cove.build.steps import Result, StepFailed, Steps, Surroundings
 from cove.engine.attachments import Attachments
 from cove.engine.bridging import Message, blocking
 from cove.engine.build_bases import Bases
-from cove.engine.build_mounts import BuildMounts, CacheLocks
+from cove.engine.build_mounts import BuildMounts, CacheLocks, Given
 from cove.engine.build_prune import prune_cache
 from cove.engine.build_runner import BuildExits, ContainerRunner, proxies
 from cove.engine.build_stream import Classic, Events, Quiet, Stream
@@ -38,10 +40,11 @@ from cove.image.images import Image
 from cove.oci.platform import Platform, host_platform
 from cove.oci.reference import Reference
 from cove.runtime.messages import Exit
-from cove.wire.builds import BuildOptions, BuildPruneResponse
+from cove.wire.builds import BuildOptions, BuildPruneResponse, BuildSecrets
 from cove.wire.filters import Filters
 
 _WIDTH = 2
+_MAX_GIVEN = 64
 Sink = Callable[[Message], None]
 
 
@@ -59,6 +62,29 @@ class BuildService:
         self._locks = CacheLocks()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._sweeps: set[asyncio.Task[None]] = set()
+        self._given: dict[str, Given] = {}
+
+    def give(self, secrets: BuildSecrets) -> str:
+        """Keep secrets in memory for the one build that asks for them by this name."""
+        if len(self._given) >= _MAX_GIVEN:
+            self._given.pop(next(iter(self._given)))
+        identity = ids.new_id()
+        self._given[identity] = Given.of(secrets)
+        return identity
+
+    def taken(self, session: str) -> Given:
+        """What was given under that name, which nobody has any more."""
+        if not session:
+            return Given()
+        found = self._given.pop(session, None)
+        if found is None:
+            raise NotFound("the build's secrets were not given, or are used up already")
+        return found
+
+    async def rootfs(self, name: str) -> AsyncIterator[bytes]:
+        """The files of an image as an archive."""
+        image = self._context.images.get(name)
+        return self._context.executors.stream(self._workshop.pack(image.top or ""))
 
     def exited(self, identity: str, exit_: Exit) -> bool:
         """The end of a step's container; False when it is none of a build's."""
@@ -155,11 +181,11 @@ class BuildService:
     def solver(self) -> Solver[Result]:
         return self._solver
 
-    def runner(self, options: BuildOptions, secrets: dict[str, bytes]) -> ContainerRunner:
+    def runner(self, options: BuildOptions, given: Given) -> ContainerRunner:
         """Who runs programs for one build."""
-        mounts = BuildMounts(self._context, self._workshop, self._locks, secrets, {})
-        given = proxies(options.arguments, PROXIES)
-        return ContainerRunner(self._context, self._launcher, self._attachments, self._exits, options, mounts, given)
+        mounts = BuildMounts(self._context, self._workshop, self._locks, given)
+        around = proxies(options.arguments, PROXIES)
+        return ContainerRunner(self._context, self._launcher, self._attachments, self._exits, options, mounts, around)
 
 
 class _Build:
@@ -171,6 +197,7 @@ class _Build:
         self._service = service
         self._options = options
         self._names = names
+        self._given = service.taken(options.session)
         self._bases = Bases(service.context, auth, pull=options.pull)
         self.scratch = service.context.data.tmp / f"build-{ids.new_id()[:16]}"
         self._received: contexts.Context | None = None
@@ -195,17 +222,20 @@ class _Build:
     async def run(self, sink: Sink) -> None:
         """Plan, solve, name."""
         assert self._received is not None and self._dockerfile is not None
+        if self._options.cache_only and not self._bases.any_here(self._options.cache_only):
+            self._options = msgspec.structs.replace(self._options, no_cache=True)
         options = self._options
-        stream = _stream(options, sink)
+        stream = _stream(options, sink, self._service.cache)
         planned = await self._plan(sink)
         _refuse_warnings(self._dockerfile, planned)
         stream.planned(planned)
         if options.check:
+            sink({"aux": {"Warnings": len(planned.warnings)}})
             return
         around = Surroundings(
             workshop=self._service.workshop,
             cache=self._service.cache,
-            runner=self._service.runner(options, {}),
+            runner=self._service.runner(options, self._given),
             blocking=self._service.context.executors.bulk,
             contexts={"context": self._received.directory},
             scratch=self.scratch,
@@ -249,10 +279,10 @@ class _Build:
         return image
 
 
-def _stream(options: BuildOptions, sink: Sink) -> Stream:
+def _stream(options: BuildOptions, sink: Sink, cache: BuildCache) -> Stream:
     if options.events:
         return Events(sink)
-    return Quiet(sink) if options.quiet else Classic(sink)
+    return Quiet(sink) if options.quiet else Classic(sink, lambda name: cache.known(name) and not options.no_cache)
 
 
 def _names(options: BuildOptions) -> list[str]:

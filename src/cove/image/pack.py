@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from cove import ustar
 from cove.image.extract import OPAQUE, WHITEOUT
 from cove.kernel.rootpath import PROC_MAGIC
 from cove.kernel.syscalls import filesystem_magic
@@ -180,21 +181,17 @@ class _Packer:
 
 
 def _plain_header(info: tarfile.TarInfo) -> bytes | None:
-    """A ustar header without extensions, many times faster than tarfile's; None when it does not fit one."""
-    name, link = info.name.encode("utf-8", "surrogateescape"), info.linkname.encode("utf-8", "surrogateescape")
-    fits = 0 <= info.mtime < 8**11 and info.size < 8**11 and info.uid < 8**7 and info.gid < 8**7
-    if len(name) > 100 or len(link) > 100 or not fits or not name.isascii() or not link.isascii():
-        return None
-    head = b"%-100s%07o\0%07o\0%07o\0%011o\0%011o\0" % (
-        name, info.mode & 0o7777, info.uid, info.gid, info.size, int(info.mtime)
-    )  # fmt: skip
-    tail = b"%c%s%sustar\x0000%s%07o\0%07o\0" % (
-        info.type, link, bytes(100 - len(link)), bytes(64), info.devmajor, info.devminor
-    )  # fmt: skip
-    head = name + bytes(100 - len(name)) + head[100:]
-    total = sum(head) + 8 * 0x20 + sum(tail)
-    header = head + b"%06o\0 " % total + tail
-    return header + bytes(_BLOCK - len(header))
+    return ustar.header(
+        info.name.encode("utf-8", "surrogateescape"),
+        mode=info.mode,
+        uid=info.uid,
+        gid=info.gid,
+        size=info.size,
+        mtime=int(info.mtime),
+        kind=info.type,
+        link=info.linkname.encode("utf-8", "surrogateescape"),
+        device=(info.devmajor, info.devminor),
+    )
 
 
 def _joined(directory: str, name: str) -> str:

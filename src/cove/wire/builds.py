@@ -14,7 +14,8 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What POST /build asks for: its parameters, read.
 
     `remote`: a context by URL. `outputs`: where the result goes, none means an image. `secrets` by id, `session`
-    names a connection that forwards an ssh agent. `events`: Cove's own progress instead of Docker's.
+    names what was given with BuildSecrets. `cache_only`: without one of these images, no cache is used, as Docker's
+    cachefrom has it. `events`: Cove's own progress instead of Docker's.
     """
 
     dockerfile: str = ""
@@ -42,6 +43,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     isolation: str = ""
     build_id: str = ""
     cache_from: tuple[str, ...] = ()
+    cache_only: tuple[str, ...] = ()
     cache_to: tuple[str, ...] = ()
     outputs: tuple[dict[str, Any], ...] = ()
     allow: tuple[str, ...] = ()
@@ -52,10 +54,10 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuildSecrets(Value, frozen=True, kw_only=True):
-    """What a build may use and nothing may keep: secrets by id, base64."""
+    """What a build may use and nothing may keep: secrets by id, base64; paths of ssh agents' sockets by id."""
 
     secrets: dict[str, str] = {}
-    ssh: tuple[str, ...] = ()
+    ssh: dict[str, str] = {}
 
 
 class BuildPruneResponse(Value, frozen=True, kw_only=True):

@@ -7,14 +7,15 @@ import binascii
 
 import msgspec
 
-from cove.api.http import Query, Reply, Request, Response, json_reply
+from cove.api.http import TAR, Query, Reply, Request, Response, Stream, json_reply
 from cove.api.router import Route
 from cove.api.streams import progress
 from cove.engine.engine import Engine
 from cove.errors import InvalidArgument, Unsupported
 from cove.wire.base import decode
-from cove.wire.builds import BuildOptions
+from cove.wire.builds import BuildOptions, BuildSecrets
 from cove.wire.containers import Ulimit
+from cove.wire.execs import IdResponse
 
 _NO_SESSIONS = (
     "Cove has no BuildKit sessions; build with DOCKER_BUILDKIT=0 docker build, or with cove build, which has "
@@ -39,6 +40,16 @@ async def build_events(engine: Engine, request: Request) -> Reply:
     """Cove's own: the same with each step's events."""
     options = msgspec.structs.replace(_options(request.query), events=True)
     return progress(await engine.builds.build(options, request.body, _auth(request)))
+
+
+async def give(engine: Engine, request: Request) -> Reply:
+    """Cove's own: secrets for one build that follows, whose parameter cove-session names them."""
+    return json_reply(IdResponse(id=engine.builds.give(await request.json(BuildSecrets))), 201)
+
+
+async def rootfs(engine: Engine, request: Request) -> Reply:
+    """Cove's own: an image's files as a tar archive, with nothing that a container would add."""
+    return Stream(await engine.builds.rootfs(request.params["name"]), content_type=TAR)
 
 
 async def cancel(engine: Engine, request: Request) -> Reply:
@@ -81,7 +92,8 @@ def _options(query: Query) -> BuildOptions:
         ulimits=tuple(decode(list[Ulimit], query.text("ulimits").encode())) if query.text("ulimits") else (),
         isolation=query.text("isolation"),
         build_id=query.text("buildid"),
-        cache_from=_list(query, "cachefrom"),
+        cache_from=_list(query, "cache-from"),
+        cache_only=_list(query, "cachefrom"),
         cache_to=_list(query, "cacheto"),
         outputs=_outputs(query),
         allow=_list(query, "allow"),
@@ -166,4 +178,6 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/build/cancel", cancel),
     Route("POST", "/build/prune", prune),
     Route("POST", "/cove/build", build_events),
+    Route("POST", "/cove/build/secrets", give),
+    Route("GET", "/cove/images/{name:path}/rootfs", rootfs),
 )

@@ -1,0 +1,267 @@
+"""`cove build`: an image from a Dockerfile; `cove builder prune`: forget what builds left."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from cove.cli import buildview, context
+from cove.cli.flags import Call, Flag, UsageError, Verb
+from cove.cli.options.values import size
+from cove.client import connect
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from cove.client.client import Client
+
+_REMOTE = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
+
+
+def build(call: Call) -> int:
+    (where,) = call.arguments
+    client = connect(call.host)
+    query = _query(call)
+    stream = _context(call, where, query)
+    secrets, agents = _secrets(call)
+    if secrets or agents:
+        query["cove-session"] = client.builds.give(secrets, agents)
+    outputs = [_output(text) for text in call.list("output")]
+    messages = client.builds.build(query, stream, registries=_registries())
+    shown = buildview.show(messages, call.text("progress"), explain=call.flag("explain"), quiet=call.flag("quiet"))
+    if call.flag("check"):
+        return _checked(shown)
+    identity = str(shown[-1]["ID"])
+    _write(call.text("iidfile"), identity)
+    if call.text("metadata-file"):
+        named = {"containerimage.config.digest": identity, "image.name": ",".join(shown[-1].get("Names") or [])}
+        _write(call.text("metadata-file"), json.dumps(named, indent=2))
+    for output in outputs:
+        _export(client, identity, output, call.list("tag"))
+    if call.flag("quiet"):
+        print(identity)
+    return 0
+
+
+def _checked(shown: list[dict[str, Any]]) -> int:
+    warnings = shown[-1].get("Warnings", 0) if shown else 0
+    print("Check complete, no warnings found." if not warnings else f"Check complete, {warnings} warnings found.")
+    return 1 if warnings else 0
+
+
+def _query(call: Call) -> dict[str, Any]:
+    arguments: dict[str, str] = {}
+    for text in call.list("build-arg"):
+        name, equals, value = text.partition("=")
+        if equals or name in os.environ:
+            arguments[name] = value if equals else os.environ[name]
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if epoch and "SOURCE_DATE_EPOCH" not in arguments:
+        arguments["SOURCE_DATE_EPOCH"] = epoch
+    return {
+        "t": call.list("tag") or None,
+        "target": call.text("target") or None,
+        "buildargs": json.dumps(arguments) if arguments else None,
+        "labels": json.dumps(call.map("label")) if call.list("label") else None,
+        "platform": ",".join(call.list("platform")) or None,
+        "nocache": call.flag("no-cache") or None,
+        "nocachefilter": _list(call, "no-cache-filter"),
+        "pull": call.flag("pull") or None,
+        "networkmode": call.text("network") or None,
+        "extrahosts": _list(call, "add-host"),
+        "shmsize": size(call.text("shm-size"), "shm-size") if call.text("shm-size") else None,
+        "memory": size(call.text("memory"), "memory") if call.text("memory") else None,
+        "allow": _list(call, "allow"),
+        "cache-from": _list(call, "cache-from"),
+        "cache-to": _list(call, "cache-to"),
+        "check": call.flag("check") or None,
+    }
+
+
+def _list(call: Call, name: str) -> str | None:
+    found = call.list(name)
+    return json.dumps(found) if found else None
+
+
+def _context(call: Call, where: str, query: dict[str, Any]) -> Iterator[bytes] | None:
+    """The body of the request, and in the query what says how it is to be read."""
+    dockerfile = call.text("file")
+    if where == "-":
+        if dockerfile == "-":
+            raise UsageError("context and Dockerfile cannot both come from stdin")
+        query["dockerfile"] = dockerfile or None
+        return context.from_stdin(sys.stdin.buffer)
+    if where.startswith(_REMOTE) and not os.path.isdir(where):
+        query["remote"], query["dockerfile"] = where, dockerfile or None
+        return None
+    stream, query["dockerfile"] = context.of_directory(where, dockerfile)
+    return stream
+
+
+def _secrets(call: Call) -> tuple[dict[str, bytes], dict[str, str]]:
+    """--secret id=X[,src=FILE|,env=NAME] and --ssh ID[=SOCKET]."""
+    secrets: dict[str, bytes] = {}
+    for text in call.list("secret"):
+        fields = dict(part.partition("=")[::2] for part in text.split(","))
+        source = fields.get("src") or fields.get("source") or ""
+        identity = fields.get("id") or os.path.basename(source)
+        if not identity or fields.get("type", "file") not in ("file", "env"):
+            raise UsageError(f"--secret {text} must have the form id=NAME[,src=FILE|,env=VARIABLE]")
+        variable = fields.get("env") or ("" if source else identity)
+        if source:
+            with open(source, "rb") as file:
+                secrets[identity] = file.read()
+        elif variable in os.environ:
+            secrets[identity] = os.environb[os.fsencode(variable)]
+        else:
+            raise UsageError(f"the secret {identity} has neither a file nor a variable of that name")
+    agents: dict[str, str] = {}
+    for text in call.list("ssh"):
+        identity, _, path = text.partition("=")
+        socket = path or os.environ.get("SSH_AUTH_SOCK", "")
+        if not socket or not os.path.exists(socket):
+            raise UsageError(
+                f"--ssh {text}: there is no agent's socket; start ssh-agent, or name one: {identity}=PATH"
+            )
+        agents[identity or "default"] = os.path.abspath(socket)
+    return secrets, agents
+
+
+def _registries() -> str:
+    """The header with all credentials that are at hand, as Docker sends it."""
+    from cove.cli import credentials
+
+    return credentials.all_headers()
+
+
+# ── outputs ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _output(text: str) -> dict[str, str]:
+    """type=…,dest=…; a bare path is a local directory, "-" a tar archive on stdout."""
+    if "=" not in text:
+        return {"type": "tar", "dest": "-"} if text == "-" else {"type": "local", "dest": text}
+    fields = dict(part.partition("=")[::2] for part in text.split(","))
+    kind = fields.get("type", "")
+    if kind not in ("image", "docker", "oci", "tar", "local", "registry"):
+        raise UsageError(
+            f"--output has the unknown type {kind!r}; image, registry, docker, oci, tar and local are known"
+        )
+    if kind == "local" and not fields.get("dest"):
+        raise UsageError("--output type=local needs dest=DIRECTORY")
+    return fields
+
+
+def _export(client: Client, identity: str, output: dict[str, str], tags: list[str]) -> None:
+    from cove.cli.files import open_output
+
+    kind, target = output["type"], output.get("dest", "")
+    if kind in ("image", "registry"):
+        _push(client, identity, output, tags)
+        return
+    if kind == "docker" and not target:
+        return  # it is in the daemon already
+    if kind == "local":
+        from cove.cli.localtar import unpack
+
+        os.makedirs(target, exist_ok=True)
+        unpack(client.builds.rootfs(identity).chunks(), target, rename=None, keep_ids=os.geteuid() == 0)
+        return
+    response = client.builds.rootfs(identity) if kind == "tar" else client.images.save(tags or [identity])
+    if target in ("", "-") and os.isatty(1):
+        raise UsageError("an archive is not for a terminal; name a file with dest=FILE")
+    with open_output("" if target == "-" else target) as out:
+        for chunk in response.chunks():
+            out.write(chunk)
+
+
+def _push(client: Client, identity: str, output: dict[str, str], tags: list[str]) -> None:
+    """type=image names the image; type=registry, or push=true, also pushes it."""
+    from cove.cli import credentials, progress, reference
+
+    names = [output["name"]] if output.get("name") else tags
+    for name in names:
+        repository, tag = reference.split(name)
+        if name not in tags:
+            client.images.tag(identity, repository, tag or "latest")
+        if output["type"] == "registry" or output.get("push") == "true":
+            auth = credentials.header(reference.registry(name))
+            progress.show(client.images.push(repository, tag or "latest", auth=auth))
+
+
+def _write(path: str, text: str) -> None:
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+
+
+def prune(call: Call) -> int:
+    from cove.cli import humanize
+
+    if not call.flag("force"):
+        print("This forgets the build cache. Are you sure? [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            return 1
+    filters: dict[str, list[str]] = {}
+    for text in call.list("filter"):
+        name, _, value = text.partition("=")
+        filters.setdefault(name, []).append(value)
+    text = call.text("reserved-space") or call.text("keep-storage")
+    answer = connect(call.host).builds.prune(
+        all=call.flag("all"), keep=size(text, "reserved-space") if text else 0, filters=filters
+    )
+    for key in answer.get("CachesDeleted") or ():
+        print(key[:25])
+    print(f"Total:\t{humanize.size(answer.get('SpaceReclaimed') or 0)}")
+    return 0
+
+
+BUILD = Verb(
+    build,
+    "Build an image from a Dockerfile.",
+    "DIRECTORY|URL|-",
+    (
+        Flag("add-host", "A further line of /etc/hosts: NAME:ADDRESS", "list", hint="host"),
+        Flag("allow", "Grant network.host, security.insecure or device", "list", hint="entitlement"),
+        Flag("build-arg", "Set an ARG: NAME=VALUE, or NAME from the environment", "list", hint="arg"),
+        Flag("cache-from", "Take finished steps from: an image, or type=local|registry,…", "list", hint="source"),
+        Flag("cache-to", "Put finished steps to: type=inline|local|registry,…", "list", hint="target"),
+        Flag("check", "Only check the Dockerfile", "bool"),
+        Flag("explain", "Say for each step why it ran", "bool"),
+        Flag("file", "The Dockerfile (default DIRECTORY/Dockerfile); - for stdin", short="f", hint="file"),
+        Flag("iidfile", "Write the image's id to this file", hint="file"),
+        Flag("label", "Set a label", "map", hint="name=value"),
+        Flag("memory", "Limit of memory for each step", short="m", hint="bytes"),
+        Flag("metadata-file", "Write what was built to this file, as JSON", hint="file"),
+        Flag("network", "Network of RUN: default, none, host, or a network's name"),
+        Flag("no-cache", "Run every step", "bool"),
+        Flag("no-cache-filter", "Run every step of this stage", "list", hint="stage"),
+        Flag("output", "What to make: type=image|registry|docker|oci|tar|local,dest=PATH", "list", short="o"),
+        Flag("platform", "Platform of the result: linux/arm64", "list"),
+        Flag("progress", "auto, plain, tty or json", default="auto", hint="kind"),
+        Flag("pull", "Ask the registries for newer base images", "bool"),
+        Flag("quiet", "Show nothing but the image's id", "bool", short="q"),
+        Flag("secret", "A secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VARIABLE]", "list"),
+        Flag("shm-size", "Size of /dev/shm for each step", hint="bytes"),
+        Flag("ssh", "An ssh agent for RUN --mount=type=ssh: default, or ID=SOCKET", "list"),
+        Flag("tag", "Name of the image", "list", short="t", hint="name"),
+        Flag("target", "Build this stage", hint="stage"),
+    ),
+    least=1,
+    most=1,
+)
+PRUNE = Verb(
+    prune,
+    "Forget what builds left: cached steps and cache mounts.",
+    "",
+    (
+        Flag("all", "Also steps that an image still uses", "bool", short="a"),
+        Flag("filter", "until=24h: only what was not used since", "list"),
+        Flag("force", "Do not ask", "bool", short="f"),
+        Flag("keep-storage", "The same as --reserved-space", hint="bytes"),
+        Flag("reserved-space", "Keep this much of the most recently used", hint="bytes"),
+    ),
+)

@@ -1,0 +1,186 @@
+"""A build's context on this machine: a directory without what its ignore file leaves out, or an archive on stdin.
+
+directory ─▶ walked, sorted, excluded names left out ─▶ tar, in pieces of a quarter of a megabyte
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+
+from cove import ustar
+from cove.errors import InvalidArgument
+from cove.patterns import Ignore, parse_ignore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import BinaryIO
+
+_PIECE = 256 * 1024
+_BLOCK = ustar.BLOCK
+
+
+def of_directory(directory: str, dockerfile: str) -> tuple[Iterator[bytes], str]:
+    """The archive of a directory, and what the Dockerfile is called in it.
+
+    `dockerfile` may lie elsewhere, or be "-" for stdin; "" is Dockerfile in the directory.
+    """
+    if not os.path.isdir(directory):
+        raise InvalidArgument(f"the build context {directory} is not a directory")
+    extra: list[tuple[str, bytes]] = []
+    name = dockerfile or "Dockerfile"
+    inside = _inside(directory, dockerfile) if dockerfile and dockerfile != "-" else name
+    if dockerfile == "-":
+        import sys
+
+        inside, content = ".dockerfile.stdin", sys.stdin.buffer.read()
+        extra.append((inside, content))
+    elif not inside:
+        inside = ".dockerfile.elsewhere"
+        with open(dockerfile, "rb") as file:
+            extra.append((inside, file.read()))
+    elif not dockerfile and not os.path.exists(os.path.join(directory, name)):
+        name = inside = "dockerfile" if os.path.exists(os.path.join(directory, "dockerfile")) else name
+    patterns, ignore_file = _patterns(directory, inside)
+    if extra:
+        extra.append((".dockerignore", "\n".join((*patterns, inside, ".dockerignore")).encode()))
+    kept = {inside, ignore_file}
+    given = {name for name, _ in extra}
+    return _gathered(_archive(directory, Ignore(patterns), kept, given, extra)), inside
+
+
+def of_dockerfile(content: bytes) -> Iterator[bytes]:
+    """A context of nothing but a Dockerfile."""
+    yield _member("Dockerfile", content) + bytes(2 * _BLOCK)
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether what came on stdin is an archive rather than a Dockerfile."""
+    magics = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+    return head.startswith(magics) or head[257:262] == b"ustar"
+
+
+def from_stdin(source: BinaryIO) -> Iterator[bytes]:
+    """An archive, or a Dockerfile, as it comes."""
+    head = b""
+    while len(head) < _BLOCK and (piece := os.read(source.fileno(), _PIECE)):
+        head += piece
+    if not is_archive(head):
+        rest = [head]
+        while piece := os.read(source.fileno(), _PIECE):
+            rest.append(piece)
+        yield from of_dockerfile(b"".join(rest))
+        return
+    yield head
+    while piece := os.read(source.fileno(), _PIECE):
+        yield piece
+
+
+def _inside(directory: str, dockerfile: str) -> str:
+    """The Dockerfile's path in the context; "" when it lies elsewhere."""
+    path = dockerfile if os.path.exists(dockerfile) else os.path.join(directory, dockerfile)
+    if not os.path.exists(path):
+        raise InvalidArgument(f"there is no Dockerfile at {dockerfile}")
+    relative = os.path.relpath(os.path.realpath(path), os.path.realpath(directory))
+    return "" if relative.startswith("../") else relative
+
+
+def _patterns(directory: str, dockerfile: str) -> tuple[tuple[str, ...], str]:
+    for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
+        try:
+            with open(os.path.join(directory, name), encoding="utf-8", errors="replace") as file:
+                return parse_ignore(file.read()), name
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return (), ".dockerignore"
+
+
+def _archive(
+    directory: str, ignore: Ignore, kept: set[str], given: set[str], extra: list[tuple[str, bytes]]
+) -> Iterator[bytes]:
+    links: dict[tuple[int, int], str] = {}
+    for name, content in extra:
+        yield _member(name, content)
+    yield from _entries(directory, "", ignore, kept, given, links)
+    yield bytes(2 * _BLOCK)
+
+
+def _entries(
+    directory: str, above: str, ignore: Ignore, kept: set[str], given: set[str], links: dict[tuple[int, int], str]
+) -> Iterator[bytes]:
+    with os.scandir(directory) as scanned:
+        entries = sorted(scanned, key=lambda entry: entry.name)
+    for entry in entries:
+        name = f"{above}/{entry.name}" if above else entry.name
+        if name in given:
+            continue
+        out = bool(ignore) and name not in kept and ignore.excludes(name)
+        if entry.is_dir(follow_symlinks=False):
+            if out and ignore.prunes(name) and not any(each.startswith(f"{name}/") for each in kept):
+                continue
+            if not out:
+                yield _head(name + "/", entry.stat(follow_symlinks=False), ustar.DIRECTORY)
+            yield from _entries(entry.path, name, ignore, kept, given, links)
+        elif not out:
+            yield from _leaf(entry, name, links)
+
+
+def _leaf(entry: os.DirEntry[str], name: str, links: dict[tuple[int, int], str]) -> Iterator[bytes]:
+    found = entry.stat(follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode):
+        yield _head(name, found, ustar.SYMBOLIC_LINK, os.readlink(entry.path))
+    elif stat.S_ISREG(found.st_mode):
+        first = links.setdefault((found.st_dev, found.st_ino), name) if found.st_nlink > 1 else name
+        if first != name:
+            yield _head(name, found, ustar.HARD_LINK, first)
+            return
+        yield _head(name, found, ustar.REGULAR)
+        yield from _content(entry.path, found.st_size)
+    elif stat.S_ISFIFO(found.st_mode):
+        yield _head(name, found, ustar.FIFO)
+
+
+def _content(path: str, size: int) -> Iterator[bytes]:
+    """Exactly `size` bytes and the padding: a file that shrinks meanwhile is filled with zeros."""
+    left = size
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while left and (data := os.read(fd, min(left, _PIECE))):
+            left -= len(data)
+            yield data
+    finally:
+        os.close(fd)
+    if left or size % _BLOCK:
+        yield bytes(left + -size % _BLOCK)
+
+
+def _head(name: str, found: os.stat_result, kind: bytes, link: str = "") -> bytes:
+    size = found.st_size if kind == ustar.REGULAR else 0
+    encoded, target = os.fsencode(name), os.fsencode(link)
+    mtime = max(0, int(found.st_mtime))
+    plain = ustar.header(encoded, mode=found.st_mode, size=size, mtime=mtime, kind=kind, link=target)
+    if plain is not None:
+        return plain
+    info = tarfile.TarInfo(name)
+    info.mode, info.size, info.mtime, info.type = stat.S_IMODE(found.st_mode), size, mtime, kind
+    info.linkname = link
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _member(name: str, content: bytes) -> bytes:
+    head = ustar.header(os.fsencode(name), mode=0o644, size=len(content))
+    assert head is not None
+    return head + content + bytes(-len(content) % _BLOCK)
+
+
+def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in larger pieces."""
+    buffer = bytearray()
+    for piece in pieces:
+        buffer += piece
+        if len(buffer) >= _PIECE:
+            yield bytes(buffer)
+            buffer.clear()
+    yield bytes(buffer)

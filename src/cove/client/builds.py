@@ -1,0 +1,41 @@
+"""The API's builds: a context goes up, events come down."""
+
+from __future__ import annotations
+
+import base64
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Any
+
+    from cove.client.client import Client
+    from cove.client.http import Response
+
+
+class Builds:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def build(
+        self, query: Mapping[str, Any], context: Iterable[bytes] | None, *, registries: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """Build; Cove's own events as they happen. `registries`: the header X-Registry-Config."""
+        headers = {"X-Registry-Config": registries} if registries else {}
+        upload = b"" if context is None else context
+        response = self._client.stream("POST", "/cove/build", dict(query), upload=upload, headers=headers)
+        return self._client.messages(response)
+
+    def give(self, secrets: Mapping[str, bytes], agents: Mapping[str, str]) -> str:
+        """Hand over secrets for the next build; the name that it calls them by."""
+        encoded = {name: base64.b64encode(value).decode() for name, value in secrets.items()}
+        answer = self._client.call("POST", "/cove/build/secrets", None, {"Secrets": encoded, "Ssh": dict(agents)})
+        return str(answer["Id"])
+
+    def rootfs(self, image: str) -> Response:
+        """An image's files as an archive."""
+        return self._client.stream("GET", f"/cove/images/{image}/rootfs")
+
+    def prune(self, *, all: bool = False, keep: int = 0, filters: Mapping[str, list[str]] | None = None) -> Any:
+        query = {"all": all, "reserved-space": keep or None, "filters": filters or None}
+        return self._client.call("POST", "/build/prune", query)

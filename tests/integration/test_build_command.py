@@ -1,0 +1,207 @@
+"""`cove build`: its contexts, outputs, secrets, mounts, and what it says."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Daemon
+from tests.integration.test_build import context
+
+
+def build(daemon: Daemon, *words: str, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    return daemon.cove("build", *words, check=check, **options)
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[str]:
+    """The directory by HTTP on this host."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(directory))
+    handler.log_message = lambda *_: None  # type: ignore[attr-defined]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_progress_as_plain_lines_and_as_json(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox AS web\nRUN echo said; echo wrong >&2; echo n$((20+3))\n")
+    plain = build(daemon, "--no-cache", str(where)).stderr
+    assert "[web 2/2] RUN echo said" in plain and " n23\n" in plain and " wrong\n" in plain and "DONE" in plain
+    events = [json.loads(line) for line in build(daemon, "--progress=json", str(where)).stdout.splitlines()]
+    assert [each["event"] for each in events if each.get("name", "").startswith("[web 2/2]")] == ["cached"]
+    assert events[-1]["aux"]["ID"].startswith("sha256:")
+
+
+def test_explain_names_what_changed(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nARG V=1\nCOPY d /d\nRUN echo $V\n", d__a="1", d__b="1", other="1")
+    build(daemon, "-t", "explained", str(where))
+    (where / "d/b").write_text("2")
+    assert "why: the file d/b changed" in build(daemon, "--explain", "-t", "explained", str(where)).stderr
+    told = build(daemon, "--explain", "-t", "explained", "--build-arg", "V=2", str(where)).stderr
+    assert "why: the variable V changed from 1 to 2" in told and "CACHED" in told
+    (where / "other").write_text("2")
+    assert "why" not in build(daemon, "--explain", "-t", "explained", "--build-arg", "V=2", str(where)).stderr
+
+
+def test_contexts_from_stdin(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nCOPY f /f\n", f="from a tar")
+    archive = tmp_path / "context.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(where, ".")
+    with archive.open("rb") as stdin:
+        build(daemon, "-q", "-t", "piped", "-", stdin=stdin)
+    assert daemon.cove("run", "--rm", "piped", "cat", "/f").stdout == "from a tar"
+    assert build(daemon, "-q", "-", input="FROM busybox\nRUN true\n").stdout.startswith("sha256:")
+    (where / "Dockerfile").unlink()
+    build(daemon, "-q", "-f", "-", "-t", "piped", str(where), input="FROM busybox\nCOPY f /g\n")
+    assert daemon.cove("run", "--rm", "piped", "cat", "/g").stdout == "from a tar"
+
+
+def test_a_git_repository_as_context(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "repository", "FROM busybox\nCOPY . /x\n", sub__f="in git")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(where)]
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "one"], ["update-server-info"]):
+        subprocess.run([*git, *words], check=True)
+    (tmp_path / "repo.git").symlink_to(where / ".git")
+    with serving(tmp_path) as address:
+        build(daemon, "-q", "-t", "gitted", f"{address}/repo.git#main")
+        refused = build(daemon, "-q", f"{address}/repo.git#--upload-pack=x", check=False)
+    assert "must not begin with a dash" in refused.stderr
+    assert daemon.cove("run", "--rm", "gitted", "cat", "/x/sub/f").stdout == "in git"
+    assert ".git" not in daemon.cove("run", "--rm", "gitted", "ls", "-a", "/x").stdout.split()
+
+
+def test_secrets_are_nowhere_afterwards(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "c",
+        "FROM busybox\n"
+        "RUN --mount=type=secret,id=token,uid=1000,mode=0440 stat -c '%u %a' /run/secrets/token "
+        "&& wc -c < /run/secrets/token\n"
+        "RUN --mount=type=secret,id=token,env=TOKEN test ${#TOKEN} = 13\n"
+        'RUN test ! -e /run/secrets/token && test -z "$TOKEN"\n',
+    )
+    secret = tmp_path / "token"
+    secret.write_text("hush-hush-key")
+    told = build(daemon, "-t", "secretive", "--secret", f"id=token,src={secret}", str(where)).stderr
+    assert "1000 440" in told and " 13\n" in told and "hush" not in told
+    daemon.cove("save", "-o", str(tmp_path / "i.tar"), "secretive")
+    assert b"hush-hush" not in (tmp_path / "i.tar").read_bytes()
+    assert subprocess.run(["grep", "-rqs", "hush-hush-key", daemon.data, daemon.run]).returncode == 1
+    assert "run/secrets" not in daemon.cove("run", "--rm", "secretive", "find", "/", "-path", "/run*").stdout
+    missing = where / "Dockerfile"
+    missing.write_text("FROM busybox\nRUN --mount=type=secret,id=other,required true\n")
+    failed = build(daemon, str(where), check=False)
+    assert "secret other: not found" in failed.stderr
+
+
+def test_cache_mounts_are_kept_between_builds(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "c",
+        "FROM busybox\nARG N\nRUN --mount=type=cache,id=kept,target=/c echo $N >> /c/log "
+        "&& echo lines $(wc -l < /c/log)\n",
+    )
+    assert "lines 1" in build(daemon, "--build-arg", "N=1", str(where)).stderr
+    assert "lines 2" in build(daemon, "--build-arg", "N=2", str(where)).stderr
+
+
+def test_parallel_stages_run_at_the_same_time(daemon: Daemon, tmp_path: Path) -> None:
+    wait = (
+        "RUN --mount=type=cache,id=meeting,target=/m touch /m/{0} && "
+        "for i in $(seq 100); do test -e /m/{1} && exit 0; usleep 50000; done; exit 1\n"
+    )
+    where = context(
+        tmp_path / "c",
+        f"FROM busybox AS a\n{wait.format('a', 'b')}FROM busybox AS b\n{wait.format('b', 'a')}"
+        "FROM scratch\nCOPY --from=a /bin/ls /a\nCOPY --from=b /bin/ls /b\n",
+    )
+    build(daemon, "--no-cache", "-t", "met", str(where))
+
+
+def test_the_result_as_files(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM scratch\nCOPY d /\n", d__a__f="content")
+    build(daemon, "-q", "-o", str(tmp_path / "out"), str(where))
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == ["a", "f"]
+    build(daemon, "-q", "-o", f"type=tar,dest={tmp_path}/out.tar", str(where))
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert tar.getnames() == ["a", "a/f"]
+    build(
+        daemon,
+        "-q",
+        "-t",
+        "archived",
+        "-o",
+        f"type=oci,dest={tmp_path}/oci.tar",
+        "--iidfile",
+        f"{tmp_path}/iid",
+        str(where),
+    )
+    with tarfile.open(tmp_path / "oci.tar") as tar:
+        assert {"index.json", "oci-layout"} <= set(tar.getnames())
+    assert (tmp_path / "iid").read_text().startswith("sha256:")
+
+
+def test_the_same_sources_give_the_same_image(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nCOPY f /f\nRUN echo a > /a\nWORKDIR /w\nENV A=1\n", f="1")
+    daemon.environment["SOURCE_DATE_EPOCH"] = "1700000000"
+    try:
+        first = build(daemon, "-q", "--no-cache", str(where)).stdout
+        (where / "f").touch()
+        assert build(daemon, "-q", "--no-cache", str(where)).stdout == first
+    finally:
+        del daemon.environment["SOURCE_DATE_EPOCH"]
+    shown = json.loads(daemon.cove("inspect", first.strip()).stdout)[0]
+    assert shown["Created"] == "2023-11-14T22:13:20Z"
+
+
+def test_checks_by_name(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "c", "FROM busybox as x\nMAINTAINER me\nENV PASSWORD=x\nCMD run\nWORKDIR a\nRUN echo $nowhere\n"
+    )
+    done = build(daemon, "--check", str(where), check=False)
+    for rule in (
+        "FromAsCasing",
+        "MaintainerDeprecated",
+        "SecretsUsedInArgOrEnv",
+        "JSONArgsRecommended",
+        "WorkdirRelativePath",
+    ):
+        assert f"WARNING: {rule}:" in done.stderr
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("RUN --security=insecure true", "security.insecure is not allowed"),
+        ("RUN --network=host true", "network.host is not allowed"),
+        ("COPY nowhere /x", '"/nowhere": not found'),
+        ("COPY --from=nosuch:image /x /x", "nosuch"),
+        ("ADD --checksum=sha256:00 http://127.0.0.1:9/x /x", "digest"),
+    ],
+)
+def test_refusals_say_why(daemon: Daemon, tmp_path: Path, line: str, reason: str) -> None:
+    where = context(tmp_path / "c", f"FROM busybox\n{line}\n")
+    failed = build(daemon, str(where), check=False)
+    assert failed.returncode == 1 and reason in failed.stderr
+
+
+def test_pruning_frees_layers(own_daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN head -c 4000000 /dev/zero > /big\n")
+    build(own_daemon, "-q", "-t", "big", str(where))
+    own_daemon.cove("rmi", "big")
+    assert "B" in own_daemon.cove("builder", "prune", "-f").stdout
+    assert "CACHED" not in build(own_daemon, str(where)).stderr
