@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from cove.errors import Conflict, InvalidArgument
 from cove.image import members as tar
 from cove.image.members import Limits, Member, Source
-from cove.kernel.rootpath import make_directories, open_in
+from cove.kernel.rootpath import open_directory, open_in
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"
@@ -103,7 +103,7 @@ class _Writer:
         """Directories get last what new names in them would have changed, or inherited."""
         for path, member in self._directories.items():
             try:
-                fd = open_in(self._root, path or "/", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                fd = open_directory(self._root, path or "/", os.O_RDONLY | os.O_NOFOLLOW)
             except OSError:
                 continue  # replaced by a later member, which had its own
             try:
@@ -140,7 +140,7 @@ class _Writer:
         if len(self._parents) >= _MAX_CACHED:
             self.close()
         try:
-            fd = make_directories(self._root, path or "/", owner=(0, 0))
+            fd = open_directory(self._root, path or "/", make=(0, 0))
         except (FileExistsError, NotADirectoryError) as error:
             raise InvalidArgument(f"the archive puts members below {path[:200]!r}, which is no directory") from error
         self._parents[path] = fd
@@ -176,7 +176,7 @@ class _Writer:
 
     def _dress_directory(self, path: str, member: Member, parent: int | None = None, name: str = "") -> None:
         if parent is None:
-            fd = open_in(self._root, path or "/", os.O_RDONLY | os.O_DIRECTORY)
+            fd = open_directory(self._root, path or "/", os.O_RDONLY)
         else:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
@@ -261,12 +261,14 @@ class _Writer:
             os.mknod(name, kind | member.mode, os.makedev(*member.device), dir_fd=parent)
         uid, gid = self._rules.owner or (member.uid, member.gid)
         os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+        if member.mode & 0o6000 and self._rules.layer and member.kind != tar.SYMBOLIC_LINK:
+            os.chmod(name, member.mode, dir_fd=parent)  # chown took these bits; nobody else is in a layer's directory
         os.utime(name, ns=(member.mtime_ns, member.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def _hard_link(self, parent: int, name: str, member: Member) -> None:
         directory, target = posixpath.split(self._inside(member.link, member.name))
         try:
-            source = open_in(self._root, directory or "/", os.O_PATH | os.O_DIRECTORY)
+            source = open_directory(self._root, directory or "/")
         except OSError as error:
             raise _no_target(member) from error
         try:

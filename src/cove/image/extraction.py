@@ -15,7 +15,7 @@ from typing import Any
 from cove.errors import InvalidArgument
 from cove.image.members import Limits
 from cove.image.sandbox import PIPE, Worker
-from cove.kernel.rootpath import open_in
+from cove.kernel.rootpath import open_directory
 
 _OPAQUE_MARK = "trusted.overlay.opaque"
 
@@ -72,7 +72,7 @@ class Extraction:
 def _mark_opaque(root: int, path: str) -> None:
     """Hide what lower layers have in this directory (overlayfs documentation, "whiteouts and opaque directories")."""
     try:
-        fd = open_in(root, path or "/", os.O_RDONLY | os.O_DIRECTORY)
+        fd = open_directory(root, path or "/", os.O_RDONLY)
     except OSError as error:
         raise InvalidArgument(f"the layer makes {path[:200]!r} opaque, which is no directory of its") from error
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 
 from cove.kernel.syscalls import filesystem_magic, openat2
 
@@ -20,6 +21,7 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 PROC_MAGIC = 0x9FA0
+_PATH_MAX = 4096
 _INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 
 
@@ -55,6 +57,47 @@ def make_directories(root: int, path: str, mode: int = 0o755, owner: tuple[int, 
         return _make_one(parent, name, mode, owner)
     finally:
         os.close(parent)
+
+
+def open_directory(root: int, path: str, flags: int = os.O_PATH, *, make: tuple[int, int] | None = None) -> int:
+    """A directory inside `root` whose path may be longer than one call takes (PATH_MAX).
+
+    With `make`, the owner of new ones, what is missing is made. Links are followed inside the root as far as one
+    call goes, and refused (ELOOP) beyond it.
+    """
+    path = clean(path)
+    flags |= os.O_DIRECTORY | os.O_CLOEXEC
+    head, rest = _cut(path)
+    if not rest:
+        if make is None or flags & os.O_ACCMODE:
+            return open_in(root, path, flags)
+        return make_directories(root, path, owner=make)
+    fd = open_directory(root, head, make=make)
+    while rest:
+        head, rest = _cut(rest) if make is None else _first(rest)
+        above = fd
+        try:
+            if make is not None:
+                with suppress(FileExistsError):
+                    os.close(_make_one(above, head, 0o755, make))
+            wanted = flags if not rest else os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+            fd = openat2(above, head, wanted, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+        finally:
+            os.close(above)
+    return fd
+
+
+def _cut(path: str) -> tuple[str, str]:
+    """As much of a path as one call takes, and the rest."""
+    if len(path) * 4 < _PATH_MAX or len(os.fsencode(path)) < _PATH_MAX:
+        return path, ""
+    at = path.rfind("/", 1, _PATH_MAX // 4)
+    return (path[:at], path[at + 1 :]) if at > 0 else _first(path.lstrip("/"))
+
+
+def _first(path: str) -> tuple[str, str]:
+    first, _, rest = path.partition("/")
+    return first, rest
 
 
 def _make_one(parent: int, name: str, mode: int, owner: tuple[int, int] | None) -> int:
