@@ -299,6 +299,7 @@ class Execs:
         if asked.privileged:
             host = type(host)(privileged=True)
         values, _ = security.rlimits(host.ulimits, self._context.host)
+        options = security.security_options(host, self._context.host)
         base = merge.environment(record.config, record.config.hostname)
         height, width = size or asked.console_size or (0, 0)
         return Process(
@@ -309,7 +310,8 @@ class Execs:
             console_size=ConsoleSize(height=height, width=width) if asked.tty and height and width else None,
             capabilities=security.capabilities(host, self._context.host),
             rlimits=values,
-            no_new_privileges=security.security_options(host, self._context.host).no_new_privileges,
+            no_new_privileges=options.no_new_privileges,
+            apparmor_profile=options.apparmor,
             oom_score_adj=host.oom_score_adj or None,
         )
 

@@ -6,6 +6,7 @@ too: that nothing bounds a resource is what a reader wants to know.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from cove.engine.explain.units import amount, count, size
 from cove.engine.host import HostFacts
 from cove.engine.stats import interfaces
-from cove.kernel import pressure
+from cove.kernel import cgroups
 from cove.kernel.cgroups import Cgroups, CgroupStats
 from cove.network import rates
 from cove.oci.spec import CPULimits, Process, Resources, ThrottleDevice
@@ -33,7 +34,7 @@ class Sample:
     net: tuple[int, int] = (0, 0)
 
 
-def sample(cgroups: Cgroups, cgroup: str, pid: int) -> Sample:
+def sample(groups: Cgroups, cgroup: str, pid: int) -> Sample:
     """Measure a running container once."""
     try:
         text = Path(f"/proc/{pid}/net/dev").read_text()
@@ -41,7 +42,7 @@ def sample(cgroups: Cgroups, cgroup: str, pid: int) -> Sample:
         text = ""
     counters = interfaces(text).values()
     net = (sum(each.rx_bytes for each in counters), sum(each.tx_bytes for each in counters))
-    return Sample(time.monotonic(), cgroups.stats(cgroup), net)
+    return Sample(time.monotonic(), groups.stats(cgroup), net)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +63,12 @@ class Live:
         return next((str(path) for path in paths if path.exists()), "")
 
     def pressure(self, resource: str) -> Pressure | None:
-        for directory in self.directories:
-            found = pressure.of_group(directory, resource)
-            if found is not None:
-                return _told(found, "container")
-        found = pressure.of_host(resource)
-        return _told(found, "host") if found is not None else None
-
-
-def _told(found: pressure.Pressure, scope: str) -> Pressure:
-    return Pressure(some10=found.some[0], some60=found.some[1], full10=found.full[0], scope=scope)
+        found, scope = self.after.used.pressure.get(resource), "container"
+        if found is None:
+            found, scope = cgroups.pressure(Path("/proc/pressure") / resource), "host"
+        if found is None:
+            return None
+        return Pressure(some10=found.some.avg10, some60=found.some.avg60, full10=found.full.avg10, scope=scope)
 
 
 def explain(
@@ -140,8 +137,14 @@ def _memory(asked: HostConfig, host: HostFacts, live: Live | None) -> Iterable[L
     if limit and asked.memory_swap:
         swap = asked.memory_swap - limit
         text = "unlimited" if asked.memory_swap < 0 else f"{size(swap)} of swap on top" if swap else "no swap"
-        source = live.file("memory.swap.max", "memory.memsw.limit_in_bytes") if live else ""
-        yield Limit(resource="swap", unit="bytes", limit=float(swap) if swap >= 0 else None, text=text, source=source)
+        yield Limit(
+            resource="swap",
+            unit="bytes",
+            limit=float(swap) if swap >= 0 else None,
+            used=float(live.after.used.swap) if live else None,
+            text=text,
+            source=live.file("memory.swap.max", "memory.memsw.limit_in_bytes") if live else "",
+        )
     if asked.memory_reservation:
         source = live.file("memory.low", "memory.soft_limit_in_bytes") if live else ""
         text = f"{size(asked.memory_reservation)} are left to it when memory is short"
@@ -167,6 +170,7 @@ def _pids(asked: HostConfig, live: Live | None) -> Limit:
         unit="processes",
         limit=float(limit) if limit else None,
         used=float(live.after.used.pids) if live else None,
+        peak=float(live.after.used.pids_peak) or None if live else None,
         text=f"{count(limit)} processes and threads, then fork fails" if limit else "no limit but the host's",
         source=live.file("pids.max") if live else "",
     )
@@ -192,13 +196,21 @@ def _io(wanted: Resources, live: Live | None) -> Iterable[Limit]:
         for each in devices:
             used = _block_rate(live, (each.major, each.minor), operation, operations=unit != "bytes/s")
             yield Limit(
-                resource=f"{operation} {each.major}:{each.minor}",
+                resource=f"{operation} {_device(each.major, each.minor)}",
                 unit=unit,
                 limit=float(each.rate),
                 used=used,
                 text=f"at most {amount(each.rate, unit)}",
                 source=live.file("io.max", file) if live else "",
             )
+
+
+def _device(major: int, minor: int) -> str:
+    """A block device's name, its numbers when it has none any more."""
+    try:
+        return os.path.basename(os.readlink(f"/sys/dev/block/{major}:{minor}"))
+    except OSError:
+        return f"{major}:{minor}"
 
 
 def _block_rate(
