@@ -292,6 +292,15 @@ def test_what_only_version_1_has(daemon: Daemon) -> None:
         assert "oom_kill_disable 1" in control_file(daemon, identity, "memory", "memory.oom_control").read_text()
 
 
+@pytest.mark.skipif(
+    not Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists(), reason="this kernel divides no realtime among groups"
+)
+def test_realtime_is_granted_by_the_groups_above(daemon: Daemon) -> None:
+    with running(daemon.docker, "--cpu-rt-runtime", "2000", "--cpu-rt-period", "500000", *SLEEP) as identity:
+        assert control_file(daemon, identity, "cpu", "cpu.rt_runtime_us").read_text() == "2000\n"
+        assert control_file(daemon, identity, "cpu", "cpu.rt_period_us").read_text() == "500000\n"
+
+
 @pytest.mark.skipif(not UNIFIED, reason="exists only with cgroup v2")
 @pytest.mark.parametrize(
     "words", [("--memory-swappiness", "7"), ("--oom-kill-disable",), ("--cpu-rt-runtime", "1000")]

@@ -103,6 +103,7 @@ class Lifecycle:
             exit_code=0,
             error="",
             oom_killed=False,
+            memory_peak=0,
             restarts=restarts,
             attached=attached,
         )
@@ -177,6 +178,7 @@ class Lifecycle:
             phase="exited" if pause is None else "restarting",
             pid=0,
             exit_code=exit_.code,
+            memory_peak=exit_.memory_peak,
             error=exit_.reason,
             finished_ns=finished,
             oom_killed=facts.oom_killed or exit_.oom,

@@ -91,6 +91,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     exit_code: int = 0
     error: str = ""
     oom_killed: bool = False
+    memory_peak: int = 0
     restarts: int = 0
     attached: Attached = Attached()
 

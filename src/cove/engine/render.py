@@ -196,6 +196,7 @@ def state(container: Container) -> wire.ContainerState:
         pid=facts.pid,
         exit_code=facts.exit_code,
         error=facts.error,
+        memory_peak=facts.memory_peak or msgspec.UNSET,
         started_at=stamp(facts.started_ns),
         finished_at=stamp(facts.finished_ns) if facts.finished_ns else ZERO,
         health=container.health if container.health is not None else msgspec.UNSET,

@@ -18,6 +18,7 @@ from cove.engine.context import Context
 from cove.engine.launch import cgroup_of
 from cove.engine.registry import Container, Registry
 from cove.kernel.cgroups import CgroupStats
+from cove.kernel.pressure import Pressure
 from cove.wire import stats as wire
 from cove.wire.times import ZERO, stamp
 
@@ -77,6 +78,7 @@ class Stats:
                 failcnt=used.memory_failures or msgspec.UNSET,
                 limit=used.memory_limit or self._context.host.memory,
             ),
+            pressure_stats={name: _pressure(found) for name, found in used.pressure.items()} or msgspec.UNSET,
             networks=self._networks(container),
             net_rate=container.record.host.net_rate or msgspec.UNSET,
         )
@@ -126,6 +128,13 @@ def _cpu(used: CgroupStats, cpus: int) -> wire.CPUStats:
             periods=used.periods, throttled_periods=used.throttled_periods, throttled_time=used.throttled_ns
         ),
     )
+
+
+def _pressure(found: Pressure) -> wire.Pressure:
+    some, full = (
+        wire.Stall(avg10=averages[0], avg60=averages[1], avg300=averages[2]) for averages in (found.some, found.full)
+    )
+    return wire.Pressure(some=some, full=full)
 
 
 def system_cpu_ns() -> int:

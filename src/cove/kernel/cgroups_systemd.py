@@ -153,6 +153,9 @@ class CgroupsSystemd(Cgroups):
     def oom_kills(self, path: str) -> int:
         return self._files.oom_kills(self._at(path))
 
+    def memory_peak(self, path: str) -> int:
+        return self._files.memory_peak(self._at(path))
+
     def open_oom_events(self, path: str) -> int | None:
         return self._files.open_oom_events(self._at(path))
 

@@ -29,6 +29,7 @@ _CONTROLLERS = (
     *("hugetlb", "net_cls", "net_prio", "rdma"),
 )
 _UNLIMITED = 1 << 60
+_SECOND = 1_000_000
 _THROTTLES = (
     ("throttle_read_bps_device", "blkio.throttle.read_bps_device"),
     ("throttle_write_bps_device", "blkio.throttle.write_bps_device"),
@@ -108,6 +109,8 @@ class CgroupsV1(Cgroups):
             _limit_memory(self._group("memory", path), resources.memory)
         if resources.cpu is not None:
             _limit_cpu(self._group("cpu", path), self._group("cpuset", path), resources.cpu)
+            if resources.cpu.realtime_period or resources.cpu.realtime_runtime:
+                _limit_realtime(self._group("cpu", ""), path, resources.cpu)
         if resources.pids is not None:
             limit = resources.pids.limit
             set_limit(
@@ -149,6 +152,9 @@ class CgroupsV1(Cgroups):
     def oom_kills(self, path: str) -> int:
         return table(self._group("memory", path) / "memory.oom_control").get("oom_kill", 0)
 
+    def memory_peak(self, path: str) -> int:
+        return number(self._group("memory", path) / "memory.max_usage_in_bytes")
+
     def open_oom_events(self, path: str) -> int | None:
         group = self._group("memory", path)
         events = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -182,7 +188,7 @@ class CgroupsV1(Cgroups):
             throttled_periods=cpu.get("nr_throttled", 0),
             throttled_ns=cpu.get("throttled_time", 0),
             memory=number(memory / "memory.usage_in_bytes"),
-            memory_peak=number(memory / "memory.max_usage_in_bytes"),
+            memory_peak=self.memory_peak(path),
             memory_limit=limit if limit < _UNLIMITED else 0,
             memory_failures=number(memory / "memory.failcnt"),
             memory_stat=table(memory / "memory.stat"),
@@ -255,14 +261,29 @@ def _limit_cpu(group: Path, cpuset: Path, limits: CPULimits) -> None:
         (group / "cpu.shares", limits.shares or None, "the CPU shares"),
         (group / "cpu.idle", limits.idle or None, "CPU idle scheduling"),
         *bandwidth,
-        (group / "cpu.rt_period_us", limits.realtime_period, "the realtime period"),
-        (group / "cpu.rt_runtime_us", limits.realtime_runtime, "the realtime runtime"),
         (cpuset / "cpuset.cpus", limits.cpus or None, "the set of CPUs"),
         (cpuset / "cpuset.mems", limits.mems or None, "the set of memory nodes"),
     ]
     for file, value, what in values:
         if value is not None:
             set_limit(file, value, what)
+
+
+def _limit_realtime(root: Path, path: str, limits: CPULimits) -> None:
+    """A group has realtime only out of the share of the one above, and a new one has none: first those get it."""
+    runtime, period = limits.realtime_runtime or 0, limits.realtime_period or _SECOND
+    *above, name = path.strip("/").split("/")
+    directory = root
+    for part in above:
+        directory /= part
+        held, of = number(directory / "cpu.rt_runtime_us"), number(directory / "cpu.rt_period_us", _SECOND)
+        taken = sum(number(each / "cpu.rt_runtime_us") for each in directory.iterdir() if each.name != name)
+        if held < (wanted := taken + -(-runtime * of // period)):
+            set_limit(directory / "cpu.rt_runtime_us", wanted, f"the realtime runtime of {directory.name}")
+    if limits.realtime_period:
+        set_limit(directory / name / "cpu.rt_period_us", limits.realtime_period, "the realtime period")
+    if limits.realtime_runtime:
+        set_limit(directory / name / "cpu.rt_runtime_us", limits.realtime_runtime, "the realtime runtime")
 
 
 def _limit_devices(group: Path, rules: Sequence[DeviceRule]) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cove.errors import InvalidArgument, Unsupported
-from cove.kernel import device_filter, inotify
+from cove.kernel import device_filter, inotify, pressure
 from cove.kernel.cgroups import (
     ROOT,
     Birthplace,
@@ -18,7 +18,6 @@ from cove.kernel.cgroups import (
     CgroupStats,
     IoCount,
     number,
-    pressure,
     rdma_text,
     read_file,
     set_limit,
@@ -140,6 +139,9 @@ class CgroupsV2(Cgroups):
     def oom_kills(self, path: str) -> int:
         return table(self._group(path) / "memory.events").get("oom_kill", 0)
 
+    def memory_peak(self, path: str) -> int:
+        return number(self._group(path) / "memory.peak")
+
     def open_oom_events(self, path: str) -> int | None:
         fd = inotify.open_instance()
         try:
@@ -160,7 +162,7 @@ class CgroupsV2(Cgroups):
             throttled_periods=cpu.get("nr_throttled", 0),
             throttled_ns=cpu.get("throttled_usec", 0) * _MICROSECOND,
             memory=number(group / "memory.current"),
-            memory_peak=number(group / "memory.peak"),
+            memory_peak=self.memory_peak(path),
             memory_limit=number(group / "memory.max"),
             memory_failures=events.get("max", 0),
             memory_stat=table(group / "memory.stat"),
@@ -170,9 +172,7 @@ class CgroupsV2(Cgroups):
             pids_peak=number(group / "pids.peak"),
             swap=number(group / "memory.swap.current"),
             io=_io(group),
-            pressure={
-                name: found for name in ("cpu", "memory", "io") if (found := pressure(group / f"{name}.pressure"))
-            },
+            pressure={name: found for name in pressure.RESOURCES if (found := pressure.of_group(group, name))},
         )
 
 

@@ -77,11 +77,15 @@ class ExecLaunch(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How a process ended. `code` is 128+n for signal n; 255 with `reason` when nobody could see it."""
+    """How a process ended. `code` is 128+n for signal n; 255 with `reason` when nobody could see it.
+
+    Of a container's first process also: whether something of it was killed for memory, the most memory it used.
+    """
 
     code: int
     at: float
     oom: bool = False
+    memory_peak: int = 0
     reason: str = ""
 
 

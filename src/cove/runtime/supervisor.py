@@ -400,7 +400,8 @@ class Supervisor:
         if kills > container.oom_kills:
             self._report(m.OutOfMemory(id=container.status.id))
         container.child = None
-        end = m.Exit(code=code, at=time.time(), oom=kills > 0, reason=reason)
+        peak = self._cgroups.memory_peak(container.status.cgroup)
+        end = m.Exit(code=code, at=time.time(), oom=kills > 0, memory_peak=peak, reason=reason)
         self._save(container, state.exited(container.status, end))
         self._release(container)
         self._report(m.Exited(id=container.status.id, exit=end))

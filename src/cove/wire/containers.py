@@ -230,7 +230,10 @@ class Health(Value, frozen=True, kw_only=True):
 
 
 class ContainerState(Value, frozen=True, kw_only=True):
-    """`status`: "created", "running", "paused", "restarting", "removing", "exited" or "dead"."""
+    """`status`: "created", "running", "paused", "restarting", "removing", "exited" or "dead".
+
+    `memory_peak` (Cove's own): the most memory that a run which ended had used at once, in bytes.
+    """
 
     status: str
     running: bool = False
@@ -241,6 +244,7 @@ class ContainerState(Value, frozen=True, kw_only=True):
     pid: int = 0
     exit_code: int = 0
     error: str = ""
+    memory_peak: int | UnsetType = UNSET
     started_at: str = "0001-01-01T00:00:00Z"
     finished_at: str = "0001-01-01T00:00:00Z"
     health: Health | UnsetType = UNSET

@@ -41,6 +41,21 @@ class MemoryStats(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | msgspec.UnsetType = msgspec.UNSET
 
 
+class Stall(msgspec.Struct, frozen=True, kw_only=True):
+    """Per cent of the last 10, 60 and 300 seconds."""
+
+    avg10: float
+    avg60: float
+    avg300: float
+
+
+class Pressure(msgspec.Struct, frozen=True, kw_only=True):
+    """How long some, or all, tasks waited for a resource (Cove's own; cgroup v2)."""
+
+    some: Stall
+    full: Stall
+
+
 class BlkioEntry(msgspec.Struct, frozen=True, kw_only=True):
     """`op`: "read", "write", …; bytes or operations in `value`."""
 
@@ -98,6 +113,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     cpu_stats: CPUStats = CPUStats()
     precpu_stats: CPUStats = CPUStats()
     memory_stats: MemoryStats = MemoryStats()
+    pressure_stats: dict[str, Pressure] | msgspec.UnsetType = msgspec.UNSET
     networks: dict[str, NetworkStats] | msgspec.UnsetType = msgspec.UNSET
     net_rate: str | msgspec.UnsetType = msgspec.UNSET
     """Cove's own: the limit of the container on each of its networks, "in=1048576,out=524288"."""
