@@ -139,8 +139,8 @@ def test_a_refusal_names_file_value_and_reason(cgroups: Cgroups) -> None:
     file = "cpuset.cpus"
     with pytest.raises(InvalidArgument, match=rf"4000 as the set of CPUs \(in {file}\): "):
         cgroups.update(PATH, Resources(cpu=CPULimits(cpus="4000")))
-    throttle = BlockIOLimits(throttle_read_bps_device=(ThrottleDevice(major=1, minor=3, rate=1),))
-    with pytest.raises(InvalidArgument, match=r"rate of device 1:3 .*No such device"):
+    throttle = BlockIOLimits(throttle_read_bps_device=(ThrottleDevice(major=240, minor=77, rate=1),))
+    with pytest.raises(InvalidArgument, match=r"rate of device 240:77 .*No such device"):
         cgroups.update(PATH, Resources(block_io=throttle))
 
 

@@ -187,6 +187,8 @@ def _number(path: str) -> tuple[int, int]:
         found = os.stat(path)
     except OSError:
         raise InvalidArgument(f"the device {path} does not exist on this host") from None
+    if not stat.S_ISBLK(found.st_mode):
+        raise InvalidArgument(f"{path} is no block device: limits of block I/O are for disks, e.g. /dev/sda")
     return os.major(found.st_rdev), os.minor(found.st_rdev)
 
 
