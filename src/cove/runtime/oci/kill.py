@@ -27,10 +27,12 @@ def kill(call: Call, words: list[str]) -> int:
 
 def signal_first(record: store.Record, number: int) -> bool:
     """Signal the very process that was noted; False when it is gone."""
+    if not procstat.is_alive(record.pid, record.ticks, record.boot):
+        return False
     try:
         pidfd = os.pidfd_open(record.pid)
-    except ProcessLookupError:
-        return False
+    except OSError:
+        return False  # it ended meanwhile
     try:
         if not procstat.is_alive(record.pid, record.ticks, record.boot):
             return False
