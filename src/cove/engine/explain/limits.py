@@ -15,7 +15,7 @@ from pathlib import Path
 from cove.engine.explain.units import amount, count, size
 from cove.engine.host import HostFacts
 from cove.engine.stats import interfaces
-from cove.kernel import cgroups
+from cove.kernel import pressure
 from cove.kernel.cgroups import Cgroups, CgroupStats
 from cove.network import rates
 from cove.oci.spec import CPULimits, Process, Resources, ThrottleDevice
@@ -65,10 +65,10 @@ class Live:
     def pressure(self, resource: str) -> Pressure | None:
         found, scope = self.after.used.pressure.get(resource), "container"
         if found is None:
-            found, scope = cgroups.pressure(Path("/proc/pressure") / resource), "host"
+            found, scope = pressure.of_host(resource), "host"
         if found is None:
             return None
-        return Pressure(some10=found.some.avg10, some60=found.some.avg60, full10=found.full.avg10, scope=scope)
+        return Pressure(some10=found.some[0], some60=found.some[1], full10=found.full[0], scope=scope)
 
 
 def explain(

@@ -1,0 +1,45 @@
+"""How much tasks wait for a resource: pressure stall information (Documentation/accounting/psi.rst)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+HOST = Path("/proc/pressure")
+RESOURCES = ("cpu", "memory", "io")
+
+
+class Pressure(NamedTuple):
+    """Per cent of the last 10, 60 and 300 seconds in which some task waited, or all of them at once (`full`)."""
+
+    some: tuple[float, float, float]
+    full: tuple[float, float, float]
+
+
+def of_host(resource: str) -> Pressure | None:
+    """The whole host's pressure on "cpu", "memory" or "io"; None where the kernel does not tell."""
+    return read(HOST / resource)
+
+
+def of_group(directory: Path, resource: str) -> Pressure | None:
+    """A version 2 group's pressure."""
+    return read(directory / f"{resource}.pressure")
+
+
+def read(path: Path) -> Pressure | None:
+    try:
+        text = path.read_text()
+    except OSError:  # not compiled in, or switched off (EOPNOTSUPP)
+        return None
+    return parse(text)
+
+
+def parse(text: str) -> Pressure:
+    """Lines like "some avg10=0.12 avg60=0.05 avg300=0.01 total=4711"."""
+    found = {"some": (0.0, 0.0, 0.0), "full": (0.0, 0.0, 0.0)}
+    for line in text.splitlines():
+        kind, *words = line.split()
+        values = dict(word.split("=", 1) for word in words)
+        if kind in found:
+            found[kind] = (float(values["avg10"]), float(values["avg60"]), float(values["avg300"]))
+    return Pressure(**found)
