@@ -123,6 +123,7 @@ def test_more_memory_than_the_limit_is_death_told_by_every_door(client: Client, 
         assert done.returncode == 137
         state = json.loads(client("inspect", "greedy").stdout)[0]["State"]
         assert (state["OOMKilled"], state["ExitCode"], state["Status"]) == (True, 137, "exited")
+        assert 16 * MIB < state["MemoryPeak"] <= 24 * MIB
         until = str(int(time.time()) + 1)
         words = ("--since", since, "--until", until, "--filter", "container=greedy", "--format", "{{.Action}}")
         events = client("events", *words).stdout.split()
@@ -154,6 +155,9 @@ def test_memory_in_use_its_limit_and_peak_are_shown(client: Client, daemon: Daem
         assert 8 * MIB < memory["usage"] < 64 * MIB  # type: ignore[operator]
         assert memory["limit"] == 64 * MIB
         assert memory["max_usage"] >= memory["usage"]  # type: ignore[operator]
+        assert daemon.cove("stats", "--no-stream", "--format", "{{.MemPeak}}", identity).stdout.strip() != "--"
+        waits = daemon.cove("stats", "--no-stream", "--format", "{{.Pressure}}", identity).stdout.split()
+        assert waits[::2] == (["cpu", "memory", "io"] if UNIFIED else ["--"])
         line = client("stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", identity).stdout.split()
         assert "/ 64MiB" in " ".join(line)
         assert int(line[-1]) >= 2

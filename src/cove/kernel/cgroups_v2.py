@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cove.errors import InvalidArgument, Unsupported
-from cove.kernel import device_filter, inotify, pressure
+from cove.kernel import device_filter, inotify
 from cove.kernel.cgroups import (
     ROOT,
     Birthplace,
@@ -18,6 +18,7 @@ from cove.kernel.cgroups import (
     CgroupStats,
     IoCount,
     number,
+    pressure,
     rdma_text,
     read_file,
     set_limit,
@@ -172,7 +173,9 @@ class CgroupsV2(Cgroups):
             pids_peak=number(group / "pids.peak"),
             swap=number(group / "memory.swap.current"),
             io=_io(group),
-            pressure={name: found for name in pressure.RESOURCES if (found := pressure.of_group(group, name))},
+            pressure={
+                name: found for name in ("cpu", "memory", "io") if (found := pressure(group / f"{name}.pressure"))
+            },
         )
 
 

@@ -103,6 +103,8 @@ def row(sample: dict[str, Any], name: str, *, full: bool) -> dict[str, Any]:
         "NetIO": f"{humanize.size(received)} / {humanize.size(sent)}",
         "NetRate": _rate(sample.get("net_rate") or ""),
         "BlockIO": f"{humanize.size(read)} / {humanize.size(written)}",
+        "MemPeak": humanize.binary_size(memory["max_usage"]) if memory.get("max_usage") else "--",
+        "Pressure": _pressure(sample.get("pressure_stats") or {}),
         "PIDs": str((sample.get("pids_stats") or {}).get("current") or 0),
     }
 
@@ -111,6 +113,11 @@ def _rate(text: str) -> str:
     """`in=1048576,out=524288` as `1MiB/s in / 512KiB/s out`."""
     parts = (part.partition("=") for part in text.split(",") if part)
     return " / ".join(f"{humanize.binary_size(int(amount))}/s {direction}" for direction, _, amount in parts)
+
+
+def _pressure(stats: dict[str, Any]) -> str:
+    """`cpu 12% memory 0% io 3%`: time in which some process waited, of the last ten seconds."""
+    return " ".join(f"{name} {found['some']['avg10']:.0f}%" for name, found in stats.items()) or "--"
 
 
 def _used(memory: dict[str, Any]) -> int:

@@ -1,0 +1,39 @@
+"""Control groups v2 and systemd for real: a few tests run in an emulated guest. `make test-guest` runs them all.
+
+The guest is made of Debian's packages the first time (build/guest), and needs no network afterwards.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+LIMITS = "tests/integration/test_resources.py"
+SELECTED = (
+    "tests/integration/test_cgroups_kernel.py",
+    "tests/integration/test_systemd_cgroups.py::test_a_container_is_a_scope_with_its_limits",
+    "tests/integration/test_systemd_cgroups.py::test_cove_oci_asks_systemd",
+    f"{LIMITS}::test_half_a_cpu_is_half_a_cpu_and_an_update_makes_it_a_tenth",
+    f"{LIMITS}::test_more_memory_than_the_limit_is_death_told_by_every_door[cove]",
+    f"{LIMITS}::test_a_fork_bomb_meets_the_limit_and_more_is_granted_live[cove]",
+    f"{LIMITS}::test_a_device_is_as_slow_as_its_limit",
+)
+
+
+@pytest.mark.root
+@pytest.mark.timeout(900)
+def test_limits_hold_in_a_guest_with_systemd_and_cgroup_v2() -> None:
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("qemu-system-x86 is not installed; tools/install-packages guest installs it where it exists")
+    command = [sys.executable, PROJECT / "tools/guest.py", "--timeout", "800", *SELECTED]
+    done = subprocess.run(command, capture_output=True, text=True)
+    sys.stdout.write(done.stdout)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    assert " passed" in done.stdout
+    assert " failed" not in done.stdout
+    assert " error" not in done.stdout
