@@ -389,7 +389,8 @@ class Connection(asyncio.Protocol):
         """Stop sending, and throw away what still comes, so that the client can read our last word."""
         if self._lost or not self._transport.can_write_eof():
             return
-        self._transport.write_eof()
+        with contextlib.suppress(OSError):  # the client may have hung up in this very moment
+            self._transport.write_eof()
         self._hijacked = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_SECONDS):
