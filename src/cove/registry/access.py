@@ -165,7 +165,8 @@ class Access:
         """A token for the scopes that whoever asks may have. Raises Refused."""
         if self._signer is None:
             raise Refused(404, "UNSUPPORTED", "this registry gives no tokens")
-        value = request.headers.get("authorization", "").partition(" ")[2].strip()
+        scheme, _, value = request.headers.get("authorization", "").partition(" ")
+        value = value.strip() if scheme.lower() == "basic" else ""
         if form.get("grant_type") == "password":
             pair = f"{form.get('username', '')}:{form.get('password', '')}"
             value = base64.b64encode(pair.encode()).decode()
