@@ -17,7 +17,8 @@ import msgspec
 from cove.engine.context import Context
 from cove.engine.launch import cgroup_of
 from cove.engine.registry import Container, Registry
-from cove.kernel.cgroups import CgroupStats, Pressure
+from cove.kernel.cgroups import CgroupStats
+from cove.kernel.pressure import Pressure
 from cove.wire import stats as wire
 from cove.wire.times import ZERO, stamp
 
@@ -131,7 +132,7 @@ def _cpu(used: CgroupStats, cpus: int) -> wire.CPUStats:
 
 def _pressure(found: Pressure) -> wire.Pressure:
     some, full = (
-        wire.Stall(avg10=each.avg10, avg60=each.avg60, avg300=each.avg300) for each in (found.some, found.full)
+        wire.Stall(avg10=averages[0], avg60=averages[1], avg300=averages[2]) for averages in (found.some, found.full)
     )
     return wire.Pressure(some=some, full=full)
 

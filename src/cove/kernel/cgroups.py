@@ -25,6 +25,10 @@ from pathlib import Path
 from cove.errors import Internal, InvalidArgument
 from cove.oci.spec import Rdma, Resources
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cove.kernel.pressure import Pressure
+
 ROOT = Path("/sys/fs/cgroup")
 
 
@@ -37,24 +41,6 @@ class IoCount:
     operation: str
     bytes: int
     operations: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stall:
-    """Shares of time in percent, over the last 10, 60 and 300 seconds, and in all (microseconds)."""
-
-    avg10: float = 0.0
-    avg60: float = 0.0
-    avg300: float = 0.0
-    total: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pressure:
-    """How long some, and all, of a group's tasks waited for a resource (Documentation/accounting/psi.rst)."""
-
-    some: Stall = Stall()
-    full: Stall = Stall()
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,18 +322,3 @@ def table(path: Path) -> dict[str, int]:
         return {}
     pairs = (line.split() for line in lines)
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].lstrip("-").isdecimal()}
-
-
-def pressure(path: Path) -> Pressure | None:
-    """A pressure file's two lines; None where the kernel does not measure it."""
-    try:
-        lines = read_file(path).splitlines()
-    except OSError:
-        return None
-    stalls = {}
-    for line in lines:
-        kind, *words = line.split()
-        values = dict(word.split("=", 1) for word in words)
-        ten, sixty, long = (float(values.get(name, 0)) for name in ("avg10", "avg60", "avg300"))
-        stalls[kind] = Stall(ten, sixty, long, int(values.get("total", 0)))
-    return Pressure(**{kind: stall for kind, stall in stalls.items() if kind in ("some", "full")})

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cove.errors import InvalidArgument, Unsupported
-from cove.kernel import device_filter, inotify
+from cove.kernel import device_filter, inotify, pressure
 from cove.kernel.cgroups import (
     ROOT,
     Birthplace,
@@ -18,7 +18,6 @@ from cove.kernel.cgroups import (
     CgroupStats,
     IoCount,
     number,
-    pressure,
     rdma_text,
     read_file,
     set_limit,
@@ -173,9 +172,7 @@ class CgroupsV2(Cgroups):
             pids_peak=number(group / "pids.peak"),
             swap=number(group / "memory.swap.current"),
             io=_io(group),
-            pressure={
-                name: found for name in ("cpu", "memory", "io") if (found := pressure(group / f"{name}.pressure"))
-            },
+            pressure={name: found for name in pressure.RESOURCES if (found := pressure.of_group(group, name))},
         )
 
 
