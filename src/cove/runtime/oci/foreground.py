@@ -52,7 +52,8 @@ def _raw_terminal(master: int) -> Iterator[None]:
     def resize() -> None:
         with suppress(OSError):
             size = fcntl.ioctl(0, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0))
-            fcntl.ioctl(master, termios.TIOCSWINSZ, size)
+            if any(size):  # a terminal that does not know its size leaves what the configuration says
+                fcntl.ioctl(master, termios.TIOCSWINSZ, size)
 
     resize()
     signal.signal(signal.SIGWINCH, lambda *_: resize())
