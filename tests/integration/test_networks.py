@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import socket
 import subprocess
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -21,58 +15,13 @@ from cove.network.driver import Endpoint, EndpointRequest, Network, Subnet
 from cove.network.firewall import Firewall
 from cove.network.switches import Switches
 from cove.paths import Instance
-from tests.conftest import Daemon
+from tests.integration.networks_world import Lan, Made, apart, lan, made
 from tests.integration.test_names import AAAA, Box, inside
+
+__all__ = ["lan", "made"]
 
 pytestmark = [pytest.mark.root]
 NEWNET = 0x40000000
-
-
-class Made:
-    """Networks and containers of one test."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self.daemon = daemon
-        self.containers: list[str] = []
-        self.networks: list[str] = []
-
-    def network(self, name: str, *flags: str) -> str:
-        self.daemon.docker("network", "create", *flags, name)
-        self.networks.append(name)
-        return name
-
-    def run(self, name: str, *flags: str) -> None:
-        self.containers.append(name)
-        self.daemon.docker("run", "-d", "--name", name, *flags, "busybox", "sleep", "600")
-
-    def inspect(self, name: str) -> Any:
-        return json.loads(self.daemon.docker("inspect", name).stdout)[0]
-
-    def pid(self, name: str) -> int:
-        return int(self.inspect(name)["State"]["Pid"])
-
-    def ip(self, name: str, *words: str) -> str:
-        return subprocess.run(
-            ["nsenter", "-t", str(self.pid(name)), "-n", "ip", *words], capture_output=True, text=True, check=True
-        ).stdout
-
-    def refused(self, *words: str) -> str:
-        done = self.daemon.cove(*words, check=False)
-        assert done.returncode != 0
-        return done.stderr
-
-    def close(self) -> None:
-        if self.containers:
-            self.daemon.docker("rm", "-f", *self.containers)
-        for network in self.networks:
-            self.daemon.docker("network", "rm", network)
-
-
-@pytest.fixture
-def made(daemon: Daemon) -> Iterator[Made]:
-    all_ = Made(daemon)
-    yield all_
-    all_.close()
 
 
 def test_fixed_addresses_ranges_and_reserved_ones(made: Made) -> None:
@@ -182,34 +131,6 @@ def test_containers_that_must_not_meet(made: Made) -> None:
 # ── beside the host, on its links ─────────────────────────────────────────────────────────────────
 
 
-@dataclass
-class Lan:
-    """A link of the host's, and the process in whose namespace its other end is."""
-
-    link: str
-    neighbour: int
-
-
-@pytest.fixture
-def lan() -> Iterator[Lan]:
-    """A link of the host's with a neighbour at its other end (10.97.20.9), in a namespace of its own."""
-    sleeper = subprocess.Popen(["unshare", "-n", "sleep", "600"])
-    try:
-        _apart([sleeper.pid])
-        with netlink.Route() as route:
-            route.commit(netlink.veth("covelan0", peer="eth0", pid=sleeper.pid))
-        with inside(sleeper.pid), netlink.Route() as route:
-            index = socket.if_nametoindex("eth0")
-            route.commit([netlink.add_address(index, "10.97.20.9", 24), netlink.up("eth0"), netlink.up("lo")])
-        with inside(sleeper.pid):
-            server = socket.create_server(("", 80))
-        with server:
-            yield Lan("covelan0", sleeper.pid)
-    finally:
-        sleeper.send_signal(signal.SIGKILL)
-        sleeper.wait()
-
-
 @pytest.mark.parametrize("mode", ["bridge", "private", "vepa", "passthru"])
 def test_macvlan(made: Made, lan: Lan, mode: str) -> None:
     options = [f"--opt=parent={lan.link}", f"--opt=macvlan_mode={mode}"]
@@ -276,7 +197,7 @@ def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int) ->
     unshare(NEWNET)
     sleepers = [subprocess.Popen(["unshare", "-n", "sleep", "600"]) for _ in range(2)]
     try:
-        _apart([each.pid for each in sleepers])
+        apart([each.pid for each in sleepers])
         firewall = Firewall("cove-many")
         driver = Crowd(
             Instance(id="m", bridge="covemany", nft_table="cove-many", cgroup_parent=""), firewall, capacity
@@ -314,14 +235,6 @@ def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int) ->
             sleeper.wait()
         setns(own, NEWNET)
         os.close(own)
-
-
-def _apart(pids: list[int]) -> None:
-    """Wait until they are in namespaces of their own."""
-    here = os.readlink("/proc/thread-self/ns/net")
-    deadline = time.monotonic() + 5
-    while any(os.readlink(f"/proc/{pid}/ns/net") == here for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("mode", ["nat", "nat-unprotected", "routed"])

@@ -133,6 +133,7 @@ def _settings(config: Config) -> Settings:
         dns_options=file.network.dns_options,
         userns_remap=file.userns_remap,
         publish_address=file.network.publish_address,
+        expose_to=file.network.expose_to,
         stop_timeout=file.stop_timeout,
         labels=file.labels,
         cdi_directories=file.cdi_directories,

@@ -30,6 +30,7 @@
     dns_search = []
     dns_options = []
     publish_address = "0.0.0.0"
+    expose_to = "public"                    # who may come to published ports: public, lan or local
 
 Unknown keys are refused by name, for a misspelt limit is no limit.
 """
@@ -76,6 +77,7 @@ class Network(_Table, frozen=True, kw_only=True):
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     publish_address: str = "0.0.0.0"
+    expose_to: Literal["public", "lan", "local"] = "public"
 
 
 class File(_Table, frozen=True, kw_only=True):

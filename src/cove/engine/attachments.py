@@ -17,7 +17,7 @@ import msgspec
 
 from cove.engine.context import Context
 from cove.engine.naming import Naming
-from cove.engine.ports import requested
+from cove.engine.ports import default_address, requested, scope_of
 from cove.engine.records import Attached, Record
 from cove.engine.registry import Container, Registry
 from cove.errors import Internal
@@ -74,7 +74,7 @@ class Attachments:
             made = self._networks.driver(network).attach(network, endpoint, pid)
             if made is not None:
                 interfaces.append(interface(made, record.endpoints.get(network.name)))
-        self.publish(record.id, attached)
+        self.publish(record, attached)
         return tuple(interfaces)
 
     def tell(self, container_id: str, attached: Attached, action: str) -> None:
@@ -86,11 +86,36 @@ class Attachments:
                 attributes = {"container": container_id, "name": network.name, "type": kind}
                 self._context.events.emit("network", action, identity, attributes)
 
-    def publish(self, container_id: str, attached: Attached) -> None:
+    def publish(self, record: Record, attached: Attached) -> None:
         """Let the published ports lead to the container."""
+        scope = scope_of(record, self._context.settings)
         endpoint = published(attached.endpoints)
         if attached.ports and endpoint is not None:
-            self._context.ports.publish(container_id, attached.ports, endpoint)
+            self._context.ports.publish(record.id, attached.ports, endpoint, scope)
+
+    def withdraw(self, container: Container, bindings: tuple[PortBinding, ...]) -> None:
+        """Publish some of a running container's ports no longer."""
+        attached = container.facts.attached
+        endpoint = published(attached.endpoints)
+        if bindings and endpoint is not None:
+            scope = scope_of(container.record, self._context.settings)
+            self._context.ports.withdraw(container.id, bindings, endpoint, scope)
+            kept = tuple(each for each in attached.ports if each not in bindings)
+            self._registry.note(container, attached=msgspec.structs.replace(attached, ports=kept))
+
+    def extend(self, container: Container, wishes: tuple[PortBinding, ...]) -> None:
+        """Publish further ports of a running container; Conflict when one is taken, and then none is."""
+        attached = container.facts.attached
+        endpoint = published(attached.endpoints)
+        if wishes and endpoint is not None:
+            new = self._context.ports.reserve(container.id, wishes, routed=endpoint.routed)
+            scope = scope_of(container.record, self._context.settings)
+            self._context.ports.publish(container.id, new, endpoint, scope)
+            self._registry.note(container, attached=msgspec.structs.replace(attached, ports=(*attached.ports, *new)))
+
+    def default_address(self, record: Record, carrier: Endpoint) -> str:
+        """Where ports are published that name no address of the host's."""
+        return default_address(record, self._context.settings, self._host_binding(carrier))
 
     def publish_again(self, container: Container) -> None:
         """Publish what a running container asks for and has not, since no network of its could carry it before."""
@@ -100,15 +125,17 @@ class Attachments:
             return
         if ports := self._reserve(record, carrier):
             attached = msgspec.structs.replace(attached, ports=ports)
-            self.publish(record.id, attached)
+            self.publish(record, attached)
             self._registry.note(container, attached=attached)
 
     def _reserve(self, record: Record, carrier: Endpoint) -> tuple[PortBinding, ...]:
         """The ports that a container asks for, held; `carrier`: its endpoint that they will lead to."""
-        network = self._networks.get(carrier.network_id)
-        binding = network.options.get(HOST_BINDING, "") if network is not None else ""
-        wanted = requested(record, self._context.settings, binding)
+        wanted = requested(record, self._context.settings, self._host_binding(carrier))
         return self._context.ports.reserve(record.id, wanted, routed=carrier.routed) if wanted else ()
+
+    def _host_binding(self, carrier: Endpoint) -> str:
+        network = self._networks.get(carrier.network_id)
+        return network.options.get(HOST_BINDING, "") if network is not None else ""
 
     def release(self, container_id: str, attached: Attached) -> None:
         """Give everything back; the container's namespace is gone or never came to life."""
@@ -148,7 +175,8 @@ class Attachments:
                 attached = container.facts.attached
                 endpoint = published(attached.endpoints)
                 if attached.ports and endpoint is not None:
-                    for warning in self._context.ports.restore(container.id, attached.ports, endpoint):
+                    scope = scope_of(container.record, self._context.settings)
+                    for warning in self._context.ports.restore(container.id, attached.ports, endpoint, scope):
                         _log.warning("%s", warning)
         self.naming.restore(containers)
 

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from cove import ids
-from cove.engine import cdi, foreign, links, merge, render, resources, security, spec
+from cove.engine import cdi, foreign, links, merge, publishing, render, resources, security, spec
 from cove.engine.attachments import Attachments
 from cove.engine.context import Context
 from cove.engine.health import check_config as check_health
@@ -262,6 +262,9 @@ class Containers:
                 await self._context.runtime.update(container.id, resources.limits(updated, self._context.host))
                 if updated.net_rate != asked.net_rate:
                     self._attachments.limit(container, rates.parse(updated.net_rate))
+            if body.publish_add or body.publish_rm:
+                ports = publishing.change(self._attachments, container, body).host.port_bindings
+                updated = msgspec.structs.replace(updated, port_bindings=ports)
             self._registry.rewrite(container, host=updated)
         tell(self._context.events, container, "update")
         return wire.UpdateResponse(warnings=warnings)
@@ -305,6 +308,7 @@ def _normal(asked: wire.HostConfig) -> wire.HostConfig:
         memory_swap=resources.effective_swap(asked),
         pids_limit=asked.pids_limit or None,
         runtime=asked.runtime or "cove",
+        expose_to=asked.expose_to or asked.annotations.get("cove.expose-to", ""),
         net_rate=str(rates.parse(asked.net_rate or asked.annotations.get(rates.OPTION, ""))),
         log_config=asked.log_config
         if asked.log_config.type

@@ -74,6 +74,7 @@ class Settings:
     labels: tuple[str, ...] = ()
     userns_remap: str = ""
     publish_address: str = "0.0.0.0"
+    expose_to: str = "public"
     cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
 
 

@@ -69,6 +69,7 @@ class Engine:
         self.files = Files(context, registry, mounts, self.volumes)
         self.containers.fill_volumes = self.files.fill_volumes
         self.containers.renamed = joining.renamed
+        context.ports.called = self._called
         self.stats = Stats(context, registry)
         self.explanations = Explanations(context, registry, self._network_store, self.containers, mounts, users)
         self.images = ImageService(context, registry)
@@ -79,6 +80,11 @@ class Engine:
         self.lifecycle.on_start.append(self._health.begin)
         self.lifecycle.on_end.extend((self._health.end, self._end_execs))
         self._recovery = Recovery(context, registry, attachments, self.lifecycle, self._removal, self._tasks)
+
+    def _called(self, identity: str) -> str:
+        """How a complaint calls a container."""
+        container = self._registry.get(identity)
+        return f"the container {container.name}" if container is not None else f"the container {identity[:12]}"
 
     def _end_execs(self, container: Container) -> None:
         self.execs.container_ended(container)

@@ -49,22 +49,8 @@ def requested(record: Record, settings: Settings, binding: str = "") -> tuple[Po
 
     `binding`: the host's address that its network publishes on, where the container names none.
     """
-    default = _LOOPBACK if is_hardened(record.host) else binding or settings.publish_address
-    default = "" if default == "0.0.0.0" else default
-    found: list[PortBinding] = []
-    for key, bindings in record.host.port_bindings.items():
-        port, proto = parse_port(key)
-        for asked in bindings or (wire.PortBinding(),):
-            low, high = _host_port(asked.host_port)
-            found.append(
-                PortBinding(
-                    container_port=port,
-                    proto=proto,
-                    host_ip=asked.host_ip or default,
-                    host_port=low,
-                    host_port_end=high,
-                )
-            )
+    default = default_address(record, settings, binding)
+    found = list(bindings_of(record.host.port_bindings, default))
     if record.host.publish_all_ports:
         bound = {(binding.container_port, binding.proto) for binding in found}
         for key in record.config.exposed_ports:
@@ -72,6 +58,31 @@ def requested(record: Record, settings: Settings, binding: str = "") -> tuple[Po
             if (port, proto) not in bound:
                 found.append(PortBinding(container_port=port, proto=proto, host_ip=default))
     return tuple(found)
+
+
+def default_address(record: Record, settings: Settings, binding: str = "") -> str:
+    """The host's address on which ports are published that name none; "" for every one."""
+    default = _LOOPBACK if is_hardened(record.host) else binding or settings.publish_address
+    return "" if default == "0.0.0.0" else default
+
+
+def bindings_of(ports: wire.PortMap, default: str) -> tuple[PortBinding, ...]:
+    """The bindings that a PortMap asks for; `default`: the address where one names none."""
+    found: list[PortBinding] = []
+    for key, bindings in ports.items():
+        port, proto = parse_port(key)
+        for asked in bindings or (wire.PortBinding(),):
+            low, high = _host_port(asked.host_port)
+            host_ip = asked.host_ip or default
+            found.append(
+                PortBinding(container_port=port, proto=proto, host_ip=host_ip, host_port=low, host_port_end=high)
+            )
+    return tuple(found)
+
+
+def scope_of(record: Record, settings: Settings) -> str:
+    """Who may come to a container's published ports: "public", "lan" or "local"."""
+    return record.host.expose_to or settings.expose_to
 
 
 def port_map(exposed: Iterable[str], published: Iterable[PortBinding]) -> wire.PortMap:

@@ -198,6 +198,8 @@ def _check_modes(config: ContainerConfig, asked: HostConfig) -> None:
         if mode not in words and not (kind in ("PID", "IPC") and lender(mode)):
             raise InvalidArgument(f"invalid {kind} mode: {mode}")
     userns.check(asked.userns_mode)
+    if asked.expose_to not in ("", "public", "lan", "local"):
+        raise InvalidArgument(f"nobody is meant by --expose-to {asked.expose_to}: there are public, lan and local")
     if asked.uts_mode == "host" and (config.hostname or config.domainname):
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
     if len(config.hostname) > 63 or "\0" in config.hostname:

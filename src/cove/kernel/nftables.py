@@ -17,8 +17,9 @@ from cove.kernel import nlwire
 NETLINK_NETFILTER = 12
 NFNLGRP_NFTABLES = 7
 NFNL_SUBSYS_NFTABLES = 10
-_DELTABLE, _DELCHAIN, _DELRULE, _DELSET = 2, 5, 8, 11
+_DELTABLE, _DELCHAIN, _NEWRULE, _DELRULE, _DELSET = 2, 5, 6, 8, 11
 _LOSSES = {NFNL_SUBSYS_NFTABLES << 8 | kind for kind in (_DELTABLE, _DELCHAIN, _DELRULE, _DELSET)}
+_RULES = {NFNL_SUBSYS_NFTABLES << 8 | kind for kind in (_NEWRULE, _DELRULE)}
 _NFGENMSG = 4
 _TABLE_NAME = 1
 """Every message about a table, chain, rule or set carries its table's name as attribute 1."""
@@ -66,27 +67,28 @@ class Watch(nlwire.Socket):
         super().__init__(NETLINK_NETFILTER, groups=(NFNLGRP_NFTABLES,))
         self.set_blocking(False)
 
-    def lost(self, table: str) -> bool:
-        """Read all that waits: whether something of `table` may have been deleted.
+    def heard(self, table: str) -> tuple[bool, bool]:
+        """Read all that waits: whether something of `table` may have been deleted, and whether a rule came to it.
 
         A yes may be the caller's own doing, and is also the answer after an overflow: look, then act.
         """
-        suspicious = False
+        lost = gained = False
         while True:
             try:
                 received = self.receive()
             except BlockingIOError:
-                return suspicious
+                return lost, gained
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                suspicious = True
+                lost = gained = True
                 continue
-            suspicious = suspicious or any(_takes_from(message, table) for message in received)
+            lost = lost or any(_concerns(message, table, _LOSSES) for message in received)
+            gained = gained or any(_concerns(message, table, _RULES) for message in received)
 
 
-def _takes_from(message: nlwire.Message, table: str) -> bool:
-    if message.type not in _LOSSES:
+def _concerns(message: nlwire.Message, table: str, kinds: set[int]) -> bool:
+    if message.type not in kinds:
         return False
     values = dict(nlwire.attributes(message.body[_NFGENMSG:]))
     return nlwire.string(values.get(_TABLE_NAME, b"")) == table

@@ -36,6 +36,8 @@ class Firewall:
         self._made = False
         self._settling = False
         self._listing = ""
+        self._users = ""
+        self._near: tuple[str, ...] = ()
         self._watch: Watch | None = None
 
     def add_bridge(self, bridge: Ruled) -> None:
@@ -76,6 +78,25 @@ class Firewall:
             if gone:
                 self._change(ruleset.unpublish(self.table, gone))
 
+    def withdraw(self, owner: str, publications: Iterable[Publication]) -> None:
+        """Take some of `owner`'s ports away. Idempotent."""
+        with self._lock:
+            unwanted = set(publications)
+            known = self._published.get(owner, ())
+            kept = tuple(each for each in known if each not in unwanted)
+            gone = tuple(each for each in known if each in unwanted)
+            if gone:
+                self._published[owner] = kept
+                self._change(ruleset.unpublish(self.table, gone, kept))
+
+    def near(self, subnets: Iterable[str]) -> None:
+        """What counts as the LAN besides private addresses: the host's own subnets, as they are now."""
+        with self._lock:
+            found = tuple(dict.fromkeys(subnets))
+            if found != self._near:
+                self._near = found
+                self._change(ruleset.near(self.table, found))
+
     @contextlib.contextmanager
     def settle(self) -> Iterator[None]:
         """Inside, changes are only remembered; at the end the table is replaced by them, in one transaction.
@@ -98,14 +119,18 @@ class Firewall:
         """Write the whole table anew from memory, in one transaction."""
         with self._lock:
             publications = [each for owned in self._published.values() for each in owned]
-            self._run(ruleset.whole(self.table, self._bridges.values(), publications))
+            self._learn_users()
+            commands = ruleset.whole(
+                self.table, self._bridges.values(), publications, user=self._users, lan=self._near
+            )
+            self._run(commands)
             self._made = True
-            self._listing = self._list()
+            self._listing = ruleset.without_users(self._list())
 
     def intact(self) -> bool:
         """Whether the kernel still has the table's chains, rules and sets as they were written."""
         with self._lock:
-            return not self._made or self._list() == self._listing
+            return not self._made or ruleset.without_users(self._list()) == self._listing
 
     def remove(self) -> None:
         """Remove the table, whoever made it. Idempotent."""
@@ -121,7 +146,10 @@ class Firewall:
         watch = self._watch = Watch()
 
         def look() -> None:
-            if watch.lost(self.table) and not self.intact():
+            lost, gained = watch.heard(self.table)
+            if gained:
+                self._learn_users()  # a deletion may be the administrator's own
+            if lost and not self.intact():
                 _log.warning("The nftables table %s was changed by someone else; it is being restored", self.table)
                 (on_lost or self.restore)()
 
@@ -161,6 +189,16 @@ class Firewall:
     def _replace(self) -> None:
         if not self._settling:
             self.restore()
+
+    def _learn_users(self) -> None:
+        """Remember what the administrator's chain holds, so that it comes back with the table.
+
+        Not of a table that somebody has emptied: his rules went with ours, and shall come back with them.
+        """
+        with self._lock:
+            listing = self._list()
+            if listing and (not self._made or ruleset.without_users(listing) == self._listing):
+                self._users = ruleset.users_rules(listing)
 
     def _list(self) -> str:
         try:

@@ -103,6 +103,12 @@ def _require(network: Network, request: EndpointRequest, chosen: dict[int, Addre
             raise full
 
 
+def own_subnets() -> list[ipam.IPNetwork]:
+    """Those that the host has an address in, whatever it routes elsewhere."""
+    with netlink.Route() as route:
+        return [ipaddress.ip_network(f"{each.address}/{each.prefix}", strict=False) for each in route.addresses()]
+
+
 def host_subnets(*, ignore: str) -> list[ipam.IPNetwork]:
     """What the host routes or has addresses in, default routes and the link `ignore` apart."""
     with netlink.Route() as route:

@@ -19,18 +19,19 @@ import logging
 import random
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import NamedTuple
 
 import msgspec
 
 from cove.errors import Conflict, Internal, InvalidArgument, describe
-from cove.kernel import conntrack, sysctl
+from cove.kernel import conntrack, sockets, sysctl
 from cove.network.driver import Endpoint, PortBinding
 from cove.network.firewall import Firewall
+from cove.network.pools import own_subnets
 from cove.network.relay import Relays
-from cove.network.ruleset import Publication
+from cove.network.ruleset import PRIVATE, Publication
 
 _log = logging.getLogger(__name__)
 _EVERYWHERE = ("0.0.0.0", "::")
@@ -55,6 +56,8 @@ class Ports:
         self._lock = threading.RLock()
         self._held: dict[str, list[_Hold]] = {}
         self._next = 0
+        self.called: Callable[[str], str] = lambda owner: f"the container {owner[:12]}"
+        """How an owner is called in a complaint."""
 
     def reserve(
         self, owner: str, wishes: Iterable[PortBinding], *, routed: Sequence[int] = ()
@@ -75,13 +78,35 @@ class Ports:
             self._held.setdefault(owner, []).extend(holds)
             return tuple(hold.binding for hold in holds)
 
-    def publish(self, owner: str, bindings: Iterable[PortBinding], endpoint: Endpoint) -> None:
-        """Lead reserved ports to the endpoint's addresses, in one transaction."""
-        publications = [each for binding in bindings if (each := publication(binding, endpoint))]
+    def publish(self, owner: str, bindings: Iterable[PortBinding], endpoint: Endpoint, scope: str = "public") -> None:
+        """Lead reserved ports to the endpoint's addresses, in one transaction; `scope` says who may come."""
+        publications = [each for binding in bindings if (each := publication(binding, endpoint, scope))]
+        if scope == "lan":
+            self._firewall.near(str(each) for each in own_subnets())
         if publications:
             self._firewall.publish(owner, publications)
             _forget_flows(publications)
-        self._serve(owner, endpoint)
+        self._serve(owner, endpoint, scope)
+
+    def withdraw(
+        self, owner: str, bindings: Collection[PortBinding], endpoint: Endpoint, scope: str = "public"
+    ) -> None:
+        """Take some of a container's ports away and free them. Idempotent."""
+        with self._lock:
+            holds = self._held.get(owner, [])
+            gone = [each for each in holds if each.binding in bindings]
+            self._held[owner] = [each for each in holds if each.binding not in bindings]
+        self._firewall.withdraw(
+            owner, [each for binding in bindings if (each := publication(binding, endpoint, scope))]
+        )
+        for hold in gone:
+            self._let_go(hold)
+
+    def _let_go(self, hold: _Hold) -> None:
+        if hold.socket is not None:
+            if self._relays is not None:
+                self._relays.stop(hold.socket)
+            hold.socket.close()
 
     def unpublish(self, owner: str) -> None:
         """Take all of a container's ports away and free them. Idempotent."""
@@ -89,12 +114,11 @@ class Ports:
             holds = self._held.pop(owner, [])
         self._firewall.unpublish(owner)
         for hold in holds:
-            if hold.socket is not None:
-                if self._relays is not None:
-                    self._relays.stop(hold.socket)
-                hold.socket.close()
+            self._let_go(hold)
 
-    def restore(self, owner: str, bindings: Sequence[PortBinding], endpoint: Endpoint) -> list[str]:
+    def restore(
+        self, owner: str, bindings: Sequence[PortBinding], endpoint: Endpoint, scope: str = "public"
+    ) -> list[str]:
         """Take a running container's ports again after a daemon's start; sentences about those it could not hold.
 
         Best called inside `settle()`, with all containers' at once.
@@ -110,7 +134,7 @@ class Ports:
                         f"The published port {_where(binding)} of container {owner[:12]} is served, but could not be "
                         f"held against other programs: {describe(error)}"
                     )
-        self.publish(owner, bindings, endpoint)
+        self.publish(owner, bindings, endpoint, scope)
         return warnings
 
     def settle(self) -> AbstractContextManager[None]:
@@ -121,10 +145,7 @@ class Ports:
         """Let go of every socket; what is published stays so in the kernel."""
         with self._lock:
             for hold in (each for holds in self._held.values() for each in holds):
-                if hold.socket is not None:
-                    if self._relays is not None:
-                        self._relays.stop(hold.socket)
-                    hold.socket.close()
+                self._let_go(hold)
             self._held.clear()
 
     # ── choosing and holding ──────────────────────────────────────────────────────────────────────
@@ -169,14 +190,36 @@ class Ports:
             holds: list[_Hold] = []
             for host_ip in _addresses(wish.host_ip):
                 binding = msgspec.structs.replace(wish, host_ip=host_ip, host_port=port, host_port_end=0)
-                hold = _Hold(binding, _claim(binding))
+                hold = _Hold(binding, self._claim(binding))
                 if hold.socket is not None:
                     undo.callback(hold.socket.close)
                 holds.append(hold)
             undo.pop_all()
             return holds
 
-    def _serve(self, owner: str, endpoint: Endpoint) -> None:
+    def _claim(self, binding: PortBinding) -> socket.socket | None:
+        try:
+            return _bind(binding)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                holder = self._holder(binding)
+                raise Conflict(f"Bind for {_where(binding)} failed: port is already allocated, by {holder}") from None
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise InvalidArgument(
+                    f"Bind for {_where(binding)} failed: cannot assign requested address; the host does not have it"
+                ) from None
+            raise Internal(f"Bind for {_where(binding)} failed: {describe(error)}") from error
+
+    def _holder(self, binding: PortBinding) -> str:
+        """Who has a port: a container of ours, or a program of the host's."""
+        for owner, holds in self._held.items():
+            for held in (each.binding for each in holds):
+                if (held.proto, held.host_port) == (binding.proto, binding.host_port):
+                    return self.called(owner)
+        program = sockets.holder(binding.proto, binding.host_port)
+        return f"the program {program[1]} (pid {program[0]})" if program else "another program"
+
+    def _serve(self, owner: str, endpoint: Endpoint, scope: str) -> None:
         """Relay what comes to an IPv6 hold: only what no rule has translated gets that far."""
         target = endpoint.ipv4 or endpoint.ipv6
         if self._relays is None or target is None:
@@ -185,7 +228,22 @@ class Ports:
             holds = list(self._held.get(owner, ()))
         for hold in holds:
             if hold.socket is not None and hold.binding.proto == "tcp" and ":" in hold.binding.host_ip:
-                self._relays.serve(hold.socket, target.address, hold.binding.container_port)
+                self._relays.serve(hold.socket, target.address, hold.binding.container_port, _welcome(scope))
+
+
+def _welcome(scope: str) -> Callable[[str], bool]:
+    """Whether a relay takes a client with an address: what the rules say of those that the kernel translates."""
+    if scope == "public":
+        return lambda _: True
+    near = [*map(ipaddress.ip_network, PRIVATE), *own_subnets()] if scope == "lan" else []
+
+    def welcome(text: str) -> bool:
+        address = ipaddress.ip_address(text.partition("%")[0])
+        if address.is_loopback:
+            return True
+        return any(address in each for each in near)
+
+    return welcome
 
 
 def _routed(wish: PortBinding, host_ip: str) -> PortBinding:
@@ -193,7 +251,7 @@ def _routed(wish: PortBinding, host_ip: str) -> PortBinding:
     return msgspec.structs.replace(wish, host_ip=host_ip, host_port=0, host_port_end=0)
 
 
-def publication(binding: PortBinding, endpoint: Endpoint) -> Publication | None:
+def publication(binding: PortBinding, endpoint: Endpoint, scope: str = "public") -> Publication | None:
     """What the kernel can translate: an address to one of the same family, and no IPv6 loopback."""
     host = ipaddress.ip_address(binding.host_ip)
     target = endpoint.ipv4 if host.version == 4 else endpoint.ipv6
@@ -205,6 +263,7 @@ def publication(binding: PortBinding, endpoint: Endpoint) -> Publication | None:
         host_port=binding.host_port,
         target_ip=target.address,
         target_port=binding.container_port,
+        scope=scope,
     )
 
 
@@ -227,19 +286,6 @@ def _addresses(host_ip: str) -> tuple[str, ...]:
         return (str(ipaddress.ip_address(host_ip.strip("[]"))),)
     except ValueError:
         raise InvalidArgument(f"Invalid host address {host_ip!r} for a published port") from None
-
-
-def _claim(binding: PortBinding) -> socket.socket | None:
-    try:
-        return _bind(binding)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise Conflict(f"Bind for {_where(binding)} failed: port is already allocated") from None
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise InvalidArgument(
-                f"Bind for {_where(binding)} failed: cannot assign requested address; the host does not have it"
-            ) from None
-        raise Internal(f"Bind for {_where(binding)} failed: {describe(error)}") from error
 
 
 def _bind(binding: PortBinding) -> socket.socket | None:

@@ -29,11 +29,16 @@ class Relays:
         self._loop = loop
         self._tasks: dict[int, set[asyncio.Task[None]]] = {}
 
-    def serve(self, listener: socket.socket, address: str, port: int) -> None:
-        """Accept on a bound socket, which stays the caller's, and connect each client to address:port."""
+    def serve(
+        self, listener: socket.socket, address: str, port: int, welcome: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        """Accept on a bound socket, which stays the caller's, and connect each client to address:port.
+
+        `welcome`: whether a client's address may come.
+        """
         listener.setblocking(False)
         listener.listen(_BACKLOG)
-        self._on_loop(lambda: self._listen(listener, address, port))
+        self._on_loop(lambda: self._listen(listener, address, port, welcome))
 
     def stop(self, listener: socket.socket) -> None:
         """Accept no more and end the connections that came through it; the caller may close the socket then."""
@@ -55,22 +60,25 @@ class Relays:
         self._loop.call_soon_threadsafe(act)
         done.wait(_PATIENCE)
 
-    def _listen(self, listener: socket.socket, address: str, port: int) -> None:
+    def _listen(self, listener: socket.socket, address: str, port: int, welcome: Callable[[str], bool]) -> None:
         if listener.fileno() < 0:
             return
         self._tasks.setdefault(listener.fileno(), set())
-        self._loop.add_reader(listener.fileno(), self._accept, listener, address, port)
+        self._loop.add_reader(listener.fileno(), self._accept, listener, address, port, welcome)
 
     def _end(self, descriptor: int) -> None:
         self._loop.remove_reader(descriptor)
         for task in self._tasks.pop(descriptor, set()):
             task.cancel()
 
-    def _accept(self, listener: socket.socket, address: str, port: int) -> None:
+    def _accept(self, listener: socket.socket, address: str, port: int, welcome: Callable[[str], bool]) -> None:
         try:
-            client, _ = listener.accept()
+            client, peer = listener.accept()
         except OSError as error:
             _log.debug("A relay could not accept a connection: %s", error)
+            return
+        if not welcome(peer[0]):
+            client.close()
             return
         client.setblocking(False)
         tasks = self._tasks[listener.fileno()]

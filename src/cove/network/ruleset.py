@@ -6,7 +6,8 @@
     output            output        the same for the host's own programs, loopback included
     srcnat            postrouting   out of a bridge: the host's address; from 127/8 and back into the same
                                     bridge: the bridge's address, or the answer would miss the host
-    forward           forward       between bridges and from outside only what is published
+    forward           forward       between bridges and from outside only what is published; what enters passes
+                                    `entering`: its scope, and the administrator's own chain `user`
 
 "Back into the same bridge" is told by the addresses: where br_netfilter carries such a packet, no incoming
 interface is known any more.
@@ -18,6 +19,7 @@ else's source address stays what it is.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -26,7 +28,8 @@ import msgspec
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
     """A host's port and the container's port it leads to, both of one address family.
 
-    `host_port` 0: the container's port is reached under its own address.
+    `host_port` 0: the container's port is reached under its own address. `scope`: who may come, "public" for
+    everybody, "lan" for private addresses and the host's own subnets, "local" for this host and its containers.
     """
 
     proto: str
@@ -34,6 +37,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     host_port: int
     target_ip: str
     target_port: int
+    scope: str = "public"
 
     @property
     def map(self) -> str:
@@ -71,6 +75,10 @@ class Ruled(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
 
 
+USER = "user"
+"""The administrator's chain: what enters a container's network from elsewhere passes it. Nothing of ours is in it."""
+_USERS_CHAIN = re.compile(r"^\s*chain user \{\n(.*?)^\s*\}\n", re.MULTILINE | re.DOTALL)
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10")
 _BODY = """
   set bridges { type ifname; }
   set together { type ifname . ifname; }
@@ -85,6 +93,10 @@ _BODY = """
   map source6 { type ifname : ipv6_addr; }
   set routed4 { type ipv4_addr . inet_proto . inet_service; }
   set routed6 { type ipv6_addr . inet_proto . inet_service; }
+  map scope4 { type ipv4_addr : verdict; }
+  map scope6 { type ipv6_addr : verdict; }
+  set lan4 { type ipv4_addr; flags interval; auto-merge; }
+  set lan6 { type ipv6_addr; flags interval; auto-merge; }
   map publish4 { type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }
   map publish4_any { type inet_proto . inet_service : ipv4_addr . inet_service; }
   map publish6 { type inet_proto . ipv6_addr . inet_service : ipv6_addr . inet_service; }
@@ -127,12 +139,31 @@ _BODY = """
     meta nfproto ipv6 iifname @outward6 masquerade
   }
 
+  chain lan {
+    iifname @bridges return
+    ip saddr @lan4 return
+    ip6 saddr @lan6 return
+    drop
+  }
+
+  chain local {
+    iifname @bridges return
+    drop
+  }
+
+  chain entering {
+    ip daddr vmap @scope4
+    ip6 daddr vmap @scope6
+    jump user
+  }
+
   chain forward {
     type filter hook forward priority filter; policy accept;
     iifname . oifname @together accept
     ct state established,related accept
     iifname @internal drop
     oifname @internal drop
+    oifname @bridges jump entering
     oifname @bridges ct status dnat accept
     meta nfproto ipv4 oifname @open4 iifname != @bridges accept
     meta nfproto ipv6 oifname @open6 iifname != @bridges accept
@@ -143,12 +174,43 @@ _BODY = """
 """
 
 
-def whole(table: str, bridges: Iterable[Ruled], publications: Iterable[Publication]) -> str:
-    """Commands that replace the table, whatever it held, by one with all of this, in one transaction."""
-    parts = [f"add table inet {table}", f"delete table inet {table}", f"table inet {table} {{{_BODY}}}"]
+def whole(
+    table: str,
+    bridges: Iterable[Ruled],
+    publications: Iterable[Publication],
+    *,
+    user: str = "",
+    lan: Iterable[str] = (),
+) -> str:
+    """Commands that replace the table, whatever it held, by one with all of this, in one transaction.
+
+    `user`: the rules of the administrator's chain. `lan`: what counts as near besides private addresses.
+    """
+    body = f"  chain {USER} {{\n{user}\n  }}\n{_BODY}"
+    parts = [f"add table inet {table}", f"delete table inet {table}", f"table inet {table} {{\n{body}}}"]
     parts += [add_bridge(table, bridge) for bridge in bridges]
+    parts.append(near(table, (*PRIVATE, *lan)))
     parts.append(publish(table, publications))
     return "\n".join(parts)
+
+
+def near(table: str, subnets: Iterable[str]) -> str:
+    """Addresses that the scope "lan" lets in."""
+    by_set: dict[str, list[str]] = {}
+    for subnet in dict.fromkeys(subnets):
+        by_set.setdefault("lan6" if ":" in subnet else "lan4", []).append(subnet)
+    return "\n".join(f"add element inet {table} {name} {{ {', '.join(each)} }}" for name, each in by_set.items())
+
+
+def users_rules(listing: str) -> str:
+    """The rules of the administrator's chain, out of a listing of the table or of that chain."""
+    match = _USERS_CHAIN.search(listing)
+    return match[1].strip("\n") if match else ""
+
+
+def without_users(listing: str) -> str:
+    """A listing of the table without what is the administrator's."""
+    return _USERS_CHAIN.sub("", listing)
 
 
 def add_bridge(table: str, bridge: Ruled) -> str:
@@ -162,19 +224,39 @@ def remove_bridge(table: str, bridge: Ruled) -> str:
 
 def publish(table: str, publications: Iterable[Publication]) -> str:
     """One command per map, all elements of it at once."""
+    publications = tuple(publications)
     grouped = _grouped(publications)
-    return "\n".join(
+    commands = [
         f"add element inet {table} {name} {{ {', '.join(each.element for each in members)} }}"
         for name, members in grouped.items()
-    )
+    ]
+    for name, target, scope in sorted(_scopes(publications)):
+        commands.append(f"add element inet {table} {name} {{ {target} : jump {scope} }}")
+    return "\n".join(commands)
 
 
-def unpublish(table: str, publications: Iterable[Publication]) -> str:
+def unpublish(table: str, publications: Iterable[Publication], remaining: Iterable[Publication] = ()) -> str:
+    """`remaining`: the same container's that stay."""
+    publications = tuple(publications)
     grouped = _grouped(publications)
-    return "\n".join(
+    kept = {target for _, target, _ in _scopes(remaining)}
+    commands = [
         f"delete element inet {table} {name} {{ {', '.join(each.key for each in members)} }}"
         for name, members in grouped.items()
-    )
+    ]
+    for name, target, _ in sorted(_scopes(publications)):
+        if target not in kept:
+            commands.append(f"delete element inet {table} {name} {{ {target} }}")
+    return "\n".join(commands)
+
+
+def _scopes(publications: Iterable[Publication]) -> set[tuple[str, str, str]]:
+    """(map, container's address, chain) of those that not everybody may come to."""
+    return {
+        ("scope6" if ":" in each.target_ip else "scope4", each.target_ip, each.scope)
+        for each in publications
+        if each.scope != "public"
+    }
 
 
 def _grouped(publications: Iterable[Publication]) -> dict[str, list[Publication]]:

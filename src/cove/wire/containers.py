@@ -144,6 +144,7 @@ class HostConfig(Resources, frozen=True, kw_only=True):
     container_id_file: str = msgspec.field(name="ContainerIDFile", default="")
     log_config: LogConfig = LogConfig()
     network_mode: str = ""
+    expose_to: str = ""
     port_bindings: PortMap = {}
     restart_policy: RestartPolicy = RestartPolicy()
     auto_remove: bool = False
@@ -205,7 +206,11 @@ class CreateResponse(Value, frozen=True, kw_only=True):
 
 
 class UpdateRequest(Resources, frozen=True, kw_only=True):
+    """`publish_add` and `publish_rm` are Cove's own: ports to publish, and no longer to publish, from now on."""
+
     restart_policy: RestartPolicy | None = None
+    publish_add: PortMap = {}
+    publish_rm: PortMap = {}
 
 
 class UpdateResponse(Value, frozen=True, kw_only=True):

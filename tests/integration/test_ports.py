@@ -1,0 +1,129 @@
+"""Published ports of real containers, changed while they run, and who may come to them."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+
+import pytest
+
+from cove.kernel import netlink
+from tests.conftest import Daemon
+from tests.integration.networks_world import Lan, Made, lan, made
+from tests.integration.test_names import inside
+
+__all__ = ["lan", "made"]
+pytestmark = [pytest.mark.root]
+HOST = "10.97.20.1"
+
+
+def reached(address: str, port: int, timeout: float = 0.5) -> bool:
+    try:
+        socket.create_connection((address, port), timeout).close()
+    except OSError:
+        return False
+    return True
+
+
+def listen(made: Made, name: str, *ports: int) -> list[socket.socket]:
+    with inside(made.pid(name)):
+        return [socket.create_server(("", port)) for port in ports]
+
+
+def test_ports_come_and_go_while_a_container_runs(made: Made) -> None:
+    made.run("live", "-p", "127.0.0.1:18201:80")
+    servers = listen(made, "live", 80, 81)
+    cove = made.daemon.cove
+    assert reached("127.0.0.1", 18201) and not reached("127.0.0.1", 18202)
+    cove("update", "--publish-add", "127.0.0.1:18202:81", "live")
+    assert reached("127.0.0.1", 18202)
+    assert "18202" in made.daemon.docker("port", "live").stdout
+    cove("update", "--publish-rm", "127.0.0.1:18201:80", "--publish-add", "127.0.0.1:18201:81", "live")
+    assert reached("127.0.0.1", 18201)
+    assert made.daemon.docker("port", "live", "81").stdout.count("127.0.0.1:1820") == 2
+    cove("update", "--publish-rm", "81", "live")
+    assert not reached("127.0.0.1", 18201) and not reached("127.0.0.1", 18202)
+    assert made.daemon.docker("port", "live").stdout == ""
+    with socket.create_server(("127.0.0.1", 18203)):
+        why = cove("update", "--publish-add", "127.0.0.1:18203:80", "live", check=False).stderr
+        assert "18203 failed: port is already allocated, by the program" in why
+    cove("update", "--publish-add", "127.0.0.1:18203:80", "live")
+    why = made.refused("run", "--rm", "-p", "127.0.0.1:18203:80", "busybox", "true")
+    assert "port is already allocated, by the container live" in why
+    assert "publishes no port 99/tcp" in cove("update", "--publish-rm", "99", "live", check=False).stderr
+    made.daemon.docker("restart", "-t0", "live")
+    assert made.daemon.docker("port", "live").stdout.strip() == "80/tcp -> 127.0.0.1:18203", "it is so from now on"
+    for server in servers:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("scope", "near", "far"), [("public", True, True), ("lan", True, False), ("local", False, False)]
+)
+def test_who_may_come(made: Made, lan: Lan, scope: str, near: bool, far: bool) -> None:
+    """The neighbour has an address of the LAN's and one from far away."""
+    with netlink.Route() as route:
+        index = socket.if_nametoindex(lan.link)
+        route.commit(
+            [
+                netlink.add_address(index, HOST, 24),
+                netlink.add_route(index, "10.97.20.9", destination="192.0.2.0", prefix=24),
+            ]
+        )
+    with inside(lan.neighbour), netlink.Route() as route:
+        route.commit([netlink.add_address(socket.if_nametoindex("eth0"), "192.0.2.9", 24)])
+    flags = [] if scope == "public" else ["--expose-to", scope]
+    made.containers.append("scoped")
+    made.daemon.cove("run", "-d", "--name", "scoped", *flags, "-p", "18210:80", "busybox", "sleep", "600")
+    server = listen(made, "scoped", 80)[0]
+
+    def from_(source: str) -> bool:
+        try:
+            with inside(lan.neighbour):
+                socket.create_connection((HOST, 18210), 0.5, (source, 0)).close()
+        except OSError:
+            return False
+        return True
+
+    assert (from_("10.97.20.9"), from_("192.0.2.9")) == (near, far)
+    assert reached("127.0.0.1", 18210) and reached(HOST, 18210)
+    made.run("beside", "--network", made.network("elsewhere"))
+    with inside(made.pid("beside")):
+        assert reached(HOST, 18210), "containers of this host are not the LAN"
+    server.close()
+
+
+def test_the_administrators_chain_filters_and_survives(own_daemon: Daemon) -> None:
+    own_daemon.docker("run", "-d", "--name", "web", "-p", "127.0.0.1:18220:80", "busybox", "sleep", "600")
+    table = next(
+        line.split()[2]
+        for line in subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout.splitlines()
+        if line.split()[2].startswith("cove-") and table_is_of(own_daemon, line.split()[2])
+    )
+
+    def nft(*words: str) -> str:
+        return subprocess.run(["nft", *words], capture_output=True, text=True, check=True).stdout
+
+    rule = "ip saddr 192.0.2.0/24 meta l4proto tcp ct original proto-dst 18220 drop"
+    nft("add", "rule", "inet", table, "user", *rule.split())
+    time.sleep(0.2)
+    own_daemon.docker(
+        "run", "-d", "--name", "other", "--network", "bridge", "-p", "127.0.0.1:18221:80", "busybox", "sleep", "600"
+    )
+    assert "192.0.2.0/24" in nft("list", "chain", "inet", table, "user")
+    nft("flush", "table", "inet", table)
+    deadline = time.monotonic() + 2
+    while "192.0.2.0/24" not in nft("list", "chain", "inet", table, "user") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "192.0.2.0/24" in nft("list", "chain", "inet", table, "user")
+    own_daemon.kill()
+    own_daemon.start()
+    assert "192.0.2.0/24" in nft("list", "chain", "inet", table, "user")
+    own_daemon.docker("rm", "-f", "web", "other")
+
+
+def table_is_of(daemon: Daemon, table: str) -> bool:
+    from cove.paths import Instance, RunRoot
+
+    return Instance.of(RunRoot(daemon.run)).nft_table == table
