@@ -160,6 +160,16 @@ def test_update_changes_it_at_once_and_takes_it_away(daemon: Daemon, limited: st
     assert json.loads(daemon.docker("inspect", limited).stdout)[0]["HostConfig"]["NetRate"] == ""
 
 
+def test_explain_shows_what_the_limit_holds_back(daemon: Daemon, limited: str) -> None:
+    received_by(daemon, limited, udp=True)
+    found = json.loads(daemon.cove("explain", "--format", "json", limited).stdout)
+    row = next(each for each in found["Limits"] if each["Resource"] == "network in")
+    assert row["Limit"] == LIMIT
+    assert "packets found the queue full" in row["Text"]
+    (interface,) = found["Network"]["Interfaces"]
+    assert (interface["RateIn"], interface["RateOut"]) == (LIMIT, LIMIT)
+
+
 def test_stats_show_the_limit(daemon: Daemon, limited: str) -> None:
     shown = daemon.cove("stats", "--no-stream", limited).stdout
     assert "NET LIMIT" in shown
@@ -230,7 +240,11 @@ def test_what_cannot_be_limited_is_refused(daemon: Daemon, words: tuple[str, ...
 def test_other_clients_ask_for_it_in_an_annotation(daemon: Daemon) -> None:
     words = ("--annotation", "cove.net-rate=in=10mbit", "--name", "annotated", "busybox", "true")
     daemon.docker("create", *words)
+    daemon.docker("network", "create", "--opt", "cove.net-rate=out=8mbit", "annotated")
     try:
         assert daemon.cove("inspect", "-f", "{{.HostConfig.NetRate}}", "annotated").stdout == "in=1250000\n"
+        form = '{{index .Options "cove.net-rate"}}'
+        assert daemon.docker("network", "inspect", "-f", form, "annotated").stdout == "out=1000000\n"
     finally:
         daemon.cove("rm", "annotated")
+        daemon.cove("network", "rm", "annotated")

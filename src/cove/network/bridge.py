@@ -24,7 +24,7 @@ from cove.errors import Conflict, Internal
 from cove.kernel import netlink, sysctl
 from cove.kernel.nlwire import Request
 from cove.network import forwarding, ipam, options
-from cove.network.driver import Address, Endpoint, EndpointRequest, Interface, Network
+from cove.network.driver import Address, Endpoint, EndpointRequest, Interface, Network, Queue
 from cove.network.firewall import Firewall
 from cove.network.links import delete_link, exists, host_has_ipv6, reason, uplink_mtu
 from cove.network.pools import Pools, host_subnets
@@ -130,6 +130,10 @@ class BridgeDriver:
         with self._lock:
             self._pools.rewrite(network)
             self._shaper.limit(network, endpoints)
+
+    def queues(self, network: Network, endpoint: Endpoint) -> tuple[Queue | None, Queue | None]:
+        with self._lock:
+            return self._shaper.queues(network, endpoint.container_id)
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
         """The veth dies with its namespace; deleting it here would wait for the kernel tens of milliseconds."""

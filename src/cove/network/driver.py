@@ -112,6 +112,13 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return tuple(address for address in (self.ipv4, self.ipv6) if address is not None)
 
 
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rate holds back in one direction: bytes that wait now, packets that found the queue full so far."""
+
+    waiting: int = 0
+    dropped: int = 0
+
+
 class Interface(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """An interface that is in the container's namespace already, for its init to set up."""
 
@@ -165,6 +172,9 @@ class Driver(Protocol):
 
         Unsupported when the driver, or the kernel, cannot limit rates.
         """
+
+    def queues(self, network: Network, endpoint: Endpoint) -> tuple[Queue | None, Queue | None]:
+        """What the rates hold back of an attached endpoint, towards it and from it; None where there is no rate."""
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
         """Give the addresses back. Idempotent."""

@@ -21,7 +21,7 @@ import msgspec
 from cove.errors import Conflict, Internal, InvalidArgument, NotFound, Unsupported
 from cove.kernel import netlink
 from cove.network import ipam, options
-from cove.network.driver import Address, Endpoint, EndpointRequest, Interface, Network
+from cove.network.driver import Address, Endpoint, EndpointRequest, Interface, Network, Queue
 from cove.network.links import delete_link, reason
 from cove.network.pools import Pools
 from cove.paths import Instance
@@ -121,6 +121,9 @@ class ParentedDriver:
     def limit(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
         if network.rate or any(endpoint.rate for endpoint in endpoints):
             raise _no_rate(network)
+
+    def queues(self, network: Network, endpoint: Endpoint) -> tuple[Queue | None, Queue | None]:
+        return None, None
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
         with self._lock:

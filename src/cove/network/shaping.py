@@ -22,7 +22,7 @@ from typing import NamedTuple
 from cove.errors import Unsupported, describe
 from cove.kernel import netlink, traffic
 from cove.kernel.nlwire import Request
-from cove.network.driver import Endpoint, Network
+from cove.network.driver import Endpoint, Network, Queue
 
 _log = logging.getLogger(__name__)
 
@@ -111,15 +111,18 @@ class Shaper:
             with suppress(OSError), netlink.Route() as route:
                 route.commit([netlink.delete(tree.link)])
 
-    def use(self, network: Network, container_id: str) -> tuple[traffic.ClassUse | None, traffic.ClassUse | None]:
-        """What passed the limits of a container since it started: in, out; None for a direction without one."""
+    def queues(self, network: Network, container_id: str) -> tuple[Queue | None, Queue | None]:
+        """What a container's classes hold back: in, out; None for a direction without a limit."""
         tree = self._trees.get(network.id)
         if tree is None or not any((container_id, sends) in tree.classes for sends in (False, True)):
             return None, None
-        with netlink.Route() as route:
-            found = traffic.classes(route, tree.index)
-        inward, outward = (tree.classes.get((container_id, sends)) for sends in (False, True))
-        return (found.get(inward.minor) if inward else None), (found.get(outward.minor) if outward else None)
+        try:
+            with netlink.Route() as route:
+                found = traffic.classes(route, tree.index)
+        except OSError:  # the ifb was taken away under us
+            return None, None
+        inward, outward = (_queue(found, tree.classes.get((container_id, sends))) for sends in (False, True))
+        return inward, outward
 
     # ── the network's own part ────────────────────────────────────────────────────────────────────
 
@@ -185,6 +188,11 @@ def _place(tree: _Tree, network: Network, endpoint: Endpoint, sends: bool, route
         steer = traffic.steer(index, program, tree.index, inward=sends, name=name)
         route.commit([*requests, steer, *_gone(tree, before)])
     tree.classes[key] = new
+
+
+def _queue(found: dict[int, traffic.ClassUse], own: _Class | None) -> Queue | None:
+    use = found.get(own.minor) if own is not None else None
+    return Queue(waiting=use.backlog, dropped=use.dropped) if use is not None else None
 
 
 def _gone(tree: _Tree, former: _Class | None) -> list[Request]:

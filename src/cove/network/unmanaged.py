@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cove.errors import Unsupported
-from cove.network.driver import Endpoint, EndpointRequest, Interface, Network
+from cove.network.driver import Endpoint, EndpointRequest, Interface, Network, Queue
 
 
 class UnmanagedDriver:
@@ -36,6 +36,9 @@ class UnmanagedDriver:
             raise Unsupported(
                 f"The network {network.name} has no rate to limit: Cove makes no interface on it; use a bridge"
             )
+
+    def queues(self, network: Network, endpoint: Endpoint) -> tuple[Queue | None, Queue | None]:
+        return None, None
 
     def release(self, network: Network, endpoint: Endpoint) -> None:
         """There is no address to give back."""

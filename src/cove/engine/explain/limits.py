@@ -18,6 +18,7 @@ from cove.engine.stats import interfaces
 from cove.kernel import pressure
 from cove.kernel.cgroups import Cgroups, CgroupStats
 from cove.network import rates
+from cove.network.driver import Queue
 from cove.oci.spec import CPULimits, Process, Resources, ThrottleDevice
 from cove.wire.containers import HostConfig
 from cove.wire.explain import Limit, Pressure
@@ -47,11 +48,12 @@ def sample(groups: Cgroups, cgroup: str, pid: int) -> Sample:
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Two samples, and the directories of the control group."""
+    """Two samples, the directories of the control group, and what the rates of each network hold back (in, out)."""
 
     before: Sample
     after: Sample
     directories: Sequence[Path]
+    queues: Sequence[tuple[Queue | None, Queue | None]] = ()
 
     def rate(self, before: float, after: float) -> float:
         """How much a second."""
@@ -234,14 +236,23 @@ def _network(asked: HostConfig, live: Live | None) -> list[Limit]:
     found = []
     for position, (name, limit) in enumerate((("network in", rate.inward), ("network out", rate.outward))):
         used = live.rate(live.before.net[position], live.after.net[position]) if live else None
+        text = f"at most {amount(limit, 'bytes/s')} on each of its networks" if limit else "no limit"
         found.append(
             Limit(
                 resource=name,
                 unit="bytes/s",
                 limit=float(limit) if limit else None,
                 used=None if used is None else round(used, 1),
-                text=f"at most {amount(limit, 'bytes/s')} on each of its networks" if limit else "no limit",
+                text=text + (_held_back(live, position) if live else ""),
                 source="HTB class on the network's ifb" if limit and live else "",
             )
         )
     return found
+
+
+def _held_back(live: Live, position: int) -> str:
+    """What waits or was dropped for a rate, the container's or a network's."""
+    queues = [queue for pair in live.queues if (queue := pair[position]) is not None]
+    waiting, dropped = (sum(getattr(queue, name) for queue in queues) for name in ("waiting", "dropped"))
+    found = f"; {size(waiting)} wait" if waiting else ""
+    return found + (f"; {count(dropped)} packets found the queue full" if dropped else "")

@@ -89,7 +89,12 @@ class Explanations:
         cgroups = self._context.cgroups
         before = limits.sample(cgroups, cgroup, pid)
         await asyncio.sleep(_MOMENT)
-        return limits.Live(before, limits.sample(cgroups, cgroup, pid), cgroups.directories(cgroup))
+        queues = []
+        for identity, endpoint in container.facts.attached.endpoints.items():
+            on = self._networks.get(identity)
+            if on is not None:
+                queues.append(self._networks.driver(on).queues(on, endpoint))
+        return limits.Live(before, limits.sample(cgroups, cgroup, pid), cgroups.directories(cgroup), queues)
 
     def _explain(
         self,
