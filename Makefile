@@ -19,7 +19,7 @@ setup: $(VENV)/.done
 	@tools/install-packages run
 
 setup-test: $(VENV)/.done
-	@tools/install-packages run test
+	@tools/install-packages run test guest
 
 $(VENV)/.done: pyproject.toml tools/make-venv
 	@tools/make-venv $(VENV)

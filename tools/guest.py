@@ -46,11 +46,14 @@ PACKAGES = (
 )
 TESTS = (
     "tests/unit/kernel",
+    "tests/integration/test_cgroups_kernel.py",
     "tests/integration/test_device_filter.py",
     "tests/integration/test_init.py",
+    "tests/integration/test_resources.py",
     "tests/integration/test_run.py",
     "tests/integration/test_seccomp_kernel.py",
     "tests/integration/test_supervisor.py",
+    "tests/integration/test_systemd_cgroups.py",
 )
 TEST_WHEELS = ("docker", "hypothesis", "pytest", "pytest-timeout")
 MODULES = ("virtio_pci", "virtio_blk", "ext4")
@@ -58,6 +61,7 @@ KERNEL_WORDS = (
     "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off psi=1 "
     "systemd.unit=command.service systemd.show_status=0"
 )
+VERSION_1 = "systemd.unified_cgroup_hierarchy=0 systemd.legacy_systemd_cgroup_controller=1"
 MASKED = ("systemd-udev-trigger.service", "systemd-journal-flush.service", "systemd-update-utmp.service")
 UNIT = """\
 [Unit]
@@ -153,10 +157,9 @@ def make_wheels(directory: Path) -> Path:
 # ── what is made for each run ─────────────────────────────────────────────────────────────────────
 
 
-def make_project(directory: Path, wheels: Path, command: str) -> Path:
+def make_project(image: Path, wheels: Path, command: str) -> None:
     """The second disk: at its top the project, a virtual environment, and `command`, a shell script."""
-    image = directory / "project.ext4"
-    with tempfile.TemporaryDirectory(dir=directory) as temporary:
+    with tempfile.TemporaryDirectory(dir=image.parent) as temporary:
         tree = Path(temporary)
         for name in ("src", "tests", "bench"):
             shutil.copytree(PROJECT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
@@ -181,7 +184,6 @@ def make_project(directory: Path, wheels: Path, command: str) -> Path:
         if sys.version.startswith(PYTHON):
             run(sys.executable, "-m", "compileall", "-q", "-s", tree, "-p", "/srv", tree / "src")
         filesystem(tree, image, "512M")
-    return image
 
 
 def script_of(words: list[str]) -> str:
@@ -200,12 +202,13 @@ sync
 
 def boot(directory: Path, project: Path, arguments: argparse.Namespace) -> int:
     """Run the guest to its end, its output copied to ours; the command's exit code."""
-    console = directory / "console.log"
+    console = project.with_name("console.log")
+    kernel_words = f"{KERNEL_WORDS} {VERSION_1}" if arguments.version_1 else KERNEL_WORDS
     words = [
         *("qemu-system-x86_64", "-M", "q35", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-accel", arguments.accel, "-smp", str(arguments.cpus), "-m", str(arguments.memory)),
         *("-cpu", "host" if arguments.accel == "kvm" else "Nehalem"),
-        *("-kernel", str(directory / "vmlinuz"), "-initrd", str(directory / "initrd.img"), "-append", KERNEL_WORDS),
+        *("-kernel", str(directory / "vmlinuz"), "-initrd", str(directory / "initrd.img"), "-append", kernel_words),
         *("-drive", f"file={directory}/root.ext4,format=raw,if=virtio,snapshot=on"),
         *("-drive", f"file={project},format=raw,if=virtio,readonly=on"),
         *("-serial", f"file:{console}", "-serial", "file:/dev/stdout", "-device", "virtio-rng"),
@@ -239,6 +242,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=PROJECT / "build/guest", help="where the image is kept")
     parser.add_argument("--mirror", default="", help="Debian's archive; mmdebstrap knows one")
     parser.add_argument("--accel", default="tcg,thread=multi", help="qemu's accelerator: tcg,thread=multi or kvm")
+    parser.add_argument("--version-1", action="store_true", help="control groups of version 1 instead")
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--memory", type=int, default=2048, help="MiB")
     parser.add_argument("--timeout", type=int, default=1800, help="seconds")
@@ -255,8 +259,10 @@ def main() -> None:
     arguments.directory.mkdir(parents=True, exist_ok=True)
     make_image(arguments.directory, arguments.mirror)
     wheels = make_wheels(arguments.directory)
-    project = make_project(arguments.directory, wheels, script_of(words))
-    sys.exit(boot(arguments.directory, project, arguments))
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as temporary:
+        project = Path(temporary) / "project.ext4"
+        make_project(project, wheels, script_of(words))
+        sys.exit(boot(arguments.directory, project, arguments))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,20 @@ def test_pages_devices_and_fabrics(cgroups: Cgroups) -> None:
         cgroups.update(PATH, Resources(rdma={"none0": Rdma(hca_handles=3)}))
 
 
+def test_weights_of_block_io_are_set_or_refused_by_their_files_names(cgroups: Cgroups) -> None:
+    asked = Resources(block_io=BlockIOLimits(weight=500))
+    files = {"io.bfq.weight": "500", "io.weight": "4950", "blkio.weight": "500", "blkio.bfq.weight": "500"}
+    there = [name for name in files if has(cgroups, name)]
+    if there:
+        cgroups.update(PATH, asked)
+        assert content(cgroups, there[0]).removeprefix("default ") == files[there[0]]
+    else:
+        with pytest.raises(InvalidArgument, match=r"no (io|blkio\.bfq)\.weight control file"):
+            cgroups.update(PATH, asked)
+    with pytest.raises((InvalidArgument, Unsupported), match=r"[Ll]eaf|leaf_weight"):
+        cgroups.update(PATH, Resources(block_io=BlockIOLimits(leaf_weight=300)))
+
+
 def test_network_class_and_priority_are_version_1s(cgroups: Cgroups) -> None:
     asked = Resources(
         network=NetworkLimits(class_id=0x100001, priorities=(InterfacePriority(name="lo", priority=5),))
