@@ -472,3 +472,70 @@ def test_the_example_runs(bundle: Bundle, name: str, tmp_path: Path) -> None:
 def test_features(bundle: Bundle) -> None:
     found = json.loads(good(bundle, "features"))
     assert "user" in found["linux"]["namespaces"] and found["linux"]["seccomp"]["enabled"]
+
+
+# ── what other runtimes' callers rely on ──────────────────────────────────────────────────────────
+
+
+def test_hooks_find_the_root_where_the_bundle_has_it(bundle: Bundle) -> None:
+    """Hooks that add devices or libraries look at what is mounted below root.path."""
+    content = config("cat", "/added")
+    (bundle.rootfs / "added").touch()
+    script = "test -e rootfs/proc/self && mount --bind /etc/hostname rootfs/added"
+    content["hooks"] = {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
+    assert bundle.out(content) == Path("/etc/hostname").read_text()
+    (bundle.rootfs / "added").unlink()
+    assert str(bundle.rootfs) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_poststart_hook_that_fails_deletes_the_container(bundle: Bundle, name: str) -> None:
+    content = config(*SLEEP)
+    content["hooks"] = {"poststart": [{"path": "/bin/false"}]}
+    create(bundle, name, content)
+    assert "poststart" in refused(bundle, "start", name)
+    assert "does not exist" in refused(bundle, "state", name)
+
+
+def test_the_hosts_devices_keep_their_owner(bundle: Bundle) -> None:
+    content = config("true")
+    content["process"]["user"] = {"uid": 1234, "gid": 1234}
+    done = bundle.run(content, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert Path("/dev/null").stat().st_uid == 0
+
+
+def test_exec_in_a_group_below(bundle: Bundle, living: str) -> None:
+    assert "no such control group" in refused(bundle, "exec", "--cgroup", "nope", living, "true", code=255)
+    directories = json.loads((bundle.state / living / "state.json").read_text())["cgroup_directories"]
+    if len(directories) == 1:
+        pytest.skip("on version 2 a group with processes of its own has none below it that takes any")
+    for directory in directories:
+        Path(directory, "below").mkdir()
+    for file in ("cpuset.cpus", "cpuset.mems"):
+        (below,) = (Path(each, "below", file) for each in directories if "cpuset" in each)
+        below.write_text((below.parent.parent / file).read_text())
+    done = bundle.call("exec", "--cgroup", "below", living, "cat", "/proc/self/cgroup")
+    assert "/below" in done.stdout, done
+    for directory in directories:
+        Path(directory, "below").rmdir()
+
+
+def test_sockets_of_activation_are_announced(bundle: Bundle) -> None:
+    bundle.write(config("sh", "-c", "echo $LISTEN_PID $LISTEN_FDS"))
+    environment = os.environ | {"LISTEN_FDS": "1"}
+    done = bundle.call("run", "--bundle", str(bundle.path), bundle.name(), env=environment)
+    assert done.stdout == "1 1\n", done
+
+
+def test_an_ended_processs_number_means_nobody_else(bundle: Bundle, name: str) -> None:
+    create(bundle, name, config(*SLEEP))
+    file = bundle.state / name / "state.json"
+    record = json.loads(file.read_text())
+    os.kill(record["pid"], signal.SIGKILL)
+    bystander = subprocess.Popen(["sleep", "100"])
+    file.write_text(json.dumps(record | {"pid": bystander.pid}))
+    assert status(bundle, name) == "stopped"
+    good(bundle, "delete", "--force", name)
+    assert bystander.poll() is None
+    bystander.kill()
+    bystander.wait()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -173,9 +174,15 @@ def place_stdio(root: int, stdio: ChildStdio, console: int | None, owner: Identi
 
 
 def _give(fd: int, owner: Identity) -> None:
-    """Let the user open its own /dev/stdout again; pipes and files of others that refuse stay as they are."""
+    """Let the user open its own /dev/stdout again; pipes and files of others that refuse stay as they are.
+
+    A device that is no terminal is everybody's: /dev/null of the host, as a rule.
+    """
     try:
-        if os.fstat(fd).st_uid != owner.uid:
+        found = os.fstat(fd)
+        if stat.S_ISCHR(found.st_mode) and not os.isatty(fd):
+            return
+        if found.st_uid != owner.uid:
             os.fchown(fd, owner.uid, -1)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EROFS, errno.EINVAL):

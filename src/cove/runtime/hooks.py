@@ -49,13 +49,17 @@ def at_creation(hooks: Hooks | None) -> bool:
 
 
 def run(stage: str, hooks: Iterable[Hook], state: State) -> None:
-    """Run `hooks` one after the other; Failure tells of the first that fails."""
+    """Run `hooks` one after the other; Failure tells of the first that fails.
+
+    A hook without an environment has the runtime's, but for one inside the container, which has none.
+    """
     content = encode(state)
+    inherited = {} if stage == "startContainer" else dict(os.environ)
     for hook in hooks:
-        _run(stage, hook, content)
+        _run(stage, hook, content, inherited)
 
 
-def _run(stage: str, hook: Hook, content: bytes) -> None:
+def _run(stage: str, hook: Hook, content: bytes, inherited: dict[str, str]) -> None:
     if not hook.path.startswith("/"):
         raise Failure(f"the {stage} hook {hook.path} needs an absolute path")
     given, told = _memory(content), _memory(b"")
@@ -63,7 +67,7 @@ def _run(stage: str, hook: Hook, content: bytes) -> None:
         pid = os.posix_spawn(
             hook.path,
             list(hook.args) or [hook.path],
-            dict(entry.split("=", 1) for entry in hook.env if "=" in entry),
+            dict(entry.split("=", 1) for entry in hook.env if "=" in entry) or inherited,
             file_actions=[(os.POSIX_SPAWN_DUP2, source, number) for number, source in enumerate((given, told, told))],
             setpgroup=0,
             setsigmask=(),

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from cove.kernel import mounts, rootpath, syscalls
 from cove.kernel.mounts import Options, parse_options
 from cove.oci.spec import Device, Mount, Spec
-from cove.runtime import cgroupfs, copy_up, devices, labels, sources
+from cove.runtime import cgroupfs, copy_up, devices, hooks, labels, sources
 from cove.runtime.child import Failure
 from cove.runtime.outside import Given
 
@@ -70,11 +70,15 @@ class Tree:
         return _PROPAGATIONS[wanted]
 
     def enter(self) -> None:
-        """Cut this namespace off from the host's and put the root on top of "/"; no name is hidden by that."""
+        """Cut this namespace off from the host's and put the root on top of "/"; no name is hidden by that.
+
+        Hooks look for it, and for what is mounted in it, at the path that the spec gives it: then it stands there.
+        """
         syscalls.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-        slash = os.open("/", _DIRECTORY_FILESYSTEMS_ONLY)
-        mounts.attach(self.root, slash)
-        os.close(slash)
+        hooked = self._spec.root is not None and hooks.at_creation(self._spec.hooks)
+        place = os.open(self._spec.root.path if hooked and self._spec.root else "/", _DIRECTORY_FILESYSTEMS_ONLY)
+        mounts.attach(self.root, place)
+        os.close(place)
         mounts.set_propagation(self.root, mounts.MS_PRIVATE, recursive=True)
 
     def mount_all(self, before_cgroup: Callable[[], None]) -> None:

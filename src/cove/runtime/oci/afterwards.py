@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable
 
 import msgspec
@@ -11,7 +10,7 @@ from cove.errors import StartFailed
 from cove.oci.spec import Hook, Hooks, Spec
 from cove.runtime import hooks
 from cove.runtime.child import Failure
-from cove.runtime.oci.kill import signal_first
+from cove.runtime.oci.delete import destroy
 from cove.runtime.oci.log import Log
 from cove.runtime.oci.store import Container, Record
 
@@ -39,12 +38,11 @@ def run_poststop(listed: Iterable[Hook], record: Record, log: Log) -> None:
 
 
 def run_poststart(container: Container, log: Log) -> None:
-    """The program runs already. A hook that fails ends the container: StartFailed."""
-    record = container.known
+    """The program runs already. A hook that fails ends and deletes the container: StartFailed."""
     try:
-        hooks.run("poststart", of(container).poststart, state(record, "running"))
+        hooks.run("poststart", of(container).poststart, state(container.known, "running"))
     except Failure as failure:
-        signal_first(record, signal.SIGKILL)
+        destroy(container, log)
         raise StartFailed(
-            f"{failure.message}; the container was ended", stage="hooks", errno=failure.number
+            f"{failure.message}; the container was ended and deleted", stage="hooks", errno=failure.number
         ) from None

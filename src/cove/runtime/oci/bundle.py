@@ -40,6 +40,8 @@ def load(bundle: str, config: str = "config.json") -> tuple[Spec, bytes]:
 
 def decode(content: bytes, path: str) -> Spec:
     """The value of a config.json; `path` is for the message. Raises InvalidArgument that names the member."""
+    if b"\\u0000" in content:
+        raise InvalidArgument(f"{path} is no valid configuration: it has a NUL character in it")
     try:
         return _decode(content)
     except msgspec.MsgspecError as error:

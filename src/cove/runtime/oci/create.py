@@ -18,7 +18,7 @@ from cove.errors import CoveError, InvalidArgument
 from cove.kernel import process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Process, Spec
-from cove.runtime import filters, hooks, init, outside
+from cove.runtime import filters, hooks, init, limits, outside
 from cove.runtime.child import ChildStdio, Failure, Manner
 from cove.runtime.messages import Launch
 from cove.runtime.oci import afterwards, groups, stdio, store
@@ -52,8 +52,7 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
     `detached`: nobody stays to serve a terminal. When the block fails, all is undone.
     """
     options = call.options
-    preserved = options.number("preserve-fds") + stdio.activated()
-    stdio.reserve(preserved)
+    preserved = stdio.reserve(options.number("preserve-fds"))
     pid_file, console_socket = (_absolute(options.text(name)) for name in ("pid-file", "console-socket"))
     directory = os.path.abspath(options.text("bundle") or ".")
     spec, content = bundles.load(directory, options.text("config") or "config.json")
@@ -85,6 +84,8 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         opened.callback(newborn.close)
         undo.callback(newborn.kill)
         cgroups.admit(group, newborn.pid)
+        for warning in limits.warnings(spec.process) if spec.process is not None else ():
+            call.log.warning(warning)
         container.save(_record(call, container, spec, newborn, directory, cgroups, group))
         _attend(newborn, container, spec, directory, call)
         if newborn.master is not None and console_socket:
@@ -191,6 +192,7 @@ def _record(
         cgroup_directories=[str(each) for each in cgroups.directories(group)],
         poststart=bool(spec.hooks and spec.hooks.poststart),
         poststop=bool(spec.hooks and spec.hooks.poststop),
+        monitored=spec.linux.intel_rdt is not None,
         own_pids=any(each.type == "pid" and not each.path for each in spec.linux.namespaces),
     )
 

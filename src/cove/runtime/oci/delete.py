@@ -10,6 +10,7 @@ from cove.errors import Conflict, Internal, NotFound
 from cove.kernel import procstat
 from cove.runtime.oci import store
 from cove.runtime.oci.kill import signal_first
+from cove.runtime.oci.log import Log
 from cove.runtime.oci.main import Call
 
 _PATIENCE = 10.0
@@ -34,7 +35,7 @@ def delete(call: Call, words: list[str]) -> int:
         return 0
     if not force:
         _check_deletable(container)
-    destroy(call, container)
+    destroy(container, call.log)
     return 0
 
 
@@ -46,7 +47,7 @@ def _check_deletable(container: store.Container) -> None:
         )
 
 
-def destroy(call: Call, container: store.Container) -> None:
+def destroy(container: store.Container, log: Log) -> None:
     """End what runs, remove the group, run the poststop hooks, forget the container."""
     record = container.record
     if record is None:
@@ -56,10 +57,14 @@ def destroy(call: Call, container: store.Container) -> None:
         _thaw(record)
         _await_end(record)
     _remove_group(record)
+    if record.monitored:
+        from cove.runtime import resctrl
+
+        resctrl.remove(record.id)
     if record.poststop:
         from cove.runtime.oci import afterwards
 
-        afterwards.run_poststop(afterwards.of(container).poststop, record, call.log)
+        afterwards.run_poststop(afterwards.of(container).poststop, record, log)
     container.remove()
 
 

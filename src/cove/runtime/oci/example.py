@@ -7,7 +7,18 @@ import os
 import msgspec
 
 from cove.errors import Conflict
-from cove.oci.spec import Capabilities, IDMapping, Linux, Mount, Namespace, NamespaceType, Process, Root, Spec
+from cove.oci.spec import (
+    OCI_VERSION,
+    Capabilities,
+    IDMapping,
+    Linux,
+    Mount,
+    Namespace,
+    NamespaceType,
+    Process,
+    Root,
+    Spec,
+)
 from cove.runtime.oci.main import Call
 
 _ROOTLESS: tuple[NamespaceType, ...] = ("pid", "ipc", "uts", "mount", "cgroup", "user")
@@ -72,7 +83,8 @@ def spec(call: Call, words: list[str]) -> int:
     call.parse(words, ("bundle|b=", "rootless", "file|f="), 0, 0)
     path = os.path.join(call.options.text("bundle") or ".", call.options.text("file") or "config.json")
     found = rootless(example()) if call.options.switch("rootless") else example()
-    content = msgspec.json.format(msgspec.json.encode(found), indent=4) + b"\n"
+    members = {"ociVersion": OCI_VERSION, **msgspec.to_builtins(found)}
+    content = msgspec.json.format(msgspec.json.encode(members), indent=4) + b"\n"
     try:
         with open(path, "xb") as file:
             file.write(content)

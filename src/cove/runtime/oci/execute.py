@@ -14,7 +14,7 @@ from cove.errors import Conflict, InvalidArgument
 from cove.kernel import privileges
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Capabilities, Process, User
-from cove.runtime import affinity, exec_child
+from cove.runtime import affinity, exec_child, limits
 from cove.runtime.child import ChildStdio, Manner
 from cove.runtime.messages import ExecLaunch
 from cove.runtime.oci import bundle, create, foreground, groups, stdio, store
@@ -46,8 +46,7 @@ def execute(call: Call, words: list[str]) -> int:
     """Run it: its exit code, or 0 once it runs with --detach."""
     call.parse(words, _FLAGS, 1, None, mixed=False)
     options = call.options
-    preserved = options.number("preserve-fds") + stdio.activated()
-    stdio.reserve(preserved)
+    preserved = stdio.reserve(options.number("preserve-fds"))
     container = store.find(call.root, call.arguments[0])
     _check_running(container, ignore_paused=options.switch("ignore-paused"))
     wanted = _process(call, container)
@@ -60,9 +59,11 @@ def execute(call: Call, words: list[str]) -> int:
         raise InvalidArgument("--console-socket needs --tty or process.terminal: there is no terminal to send")
     with ExitStack() as opened, ExitStack() as undo:
         manner = Manner(preserved=preserved)
-        newborn = _join(container, wanted, manner)
+        newborn = _join(container, _group(container, options.all("cgroup")), wanted, manner)
         opened.callback(newborn.close)
         undo.callback(newborn.kill)
+        for warning in limits.warnings(wanted):
+            call.log.warning(warning)
         newborn.admit()
         if wanted.terminal:
             newborn.receive_master()
@@ -167,7 +168,22 @@ def _with_capabilities(own: Capabilities | None, added: list[str]) -> Capabiliti
     )
 
 
-def _join(container: store.Container, wanted: Process, manner: Manner) -> Newborn:
+def _group(container: store.Container, asked: list[str]) -> str:
+    """The control group to begin in: the container's, or one below it that is there already (--cgroup)."""
+    record = container.known
+    if not asked:
+        return record.cgroup
+    if record.systemd or len(asked) > 1 or ":" in asked[0]:
+        raise InvalidArgument(
+            f"--cgroup {' '.join(asked)} is not supported: name one group below the container's, for all controllers"
+        )
+    below = os.path.normpath("/" + asked[0])
+    if not all(os.path.isdir(directory + below) for directory in record.cgroup_directories):
+        raise InvalidArgument(f"--cgroup {asked[0]}: the container {record.id} has no such control group")
+    return record.cgroup + below.rstrip("/")
+
+
+def _join(container: store.Container, group: str, wanted: Process, manner: Manner) -> Newborn:
     record = container.known
     linux = bundle.decode(container.read("config.json"), "config.json").linux
     launch = ExecLaunch(id="", container=record.id, process=wanted, seccomp=linux.seccomp if linux else None)
@@ -185,6 +201,6 @@ def _join(container: store.Container, wanted: Process, manner: Manner) -> Newbor
                 launch, target_pidfd=target, sync_fd=sync_fd, gate_fd=gate_fd, stdio=ends, seccomp=bpf, manner=manner
             )
 
-        place = opened.enter_context(cgroups.birthplace(record.cgroup, beside=record.pid))
+        place = opened.enter_context(cgroups.birthplace(group, beside=record.pid))
         affinity.before(wanted)
         return born(0, place, [("pid", target)], become)

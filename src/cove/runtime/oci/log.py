@@ -18,7 +18,7 @@ class Log:
         kind, colon, rest = path.partition(":")
         if colon and kind == "file":
             path = rest
-        elif colon and kind in ("journald", "syslog"):
+        elif colon and kind.isalpha():
             raise InvalidArgument(f"--log {path} is not supported, errors are logged to a file: give its path")
         if form not in ("text", "json"):
             raise InvalidArgument(f'unknown log-format "{form}", it is text or json')

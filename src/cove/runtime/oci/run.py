@@ -27,7 +27,7 @@ def run(call: Call, words: list[str]) -> int:
         master = None if call.options.text("console-socket") else newborn.master
         code = foreground.wait(newborn.pid, newborn.pidfd, master)
     if not call.options.switch("keep"):
-        destroy(call, container)
+        destroy(container, call.log)
         _bury()
     return code
 

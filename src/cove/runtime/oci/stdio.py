@@ -21,20 +21,34 @@ def _copy(fd: int) -> int | None:
         return None
 
 
-def reserve(count: int) -> None:
-    """Keep 3 to 3+count-1 for what is to be preserved. InvalidArgument when one of them is not open.
+def reserve(asked: int) -> int:
+    """Keep descriptors from 3 on: those of socket activation and `asked` more (--preserve-fds); how many.
 
-    Called before anything else is opened, so that none of ours can have taken such a number.
+    Called before anything else is opened, so that none of ours can have taken such a number. InvalidArgument when
+    one that was asked for is not open; socket activation may promise more than it gives, as it is only told by
+    the environment: such a number is held free.
     """
-    if count < 0:
-        raise InvalidArgument(f"--preserve-fds {count} is no number of descriptors")
-    for fd in range(3, 3 + count):
+    if asked < 0:
+        raise InvalidArgument(f"--preserve-fds {asked} is no number of descriptors")
+    given = activated()
+    for fd in range(3, 3 + given + asked):
         try:
             os.set_inheritable(fd, True)
         except OSError:
-            raise InvalidArgument(
-                f"--preserve-fds asks for descriptor {fd}, which is not open: open it, or ask for fewer"
-            ) from None
+            if fd >= 3 + given:
+                raise InvalidArgument(
+                    f"--preserve-fds asks for descriptor {fd}, which is not open: open it, or ask for fewer"
+                ) from None
+            _hold(fd)
+    return given + asked
+
+
+def _hold(fd: int) -> None:
+    """Nothing of ours may get this number; execve frees it."""
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    if null != fd:
+        os.dup2(null, fd, inheritable=False)
+        os.close(null)
 
 
 def activated() -> int:

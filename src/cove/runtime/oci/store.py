@@ -32,13 +32,20 @@ CGROUP_PARENT = "cove-oci"
 
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _FIELDS = ("id", "pid", "ticks", "boot", "bundle", "rootfs", "created", "owner", "annotations", "cgroup")
-_OPTIONAL = {"systemd": False, "cgroup_directories": [], "poststart": False, "poststop": False, "own_pids": True}
+_OPTIONAL = {
+    "systemd": False,
+    "cgroup_directories": [],
+    "poststart": False,
+    "poststop": False,
+    "own_pids": True,
+    "monitored": False,
+}
 
 
 class Record:
     """The content of state.json. `ticks` and `boot` make `pid` unmistakable; `own_pids`: a pid namespace of its own.
 
-    `cgroup_directories`: the container's group in each hierarchy.
+    `monitored`: it has a group of Intel RDT. `cgroup_directories`: the container's group in each hierarchy.
     """
 
     __slots__ = (*_FIELDS, *_OPTIONAL)
@@ -58,6 +65,7 @@ class Record:
     poststart: bool
     poststop: bool
     own_pids: bool
+    monitored: bool
 
     def __init__(self, **values: Any) -> None:
         for name in _FIELDS:
