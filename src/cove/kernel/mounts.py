@@ -60,8 +60,15 @@ _PROPAGATION = {
     "shared": MS_SHARED,
     "unbindable": MS_UNBINDABLE,
 }
+_PLACES = ("bind", "rbind", "idmap", "ridmap")
 _NO_OPERATION = {"defaults", "async", "nolazytime", "nomand", "noiversion", "remount"}
 _UNKNOWN_CALL = (errno.ENOSYS, errno.EINVAL)
+
+
+KNOWN_OPTIONS = tuple(
+    sorted({*_PLACES, *_NO_OPERATION, *(f"{r}{name}" for r in ("", "r") for name in (*_ATTRIBUTES, *_PROPAGATION))})
+)
+"""The mount options that are not data for the file system."""
 
 
 @dataclass(frozen=True, slots=True)

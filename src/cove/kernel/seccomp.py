@@ -37,7 +37,7 @@ _WORD = 0xFFFFFFFF
 _PRIVATE = 0xF0000
 """From here on arm has calls of its own, far above the common numbering."""
 
-_ACTIONS = {
+ACTIONS = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
@@ -48,7 +48,8 @@ _ACTIONS = {
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
 }
-_KILL = _ACTIONS["SCMP_ACT_KILL"]
+OPERATORS = tuple(f"SCMP_CMP_{name}" for name in ("NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"))
+_KILL = ACTIONS["SCMP_ACT_KILL"]
 _WITH_DATA = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
 
 _AUDIT = {
@@ -58,6 +59,7 @@ _AUDIT = {
     "SCMP_ARCH_ARM": (0x40000028, "arm"),
 }
 _X32 = "SCMP_ARCH_X32"
+ARCHITECTURES = (*_AUDIT, _X32)
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 
@@ -154,7 +156,7 @@ def assemble(profile: Profile) -> _Code:
 def verdict(action: str, data: int | None) -> int:
     """The kernel's return value for an action; ERRNO and TRACE carry `data`, EPERM unless told."""
     try:
-        value = _ACTIONS[action]
+        value = ACTIONS[action]
     except KeyError:
         raise ValueError(f"The seccomp profile has the unknown action {action!r}") from None
     if action not in _WITH_DATA:

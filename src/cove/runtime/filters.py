@@ -25,7 +25,7 @@ from cove.runtime.child import Failure
 from cove.runtime.hooks import State
 from cove.runtime.numbers import known
 
-_FLAGS = {
+FLAGS = {
     "SECCOMP_FILTER_FLAG_TSYNC": 0x01,
     "SECCOMP_FILTER_FLAG_LOG": 0x02,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 0x04,
@@ -77,7 +77,7 @@ def compiled(profile: Seccomp) -> bytes:
     """The program of `profile`; InvalidArgument when it could not be installed, or would ask nobody."""
     try:
         for flag in profile.flags:
-            known(_FLAGS, flag, "linux.seccomp flag")
+            known(FLAGS, flag, "linux.seccomp flag")
     except Failure as failure:
         raise InvalidArgument(failure.message) from None
     asked = {name for rule in profile.syscalls if rule.action == _NOTIFY for name in rule.names}
@@ -98,7 +98,7 @@ def prepare(
         return Filter(program)
     flags = 0
     for flag in profile.flags:
-        flags |= _FLAGS[flag]
+        flags |= FLAGS[flag]
     if not profile.listener_path:
         return Filter(program, flags)
     pid = int(os.readlink("/proc/self"))

@@ -9,7 +9,7 @@ from cove.oci.spec import MemoryPolicy
 from cove.runtime.child import Failure
 from cove.runtime.numbers import known, numbers
 
-_MODES = {
+MODES = {
     "MPOL_DEFAULT": 0,
     "MPOL_PREFERRED": 1,
     "MPOL_BIND": 2,
@@ -18,15 +18,15 @@ _MODES = {
     "MPOL_PREFERRED_MANY": 5,
     "MPOL_WEIGHTED_INTERLEAVE": 6,
 }
-_FLAGS = {"MPOL_F_STATIC_NODES": 1 << 15, "MPOL_F_RELATIVE_NODES": 1 << 14, "MPOL_F_NUMA_BALANCING": 1 << 13}
+FLAGS = {"MPOL_F_STATIC_NODES": 1 << 15, "MPOL_F_RELATIVE_NODES": 1 << 14, "MPOL_F_NUMA_BALANCING": 1 << 13}
 _NO_NODES = {"MPOL_DEFAULT", "MPOL_LOCAL"}
 
 
 def apply(policy: MemoryPolicy) -> None:
     """Set it for this process, and so for all that descend from it."""
-    mode = known(_MODES, policy.mode, "linux.memoryPolicy.mode")
+    mode = known(MODES, policy.mode, "linux.memoryPolicy.mode")
     for flag in policy.flags:
-        mode |= known(_FLAGS, flag, "linux.memoryPolicy flag")
+        mode |= known(FLAGS, flag, "linux.memoryPolicy flag")
     nodes = numbers(policy.nodes, "linux.memoryPolicy.nodes")
     if nodes and policy.mode in _NO_NODES:
         raise Failure(f"linux.memoryPolicy.mode {policy.mode} takes no nodes")
