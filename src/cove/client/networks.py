@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from cove.client.client import Client
@@ -37,6 +37,11 @@ class Networks:
 
     def disconnect(self, ref: str, container: str, *, force: bool) -> None:
         self._client.call("POST", f"/networks/{ref}/disconnect", body={"Container": container, "Force": force})
+
+    def trace(self, target: str) -> Sequence[dict[str, Any]]:
+        """Cove's own: the way of a packet, one for each port."""
+        found: Sequence[dict[str, Any]] = self._client.call("GET", "/net/trace", {"to": target}) or ()
+        return found
 
     def prune(self, filters: Filters) -> dict[str, Any]:
         return dict(self._client.call("POST", "/networks/prune", {"filters": filters or None}))

@@ -35,6 +35,7 @@ from cove.engine.stats import Stats
 from cove.engine.streams import Streams
 from cove.engine.system import System
 from cove.engine.tasks import Tasks
+from cove.engine.tracing import Tracing
 from cove.engine.userns import Users
 from cove.engine.volumes import VolumeService
 from cove.runtime.messages import Exited, OutOfMemory, Report
@@ -70,6 +71,7 @@ class Engine:
         self.containers.fill_volumes = self.files.fill_volumes
         self.containers.renamed = joining.renamed
         context.ports.called = self._called
+        self.tracing = Tracing(context, registry, self._network_store)
         self.stats = Stats(context, registry)
         self.explanations = Explanations(context, registry, self._network_store, self.containers, mounts, users)
         self.images = ImageService(context, registry)

@@ -155,6 +155,18 @@ class Firewall:
 
         loop.add_reader(watch.fileno(), look)
 
+    def leads(self, publication: Publication) -> bool:
+        """Whether the kernel's table has a published port."""
+        try:
+            self._nft().run(f"get element inet {self.table} {publication.map} {{ {publication.key} }}")
+        except OSError:
+            return False
+        return True
+
+    def users(self) -> list[str]:
+        """The rules of the administrator's chain, as the kernel has them."""
+        return [line.strip() for line in ruleset.users_rules(self._list()).splitlines() if line.strip()]
+
     def unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._watch is not None:
             loop.remove_reader(self._watch.fileno())

@@ -56,7 +56,13 @@ async def prune(engine: Engine, request: Request) -> Reply:
     return json_reply(await engine.prune.networks(request.query.filters(_PRUNE_FILTERS)))
 
 
+async def trace(engine: Engine, request: Request) -> Reply:
+    """Cove's own: the way of a packet to a container."""
+    return json_reply(await engine.tracing.trace(request.query.text("to")))
+
+
 ROUTES: tuple[Route[Engine], ...] = (
+    Route("GET", "/net/trace", trace),
     Route("GET", "/networks", list_),
     Route("POST", "/networks/create", create),
     Route("POST", "/networks/prune", prune),
