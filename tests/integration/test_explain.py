@@ -109,6 +109,20 @@ def test_mounts_say_where_they_come_from(daemon: Daemon, web: dict[str, Any]) ->
     assert not {"/proc/kcore", "/proc/sys"} & set(mounts)
 
 
+def test_devices_of_a_user_namespace_are_the_hosts_own(daemon: Daemon) -> None:
+    daemon.cove("run", "-d", "-t", "--name", "mapped", "--userns", "auto", "busybox", "sleep", "60")
+    try:
+        found = explained(daemon, "mapped")
+        mounts = {each["Destination"]: each for each in found["Mounts"]}
+        assert mounts["/dev/null"]["Origin"] == "this one device of the host's"
+        assert mounts["/dev/console"]["Origin"] == "its own terminal"
+        assert not any(each["MadeInside"] for each in found["Mounts"])
+        root = Path(f"/proc/{found['Pid']}/uid_map").read_text().split()[1]
+        assert f"{root} on the host" in next(each for each in found["Namespaces"] if each["Type"] == "user")["Text"]
+    finally:
+        daemon.cove("rm", "-f", "mapped")
+
+
 def test_a_mount_made_inside_is_told(daemon: Daemon) -> None:
     script = "mount -t tmpfs none /tmp && sleep 60"
     daemon.cove("run", "-d", "--name", "mounter", "--cap-add", "SYS_ADMIN", "busybox", "sh", "-c", script)

@@ -38,6 +38,8 @@ class _Seen(NamedTuple):
     destination: str
     type: str
     options: str
+    file: bool = False
+    """Whether something below the root of its file system is shown: a bind of a part."""
 
 
 def explain(spec: oci.Spec, record: Record, layers: int, upper: str, pid: int) -> tuple[Mount, ...]:
@@ -47,9 +49,10 @@ def explain(spec: oci.Spec, record: Record, layers: int, upper: str, pid: int) -
     if not seen:
         return tuple(expected[key] for key in sorted(expected))
     masks = {*spec.linux.masked_paths, *spec.linux.readonly_paths} if spec.linux else set[str]()
+    mapped = bool(record.uid_map)
     found: dict[str, Mount] = {}
     for each in seen:
-        known = expected.get(each.destination)
+        known = expected.get(each.destination) or _node(each, mapped)
         if known is None and (each.destination in masks or each.destination.startswith("/sys/fs/cgroup/")):
             continue
         writable = "ro" not in each.options.split(",")
@@ -123,6 +126,15 @@ def _origin(mount: MountRecord) -> str:
     return f"the volume {mount.name}{part}"
 
 
+def _node(seen: _Seen, mapped: bool) -> Mount | None:
+    """The terminal, and devices: in a user namespace no node can be made, so each is the host's own, bound."""
+    if seen.destination == "/dev/console":
+        return Mount(destination=seen.destination, type="bind", origin="its own terminal")
+    if mapped and seen.destination.startswith("/dev/") and seen.type in ("devtmpfs", "tmpfs") and seen.file:
+        return Mount(destination=seen.destination, type="bind", origin="this one device of the host's")
+    return None
+
+
 def _inherited(seen: _Seen, record: Record) -> bool:
     """Whether it came along below a bind of the host's."""
     return any(
@@ -134,8 +146,6 @@ def _inherited(seen: _Seen, record: Record) -> bool:
 def _inner(seen: _Seen, record: Record) -> str:
     if _inherited(seen, record):
         return "came along with the bind above it"
-    if seen.destination.startswith("/dev/"):
-        return "its terminal"
     return "mounted by the container itself"
 
 
@@ -156,7 +166,7 @@ def parse(text: str) -> list[_Seen]:
         fields, rest = left.split(" "), right.split(" ")
         if len(fields) > 5 and rest:
             place = _ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4])
-            found[place] = _Seen(place, rest[0], fields[5])
+            found[place] = _Seen(place, rest[0], fields[5], fields[3] != "/")
     return list(found.values())
 
 
