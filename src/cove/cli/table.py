@@ -65,6 +65,8 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "container inspect": ("inspect:CONTAINER", "container", "Show everything about containers"),
     "container prune": ("prune:CONTAINERS", "container", "Remove all stopped containers"),
     "image bootstrap": ("bootstrap:BOOTSTRAP", "image", "Make an image out of Debian's packages"),
+    "image attachments": ("trust:ATTACHMENTS", "image", "List signatures and statements that belong to images"),
+    "image verify": ("trust:VERIFY", "image", "Show who signed an image"),
     "image inspect": ("inspect:IMAGE", "image", "Show everything about images"),
     "image prune": ("prune:IMAGES", "image", "Remove unused images"),
     "manifest create": ("manifests:CREATE", "manifest", "Put several images under one name, one per platform"),

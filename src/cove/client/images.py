@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from cove.client.client import Client
@@ -47,6 +47,18 @@ class Images:
 
     def prune(self, filters: Filters) -> dict[str, Any]:
         return dict(self._client.call("POST", "/images/prune", {"filters": filters or None}))
+
+    def verify(self, name: str, keys: Sequence[str], *, auth: str = "") -> Sequence[dict[str, Any]]:
+        """Cove's own: the signatures that hold."""
+        headers = {"X-Registry-Auth": auth} if auth else {}
+        path = f"/cove/images/{name}/verify"
+        response = self._client.stream("POST", path, body={"Keys": [*keys]}, headers=headers)
+        (found,) = self._client.messages(response)
+        return [*found]
+
+    def attachments(self, name: str) -> Sequence[dict[str, Any]]:
+        """Cove's own: what is attached to an image here."""
+        return [*(self._client.call("GET", f"/cove/images/{name}/attachments") or ())]
 
     def make_list(self, name: str, body: dict[str, Any]) -> str:
         """Cove's own: several images under one name; the index's digest."""

@@ -22,6 +22,7 @@ from cove.engine.host import read_facts
 from cove.errors import Internal, InvalidArgument, describe
 from cove.image.distribution import Distribution, Policy
 from cove.image.store import ImageStore
+from cove.image.trust import Trust
 from cove.kernel import systemd
 from cove.kernel.cgroups import Cgroups
 from cove.network.bridge import BridgeDriver
@@ -66,6 +67,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         resolver = Resolver(config.run)
         stack.callback(resolver.close)
         store = ImageStore.open(config.data, BuildCache(database).chains)
+        trust = Trust(Path(config.file.policy), store.content, store.images.attachments)
         context = Context(
             instance=instance,
             data=config.data,
@@ -87,7 +89,15 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             host=read_facts(config.file.cgroup_driver),
             cgroups=Cgroups.detect(instance.cgroup_parent, "systemd"),
             firewall=firewall,
-            distribution=Distribution(store.content, store.images, store.layers, _policy(config)),
+            trust=trust,
+            distribution=Distribution(
+                store.content,
+                store.images,
+                store.layers,
+                _policy(config),
+                attachments=store.images.attachments,
+                admission=trust,
+            ),
             executors=executors,
             settings=_settings(config),
         )

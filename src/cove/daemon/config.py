@@ -12,6 +12,7 @@
     insecure_registries = ["registry.lan:5000"]
     cdi_directories = ["/etc/cdi", "/run/cdi"]   # where vendors describe devices; the last one wins
     registries = "/etc/cove/registries.toml"                       # mirrors and rewrites, if it is there
+    policy = "/etc/cove/policy.toml"                               # which images may be used, and who signs them
     certificates = ["/etc/cove/certs.d", "/etc/docker/certs.d"]    # HOST[:PORT]/*.crt, *.cert with *.key
 
     [tcp]                                   # whoever reaches the API is root on this host
@@ -94,6 +95,7 @@ class File(_Table, frozen=True, kw_only=True):
     cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
     insecure_registries: tuple[str, ...] = ()
     registries: str = "/etc/cove/registries.toml"
+    policy: str = "/etc/cove/policy.toml"
     certificates: tuple[str, ...] = ("/etc/cove/certs.d", "/etc/docker/certs.d")
     tcp: Tcp = Tcp()
     log: Log = Log()

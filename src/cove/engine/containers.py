@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from cove import ids
-from cove.engine import cdi, foreign, links, merge, publishing, render, resources, security, spec
+from cove.engine import cdi, foreign, links, merge, publishing, render, resources, security, spec, trust
 from cove.engine.attachments import Attachments
 from cove.engine.context import Context
 from cove.engine.health import check_config as check_health
@@ -137,6 +137,7 @@ class Containers:
             raise InvalidArgument("no image was named: say which one the container shall be made of")
         image = self._context.images.get(name, Platform.parse(platform) if platform else None)
         foreign.refuse_other_system(name, image.config.platform)
+        trust.admit(self._context.trust, name, image)
         return image
 
     def _check(self, config: wire.ContainerConfig, asked: wire.HostConfig) -> tuple[str, ...]:

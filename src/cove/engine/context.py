@@ -16,6 +16,7 @@ from cove.image.distribution import Distribution
 from cove.image.images import Images
 from cove.image.snapshots import Snapshots
 from cove.image.store import ImageStore
+from cove.image.trust import Trust
 from cove.kernel.cgroups import Cgroups
 from cove.network.dns.client import Resolver
 from cove.network.driver import Driver as NetworkDriver
@@ -97,6 +98,7 @@ class Context:
     cgroups: Cgroups
     firewall: Firewall
     distribution: Distribution
+    trust: Trust
     events: Events = field(default_factory=Events)
     executors: Executors = field(default_factory=Executors)
     settings: Settings = Settings()

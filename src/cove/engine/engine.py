@@ -36,6 +36,7 @@ from cove.engine.streams import Streams
 from cove.engine.system import System
 from cove.engine.tasks import Tasks
 from cove.engine.tracing import Tracing
+from cove.engine.trust import TrustService
 from cove.engine.userns import Users
 from cove.engine.volumes import VolumeService
 from cove.runtime.messages import Exited, OutOfMemory, Report
@@ -76,6 +77,7 @@ class Engine:
         self.explanations = Explanations(context, registry, self._network_store, self.containers, mounts, users)
         self.images = ImageService(context, registry)
         self.manifests = ManifestService(context)
+        self.trust = TrustService(context)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)
         self.system = System(context, registry, self.containers, self.images, self.volumes, users)
         self._health = HealthChecks(context, self.execs, self._tasks)

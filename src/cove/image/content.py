@@ -86,7 +86,7 @@ class ContentStore:
 
     def exists(self, digest: str) -> bool:
         """Whether the blob is there, asked by somebody who does not count on it."""
-        return self.path(digest).is_file()
+        return self.path(digest).is_file() or self._derivable(digest) is not None
 
     def wanted(self) -> set[str]:
         """Blobs that were stored or asked for lately: an image that is still being put together needs them."""

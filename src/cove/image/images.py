@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import msgspec
 
 from cove.errors import Conflict, CoveError, Internal, InvalidArgument, NotFound, describe
+from cove.image.attachments import Attachments
 from cove.image.content import ContentStore
 from cove.image.removal import refuse_in_use
 from cove.image.variants import Offer, Target, Variant, Variants
@@ -98,6 +99,7 @@ class Images:
         layers_settled: Callable[[Iterable[str]], None] = lambda _: None,
     ) -> None:
         self.content = content or ContentStore(data.image)
+        self.attachments = Attachments(data.image / "attachments.json", self.content)
         self._path = data.image / "index.json"
         self._layer_size = layer_size
         self._layers_settled = layers_settled
@@ -180,7 +182,7 @@ class Images:
             elif not any(entry.digest == manifest_digest for entry in entries):
                 entries.append(_bare(target.descriptor))
             self._save(entries)
-            self.content.settled(target.blobs)
+            self.content.settled(target.blobs | self.attachments.blobs(target.blobs))
             self._layers_settled([chain for variant in target.variants for chain in variant.chain_ids])
             return self._image(manifest_digest)
 
@@ -269,7 +271,8 @@ class Images:
                 target = self._target(digest)
                 blobs |= target.blobs
                 chains |= {chain for variant in target.variants for chain in variant.chain_ids}
-        return blobs, chains
+            self.attachments.keep_only(blobs)
+        return blobs | self.attachments.blobs(blobs), chains
 
     # Inside
 

@@ -190,3 +190,26 @@ class ManifestAnnotateRequest(Value, frozen=True, kw_only=True):
     os_version: str = ""
     os_features: tuple[str, ...] = ()
     annotations: dict[str, str] = {}
+
+
+class VerifyRequest(Value, frozen=True, kw_only=True):
+    """Cove's own: public keys in PEM form; none means those of the policy."""
+
+    keys: tuple[str, ...] = ()
+
+
+class SignatureFound(Value, frozen=True, kw_only=True):
+    """A signature that holds: of which digest, by which key (its SHA-256), and what the signer called the image."""
+
+    digest: str
+    key: str
+    identity: str
+
+
+class Attachment(Value, frozen=True, kw_only=True):
+    """A manifest that says something about an image."""
+
+    digest: str
+    artifact_type: str
+    subject: str
+    size: int

@@ -10,7 +10,7 @@ from cove.errors import InvalidArgument, Unsupported
 from cove.wire.base import decode
 from cove.wire.containers import ContainerConfig
 from cove.wire.execs import IdResponse
-from cove.wire.images import BootstrapRequest
+from cove.wire.images import BootstrapRequest, VerifyRequest
 
 _LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 _PRUNE_FILTERS = ("dangling", "label", "label!", "until")
@@ -95,6 +95,18 @@ async def distribution(engine: Engine, request: Request) -> Reply:
     return json_reply(await engine.images.distribution(request.params["name"], auth=auth))
 
 
+async def verify(engine: Engine, request: Request) -> Reply:
+    """Cove's own: who signed it."""
+    body = await request.json(VerifyRequest)
+    auth = request.headers.get("x-registry-auth", "")
+    return json_reply(await engine.trust.verify(request.params["name"], body.keys, auth=auth))
+
+
+async def attachments(engine: Engine, request: Request) -> Reply:
+    """Cove's own: what is attached to it."""
+    return json_reply(await engine.trust.attachments(request.params["name"]))
+
+
 async def load(engine: Engine, request: Request) -> Reply:
     return progress(await engine.images.load(request.body, quiet=request.query.flag("quiet")))
 
@@ -154,4 +166,6 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/images/{name:path}/tag", tag),
     Route("DELETE", "/images/{name:path}", remove),
     Route("POST", "/cove/images/bootstrap", bootstrap),
+    Route("POST", "/cove/images/{name:path}/verify", verify),
+    Route("GET", "/cove/images/{name:path}/attachments", attachments),
 )

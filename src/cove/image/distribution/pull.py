@@ -20,10 +20,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
+from cove.image.distribution import attached
 from cove.image.distribution import transport as http
 from cove.image.distribution.progress import Progress
 from cove.image.distribution.registry import Fetched
-from cove.image.distribution.seams import Arrival, Arriving, Content, Images, StoredImage, Unpacker
+from cove.image.distribution.seams import (
+    Admission,
+    Arrival,
+    Arriving,
+    Attachments,
+    Content,
+    Images,
+    StoredImage,
+    Unpacker,
+)
 from cove.image.distribution.sources import Sources
 from cove.image.stack import Step, steps, unpackable
 from cove.image.variants import attested, kind_of
@@ -88,6 +98,8 @@ class Pull:
         content: Content,
         images: Images,
         unpacker: Unpacker,
+        attachments: Attachments,
+        admission: Admission | None,
         flights: Flights,
         progress: Progress,
         parallel: int,
@@ -98,6 +110,8 @@ class Pull:
         self._content = content
         self._images = images
         self._unpacker = unpacker
+        self._attachments = attachments
+        self._admission = admission
         self._flights = flights
         self._progress = progress
         self._parallel = parallel
@@ -109,14 +123,16 @@ class Pull:
         """Pull for `platform` (None: this host's), or `every` variant that there is."""
         reference = self._reference
         which = reference.digest or reference.tag
+        needed = self._admission is not None and self._admission.wants_signature(reference)
         top = self._resolve(which)
         self._progress.say(f"Pulling from {reference.path}", which)
+        self._admit(top.digest, needed)
         before = self._known(reference)
         chosen = self._choose(top, platform, every)
         works = [self._prepare(fetched, manifest, platform, every) for fetched, manifest in chosen.images]
         self._transfer([layer for work in works for layer in work])
-        for attached in chosen.attachments:
-            self._attachment(attached)
+        for entry in chosen.attachments:
+            self._attachment(entry)
         for fetched in (*chosen.indexes, *(fetched for fetched, _ in chosen.images)):
             self._content.ingest([fetched.raw], expected=fetched.digest, size=len(fetched.raw))
         http.check(self._cancel)
@@ -128,6 +144,17 @@ class Pull:
         verdict = "Downloaded newer image for" if fresh else "Image is up to date for"
         self._progress.say(f"Status: {verdict} {reference.familiar}")
         return self._images.get(names[0], platform)
+
+    def _admit(self, digest: str, needed: bool) -> None:
+        """Fetch what is attached, and let the policy decide, before anything of the image is fetched."""
+        try:
+            self._attachments.add(digest, attached.fetch(self._sources, self._content, digest, signatures=needed))
+        except CoveError as error:
+            http.check(self._cancel)
+            if not needed:
+                self._progress.say(f"What is attached to the image could not be fetched: {error.message}")
+        if self._admission is not None:
+            self._admission.admit(self._reference, digest)
 
     def _resolve(self, which: str) -> Fetched:
         """What the name stands for now; a refusal in the words that clients look for."""

@@ -19,10 +19,11 @@ from io import RawIOBase
 from typing import BinaryIO
 
 from cove.errors import CoveError, Forbidden, NotFound, Unauthorized, Unavailable
+from cove.image.distribution import attached
 from cove.image.distribution import transport as http
 from cove.image.distribution.progress import Progress
 from cove.image.distribution.registry import Repository, Upload
-from cove.image.distribution.seams import Content, Images, StoredImage
+from cove.image.distribution.seams import Attachments, Content, Images, StoredImage
 from cove.oci import digest as digests
 from cove.oci import image
 from cove.oci.image import Descriptor, Manifest
@@ -41,6 +42,7 @@ class Push:
         *,
         content: Content,
         images: Images,
+        attachments: Attachments,
         progress: Progress,
         parallel: int,
         attempts: int,
@@ -51,6 +53,7 @@ class Push:
         self._reference = repository.reference
         self._content = content
         self._images = images
+        self._attachments = attachments
         self._progress = progress
         self._parallel = parallel
         self._attempts = attempts
@@ -64,6 +67,7 @@ class Push:
         try:
             self._repository.connect()
             pushed = self._send_all(stored, platform)
+            self._send_attachments(pushed.digest, stored.manifest.digest)
         except (Forbidden, Unauthorized) as error:
             raise Forbidden(
                 f"push access denied to {self._reference.familiar_name}, repository does not exist or may require "
@@ -90,6 +94,15 @@ class Push:
             self._put(offer.descriptor, offer.descriptor.digest)
         self._put(stored.target, self._reference.tag)
         return stored.target
+
+    def _send_attachments(self, *subjects: str) -> None:
+        """What is attached to the image here goes along."""
+        for subject in dict.fromkeys(subjects):
+            for each in self._attachments.of(subject):
+                for blob in self._attachments.parts(each.digest):
+                    self._send(blob, "", ())
+                attached.name(self._repository, self._content, subject, each)
+                self._progress.say(f"Attached {each.artifact_type}")
 
     def _whole(self, stored: StoredImage) -> bool:
         """Whether the registry will have every manifest of the index."""

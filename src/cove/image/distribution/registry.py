@@ -285,12 +285,14 @@ class Repository:
         self._expect(response, 201, 204)
         response.release_conn()
 
-    def put_manifest(self, which: str, raw: bytes, media_type: str) -> None:
+    def put_manifest(self, which: str, raw: bytes, media_type: str) -> bool:
+        """Store a manifest; whether the registry lists it under its subject by itself."""
         response = self._send(
             "PUT", f"manifests/{which}", actions="pull,push", headers={"Content-Type": media_type}, body=raw
         )
         self._expect(response, 201)
         response.release_conn()
+        return "OCI-Subject" in response.headers
 
     # ── the connection ────────────────────────────────────────────────────────────────────────────
 

@@ -9,6 +9,7 @@ from typing import BinaryIO, Protocol
 from cove.image.variants import Offer
 from cove.oci.image import Descriptor, ImageConfig
 from cove.oci.platform import Platform
+from cove.oci.reference import Reference
 
 
 class Content(Protocol):
@@ -74,6 +75,21 @@ class Images(Protocol):
     def get(self, name_or_id: str, platform: Platform | None = None) -> StoredImage: ...
     def list(self) -> Sequence[StoredImage]: ...
     def register(self, manifest_digest: str, names: Iterable[str]) -> StoredImage: ...
+
+
+class Attachments(Protocol):
+    """What is attached to images: signatures, bills of materials, provenance."""
+
+    def of(self, subject: str) -> tuple[Descriptor, ...]: ...
+    def add(self, subject: str, attached: Iterable[Descriptor]) -> None: ...
+    def parts(self, digest: str) -> tuple[Descriptor, ...]: ...
+
+
+class Admission(Protocol):
+    """Whether an image may come in at all."""
+
+    def wants_signature(self, reference: Reference) -> bool: ...
+    def admit(self, reference: Reference, digest: str) -> None: ...
 
 
 class Unpacker(Protocol):

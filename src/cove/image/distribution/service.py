@@ -11,13 +11,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cove.errors import InvalidArgument, Unavailable
+from cove.image.distribution import attached
 from cove.image.distribution.auth import Credentials
 from cove.image.distribution.progress import Progress, Sink
 from cove.image.distribution.pull import Flights, Pull
 from cove.image.distribution.push import Push
 from cove.image.distribution.registries import Host, Place, RegistriesFile, host_name
 from cove.image.distribution.registry import Repository
-from cove.image.distribution.seams import Content, Images, StoredImage, Unpacker
+from cove.image.distribution.seams import Admission, Attachments, Content, Images, StoredImage, Unpacker
 from cove.image.distribution.sources import Sources
 from cove.image.distribution.transport import Policy, Transport
 from cove.oci import digest as digests
@@ -41,7 +42,18 @@ class Described:
 class Distribution:
     """Ways between this host's images and registries."""
 
-    def __init__(self, content: Content, images: Images, unpacker: Unpacker, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        content: Content,
+        images: Images,
+        unpacker: Unpacker,
+        policy: Policy | None = None,
+        *,
+        attachments: Attachments | None = None,
+        admission: Admission | None = None,
+    ) -> None:
+        self._attachments: Attachments = attachments or attached.NothingAttached()
+        self._admission = admission
         self._policy = policy or Policy()
         self._content = content
         self._images = images
@@ -70,6 +82,8 @@ class Distribution:
             content=self._content,
             images=self._images,
             unpacker=self._unpacker,
+            attachments=self._attachments,
+            admission=self._admission,
             flights=self._flights,
             progress=Progress(progress),
             parallel=self._policy.parallel_downloads,
@@ -116,6 +130,7 @@ class Distribution:
             self._origin(reference.or_latest(), credentials, ending),
             content=self._content,
             images=self._images,
+            attachments=self._attachments,
             progress=Progress(progress),
             parallel=self._policy.parallel_uploads,
             attempts=self._policy.attempts,
@@ -147,6 +162,11 @@ class Distribution:
         if not digests.matches(raw, document.config.digest):
             raise Unavailable(f"the registry {reference.domain} sent something else than {document.config.digest}")
         return Described(descriptor, (image.decode_config(raw).platform,), found.raw)
+
+    def fetch_attachments(self, reference: Reference, digest: str, credentials: Credentials | None = None) -> None:
+        """Have here what is attached to `digest` at the registry of `reference`, signatures included."""
+        sources = self._sources(reference, credentials, threading.Event())
+        self._attachments.add(digest, attached.fetch(sources, self._content, digest, signatures=True))
 
     def tags(self, reference: Reference, credentials: Credentials | None = None) -> tuple[str, ...]:
         """All tags that the repository of `reference` has at its registry."""
