@@ -14,7 +14,7 @@ import os
 import resource
 from typing import Any
 
-from cove.kernel import mounts, privileges, process, rootpath, syscalls
+from cove.kernel import loop, mounts, privileges, process, rootpath, syscalls
 
 _KEPT = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_MKNOD", "CAP_SETFCAP")
 _READ_TRUSTED = ("CAP_SYS_ADMIN",)  # trusted.* attributes are hidden from everybody else (xattr(7))
@@ -66,6 +66,8 @@ def readonly(layers: list[str]) -> int:
 
 def _first(place: str, layer: dict[str, Any]) -> int:
     """Mount a snapshot, or one directory, on `place` where nobody else sees it, and return its root."""
+    if "loop" in layer["options"]:
+        return _attached(_file_system(layer), place)
     if layer.get("type") != "overlay":
         return os.open(layer["source"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     lower: list[str] = []
@@ -84,24 +86,38 @@ def _first(place: str, layer: dict[str, Any]) -> int:
             readonly = key == "ro"
         else:
             data.append(option)
-    made = mounts.overlay(lower, upper, work, data)
-    # Opened only now: an older descriptor would lie in the host's mount namespace.
-    target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    mounts.attach(made, target)
-    os.close(target)
+    made = _attached(mounts.overlay(lower, upper, work, data), place)
     if readonly:
         mounts.set_attributes(made, (mounts.ATTR_RDONLY, 0))
     return made
 
 
+def _attached(made: int, place: str) -> int:
+    """Opened only now: an older descriptor of `place` would lie in the host's mount namespace."""
+    target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mounts.attach(made, target)
+    os.close(target)
+    return made
+
+
+def _file_system(layer: dict[str, Any]) -> int:
+    """A volume that is a file with a file system in it."""
+    options = mounts.parse_options(layer["options"])
+    data = [option for option in options.data if option != "loop"]
+    return loop.mount(layer["type"], layer["source"], data, options.attributes[0])
+
+
 def _bind(root: int, layer: dict[str, Any]) -> None:
     """Put a volume where the container has it; kinds that live only while it runs are left out."""
     options = mounts.parse_options(layer.get("options", ()))
-    if not options.bind and layer.get("type") != "bind":
-        return
-    source = mounts.clone(syscalls.AT_FDCWD, layer["source"], recursive=options.recursive)
-    try:
+    if "loop" in options.data:
+        source, directory = _file_system(layer), True
+    elif options.bind or layer.get("type") == "bind":
+        source = mounts.clone(syscalls.AT_FDCWD, layer["source"], recursive=options.recursive)
         directory = os.path.isdir(layer["source"])
+    else:
+        return
+    try:
         target = rootpath.mount_target(root, layer["destination"], directory=directory)
         try:
             mounts.attach(source, target)

@@ -179,11 +179,11 @@ class _Init:
         """Everything mounted, still outside of it."""
         spec = self.launch.spec
         with self.child.stage("rootfs"):
-            given = self.given if outside.mounts_for(spec) else None
+            given = self.given
             path = any(each.type == "mount" and each.path for each in linux.namespaces)
             tree = JoinedTree(spec) if path else Tree(spec, self.launch.rootfs, given)
             tree.enter()
-            self.proc = given.proc if given and given.proc else mounts.new_filesystem("proc", "proc", ())
+            self.proc = given.proc if given and given.proc is not None else mounts.new_filesystem("proc", "proc", ())
             if any(each.type == "user" for each in linux.namespaces):
                 privileges.become(0, 0, ())
                 privileges.set_dumpable(False)

@@ -50,7 +50,13 @@ class Given:
 def needed(spec: Spec) -> bool:
     """Whether a container needs the helper."""
     linux = spec.linux
-    return mounts_for(spec) or (linux is not None and bool(linux.net_devices or linux.intel_rdt))
+    if mounts_for(spec) or any(map(_is_device, spec.mounts)):
+        return True
+    return linux is not None and bool(linux.net_devices or linux.intel_rdt)
+
+
+def _is_device(mount: Mount) -> bool:
+    return sources.is_device(mount, parse_options(mount.options))
 
 
 def mounts_for(spec: Spec) -> bool:
@@ -127,6 +133,9 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
         if maps is not None:
             with child.stage("rootfs"):
                 _mounts(sock, launch, linux, maps, pid)
+        else:
+            with child.stage("mounts"):
+                _devices(sock, spec)
         channel.send(sock, _DONE, b"")
     os._exit(0)
 
@@ -145,6 +154,15 @@ def _mounts(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Map
     if "pid" not in own:
         channel.send(sock, _PROC, b"", [mounts.new_filesystem("proc", "proc", ())])
     channel.send(sock, _ROOT, b"", [sources.root(spec, launch.rootfs, maps)])
+
+
+def _devices(sock: socket.socket, spec: Spec) -> None:
+    """The mounts of block devices alone; the rest is init's."""
+    for index, mount in enumerate(spec.mounts):
+        if _is_device(mount):
+            made = sources.filesystem(mount, parse_options(mount.options))
+            channel.send(sock, _FIRST + index, b"", [made])
+            os.close(made)
 
 
 def _map(linux: Linux, pid: int, path: str) -> sources.Maps:
@@ -179,7 +197,7 @@ def _make(mount: Mount, maps: sources.Maps, own: set[NamespaceType], pid: int) -
         namespaces.join(f"/proc/{pid}/ns/{name}", kind)
     elif mount.type in _ITS_OWN:
         return None
-    return mounts.new_filesystem(mount.type, mount.source or mount.type, options.data)
+    return sources.filesystem(mount, options)
 
 
 _TREE = parse_options(("rbind",))

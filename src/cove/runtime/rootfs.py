@@ -51,15 +51,15 @@ class Tree:
         self._spec = spec
         self._options = [parse_options(mount.options) for mount in spec.mounts]
         self._propagation = self._root_propagation()
-        if given is None:
-            self._sources = [
-                sources.bind(mount, options) if sources.is_bind(mount, options) else None
-                for mount, options in zip(spec.mounts, self._options, strict=True)
-            ]
-            self.root = sources.root(spec, rootfs)
-        else:
-            self._sources = [given.mounts.get(index) for index in range(len(spec.mounts))]
+        made = given.mounts if given is not None else {}
+        self._sources = [made.get(index) for index in range(len(spec.mounts))]
+        if given is not None and given.root >= 0:
             self.root = given.root
+        else:
+            for index, (mount, options) in enumerate(zip(spec.mounts, self._options, strict=True)):
+                if sources.is_bind(mount, options):
+                    self._sources[index] = sources.bind(mount, options)
+            self.root = sources.root(spec, rootfs)
         self.dev: int | None = None
         self.owns_dev = False
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cove.kernel import idmapped, mounts, syscalls
+from cove.kernel import idmapped, loop, mounts, syscalls
 from cove.kernel.mounts import Options, parse_options
 from cove.oci.spec import IDMapping, Mount, Spec
 from cove.runtime import idmaps
@@ -52,6 +52,22 @@ def bind(mount: Mount, options: Options, maps: Maps | None = None) -> int:
             failure.message = f"cannot map the ids of {mount.source} at {mount.destination}: {failure.message}"
             raise
     return source
+
+
+def is_device(mount: Mount, options: Options) -> bool:
+    """Whether a mount is a block device's file system: in its own group of devices, init may not open that."""
+    return not is_bind(mount, options) and ("loop" in options.data or mount.source.startswith("/dev/"))
+
+
+def filesystem(mount: Mount, options: Options) -> int:
+    """A detached mount of a file system that is no bind; with the option "loop", of a file that holds one."""
+    if "loop" not in options.data:
+        return mounts.new_filesystem(mount.type, mount.source or mount.type, options.data, options.attributes[0])
+    data = [option for option in options.data if option != "loop"]
+    try:
+        return loop.mount(mount.type, mount.source, data, options.attributes[0])
+    except OSError as error:
+        raise Failure(f"cannot mount {mount.source}: {error.strerror}", number=error.errno or 0) from None
 
 
 @contextmanager

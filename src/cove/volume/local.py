@@ -2,8 +2,9 @@
 
     volumes/<name>/_data/     the content
 
-Owns that tree. With the options `type`, `device` and `o` (as for mount(8)) a volume is a mount of that
-device instead, made inside each container that uses it: nothing is ever mounted on the host.
+Owns that tree. With the option `size` the content is a file system of that size (`cove.volume.sized`). With the
+options `type`, `device` and `o` (as for mount(8)) a volume is a mount of that device instead, made inside each
+container that uses it: nothing is ever mounted on the host.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from cove.errors import Internal, InvalidArgument, NotFound, describe
+from cove.errors import CoveError, Internal, InvalidArgument, NotFound, describe
 from cove.oci.spec import Mount
 from cove.paths import DataRoot
+from cove.volume import sized
 
 _OPTIONS = frozenset({"type", "device", "o", "size"})
 
@@ -34,8 +36,16 @@ class LocalDriver:
         try:
             self.path(name).mkdir(mode=0o755, parents=True, exist_ok=True)
             os.chmod(self._root / name, 0o701)
+            if "size" in options and not self._disk(name).exists():
+                sized.make(self._disk(name), sized.parse(options["size"]))
+        except CoveError:
+            self.remove(name)
+            raise
         except OSError as error:
             raise Internal(f"The volume {name} cannot be made: {describe(error)}") from error
+
+    def _disk(self, name: str) -> Path:
+        return self._root / name / "disk"
 
     def exists(self, name: str) -> bool:
         return self.path(name).is_dir()
@@ -48,6 +58,10 @@ class LocalDriver:
     ) -> Mount:
         """A bind mount of the directory, or the device's own file system."""
         access = "ro" if readonly else "rw"
+        if "size" in options:
+            if subpath:
+                raise InvalidArgument(f"The volume {name} has a size; a subpath works only for volumes without one")
+            return sized.mount(self._disk(name), destination, access)
         if not options.get("device"):
             source = _inside(self.path(name), subpath)
             return Mount(destination=destination, source=str(source), type="bind", options=("rbind", access))
@@ -69,6 +83,8 @@ class LocalDriver:
 
     def size(self, name: str) -> int:
         """Blocks used, each file once however many names it has."""
+        if self._disk(name).exists():
+            return sized.used(self._disk(name))
         seen: set[tuple[int, int]] = set()
         total = 0
         for _, _, files, directory in os.fwalk(self.path(name)):
@@ -106,9 +122,13 @@ def check_options(options: Mapping[str, str]) -> None:
     """Refuse options that this driver would have to ignore; raises InvalidArgument."""
     for option in options:
         if option not in _OPTIONS:
-            raise InvalidArgument(f'create: invalid option: "{option}"; the local driver knows type, device and o')
-    if "size" in options:
-        raise InvalidArgument("create: quota size requested but no quota support: leave the option size out")
+            raise InvalidArgument(
+                f'create: invalid option: "{option}"; the local driver knows type, device, o and size'
+            )
+    if "size" in options and options.keys() & {"type", "o", "device"}:
+        raise InvalidArgument(
+            "create: a size is for volumes of Cove's own; give that device its size where it is made"
+        )
     if (options.get("type") or options.get("o")) and not options.get("device"):
         raise InvalidArgument("create: missing required option: device")
 

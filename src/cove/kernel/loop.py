@@ -1,0 +1,89 @@
+"""Loop devices: a file as a block device, for as long as something has it open or mounted (loop(4)).
+
+A file must never be two block devices: two file systems would write to it without knowing of each other. So
+whoever looks for its device, or makes it, holds a lock on the file until the device is in use.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cove.kernel import mounts
+
+_GET_FREE, _CONFIGURE, _GET_STATUS = 0x4C82, 0x4C0A, 0x4C05
+_AUTOCLEAR = 4
+_INFO = struct.Struct("=QQQQQIIII64s64s32s2Q")
+_CONFIG = struct.Struct("=II")
+_RESERVED = bytes(64)
+_TRIES = 20
+
+
+@contextmanager
+def device(path: str) -> Iterator[str]:
+    """The block device that the file `path` is, held meanwhile; the kernel frees it after its last use.
+
+    Raises OSError, also where the kernel has no loop devices.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        found, name = _existing(file, path) or _new(file, path)
+        try:
+            yield name
+        finally:
+            os.close(found)
+    finally:
+        os.close(file)
+
+
+def mount(kind: str, path: str, data: Iterable[str], attributes: int = 0) -> int:
+    """A detached mount of the file system that the file `path` holds. Raises OSError."""
+    with device(path) as name:
+        return mounts.new_filesystem(kind, name, data, attributes)
+
+
+def _existing(file: int, path: str) -> tuple[int, str] | None:
+    inode = os.fstat(file).st_ino
+    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if entry.read_text().rstrip("\n") != os.path.realpath(path):
+                continue
+            name = f"/dev/{entry.parts[3]}"
+            opened = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # it is being freed
+        status = bytearray(_INFO.size)
+        try:
+            fcntl.ioctl(opened, _GET_STATUS, status)
+            if _INFO.unpack(status)[1] == inode:
+                return opened, name
+        except OSError:
+            pass  # freed meanwhile
+        os.close(opened)
+    return None
+
+
+def _new(file: int, path: str) -> tuple[int, str]:
+    info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, _AUTOCLEAR, os.fsencode(path)[:63], b"", b"", 0, 0)
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for _ in range(_TRIES):
+            name = f"/dev/loop{fcntl.ioctl(control, _GET_FREE)}"
+            opened = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(opened, _CONFIGURE, bytearray(_CONFIG.pack(file, 0) + info + _RESERVED))
+            except OSError as error:
+                os.close(opened)
+                if error.errno != errno.EBUSY:  # another one took it
+                    raise
+                continue
+            return opened, name
+        raise OSError(errno.EBUSY, "no loop device stays free", path)
+    finally:
+        os.close(control)
