@@ -30,16 +30,16 @@ def device(path: str) -> Iterator[str]:
 
     Raises OSError, also where the kernel has no loop devices.
     """
-    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    lock = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        found, name = _existing(file, path) or _new(file, path)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        opened, name = _existing(lock, path) or _new(path)
         try:
             yield name
         finally:
-            os.close(found)
+            os.close(opened)
     finally:
-        os.close(file)
+        os.close(lock)
 
 
 def mount(kind: str, path: str, data: Iterable[str], attributes: int = 0) -> int:
@@ -48,8 +48,8 @@ def mount(kind: str, path: str, data: Iterable[str], attributes: int = 0) -> int
         return mounts.new_filesystem(kind, name, data, attributes)
 
 
-def _existing(file: int, path: str) -> tuple[int, str] | None:
-    inode = os.fstat(file).st_ino
+def _existing(lock: int, path: str) -> tuple[int, str] | None:
+    inode = os.fstat(lock).st_ino
     for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
             if entry.read_text().rstrip("\n") != os.path.realpath(path):
@@ -69,7 +69,16 @@ def _existing(file: int, path: str) -> tuple[int, str] | None:
     return None
 
 
-def _new(file: int, path: str) -> tuple[int, str]:
+def _new(path: str) -> tuple[int, str]:
+    # Not the descriptor that the lock is on: the device keeps what it is given, and would keep the lock.
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return _configured(file, path)
+    finally:
+        os.close(file)
+
+
+def _configured(file: int, path: str) -> tuple[int, str]:
     info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, _AUTOCLEAR, os.fsencode(path)[:63], b"", b"", 0, 0)
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
