@@ -18,6 +18,15 @@ _INFINITY = (1 << 64) - 1
 _SECOND = 1_000_000
 _DEFAULT_PERIOD = 100_000
 _ALL = ("char", "block")
+_UNIFIED = {
+    "cpu.weight": "CPUWeight",
+    "memory.min": "MemoryMin",
+    "memory.low": "MemoryLow",
+    "memory.high": "MemoryHigh",
+    "memory.max": "MemoryMax",
+    "memory.swap.max": "MemorySwapMax",
+    "pids.max": "TasksMax",
+}
 
 
 def scope(path: str, slice_: str, pid: int) -> list[Property]:
@@ -47,6 +56,16 @@ def limits(resources: Resources, version: int) -> list[Property]:
     if resources.devices and version == 1:
         # On version 2 a filter of its own is installed, and systemd's would be a second one.
         found += [("DevicePolicy", Variant("s", "strict")), ("DeviceAllow", Variant("a(ss)", _devices(resources)))]
+    return [*found, *_unified(resources.unified)]
+
+
+def _unified(files: dict[str, str]) -> list[Property]:
+    """Those of version 2's files that systemd writes too; whether a value is one says the kernel."""
+    found: list[Property] = []
+    for name, property_ in _UNIFIED.items():
+        value = files.get(name, "").strip()
+        if value == "max" or value.isdecimal():
+            found.append((property_, Variant("t", _INFINITY if value == "max" else int(value))))
     return found
 
 

@@ -93,6 +93,11 @@ def test_limits_in_systemds_words() -> None:
         "AllowedCPUs": b"\x01\x02",
         "TasksMax": (1 << 64) - 1,
     }
+    files = Resources(unified={"memory.high": "4096", "pids.max": "max", "io.max": "8:0 rbps=1"})
+    assert dict(limits(files, 2)) == {
+        "MemoryHigh": Variant("t", 4096),
+        "TasksMax": Variant("t", (1 << 64) - 1),
+    }
     first = {name: variant.value for name, variant in limits(asked, 1)}
     assert first["CPUShares"] == 1024
     assert first["DeviceAllow"] == [("/dev/char/1:3", "rwm")]
