@@ -77,7 +77,7 @@ def test_idle_and_shares_take_turns(cgroups: Cgroups) -> None:
     assert content(cgroups, "cpu.idle") == "1"
     cgroups.update(PATH, Resources(cpu=CPULimits(idle=0, shares=2048)))
     assert content(cgroups, "cpu.idle") == "0"
-    assert content(cgroups, "cpu.weight" if UNIFIED else "cpu.shares") == ("170" if UNIFIED else "2048")
+    assert content(cgroups, "cpu.weight" if UNIFIED else "cpu.shares") == ("174" if UNIFIED else "2048")
 
 
 def test_memory_and_swap_rise_and_fall_together(cgroups: Cgroups) -> None:

@@ -86,7 +86,10 @@ def _thaw(record: store.Record) -> None:
 
 
 def _remove_group(record: store.Record) -> None:
-    """An empty group is one rmdir a hierarchy; whatever else it is needs the whole of it."""
+    """An empty group is one rmdir a hierarchy; whatever else it is needs the whole of it, and so does a scope."""
+    if record.systemd:
+        _remove_used_group(record)
+        return
     for directory in record.cgroup_directories:
         try:
             os.rmdir(directory)
