@@ -206,6 +206,19 @@ def test_the_daemons_remap(remapped: Daemon) -> None:
     assert remapped.docker("inspect", "-f", "{{.HostConfig.UsernsMode}}", container).stdout == "\n"
 
 
+def test_builds_are_remapped_too(remapped: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "Dockerfile").write_text(
+        "FROM busybox\nCOPY file /file\nRUN cat /proc/self/uid_map > /map && chown 5:6 /file && touch /new\n"
+        "RUN --mount=type=cache,target=/c --mount=type=bind,target=/ctx cat /ctx/file && touch /c/kept\n"
+        "RUN --mount=type=cache,target=/c stat -c %u /c/kept > /kept\n"
+    )
+    remapped.cove("build", "-t", "users-built", str(tmp_path))
+    script = "cat /map /kept; stat -c %u:%g /file /new"
+    found = remapped.cove("run", "--rm", "--userns", "host", "users-built", "sh", "-c", script).stdout.split()
+    assert int(found[1]) >= BASE and found[3:] == ["0", "5:6", "0:0"]
+
+
 def test_a_remap_to_nobody_is_refused(archive: Path) -> None:
     daemon = new_daemon("--userns-remap", "somebody-without-an-entry")
     try:

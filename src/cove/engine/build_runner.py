@@ -20,12 +20,14 @@ import msgspec
 from cove.build import ops
 from cove.build.layers import Source
 from cove.build.solver import Log
+from cove.engine import userns
 from cove.engine.attachments import Attachments
 from cove.engine.build_mounts import BuildMounts, Prepared
 from cove.engine.context import Context
 from cove.engine.launch import Launcher
 from cove.engine.records import Record
 from cove.errors import Internal
+from cove.oci.spec import Mount
 from cove.runtime.client import Process
 from cove.runtime.follow import LogFollower, LogWatcher
 from cove.runtime.log_reader import LogReader
@@ -85,6 +87,8 @@ class ContainerRunner:
     def _record(self, key: str, step: ops.Run, secrets: dict[str, str]) -> Record:
         asked = self._options
         network = step.network or "bridge"
+        insecure = step.security == "insecure"
+        maps = userns.NONE if insecure else userns.of_the_daemon(self._context.settings.userns_remap)
         given = dict(self._proxies)
         given |= dict(entry.partition("=")[::2] for entry in step.env) | secrets
         return Record(
@@ -102,7 +106,7 @@ class ContainerRunner:
             ),
             host=HostConfig(
                 network_mode=network,
-                privileged=step.security == "insecure",
+                privileged=insecure,
                 extra_hosts=step.extra_hosts,
                 shm_size=step.shm_size,
                 memory=asked.memory,
@@ -117,6 +121,8 @@ class ContainerRunner:
             path=step.args[0],
             args=step.args[1:],
             endpoints={network: EndpointSettings()},
+            uid_map=maps.uids,
+            gid_map=maps.gids,
         )
 
     async def _whole_life(self, record: Record, prepared: Prepared, log: Log, stack: AsyncExitStack) -> Exit:
@@ -166,9 +172,19 @@ class ContainerRunner:
 def _with_mounts(launch: Launch, prepared: Prepared) -> Launch:
     """The launch with the step's own mounts, on a root that need not survive a power failure."""
     assert launch.rootfs is not None
-    spec = msgspec.structs.replace(launch.spec, mounts=(*launch.spec.mounts, *prepared.mounts))
+    mounts = prepared.mounts
+    if launch.spec.linux is not None and launch.spec.linux.uid_mappings:
+        mounts = tuple(_mapped(mount) for mount in mounts)
+    spec = msgspec.structs.replace(launch.spec, mounts=(*launch.spec.mounts, *mounts))
     rootfs = msgspec.structs.replace(launch.rootfs, options=(*launch.rootfs.options, "volatile"))
     return msgspec.structs.replace(launch, spec=spec, rootfs=rootfs)
+
+
+def _mapped(mount: Mount) -> Mount:
+    """With its owners as on disk, for a container with ids of its own."""
+    if mount.type != "bind":
+        return mount
+    return msgspec.structs.replace(mount, options=(*mount.options, "idmap"))
 
 
 def proxies(arguments: dict[str, str], names: tuple[str, ...]) -> dict[str, str]:

@@ -58,8 +58,7 @@ class Users:
     """Chooses ids for new containers; InvalidArgument when the daemon's remap names nobody."""
 
     def __init__(self, registry: Registry, setting: str) -> None:
-        if setting:
-            remap(setting, _text(_SUBUID), _text(_SUBGID))
+        of_the_daemon(setting)
         self._registry = registry
         self._remap = setting
         self._claimed: list[Range] = []
@@ -92,7 +91,7 @@ class Users:
         if mode == "host":
             return NONE
         if mode == "remap":
-            return remap(self._remap or "default", _text(_SUBUID), _text(_SUBGID))
+            return of_the_daemon(self._remap or "default")
         kind, _, name = mode.partition(":")
         if kind == "container":
             return self._of(name)
@@ -131,6 +130,11 @@ def check(mode: str) -> None:
 def _size(mode: str) -> int:
     match = _AUTO.fullmatch(mode)
     return int(match[1]) if match and match[1] else SIZE
+
+
+def of_the_daemon(setting: str) -> Maps:
+    """The ids of a daemon's remap as the files say now; none when it has none."""
+    return remap(setting, _text(_SUBUID), _text(_SUBGID)) if setting else NONE
 
 
 def remap(setting: str, subuid: str, subgid: str) -> Maps:
