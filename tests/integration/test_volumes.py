@@ -1,33 +1,118 @@
-"""Volumes as programs in containers and the docker command see them."""
+"""Volumes with a size, and volumes on the move: what a container sees in them, and that nothing is left mounted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Daemon
 
-pytestmark = [pytest.mark.root]
+pytestmark = pytest.mark.root
+
+_MAKE = (
+    "cd /v; mkdir -m 750 d; echo text > d/file; chown 1000:2000 d/file; chmod 4711 d/file; ln d/file hard; "
+    "ln -s d/file soft; truncate -s 8m holes; mkfifo pipe"
+)
+_SHOW = "cd /v; stat -c '%n %F %a %u %g %h' d soft pipe; stat -c '%n %F %a %u %g %s %h' d/file hard holes; cat hard"
 
 
-@pytest.fixture
-def owned(daemon: Daemon) -> Iterator[str]:
-    """An image with a directory that belongs to a user."""
-    script = "mkdir -p /srv/d/sub; echo here > /srv/d/f; chown -R 100:102 /srv/d; chmod 2750 /srv/d"
-    daemon.docker("run", "--name", "maker", "busybox", "sh", "-c", script)
-    daemon.docker("commit", "maker", "owned")
-    daemon.docker("rm", "maker")
-    yield "owned"
-    daemon.docker("rmi", "owned")
+def _loops() -> list[str]:
+    return [file.read_text() for file in Path("/sys/block").glob("loop*/loop/backing_file")]
 
 
-def test_an_empty_volume_becomes_what_the_image_has_there(daemon: Daemon, owned: str) -> None:
-    look = ["sh", "-c", "stat -c '%u:%g %a' /srv/d /srv/d/sub; cat /srv/d/f"]
-    for volume, expected in (
-        ("filled:/srv/d", "100:102 2750\n100:102 755\nhere\n"),
-        ("bare:/srv/d:nocopy", "0:0 755\n"),
-    ):
-        shown = daemon.docker("run", "--rm", "-v", volume, owned, *look, check=False).stdout
-        assert shown.startswith(expected), volume
-    daemon.docker("volume", "rm", "filled", "bare")
+def _without_volumes(daemon: Daemon, *names: str) -> None:
+    for name in names:
+        daemon.cove("volume", "rm", "-f", name)
+
+
+def test_a_size_holds_and_is_shared(daemon: Daemon) -> None:
+    daemon.cove("volume", "create", "--opt", "size=16m", "sized")
+    try:
+        written = daemon.docker(
+            "run",
+            "--rm",
+            "-v",
+            "sized:/v",
+            "busybox",
+            "dd",
+            "if=/dev/zero",
+            "of=/v/big",
+            "bs=1M",
+            "count=40",
+            check=False,
+        )
+        assert written.returncode == 1 and "No space left on device" in written.stderr
+        daemon.docker("run", "-d", "--name", "user", "-v", "sized:/v", "busybox", "sleep", "60")
+        daemon.docker("run", "--rm", "-v", "sized:/v", "busybox", "sh", "-c", "rm /v/big; echo shared > /v/file")
+        assert daemon.docker("exec", "user", "cat", "/v/file").stdout == "shared\n"
+        assert daemon.docker("exec", "user", "ls", "/v").stdout == "file\n"
+        daemon.cove("rm", "-f", "user")
+        deadline = time.monotonic() + 5
+        while any("sized" in each for each in _loops()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any("sized" in each for each in _loops())
+    finally:
+        daemon.cove("rm", "-f", "user", check=False)
+        _without_volumes(daemon, "sized")
+
+
+@pytest.mark.parametrize("words", [(), ("--opt", "size=16m")], ids=["directory", "sized"])
+def test_an_image_fills_a_new_volume(daemon: Daemon, words: tuple[str, ...]) -> None:
+    daemon.cove("volume", "create", *words, "fresh")
+    try:
+        for _ in range(2):
+            assert "passwd" in daemon.docker("run", "--rm", "-v", "fresh:/etc", "busybox", "ls", "/etc").stdout
+        daemon.docker("run", "--rm", "-v", "fresh:/etc", "busybox", "rm", "/etc/passwd")
+        assert "passwd" not in daemon.docker("run", "--rm", "-v", "fresh:/etc", "busybox", "ls", "/etc").stdout
+    finally:
+        _without_volumes(daemon, "fresh")
+
+
+@pytest.mark.parametrize("words", [(), ("--opt", "size=32m")], ids=["directory", "sized"])
+def test_content_moves_exactly(daemon: Daemon, tmp_path: Path, words: tuple[str, ...]) -> None:
+    daemon.cove("volume", "create", *words, "first")
+    try:
+        daemon.cove("run", "--rm", "-v", "first:/v", "busybox", "sh", "-c", _MAKE)
+        seen = daemon.cove("run", "--rm", "-v", "first:/v", "busybox", "sh", "-c", _SHOW).stdout
+        assert "d/file regular file 4711 1000 2000 5 2" in seen
+        archive = tmp_path / "archive.tar"
+        daemon.cove("volume", "export", "-o", str(archive), "first")
+        daemon.cove("volume", "import", "-i", str(archive), "second")
+        daemon.cove("volume", "clone", "first", "third")
+        taken = daemon.cove("volume", "snapshot", "first").stdout.strip()
+        assert taken.startswith("first-")
+        daemon.cove("volume", "rename", taken, "fourth")
+        for name in ("second", "third", "fourth"):
+            assert daemon.cove("run", "--rm", "-v", f"{name}:/v", "busybox", "sh", "-c", _SHOW).stdout == seen, name
+        labels = daemon.cove("volume", "inspect", "-f", "{{json .Labels}}", "fourth").stdout
+        assert '"cove.snapshot.of":"first"' in labels.replace(" ", "")
+    finally:
+        _without_volumes(daemon, "first", "second", "third", "fourth")
+
+
+def test_a_running_writer_stands_still(daemon: Daemon) -> None:
+    write = "i=0; while :; do i=$((i+1)); echo $i > /v/t; mv /v/t /v/a; echo $i > /v/t; mv /v/t /v/b; done"
+    daemon.cove("run", "-d", "--name", "writer", "-v", "busy:/v", "busybox", "sh", "-c", write)
+    try:
+        while "b" not in daemon.cove("exec", "writer", "ls", "/v").stdout.split():
+            time.sleep(0.02)
+        daemon.cove("volume", "snapshot", "busy", "moment")
+        both = daemon.cove("run", "--rm", "-v", "moment:/v", "busybox", "cat", "/v/a", "/v/b").stdout.split()
+        assert int(both[0]) - int(both[1]) in (0, 1)
+        assert daemon.cove("inspect", "-f", "{{.State.Status}}", "writer").stdout.strip() == "running"
+        refused = daemon.cove("volume", "rename", "busy", "other", check=False)
+        assert refused.returncode == 1 and "in use by writer" in refused.stderr
+        taken = daemon.cove("volume", "clone", "busy", "moment", check=False)
+        assert taken.returncode == 1 and "exists already" in taken.stderr
+    finally:
+        daemon.cove("rm", "-f", "writer")
+        _without_volumes(daemon, "busy", "moment")
+
+
+@pytest.mark.parametrize("size", ["", "0", "-1", "ten", "12q", "1k"])
+def test_nonsense_for_a_size(daemon: Daemon, size: str) -> None:
+    refused = daemon.cove("volume", "create", "--opt", f"size={size}", "odd", check=False)
+    assert refused.returncode == 1 and "size" in refused.stderr
+    assert "odd" not in daemon.cove("volume", "ls", "-q").stdout.split()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from cove.client.client import Client
+    from cove.client.http import Response
 
     Filters = Mapping[str, list[str]]
 
@@ -28,6 +29,17 @@ class Volumes:
 
     def remove(self, name: str, *, force: bool) -> None:
         self._client.call("DELETE", f"/volumes/{name}", {"force": force or None})
+
+    def export(self, name: str) -> Response:
+        return self._client.stream("GET", f"/volumes/{name}/archive")
+
+    def import_(self, name: str, archive: Iterable[bytes]) -> None:
+        for _ in self._client.stream("PUT", f"/volumes/{name}/archive", upload=archive).chunks():
+            pass
+
+    def move(self, verb: str, name: str, to: str) -> dict[str, Any]:
+        """`verb`: clone, snapshot or rename."""
+        return dict(self._client.call("POST", f"/volumes/{name}/{verb}", {"to": to or None}))
 
     def prune(self, filters: Filters) -> dict[str, Any]:
         return dict(self._client.call("POST", "/volumes/prune", {"filters": filters or None}))

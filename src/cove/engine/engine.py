@@ -38,6 +38,7 @@ from cove.engine.tasks import Tasks
 from cove.engine.tracing import Tracing
 from cove.engine.trust import TrustService
 from cove.engine.userns import Users
+from cove.engine.volume_moves import VolumeMoves
 from cove.engine.volumes import VolumeService
 from cove.runtime.messages import Exited, OutOfMemory, Report
 
@@ -55,6 +56,7 @@ class Engine:
         attachments = Attachments(context, self._network_store, registry)
         self.events = context.events
         self.volumes = VolumeService(context, registry)
+        self.volume_moves = VolumeMoves(context, self.volumes)
         mounts = Mounts(registry, self.volumes)
         launcher = Launcher(context, registry, mounts)
         self._removal = Removal(context, registry, self.volumes)

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from cove.engine.bridging import blocking
 from cove.engine.context import Context
 from cove.engine.launch import cgroup_of
@@ -24,7 +26,6 @@ from cove.engine.volumes import VolumeService
 from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
 from cove.image import archives
 from cove.image.archives import FsRoot
-from cove.oci.spec import Mount
 from cove.volume import binds
 from cove.wire.containers import Change, TopResponse
 
@@ -125,6 +126,7 @@ class Files:
         for mount in record.mounts:
             if self._volumes.wants_fill(mount):
                 await self._context.executors.bulk(self._fill, record, mount)
+                self._volumes.note_filled(mount.name)
 
     def _fill(self, record: Record, mount: MountRecord) -> None:
         snapshot = self._context.snapshots.mount(record.id)
@@ -134,7 +136,7 @@ class Files:
             archives.stat_path(image, source)
         except (NotFound, InvalidArgument):
             return  # the image has nothing there, or no directory
-        volume = archives.stopped((Mount(destination="/", source=mount.source, type="bind", options=("bind", "rw")),))
+        volume = archives.stopped((self._volumes.mount(msgspec.structs.replace(mount, destination="/", rw=True)),))
         archives.write_archive(volume, "/", archives.read_archive(image, source), top=True)
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────────

@@ -117,3 +117,5 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
     anonymous: bool = False
+    filled: bool = False
+    """An image's content was copied in; known only of volumes that cannot be looked into from outside."""

@@ -10,6 +10,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+import msgspec
+
 from cove import ids
 from cove.engine.context import Context
 from cove.engine.records import MountRecord, VolumeRecord
@@ -127,10 +129,41 @@ class VolumeService:
         record = self._find(name)
         return str(self._driver(record.driver).path(name))
 
+    def record(self, name: str) -> VolumeRecord:
+        """What is known of a volume; NotFound when there is none."""
+        return self._find(name)
+
+    def note_filled(self, name: str) -> None:
+        """An image's content was copied in."""
+        record = msgspec.structs.replace(self._find(name), filled=True)
+        self._documents.put(name, record)
+        self._records[name] = record
+
+    async def rename(self, name: str, to: str) -> None:
+        """Another name for a volume that no container names; Conflict when one does, or the name is taken."""
+        async with self._lock:
+            record = self._find(name)
+            if to in self._records:
+                raise Conflict(f"a volume with the name {to} exists already; remove it or choose another name")
+            users = self.users(name)
+            if users:
+                listed = ", ".join(user.name for user in users)
+                raise Conflict(f"rename {name}: volume is in use by {listed}; remove these containers first")
+            await self._context.executors.disk(self._driver(record.driver).rename, name, to)
+            renamed = msgspec.structs.replace(record, name=to, anonymous=False)
+            self._documents.put(to, renamed)
+            self._documents.delete(name)
+            del self._records[name]
+            self._records[to] = renamed
+
     def wants_fill(self, asked: MountRecord) -> bool:
         """Whether an image's content belongs into a volume before its first use."""
         record = self._records.get(asked.name)
-        if asked.type != "volume" or not asked.copy or asked.subpath or record is None or record.options:
+        if asked.type != "volume" or not asked.copy or asked.subpath or record is None:
+            return False
+        if record.options.keys() == {"size"}:
+            return not record.filled
+        if record.options:
             return False
         return self._driver(record.driver).empty(asked.name)
 

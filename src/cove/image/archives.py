@@ -128,4 +128,6 @@ def _place(snapshot: Mount) -> str:
     for option in snapshot.options:
         if option.startswith("upperdir="):
             return str(Path(option.removeprefix("upperdir=")).parent)
+    if "loop" in snapshot.options:
+        return str(Path(snapshot.source).parent)
     return snapshot.source

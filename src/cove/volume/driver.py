@@ -40,5 +40,8 @@ class Driver(Protocol):
     def size(self, name: str) -> int:
         """Bytes on disk."""
 
+    def rename(self, name: str, to: str) -> None:
+        """Give the data another name."""
+
     def remove(self, name: str) -> None:
         """Delete the volume and all in it; does nothing when it is not there."""

@@ -98,6 +98,12 @@ class LocalDriver:
                     total += found.st_size
         return total
 
+    def rename(self, name: str, to: str) -> None:
+        try:
+            os.rename(self._root / name, self._root / to)
+        except OSError as error:
+            raise Internal(f"The volume {name} cannot be renamed: {describe(error)}") from error
+
     def remove(self, name: str) -> None:
         """Renamed first, so that a crash half-way leaves no half-empty volume under its name."""
         doomed = self._root / f".{name}.removed"

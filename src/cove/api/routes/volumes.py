@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cove.api.http import NO_CONTENT, Reply, Request, json_reply
+from cove.api.http import NO_CONTENT, TAR, Reply, Request, Stream, json_reply
 from cove.api.router import Route
 from cove.engine.engine import Engine
+from cove.errors import InvalidArgument
 from cove.wire.volumes import VolumeCreateRequest
 
 _LIST_FILTERS = ("dangling", "driver", "label", "label!", "name")
@@ -28,6 +29,34 @@ async def remove(engine: Engine, request: Request) -> Reply:
     return NO_CONTENT
 
 
+async def export(engine: Engine, request: Request) -> Reply:
+    return Stream(await engine.volume_moves.export(request.params["name"]), content_type=TAR)
+
+
+async def import_(engine: Engine, request: Request) -> Reply:
+    await engine.volume_moves.import_(request.params["name"], request.body)
+    return NO_CONTENT
+
+
+async def clone(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.volume_moves.clone(request.params["name"], _target(request)), 201)
+
+
+async def snapshot(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.volume_moves.snapshot(request.params["name"], request.query.text("to")), 201)
+
+
+async def rename(engine: Engine, request: Request) -> Reply:
+    return json_reply(await engine.volume_moves.rename(request.params["name"], _target(request)))
+
+
+def _target(request: Request) -> str:
+    to = request.query.text("to")
+    if not to:
+        raise InvalidArgument("The parameter to=NAME is missing: it names the new volume")
+    return to
+
+
 async def prune(engine: Engine, request: Request) -> Reply:
     return json_reply(await engine.prune.volumes(request.query.filters(_PRUNE_FILTERS)))
 
@@ -38,4 +67,10 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/volumes/prune", prune),
     Route("GET", "/volumes/{name}", inspect),
     Route("DELETE", "/volumes/{name}", remove),
+    # Cove's own:
+    Route("GET", "/volumes/{name}/archive", export),
+    Route("PUT", "/volumes/{name}/archive", import_),
+    Route("POST", "/volumes/{name}/clone", clone),
+    Route("POST", "/volumes/{name}/snapshot", snapshot),
+    Route("POST", "/volumes/{name}/rename", rename),
 )
