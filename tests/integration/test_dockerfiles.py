@@ -200,7 +200,10 @@ CMD ["hello"]
 
 
 def test_an_onbuild_base(debian: Daemon, tmp_path: Path) -> None:
-    base = "FROM debian:work\nWORKDIR /app\nONBUILD COPY . .\nONBUILD RUN python3 -m compileall -q .\nCMD python3 main.py\n"
+    base = (
+        "FROM debian:work\nWORKDIR /app\nONBUILD COPY . .\nONBUILD RUN python3 -m compileall -q .\n"
+        "CMD python3 main.py\n"
+    )
     built(debian, tmp_path / "base", {"Dockerfile": base}, "-t", "onbuild:1")
     files: dict[str, str | bytes] = {"Dockerfile": "FROM onbuild:1\n", "main.py": "print('triggered')\n"}
     image = built(debian, tmp_path / "app", files)

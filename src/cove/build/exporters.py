@@ -17,12 +17,14 @@ from cove.build.cache import BuildCache
 from cove.build.dockerfile.stage import Made, history
 from cove.build.graph import Vertex
 from cove.build.steps import Result
-from cove.errors import Internal, NotFound
+from cove.errors import CoveError, Internal, InvalidArgument, NotFound
 from cove.image.images import Image
-from cove.image.making import store_image
 from cove.image.store import ImageStore
 from cove.oci import image as oci
-from cove.oci.image import Descriptor, ImageConfig, RootFS
+from cove.oci.image import Descriptor, ImageConfig, Index, Manifest, RootFS
+
+CACHE = "dev.cove.build.cache"
+"""Annotation of a manifest: which steps made which of its layers."""
 
 _OCI_TYPES = {
     oci.DOCKER_LAYER: oci.OCI_LAYER,
@@ -33,14 +35,20 @@ _OCI_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """An image that is not named yet."""
+    """An image that is not named yet. `steps`: by key, how many layers there were after the step, and when."""
 
     config: ImageConfig
     layers: tuple[Descriptor, ...]
+    steps: dict[str, tuple[int, int]]
 
 
 def assemble(
-    store: ImageStore, cache: BuildCache, made: Made, results: Mapping[str, Result], epoch: int | None
+    store: ImageStore,
+    cache: BuildCache,
+    made: Made,
+    results: Mapping[str, Result],
+    keys: Mapping[str, str],
+    epoch: int | None,
 ) -> Assembled:
     """The target's configuration and layers. Times are those of the steps, so that the same is the same again."""
     base = store.images.get(made.base.digest) if made.base is not None else None
@@ -67,12 +75,61 @@ def assemble(
     config = msgspec.structs.replace(
         bare, created=_stamp(made_ns), history=(*(base.config.history if base else ()), *own)
     )
-    return Assembled(config, layers)
+    depths = {chain_id: depth for depth, chain_id in enumerate(reversed(store.layers.lineage(chain)), 1)}
+    steps = {
+        keys[line.vertex.key]: (depths[str(found.source)], found.created_ns)
+        for line in made.history
+        if line.vertex is not None and line.vertex.key in keys
+        if (found := results[line.vertex.key]).source in depths
+    }
+    return Assembled(config, layers, steps)
 
 
-def name_image(store: ImageStore, assembled: Assembled, names: list[str]) -> Image:
-    """Make it an image; without names it is a dangling one."""
-    return store_image(store.content, store.images, assembled.config, assembled.layers, names)
+def name_image(store: ImageStore, parts: list[Assembled], names: list[str], *, cached: bool) -> Image:
+    """Make it an image, or with several platforms an index of images; without names it is a dangling one.
+
+    `cached`: the manifest tells which steps made which layers, so that other builds may take them from the image.
+    """
+    manifests = [_manifest(store, part, cached=cached) for part in parts]
+    if len(manifests) == 1:
+        target = manifests[0]
+    else:
+        listed = Index(media_type=oci.OCI_INDEX, manifests=tuple(manifests))
+        raw = oci.encode(listed)
+        target = Descriptor(media_type=oci.OCI_INDEX, digest=store.content.put(raw), size=len(raw))
+    for name in names or (target.digest,):
+        try:
+            known = store.images.get(name)
+        except CoveError:
+            break
+        if known.target.digest != target.digest:
+            break
+    else:
+        return known
+    return store.images.register(target.digest, names)
+
+
+def _manifest(store: ImageStore, part: Assembled, *, cached: bool) -> Descriptor:
+    raw = oci.encode(part.config)
+    described = Descriptor(media_type=oci.OCI_CONFIG, digest=store.content.put(raw), size=len(raw))
+    annotations = {CACHE: msgspec.json.encode(part.steps).decode()} if cached else {}
+    manifest = oci.encode(
+        Manifest(media_type=oci.OCI_MANIFEST, config=described, layers=part.layers, annotations=annotations)
+    )
+    digest = store.content.put(manifest)
+    return Descriptor(media_type=oci.OCI_MANIFEST, digest=digest, size=len(manifest), platform=part.config.platform)
+
+
+def cached_steps(store: ImageStore, image: Image) -> dict[str, tuple[str, int]]:
+    """The steps that an image offers: the chain id of the result and when it was made, by key."""
+    manifest = oci.decode_manifest(store.content.read(image.manifest.digest))
+    text = manifest.annotations.get(CACHE, "")
+    try:
+        steps = msgspec.json.decode(text, type=dict[str, tuple[int, int]]) if text else {}
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"the cache in the image {image.id} cannot be read: {error}") from error
+    depth = len(image.chain_ids)
+    return {key: (image.chain_ids[count - 1], made) for key, (count, made) in steps.items() if 0 < count <= depth}
 
 
 def _layers(store: ImageStore, chain: str, base: Image | None) -> tuple[Descriptor, ...]:
@@ -88,10 +145,21 @@ def _layers(store: ImageStore, chain: str, base: Image | None) -> tuple[Descript
         facts = store.layers.facts(chain_id)
         if facts is None:
             raise NotFound(f"the layer {chain_id} was removed while the build used it; build again")
-        if not facts.archive:
-            raise Internal(f"the layer {chain_id} has no archive that could be made again")
-        found.append(Descriptor(media_type=oci.OCI_LAYER, digest=facts.diff_id, size=facts.archive))
+        if facts.archive:
+            found.append(Descriptor(media_type=oci.OCI_LAYER, digest=facts.diff_id, size=facts.archive))
+        else:
+            found.append(_brought(store, chain_id))
     return tuple(found)
+
+
+def _brought(store: ImageStore, chain_id: str) -> Descriptor:
+    """The descriptor of a layer that came from elsewhere: that of an image which has it."""
+    for image in store.images.list():
+        if chain_id in image.chain_ids:
+            blob = image.layers[image.chain_ids.index(chain_id)]
+            media_type = _OCI_TYPES.get(blob.media_type, blob.media_type)
+            return Descriptor(media_type=media_type, digest=blob.digest, size=blob.size)
+    raise Internal(f"the layer {chain_id} has no archive that could be made again")
 
 
 def _diff_ids(store: ImageStore, chain: str) -> tuple[str, ...]:

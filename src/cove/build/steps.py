@@ -81,6 +81,8 @@ class Steps:
         self._around = around
         self._reasons: dict[str, str] = {}
         self._trees = 0
+        self.keys: dict[str, str] = {}
+        """The key by content of each vertex, by its own key."""
 
     # ── identity ──────────────────────────────────────────────────────────────────────────────────
 
@@ -102,6 +104,7 @@ class Steps:
         for name, value in sorted(parts.items()):
             if not name.startswith("file "):
                 whole.update(f"\0{name}\0{value}".encode("utf-8", "surrogateescape"))
+        self.keys[vertex.key] = whole.hexdigest()
         return Key(whole.hexdigest(), parts)
 
     async def _run_parts(self, step: ops.Run, inputs: list[Result]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
+from cove.build import exporters
 from cove.build.dockerfile.options import Base
 from cove.engine.context import Context
 from cove.errors import CoveError, NotFound
@@ -40,6 +41,17 @@ class Bases:
                 raw_config=image.raw_config,
             )
 
+    async def cached(self, names: Collection[str], platform: Platform, sink: Sink) -> dict[str, tuple[str, int]]:
+        """The steps that these images offer; one that cannot be had is told of, and no more."""
+        found: dict[str, tuple[str, int]] = {}
+        for name in names:
+            try:
+                image = await self._context.executors.bulk(self._one, name, platform, sink)
+                found |= exporters.cached_steps(self._context.store, image)
+            except CoveError as error:
+                sink({"status": f"the cache of {name} is not used: {error.message}"})
+        return found
+
     def any_here(self, names: Collection[str]) -> bool:
         """Whether one of these images is here."""
         for name in names:
@@ -67,11 +79,11 @@ class Bases:
             if local is not None and isinstance(error, NotFound):
                 return self._unpacked(local)
             raise type(error)(f"failed to resolve source metadata for {reference.full}: {error.message}") from error
-        return self._unpacked(self._context.images.get(reference.full))
+        return self._unpacked(self._context.images.get(reference.full, platform))
 
     def _local(self, name: str, platform: Platform) -> Image | None:
         try:
-            image = self._context.images.get(name)
+            image = self._context.images.get(name, platform)
         except CoveError:
             return None
         own = image.config.platform

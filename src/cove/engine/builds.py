@@ -18,7 +18,7 @@ import msgspec
 
 from cove import ids
 from cove.build import context as contexts
-from cove.build import exporters
+from cove.build import emulation, exporters
 from cove.build.cache import BuildCache
 from cove.build.dockerfile import instructions, lint
 from cove.build.dockerfile.options import PROXIES, Missing, Options
@@ -226,12 +226,20 @@ class _Build:
             self._options = msgspec.structs.replace(self._options, no_cache=True)
         options = self._options
         stream = _stream(options, sink, self._service.cache)
-        planned = await self._plan(sink)
-        _refuse_warnings(self._dockerfile, planned)
-        stream.planned(planned)
+        plans = [await self._plan(platform, sink) for platform in _platforms(options)]
+        joined = _joined(plans)
+        _refuse_warnings(self._dockerfile, joined)
+        stream.planned(joined)
         if options.check:
-            sink({"aux": {"Warnings": len(planned.warnings)}})
+            sink({"aux": {"Warnings": len(joined.warnings)}})
             return
+        for each in plans:
+            emulation.check(each.made.vertex, self._bases.known.values())
+        offered = await self._bases.cached(options.cache_from, _platforms(options)[0], sink)
+
+        async def imported(key: str) -> tuple[str, int] | None:
+            return offered.get(key)
+
         around = Surroundings(
             workshop=self._service.workshop,
             cache=self._service.cache,
@@ -240,6 +248,7 @@ class _Build:
             contexts={"context": self._received.directory},
             scratch=self.scratch,
             ignore=self._received.ignore,
+            imported=imported,
         )
 
         def heard(event: Event) -> None:
@@ -247,14 +256,15 @@ class _Build:
                 self._results[event.vertex.key] = event.result
             stream.heard(event)
 
-        await self._service.solver.solve((planned.made.vertex,), Steps(around), heard)
-        image = await self._export(planned)
+        steps = Steps(around)
+        await self._service.solver.solve(tuple(each.made.vertex for each in plans), steps, heard)
+        image = await self._export(plans, steps.keys)
         stream.built(image.id, [Reference.parse(name).familiar for name in self._names])
 
-    async def _plan(self, sink: Sink) -> Plan:
-        """The plan, as soon as every image that it needs is known."""
+    async def _plan(self, platform: Platform, sink: Sink) -> Plan:
+        """The plan for a platform, as soon as every image that it needs is known."""
         assert self._dockerfile is not None
-        asked = _plan_options(self._options)
+        asked = _plan_options(self._options, platform)
         while True:
             try:
                 planned = plan(self._dockerfile, asked, self._bases.known)
@@ -264,19 +274,30 @@ class _Build:
             directive = self._dockerfile.directives.get("check", "")
             return Plan(planned.made, lint.kept(planned.warnings, directive), planned.lines)
 
-    async def _export(self, planned: Plan) -> Image:
-        context = self._service.context
+    async def _export(self, plans: list[Plan], keys: dict[str, str]) -> Image:
+        context, options = self._service.context, self._options
 
         def work() -> Image:
-            assembled = exporters.assemble(
-                context.store, self._service.cache, planned.made, self._results, self._options.epoch
-            )
-            return exporters.name_image(context.store, assembled, self._names)
+            parts = [
+                exporters.assemble(context.store, self._service.cache, each.made, self._results, keys, options.epoch)
+                for each in plans
+            ]
+            return exporters.name_image(context.store, parts, self._names, cached="inline" in options.cache_to)
 
         image = await context.executors.bulk(work)
         for name in self._names:
             context.events.emit("image", "tag", image.id, {"name": Reference.parse(name).familiar})
         return image
+
+
+def _platforms(options: BuildOptions) -> list[Platform]:
+    return [Platform.parse(text) for text in dict.fromkeys(options.platforms)] or [host_platform()]
+
+
+def _joined(plans: list[Plan]) -> Plan:
+    """What is told of builds for several platforms: the steps of each, one after the other."""
+    warnings = tuple(dict.fromkeys(warning for each in plans for warning in each.warnings))
+    return Plan(plans[0].made, warnings, tuple(line for each in plans for line in each.lines))
 
 
 def _stream(options: BuildOptions, sink: Sink, cache: BuildCache) -> Stream:
@@ -304,6 +325,8 @@ def _check(options: BuildOptions) -> None:
         parsed = Platform.parse(platform)
         if parsed.os != "linux":
             raise InvalidArgument(f'"{platform}": unknown operating system or architecture: invalid argument')
+    if unknown := set(options.cache_to) - {"inline"}:
+        raise InvalidArgument(f"the cache cannot be put to {sorted(unknown)[0]!r} over this call; inline is known")
     if options.outputs:
         raise Unsupported("this build's outputs other than an image are not supported over this call")
 
@@ -317,7 +340,7 @@ def _refuse_warnings(dockerfile: instructions.Dockerfile, planned: Plan) -> None
         )
 
 
-def _plan_options(options: BuildOptions) -> Options:
+def _plan_options(options: BuildOptions, platform: Platform) -> Options:
     host = host_platform()
     entitled = set(options.allow)
     if options.network == "host":
@@ -326,7 +349,7 @@ def _plan_options(options: BuildOptions) -> Options:
         target=options.target,
         arguments=options.arguments,
         labels=options.labels,
-        platform=Platform.parse(options.platforms[0]) if options.platforms else host,
+        platform=platform,
         build_platform=host,
         no_cache=options.no_cache,
         no_cache_filter=frozenset(options.no_cache_filter),
@@ -335,5 +358,5 @@ def _plan_options(options: BuildOptions) -> Options:
         extra_hosts=options.extra_hosts,
         shm_size=options.shm_size,
         entitlements=frozenset(entitled),
-        place=options.tags[0] if options.tags else options.target,
+        place=f"{options.tags[0] if options.tags else options.target}:{platform}",
     )

@@ -94,7 +94,7 @@ def _options(query: Query) -> BuildOptions:
         build_id=query.text("buildid"),
         cache_from=_list(query, "cache-from"),
         cache_only=_list(query, "cachefrom"),
-        cache_to=_list(query, "cacheto"),
+        cache_to=_list(query, "cache-to"),
         outputs=_outputs(query),
         allow=_list(query, "allow"),
         session=query.text("cove-session"),

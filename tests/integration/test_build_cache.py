@@ -1,0 +1,79 @@
+"""Finished steps travel: in the image, through a directory, to another daemon; and several platforms in one build."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Daemon, new_daemon
+from tests.integration.test_build import context
+
+_FILE = "FROM busybox\nCOPY f /f\nRUN cat /f > /g && date +%s%N > /when\nENV A=1\nRUN echo last > /last\n"
+
+
+@pytest.fixture
+def other(archive: Path) -> Iterator[Daemon]:
+    daemon = new_daemon()
+    daemon.start()
+    try:
+        daemon.cove("import", str(archive), "busybox:latest")
+        yield daemon
+    finally:
+        daemon.clean()
+        shutil.rmtree(daemon.root, ignore_errors=True)
+
+
+def test_a_cache_in_a_directory(own_daemon: Daemon, other: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", _FILE, f="content")
+    kept = f"type=local,dest={tmp_path}/kept"
+    own_daemon.cove("build", "-q", "-t", "first", "--cache-to", kept, str(where))
+    when = own_daemon.cove("run", "--rm", "first", "cat", "/when").stdout
+    # the base must be the same one: images of one archive differ in their times only
+    own_daemon.cove("save", "-o", f"{tmp_path}/base.tar", "busybox")
+    other.cove("rmi", "busybox")
+    other.cove("load", "-i", f"{tmp_path}/base.tar")
+    told = other.cove("build", "-t", "second", "--cache-from", f"type=local,src={tmp_path}/kept", str(where)).stderr
+    assert told.count("CACHED") == 3
+    assert other.cove("run", "--rm", "second", "cat", "/when").stdout == when
+    other.cove("save", "-o", f"{tmp_path}/again.tar", "second")
+    (where / "f").write_text("changed")
+    told = other.cove("build", "-t", "third", "--cache-from", f"type=local,src={tmp_path}/kept", str(where)).stderr
+    assert "CACHED" not in told
+
+
+def test_a_cache_within_the_image(own_daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", _FILE, f="content")
+    own_daemon.cove("build", "-q", "-t", "inlined", "--cache-to", "type=inline", str(where))
+    own_daemon.cove("build", "-q", "-t", "plain", str(where))
+    own_daemon.cove("builder", "prune", "-af")
+    assert "CACHED" not in own_daemon.cove("build", "--cache-from", "plain", str(where)).stderr
+    own_daemon.cove("builder", "prune", "-af")
+    assert own_daemon.cove("build", "--cache-from", "inlined", str(where)).stderr.count("CACHED") == 3
+
+
+def test_several_platforms_become_one_index(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "c", "FROM scratch\nARG TARGETARCH\nCOPY f-$TARGETARCH /f\n", **{"f-amd64": "a", "f-arm64": "b"}
+    )
+    daemon.cove("build", "-q", "-t", "many", "--platform", "linux/amd64", "--platform", "linux/arm64", str(where))
+    daemon.cove("save", "-o", f"{tmp_path}/many.tar", "many")
+    layout = tmp_path / "layout"
+    layout.mkdir()
+    shutil.unpack_archive(f"{tmp_path}/many.tar", layout)
+    index = json.loads((layout / "index.json").read_text())
+    listed = json.loads((layout / "blobs" / index["manifests"][0]["digest"].replace(":", "/")).read_text())
+    assert sorted(each["platform"]["architecture"] for each in listed["manifests"]) == ["amd64", "arm64"]
+
+
+def test_a_platform_without_an_emulator_is_refused_in_words(daemon: Daemon, tmp_path: Path) -> None:
+    if list(Path("/proc/sys/fs/binfmt_misc").glob("qemu-*")):
+        pytest.skip("this host has emulators registered")
+    where = context(tmp_path / "c", "FROM scratch\nCOPY f /f\n", f="x")
+    daemon.cove("build", "-q", "-t", "foreign", "--platform", "linux/arm64", str(where))
+    context(where, "FROM foreign\nRUN /f\n")
+    done = daemon.cove("build", "--platform", "linux/arm64", str(where), check=False)
+    assert done.returncode and "qemu-user-static" in done.stderr
