@@ -26,6 +26,7 @@ import threading
 import time
 import tomllib
 from pathlib import Path
+from typing import NoReturn
 
 PROJECT = Path(__file__).resolve().parent.parent
 SUITE, PYTHON = "bookworm", "3.11"
@@ -55,6 +56,8 @@ TESTS = (
     "tests/integration/test_supervisor.py",
     "tests/integration/test_systemd_cgroups.py",
 )
+NO_GUEST = 75
+"""The exit code when there was no guest to run anything in: no packages for it, or too slow a host."""
 TEST_WHEELS = ("docker", "hypothesis", "pytest", "pytest-timeout")
 MODULES = ("virtio_pci", "virtio_blk", "ext4")
 KERNEL_WORDS = (
@@ -79,6 +82,12 @@ ExecStart=/bin/sh /srv/command
 """
 
 
+def no_guest(reason: str) -> NoReturn:
+    """End with the reason, and a code that tells it from a failure inside."""
+    print(reason, file=sys.stderr)
+    sys.exit(NO_GUEST)
+
+
 def say(text: str) -> None:
     print(f"guest: {text}", flush=True)
 
@@ -87,7 +96,7 @@ def run(*words: str | Path, **options: object) -> None:
     """A program of the host's; what it says is shown only if it fails."""
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)  # type: ignore[call-overload]
     if done.returncode:
-        sys.exit(f"{shlex.join(map(str, words))} failed with {done.returncode}:\n{done.stdout[-3000:]}")
+        no_guest(f"{shlex.join(map(str, words))} failed with {done.returncode}:\n{done.stdout[-3000:]}")
 
 
 def filesystem(tree: Path, image: Path, size: str) -> None:
@@ -232,7 +241,7 @@ def boot(directory: Path, project: Path, arguments: argparse.Namespace) -> int:
     ended = re.search(rb"^exit (\d+)\s*\Z", tail, re.MULTILINE)
     if ended is None:
         last = console.read_text(errors="replace")[-3000:] if console.exists() else ""
-        sys.exit(f"the guest ended, or its {arguments.timeout} s did, before its command; its console:\n{last}")
+        no_guest(f"the guest ended, or its {arguments.timeout} s did, before its command; its console:\n{last}")
     say(f"first output after {first - started:.0f} s, end after {time.monotonic() - started:.0f} s")
     return int(ended[1])
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[2]
+NO_GUEST = 75
+"""tools/guest.py's word for a host that cannot have one, or only too slowly."""
 LIMITS = "tests/integration/test_resources.py"
 SELECTED = (
     "tests/integration/test_cgroups_kernel.py",
     "tests/integration/test_systemd_cgroups.py::test_a_container_is_a_scope_with_its_limits",
     "tests/integration/test_systemd_cgroups.py::test_cove_oci_asks_systemd",
-    f"{LIMITS}::test_half_a_cpu_is_half_a_cpu_and_an_update_makes_it_a_tenth",
     f"{LIMITS}::test_more_memory_than_the_limit_is_death_told_by_every_door[cove]",
     f"{LIMITS}::test_a_fork_bomb_meets_the_limit_and_more_is_granted_live[cove]",
-    f"{LIMITS}::test_a_device_is_as_slow_as_its_limit",
 )
 
 
@@ -33,6 +33,8 @@ def test_limits_hold_in_a_guest_with_systemd_and_cgroup_v2() -> None:
     command = [sys.executable, PROJECT / "tools/guest.py", "--timeout", "800", *SELECTED]
     done = subprocess.run(command, capture_output=True, text=True)
     sys.stdout.write(done.stdout)
+    if done.returncode == NO_GUEST:
+        pytest.skip(f"there is no guest on this host: {done.stderr.strip().splitlines()[0]}")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     assert " passed" in done.stdout
     assert " failed" not in done.stdout
