@@ -123,6 +123,41 @@ def test_the_administrators_chain_filters_and_survives(own_daemon: Daemon) -> No
     own_daemon.docker("rm", "-f", "web", "other")
 
 
+def test_a_trace_says_where_the_way_ends(made: Made) -> None:
+    made.run("way", "-p", "18230:80", "-p", "127.0.0.1:18231:81", "-p", "18232:82")
+    servers = listen(made, "way", 80)
+    with inside(made.pid("way")):
+        servers.append(socket.create_server(("127.0.0.1", 82)))
+
+    def trace(target: str) -> tuple[int, str]:
+        done = made.daemon.cove("net", "trace", target, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = trace("127.0.0.1:18230")
+    assert code == 0 and "is published by way" in text and "eth0 in way has" in text and "it arrives" in text
+    for target, end in (
+        ("127.0.0.1:18231", "nobody listens on tcp port 81 in way"),
+        ("127.0.0.1:18232", "listens on 127.0.0.1 port 82 alone"),
+        ("192.0.2.77:80", "is no address of this host"),
+        ("127.0.0.1:1", "no container publishes it"),
+        ("way:99", "nobody listens on tcp port 99"),
+        ("nothing", "No such container: nothing"),
+    ):
+        code, text = trace(target)
+        assert code and end in text, target
+    line = next(line for line in text_of(made, "way:80") if "veth:" in line)
+    subprocess.run(["ip", "link", "set", line.split()[2].rstrip(","), "down"], check=True)
+    assert "is down" in trace("127.0.0.1:18230")[1]
+    made.daemon.docker("stop", "-t0", "way")
+    assert "is exited" in trace("127.0.0.1:18230")[1]
+    for server in servers:
+        server.close()
+
+
+def text_of(made: Made, target: str) -> list[str]:
+    return made.daemon.cove("net", "trace", target, check=False).stdout.splitlines()
+
+
 def table_is_of(daemon: Daemon, table: str) -> bool:
     from cove.paths import Instance, RunRoot
 

@@ -35,6 +35,9 @@ _SCOPES = {
 }
 
 
+_LOOPBACK = "this host alone may come, for it is published on a loopback address"
+
+
 class _Aim(NamedTuple):
     """An address of the host, a port and a protocol."""
 
@@ -162,7 +165,8 @@ class _Look:
         else:
             text = f"map {led.map} of table inet {firewall.table} has lost it; restart the daemon to write it anew"
             yield Step(place="rule", text=text, ok=False)
-        yield Step(place="scope", text=_SCOPES[scope])
+        loopback = binding.host_ip not in _EVERY and ipaddress.ip_address(binding.host_ip).is_loopback
+        yield Step(place="scope", text=_LOOPBACK if loopback else _SCOPES[scope])
         if rules := firewall.users():
             text = f"the administrator's chain user of table inet {firewall.table} may refuse it: {'; '.join(rules)}"
             yield Step(place="filter", text=text)
