@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cove.engine.confining import confined
 from cove.engine.context import Context
 from cove.engine.naming import Naming
 from cove.engine.ports import default_address, requested, scope_of
@@ -74,8 +75,17 @@ class Attachments:
             made = self._networks.driver(network).attach(network, endpoint, pid)
             if made is not None:
                 interfaces.append(interface(made, record.endpoints.get(network.name)))
+        self.confine(record, attached)
         self.publish(record, attached)
         return tuple(interfaces)
+
+    def confine(self, record: Record, attached: Attached) -> None:
+        """Hold a container to its egress rules, if it has any."""
+        rules = confined(record, attached, self._networks)
+        if rules is not None:
+            self._context.firewall.confine(rules)
+        else:
+            self._context.firewall.free(record.id)
 
     def tell(self, container_id: str, attached: Attached, action: str) -> None:
         """An event of each network that a container came to or left."""
@@ -141,6 +151,7 @@ class Attachments:
         """Give everything back; the container's namespace is gone or never came to life."""
         if attached.ports:
             self._context.ports.unpublish(container_id)
+        self._context.firewall.free(container_id)
         self.naming.end(container_id, attached)
         for identity, endpoint in attached.endpoints.items():
             network = self._networks.get(identity)
@@ -173,6 +184,7 @@ class Attachments:
                 self._networks.driver(network).restore(network, held)
             for container in containers:
                 attached = container.facts.attached
+                self.confine(container.record, attached)
                 endpoint = published(attached.endpoints)
                 if attached.ports and endpoint is not None:
                     scope = scope_of(container.record, self._context.settings)

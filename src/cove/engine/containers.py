@@ -31,7 +31,7 @@ from cove.engine.telling import tell
 from cove.engine.userns import Maps, Users
 from cove.errors import Conflict, InvalidArgument, NotFound
 from cove.image.images import Image
-from cove.network import rates, resolv
+from cove.network import egress, rates, resolv
 from cove.oci.platform import Platform
 from cove.wire import containers as wire
 from cove.wire.filters import Filters
@@ -291,6 +291,10 @@ class Containers:
             await self._removal.remove(container, volumes=volumes)
 
 
+def _listed(text: str) -> tuple[str, ...]:
+    return (text,) if text else ()
+
+
 def _why_not(container: Container) -> str:
     if container.facts.phase == "paused":
         return "container is paused and must be unpaused first"
@@ -309,6 +313,7 @@ def _normal(asked: wire.HostConfig) -> wire.HostConfig:
         memory_swap=resources.effective_swap(asked),
         pids_limit=asked.pids_limit or None,
         runtime=asked.runtime or "cove",
+        egress=asked.egress or _listed(asked.annotations.get(egress.OPTION, "")),
         expose_to=asked.expose_to or asked.annotations.get("cove.expose-to", ""),
         net_rate=str(rates.parse(asked.net_rate or asked.annotations.get(rates.OPTION, ""))),
         log_config=asked.log_config

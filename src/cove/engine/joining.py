@@ -107,6 +107,7 @@ class Joining:
         if waiting is not None:
             await waiting
         self._registry.note(container, attached=attached)
+        self._attachments.confine(record, attached)
         self._launcher.rewrite(before, (record, attached))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING
 
 from cove import ids
+from cove.engine.confining import followed, on, rules
 from cove.engine.context import Context
 from cove.engine.records import PREDEFINED, Attached, Record
 from cove.engine.registry import Container
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def named(record: Record) -> bool:
-    """Whether a container asks Cove's own resolver: it is on a network that a user made."""
-    return any(name not in PREDEFINED for name in record.endpoints)
+    """Whether a container asks Cove's own resolver: it is on a network that a user made, or may reach only names."""
+    return any(name not in PREDEFINED for name in record.endpoints) or bool(followed(rules(record, [])))
 
 
 def dns_names(record: Record, settings: EndpointSettings) -> tuple[str, ...]:
@@ -42,7 +43,7 @@ class Naming:
 
     def begin(self, record: Record, attached: Attached, pidfd: int) -> Awaitable[None] | None:
         """Before a container's program runs: its names, and its own resolver; to be waited for if not None."""
-        if not self._announce(record, attached):
+        if not self._announce(record, attached) and not named(record):
             return None
         return self._context.resolver.serve(self._view(record, attached), pidfd)
 
@@ -62,7 +63,7 @@ class Naming:
         served = []
         for container in running:
             record, attached = container.record, container.facts.attached
-            if self._announce(record, attached) and container.process is not None:
+            if (self._announce(record, attached) or named(record)) and container.process is not None:
                 served.append((self._view(record, attached), container.process.pidfd))
         self._context.resolver.restore(served)
 
@@ -90,7 +91,10 @@ class Naming:
             place = record.endpoints.get(network.name, EndpointSettings())
             links |= dict(map(link, (*(place.links or ()), *(asked.links or ()))))
         inside = tuple(Upstream(address=each, inside=True) for each in asked.dns)
+        names = followed(rules(record, on(self._networks, attached.endpoints)))
         return View(
+            table=self._context.firewall.table if names else "",
+            followed=names,
             container=record.id,
             networks=tuple(network.id for network, _ in self._named_endpoints(attached)),
             links=links,

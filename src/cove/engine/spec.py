@@ -17,6 +17,7 @@ from cove.engine.host import HostFacts
 from cove.engine.records import Record
 from cove.engine.seccomp import resolved
 from cove.errors import InvalidArgument, Unsupported
+from cove.network import egress
 from cove.oci.spec import (
     ConsoleSize,
     Linux,
@@ -198,6 +199,8 @@ def _check_modes(config: ContainerConfig, asked: HostConfig) -> None:
         if mode not in words and not (kind in ("PID", "IPC") and lender(mode)):
             raise InvalidArgument(f"invalid {kind} mode: {mode}")
     userns.check(asked.userns_mode)
+    if egress.parse(asked.egress) and (asked.network_mode in ("host", "none") or lender(asked.network_mode)):
+        raise Unsupported(f"--egress needs an interface of the container's own, which {asked.network_mode} is not")
     if asked.expose_to not in ("", "public", "lan", "local"):
         raise InvalidArgument(f"nobody is meant by --expose-to {asked.expose_to}: there are public, lan and local")
     if asked.uts_mode == "host" and (config.hostname or config.domainname):

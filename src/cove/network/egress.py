@@ -77,8 +77,8 @@ def _subnet(text: str) -> str:
 
 def _unreadable(text: str) -> InvalidArgument:
     return InvalidArgument(
-        f"The egress rule {text!r} cannot be read: write allow:TARGET[:PORT[-PORT][/tcp]] or deny:…, with an address, "
-        "a subnet, a name or * as the target"
+        f"The egress rule {text!r} cannot be read: write allow:TARGET[:PORT[-PORT][/tcp]] or deny:… with an "
+        "address, a subnet, a name or * as the target"
     )
 
 
@@ -110,13 +110,14 @@ def add(table: str, confined: Confined) -> str:
             kind = f"type ipv{version}_addr; flags timeout;"
             commands.append(f"add set inet {table} {name_set(confined.owner, name, version)} {{ {kind} }}")
     commands.append(f"add chain inet {table} {confined.chain}")
-    for rule in confined.rules:
-        for line in _lines(rule, confined.owner):
-            commands.append(f"add rule inet {table} {confined.chain} {line}")
+    lines = [line for rule in confined.rules for line in _lines(rule, confined.owner)]
+    commands += [f"add rule inet {table} {confined.chain} {line}" for line in lines]
     if any(rule.allow for rule in confined.rules):
         commands.append(f"add rule inet {table} {confined.chain} {_REFUSAL}")
-    for address in confined.addresses:
-        commands.append(f"add element inet {table} {_map(address)} {{ {address} : jump {confined.chain} }}")
+    commands += [
+        f"add element inet {table} {_map(address)} {{ {address} : jump {confined.chain} }}"
+        for address in confined.addresses
+    ]
     return "\n".join(commands)
 
 

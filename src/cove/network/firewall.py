@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from cove.errors import Internal, Unsupported
 from cove.kernel.nftables import Nftables, Watch
-from cove.network import ruleset
+from cove.network import egress, ruleset
+from cove.network.egress import Confined
 from cove.network.ruleset import Publication, Ruled
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ class Firewall:
         self._settling = False
         self._listing = ""
         self._users = ""
+        self._confined: dict[str, Confined] = {}
         self._near: tuple[str, ...] = ()
         self._watch: Watch | None = None
 
@@ -89,6 +91,25 @@ class Firewall:
                 self._published[owner] = kept
                 self._change(ruleset.unpublish(self.table, gone, kept))
 
+    def confine(self, confined: Confined) -> None:
+        """Let a container reach what its rules allow, instead of what they allowed before."""
+        with self._lock:
+            known = self._confined.get(confined.owner)
+            if known == confined:
+                return
+            self._confined[confined.owner] = confined
+            if known is None:
+                self._change(egress.add(self.table, confined), relist=True)
+            else:
+                self._replace()
+
+    def free(self, owner: str) -> None:
+        """Forget a container's rules. Idempotent."""
+        with self._lock:
+            known = self._confined.pop(owner, None)
+            if known is not None:
+                self._change(egress.remove(self.table, known), relist=True)
+
     def near(self, subnets: Iterable[str]) -> None:
         """What counts as the LAN besides private addresses: the host's own subnets, as they are now."""
         with self._lock:
@@ -123,7 +144,7 @@ class Firewall:
             commands = ruleset.whole(
                 self.table, self._bridges.values(), publications, user=self._users, lan=self._near
             )
-            self._run(commands)
+            self._run("\n".join((commands, *(egress.add(self.table, each) for each in self._confined.values()))))
             self._made = True
             self._listing = ruleset.without_users(self._list())
 
@@ -188,13 +209,18 @@ class Firewall:
             "containers may not reach the outside; allow it with: iptables -P FORWARD ACCEPT"
         ]
 
-    def _change(self, commands: str) -> None:
-        """Write a small change; where the table is not as remembered (or not there), write all of it instead."""
+    def _change(self, commands: str, *, relist: bool = False) -> None:
+        """Write a small change; where the table is not as remembered (or not there), write all of it instead.
+
+        `relist`: the change is one of chains or rules, so that the table is remembered as it is afterwards.
+        """
         if not self._made:
             self._replace()
             return
         try:
             self._run(commands)
+            if relist:
+                self._listing = ruleset.without_users(self._list())
         except Internal:
             self._replace()
 

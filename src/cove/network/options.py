@@ -14,7 +14,7 @@ from typing import Literal, cast
 import msgspec
 
 from cove.errors import InvalidArgument
-from cove.network import rates
+from cove.network import egress, rates
 
 _DOCKER = "com.docker.network."
 _BRIDGE = f"{_DOCKER}bridge."
@@ -29,6 +29,7 @@ _OURS = (
     f"{_DOCKER}host_ipv4",
     f"{_DOCKER}host_ipv6",
     rates.OPTION,
+    egress.OPTION,
 )
 _BRIDGE_ONLY = tuple(
     f"{_BRIDGE}{name}"
@@ -74,6 +75,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 def bridge(options: Mapping[str, str], *, internal: bool) -> Options:
     """The options of a bridge network. Raises InvalidArgument with the option's name."""
     check(options, (*_OURS, *_BRIDGE_ONLY), "bridge")
+    egress.parse((options.get(egress.OPTION, ""),))
     given = {_SHORT.get(name, name): value for name, value in options.items()}
     read = Options(
         link=_link(given.get(f"{_BRIDGE}name", "")),

@@ -6,7 +6,8 @@
     output            output        the same for the host's own programs, loopback included
     srcnat            postrouting   out of a bridge: the host's address; from 127/8 and back into the same
                                     bridge: the bridge's address, or the answer would miss the host
-    forward           forward       between bridges and from outside only what is published; what enters passes
+    forward           forward       between bridges and from outside only what is published; what leaves passes
+                                    its container's egress rules, what enters
                                     `entering`: its scope, and the administrator's own chain `user`
 
 "Back into the same bridge" is told by the addresses: where br_netfilter carries such a packet, no incoming
@@ -93,6 +94,8 @@ _BODY = """
   map source6 { type ifname : ipv6_addr; }
   set routed4 { type ipv4_addr . inet_proto . inet_service; }
   set routed6 { type ipv6_addr . inet_proto . inet_service; }
+  map egress4 { type ipv4_addr : verdict; }
+  map egress6 { type ipv6_addr : verdict; }
   map scope4 { type ipv4_addr : verdict; }
   map scope6 { type ipv6_addr : verdict; }
   set lan4 { type ipv4_addr; flags interval; auto-merge; }
@@ -163,6 +166,8 @@ _BODY = """
     ct state established,related accept
     iifname @internal drop
     oifname @internal drop
+    iifname @bridges ip saddr vmap @egress4
+    iifname @bridges ip6 saddr vmap @egress6
     oifname @bridges jump entering
     oifname @bridges ct status dnat accept
     meta nfproto ipv4 oifname @open4 iifname != @bridges accept

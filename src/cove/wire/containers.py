@@ -145,6 +145,7 @@ class HostConfig(Resources, frozen=True, kw_only=True):
     log_config: LogConfig = LogConfig()
     network_mode: str = ""
     expose_to: str = ""
+    egress: tuple[str, ...] = ()
     port_bindings: PortMap = {}
     restart_policy: RestartPolicy = RestartPolicy()
     auto_remove: bool = False

@@ -28,6 +28,8 @@ def create(call: Call) -> int:
             "Config": _pools(call),
         },
     }
+    if call.list("egress"):
+        body["Options"]["cove.egress"] = ",".join(call.list("egress"))
     if call.text("net-rate"):
         body["Options"][_NET_RATE] = call.text("net-rate")
     if call.given("ipv4"):
@@ -138,6 +140,7 @@ CREATE = Verb(
         Flag("attachable", "Accepted; every network can be joined by hand", "bool"),
         Flag("aux-address", "Address that is never given out: NAME=ADDRESS", "map"),
         Flag("driver", "Driver of the network", short="d", default="bridge"),
+        Flag("egress", "What its containers may reach: allow:NAME|ADDRESS[:PORT], deny:…", "list", hint="rule"),
         Flag("gateway", "Gateway of a subnet", "list", hint="address"),
         Flag("internal", "No way out of the network", "bool"),
         Flag("ip-range", "Give out addresses of this part of a subnet", "list", hint="subnet"),

@@ -146,6 +146,8 @@ def _network_host(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         host["PortBindings"] = bindings
     if call.flag("publish-all"):
         host["PublishAllPorts"] = True
+    if call.list("egress"):
+        host["Egress"] = call.list("egress")
     if call.text("expose-to"):
         host["ExposeTo"] = call.text("expose-to")
     lists = (

@@ -87,6 +87,12 @@ LIMITS = (
     Flag("device-write-bps", "Limit of writing to a device: PATH:BYTES", "list"),
     Flag("device-read-iops", "Limit of reads from a device: PATH:NUMBER", "list"),
     Flag("device-write-iops", "Limit of writes to a device: PATH:NUMBER", "list"),
+    Flag(
+        "egress",
+        "What it may reach: allow:NAME|ADDRESS[:PORT], deny:…",
+        "list",
+        hint="rule",
+    ),
     Flag("expose-to", "Who may come to published ports: public, lan or local", hint="whom"),
     Flag("net-rate", "Bytes a second it may receive and send: in=10m,out=512k", hint="rate"),
     Flag("ulimit", "Resource limit: NAME=SOFT[:HARD]", "list", hint="limit"),

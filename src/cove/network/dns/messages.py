@@ -44,6 +44,8 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     `networks`: identities, in the order in which they are asked. `links`: a name that this container
     alone uses, to a name on one of its networks. `upstreams` empty and `outside`: the host's own servers.
     Neither: nothing is asked elsewhere. `host`: the addresses under which it reaches its host.
+    `followed`: names ("*.example.org" too) whose addresses go into sets of the nftables table `table`, before the
+    container hears of them: its egress rules allow or deny them.
     """
 
     container: str
@@ -52,6 +54,8 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     upstreams: tuple[Upstream, ...] = ()
     outside: bool = False
     host: tuple[str, ...] = ()
+    table: str = ""
+    followed: tuple[str, ...] = ()
 
 
 class Know(_Message, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ import msgspec
 from cove.errors import CoveError, describe
 from cove.ipc import channel
 from cove.network.dns import messages as m
+from cove.network.dns.following import Followed
 from cove.network.dns.loop import Loop
 from cove.network.dns.names import Names
 from cove.network.dns.sandbox import Sandbox
@@ -67,6 +68,7 @@ class Resolver:
         self._services: dict[str, Service] = {}
         self._connections: set[socket.socket] = set()
         self._host_servers = HostServers()
+        self._followed = Followed()
         self._budget = Budget(_raise_limit() // 2)
         self._used = False
 
@@ -137,7 +139,7 @@ class Resolver:
             self._forget(view.container)
         sandbox = Sandbox(pidfd)
         self._services[view.container] = Service(
-            self._loop, self._names, view, sandbox, self._budget, self._host_servers
+            self._loop, self._names, view, sandbox, self._budget, self._host_servers, self._followed.follow
         )
         self._loop.watch(pidfd, lambda: self._forget(view.container))
 

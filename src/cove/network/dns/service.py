@@ -45,8 +45,10 @@ class Service:
         sandbox: Sandbox,
         budget: Budget,
         host_servers: Callable[[], list[str]],
+        follow: Callable[[View, str, bytes], None],
     ) -> None:
         self.view = view
+        self._follow = follow
         self._loop, self._names, self._sandbox, self._budget = loop, names, sandbox, budget
         self._host_servers = host_servers
         self._exchanges: set[Exchange] = set()
@@ -113,6 +115,8 @@ class Service:
         def done(message: bytes | None) -> None:
             self._exchanges.discard(exchange)
             self._budget.left += 1
+            if message is not None and self.view.followed:
+                self._follow(self.view, query.name, message)
             reply(message if message is not None else wire.respond(query, rcode=wire.SERVFAIL))
 
         exchange = Exchange(self._loop, query, data, servers, tcp=tcp, done=done)
