@@ -176,17 +176,20 @@ class Layers:
 
                 yield _Arriving(extraction, name)
 
-    def adopt(self, fd: int, parent: str = "") -> tuple[str, Unpacked]:
-        """Unpack an archive of unknown digest from the open file `fd`: its chain id, and what it was."""
+    @contextmanager
+    def adopting(self, parent: str = "") -> Iterator[Adopting]:
+        """Unpack an archive of unknown digest while it comes; left without `finish`, nothing stays."""
         with self._unpacking("") as (directory, extraction):
-            extraction.read_from(fd)
-            seen = extraction.finish()
-            chain_id = seen.diff_id if not parent else digests.of(f"{parent} {seen.diff_id}".encode())
-            self._want(chain_id)
-            with self._alone(chain_id):
-                if chain_id not in self._facts:
-                    self._name(directory, chain_id, Facts(parent, seen.diff_id, seen.size, self._boot))
-        return chain_id, seen
+
+            def name(seen: Unpacked) -> str:
+                chain_id = seen.diff_id if not parent else digests.of(f"{parent} {seen.diff_id}".encode())
+                self._want(chain_id)
+                with self._alone(chain_id):
+                    if chain_id not in self._facts:
+                        self._name(directory, chain_id, Facts(parent, seen.diff_id, seen.size, self._boot))
+                return chain_id
+
+            yield Adopting(extraction, name)
 
     def adopt_tree(self, directory: Path, parent: str, diff_id: str, *, size: int, archive: int) -> str:
         """Give a finished directory, which is an overlay's upper one, its name as a layer; its chain id.
@@ -329,6 +332,22 @@ class _Arriving:
 
     def finish(self) -> None:
         self._name(self.extraction.finish())
+
+
+class Adopting:
+    """A layer that has no name before it is there."""
+
+    def __init__(self, extraction: Extraction, name: Callable[[Unpacked], str]) -> None:
+        self._extraction = extraction
+        self._name = name
+
+    def feed(self, piece: bytes) -> None:
+        self._extraction.feed(piece)
+
+    def finish(self) -> tuple[str, Unpacked]:
+        """Its chain id, and what the archive was. InvalidArgument when it is unsound."""
+        seen = self._extraction.finish()
+        return self._name(seen), seen
 
 
 class _There:

@@ -12,6 +12,7 @@ import os
 import posixpath
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from cove.errors import Internal, InvalidArgument, NotFound, describe
 from cove.image.distribution.progress import Progress, Sink
 from cove.image.distribution.seams import Content, Images, StoredImage, Unpacker
 from cove.image.saving import CONTAINERD_NAME, blob_path
-from cove.image.stack import steps, unpackable
+from cove.image.stack import Step, steps, unpackable
 from cove.image.tarstream import Entry, entries
 from cove.image.variants import Variants, kind_of
 from cove.oci import digest as digests
@@ -31,6 +32,7 @@ from cove.oci.reference import Reference
 _CHUNK = 1 << 20
 _MAX_LINKS = 40
 _MAX_NESTING = 3
+_PARALLEL = 4
 _MAX_SPOOLED = 100_000
 
 
@@ -241,10 +243,14 @@ class _Load:
             return
         manifest = image.decode_manifest(self._content.read(variant.manifest.digest))
         assert isinstance(manifest, Manifest)
-        for step in steps(manifest, variant.config, digests.short(variant.id)):
-            if not self._unpacker.is_unpacked(step.chain_id):
-                self._progress.count(step.label, "Loading layer", step.blob.size, step.blob.size)
-                self._unpacker.unpack(step.blob, step.diff_id, step.chain_id, step.parent)
+        with ThreadPoolExecutor(_PARALLEL, "load") as pool:
+            for _ in pool.map(self._unpack_step, steps(manifest, variant.config, digests.short(variant.id))):
+                pass
+
+    def _unpack_step(self, step: Step) -> None:
+        if not self._unpacker.is_unpacked(step.chain_id):
+            self._progress.count(step.label, "Loading layer", step.blob.size, step.blob.size)
+            self._unpacker.unpack(step.blob, step.diff_id, step.chain_id, step.parent)
 
     def _name(self, digest: str, names: list[Reference]) -> StoredImage:
         names = list(dict.fromkeys(names))

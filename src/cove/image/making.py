@@ -1,14 +1,16 @@
 """Making an image out of a layer: what import, commit and bootstrap share.
 
-archive ─▶ gzip unless compressed ─▶ content store ─▶ unpacked, which tells its diff id
+archive ─▶ gzip unless compressed ─▶ content store
+       └─▶ unpacked meanwhile, which tells its diff id
         ─▶ configuration ─▶ manifest ─▶ named
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from cove.image.content import ContentStore
 from cove.image.images import Image, Images
@@ -18,7 +20,7 @@ from cove.oci import image as oci
 from cove.oci.image import Descriptor, ImageConfig, Manifest
 
 _GZIP, _ZSTD, _OTHERS = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", (b"BZh", b"\xfd7zXZ\0")
-_LEVEL = 3
+_LEVEL, _ISAL_LEVEL = 3, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +34,10 @@ class StoredLayer:
 
 def store_layer(content: ContentStore, layers: Layers, archive: Iterable[bytes], parent: str = "") -> StoredLayer:
     """Store a layer's archive, of any compression, and unpack it on top of `parent`."""
-    media_type, stream = _compressed(archive)
-    digest = content.ingest(stream)
-    with content.open(digest) as file:
-        chain_id, seen = layers.adopt(file.fileno(), parent)
+    with layers.adopting(parent) as adopting:
+        media_type, stream = _compressed(archive, adopting.feed)
+        digest = content.ingest(stream)
+        chain_id, seen = adopting.finish()
     blob = Descriptor(media_type=media_type, digest=digest, size=content.size(digest))
     return StoredLayer(blob, seen.diff_id, chain_id)
 
@@ -50,26 +52,42 @@ def store_image(
     return images.register(content.put(oci.encode(manifest)), names)
 
 
-def _compressed(archive: Iterable[bytes]) -> tuple[str, Iterator[bytes]]:
-    """The archive as it will be stored, and what it is called then. gzip's header has no time in it."""
+def _compressed(archive: Iterable[bytes], seen: Callable[[bytes], None]) -> tuple[str, Iterator[bytes]]:
+    """The archive as it will be stored, and what it is called then; `seen` gets it piece by piece as it comes."""
     pieces = iter(archive)
     head = b""
     while len(head) < 6 and (piece := next(pieces, None)) is not None:
         head += piece
     whole = _chained(head, pieces)
     if head.startswith(_GZIP):
-        return oci.OCI_LAYER_GZIP, whole
+        return oci.OCI_LAYER_GZIP, _watched(whole, seen)
     if head.startswith(_ZSTD):
-        return oci.OCI_LAYER_ZSTD, whole
-    return oci.OCI_LAYER_GZIP, _gzipped(decompressed(whole) if head.startswith(_OTHERS) else whole)
+        return oci.OCI_LAYER_ZSTD, _watched(whole, seen)
+    return oci.OCI_LAYER_GZIP, _gzipped(_watched(decompressed(whole) if head.startswith(_OTHERS) else whole, seen))
+
+
+def _watched(stream: Iterator[bytes], seen: Callable[[bytes], None]) -> Iterator[bytes]:
+    for piece in stream:
+        seen(piece)
+        yield piece
 
 
 def _gzipped(stream: Iterator[bytes]) -> Iterator[bytes]:
-    deflate = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)
+    """gzip, without a time in its header."""
+    deflate = _deflater()
     for data in stream:
         if piece := deflate.compress(data):
             yield piece
     yield deflate.flush()
+
+
+def _deflater() -> Any:
+    """isal where it exists: its level 1 packs like zlib's 3, in a sixth of the time."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.compressobj(_LEVEL, zlib.DEFLATED, 31)
+    return isal_zlib.compressobj(_ISAL_LEVEL, zlib.DEFLATED, 31)
 
 
 def _chained(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
