@@ -13,7 +13,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -91,7 +91,7 @@ class World:
             raise InvalidArgument(f"the layer is not {diff_id}")
         self.unpacked.append(chain_id)
 
-    def register(self, manifest_digest: str, names: Iterable[str]) -> Image:
+    def register(self, manifest_digest: str, names: Iterable[str], *, whole: Collection[str] = ()) -> Image:
         for name in names:
             self.named[name] = manifest_digest
         return self._stored(manifest_digest)

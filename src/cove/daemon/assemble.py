@@ -66,7 +66,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         stack.callback(ports.close)
         resolver = Resolver(config.run)
         stack.callback(resolver.close)
-        store = ImageStore.open(config.data, BuildCache(database).chains)
+        store = ImageStore.open(config.data, BuildCache(database).chains, config.image_limit)
         trust = Trust(Path(config.file.policy), store.content, store.images.attachments)
         context = Context(
             instance=instance,

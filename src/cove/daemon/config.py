@@ -15,6 +15,8 @@
     policy = "/etc/cove/policy.toml"                               # which images may be used, and who signs them
     certificates = ["/etc/cove/certs.d", "/etc/docker/certs.d"]    # HOST[:PORT]/*.crt, *.cert with *.key
 
+    image_limit = "50g"                     # what images may take on disk; no limit unless said
+
     [tcp]                                   # whoever reaches the API is root on this host
     ca = "/etc/cove/ca.pem"                 # clients must show a certificate of this authority
     certificate = "/etc/cove/cert.pem"
@@ -39,6 +41,7 @@ Unknown keys are refused by name, for a misspelt limit is no limit.
 from __future__ import annotations
 
 import argparse
+import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -91,6 +94,7 @@ class File(_Table, frozen=True, kw_only=True):
     cgroup_driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
     stop_timeout: int = 10
     userns_remap: str = ""
+    image_limit: str = ""
     labels: tuple[str, ...] = ()
     cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
     insecure_registries: tuple[str, ...] = ()
@@ -133,6 +137,19 @@ class Config:
     @property
     def log_level(self) -> LogLevel:
         return self.file.log_level
+
+    @property
+    def image_limit(self) -> int:
+        """Bytes that images may take on disk; 0 is no limit. Raises InvalidArgument."""
+        return parse_size(self.file.image_limit)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "50g", "512m", "1.5t": powers of 1024; "" is 0. Raises InvalidArgument."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,3})?)([kmgt]?)(?:i?b)?", text.strip().lower())
+    if text and found is None:
+        raise InvalidArgument(f"{text!r} is no size; write 512m, 50g or 1.5t")
+    return int(float(found[1]) * 1024 ** " kmgt".index(found[2] or " ")) if found else 0
 
 
 def parse_host(text: str) -> Host:

@@ -138,6 +138,7 @@ class Containers:
         image = self._context.images.get(name, Platform.parse(platform) if platform else None)
         foreign.refuse_other_system(name, image.config.platform)
         trust.admit(self._context.trust, name, image)
+        self._context.store.content.note_use(image.target.digest)
         return image
 
     def _check(self, config: wire.ContainerConfig, asked: wire.HostConfig) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ class Engine:
         self.manifests = ManifestService(context)
         self.trust = TrustService(context)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)
-        self.system = System(context, registry, self.containers, self.images, self.volumes, users)
+        self.system = System(context, registry, self.containers, self.images, self.volumes, users, self.builds.cache)
         self._health = HealthChecks(context, self.execs, self._tasks)
         self.lifecycle.on_start.append(self._health.begin)
         self.lifecycle.on_end.extend((self._health.end, self._end_execs))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -125,28 +126,44 @@ class ImageService:
         return items
 
     async def prune(self, filters: Filters, older_than: int) -> wire.ImagePruneResponse:
-        """Remove images that no container uses: those without a name, or with dangling=false all."""
-        dangling = filters.flag("dangling")
+        """Remove images that no container uses: those without a name, or with dangling=false all.
+
+        With keep-storage, the longest unused go first, and only until all images take so many bytes.
+        """
+        dangling = filters.flag("dangling") is not False
+        most = _one_size(filters, "keep-storage")
+        unused_since = _one_moment(filters, "unused-for")
+        content = self._context.store.content
 
         def keep(image: Image) -> bool:
             labels = image.config.config.labels
             excluded = "label!" in filters and filters.labels(labels, "label!")
-            return excluded or not filters.labels(labels) or unix_seconds(image.created) * 10**9 > older_than
+            late = unused_since is not None and content.used(image.target.digest) * 1e9 > unused_since
+            too_young = unix_seconds(image.created) * 10**9 > older_than
+            return excluded or late or too_young or not filters.labels(labels)
 
-        before = self._room()
-        done = await self._context.executors.bulk(
-            self._context.images.prune,
-            in_use=set(self._users()),
-            dangling=dangling is not False,
-            keep=keep,
-        )
-        room = max(0, before - self._room())
+        usage, bulk = self._context.store.usage, self._context.executors.bulk
+        before = await bulk(usage.total)
+        if most is None:
+            done = await self._remove_unused(dangling, keep)
+        else:
+            done = await self._shrink(dangling, keep, most)
+        room = max(0, before - await bulk(usage.total))
         return wire.ImagePruneResponse(images_deleted=tuple(self._deleted(None, done)) or None, space_reclaimed=room)
 
-    def _room(self) -> int:
-        """Bytes of all unpacked layers."""
-        layers = self._context.store.layers
-        return sum(layers.size(chain) for chain in layers.chain_ids())
+    async def _remove_unused(self, dangling: bool, keep: Callable[[Image], bool]) -> Sequence[dict[str, str]]:
+        prune = self._context.images.prune
+        return await self._context.executors.bulk(prune, in_use=set(self._users()), dangling=dangling, keep=keep)
+
+    async def _shrink(self, dangling: bool, keep: Callable[[Image], bool], most: int) -> Sequence[dict[str, str]]:
+        """Remove unused images one by one, the longest unused first, while there is more than `most` bytes."""
+        store, done = self._context.store, list[dict[str, str]]()
+        found = sorted(await self._all(), key=lambda image: store.content.used(image.target.digest))
+        for identity in [image.id for image in found if not keep(image)]:
+            if await self._context.executors.bulk(store.usage.total) <= most:
+                break
+            done += await self._remove_unused(dangling, partial(_another, identity))
+        return done
 
     # ── in and out ────────────────────────────────────────────────────────────────────────────────
 
@@ -369,6 +386,26 @@ def _platform(text: str) -> Platform | None:
         return msgspec.json.decode(text, type=Platform).normalised()
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"the platform is not in order: {error}") from error
+
+
+def _another(identity: str, image: Image) -> bool:
+    return image.id != identity
+
+
+def _one_size(filters: Filters, name: str) -> int | None:
+    terms = filters.get(name)
+    if not terms:
+        return None
+    if len(terms) > 1 or not (terms[0].isdecimal() and len(terms[0]) < 19):
+        raise InvalidArgument(f"invalid filter '{name}={','.join(terms)}': say one number of bytes")
+    return int(terms[0])
+
+
+def _one_moment(filters: Filters, name: str) -> int | None:
+    terms = filters.get(name)
+    if len(terms) > 1:
+        raise InvalidArgument(f"more than one {name} filter specified")
+    return moment(terms[0], now_ns=time.time_ns()) if terms else None
 
 
 def _reference(name: str, tag: str) -> Reference:

@@ -7,12 +7,14 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from cove import __version__
+from cove.build.cache import BuildCache, Record
 from cove.engine.containers import Containers
 from cove.engine.context import Context
 from cove.engine.images import ImageService
@@ -20,6 +22,7 @@ from cove.engine.registry import Registry
 from cove.engine.userns import Users
 from cove.engine.volumes import VolumeService
 from cove.image.distribution import Credentials
+from cove.image.usage import StoreUsage
 from cove.oci.platform import host_platform
 from cove.wire import system as wire
 from cove.wire.images import RegistryAuth
@@ -41,6 +44,7 @@ class System:
         images: ImageService,
         volumes: VolumeService,
         users: Users,
+        cache: BuildCache,
     ) -> None:
         self._context = context
         self._registry = registry
@@ -48,6 +52,7 @@ class System:
         self._images = images
         self._volumes = volumes
         self._users = users
+        self._cache = cache
 
     async def version(self) -> wire.Version:
         """Who answers."""
@@ -131,7 +136,16 @@ class System:
     async def df(self) -> wire.DiskUsage:
         """Everything that takes room, measured now."""
         containers = await self._containers.list(all=True, size=True)
-        images = await self._images.list(all=True, count=True)
+        records = self._cache.records()
+        used = {container.record.image_id for container in self._registry}
+        store = await self._context.executors.bulk(
+            self._context.store.usage.measure, used, {record.chain for record in records}
+        )
+        images = [
+            msgspec.structs.replace(image, size=share.size, shared_size=share.shared)
+            for image in await self._images.list(all=True, count=True)
+            if (share := store.images.get(image.id))
+        ]
         volumes = []
         for record in self._volumes.all():
             shown = await self._volumes.inspect(record.name)
@@ -140,10 +154,17 @@ class System:
             )
             volumes.append(msgspec.structs.replace(shown, usage_data=usage))
         return wire.DiskUsage(
-            layers_size=sum(image.size for image in images),
+            layers_size=store.total,
+            image_usage=wire.ImageUsage(
+                active_count=sum(image.containers > 0 for image in images),
+                total_count=len(images),
+                total_size=store.total,
+                reclaimable=store.reclaimable,
+            ),
             images=tuple(images),
             containers=tuple(containers),
             volumes=tuple(volumes),
+            build_cache=_cached(records, store),
         )
 
     async def auth(self, body: RegistryAuth) -> wire.AuthResponse:
@@ -151,6 +172,23 @@ class System:
         credentials = Credentials(username=body.username, password=body.password, server_address=body.serveraddress)
         status = await self._context.executors.bulk(self._context.distribution.login, credentials)
         return wire.AuthResponse(status=status)
+
+
+def _cached(records: Sequence[Record], store: StoreUsage) -> tuple[wire.BuildCacheItem, ...]:
+    """The steps of the build cache; a layer that an image or another step has too is counted there."""
+    rooms = dict(store.cached)
+    return tuple(
+        wire.BuildCacheItem(
+            id=record.key,
+            description=record.title,
+            shared=record.chain not in rooms,
+            size=rooms.pop(record.chain, 0),
+            created_at=stamp(record.created_ns),
+            last_used_at=stamp(record.used_ns),
+            usage_count=record.uses,
+        )
+        for record in records
+    )
 
 
 def _flag(path: str) -> bool:

@@ -22,7 +22,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
@@ -62,6 +62,8 @@ class ContentStore:
         self._ingest = root / "ingest"
         self._partial = root / "partial"
         self._wanted: dict[str, float] = {}
+        self.admit: Callable[[int], None] = lambda size: None
+        """Asked before a blob of so many bytes (0: unknown) comes in; raises when there is no room for it."""
         self.derived: Derived | None = None
         self.stable = threading.RLock()
         """Held while garbage is collected, and by whoever must not see something vanish that it was just told of."""
@@ -143,6 +145,7 @@ class ContentStore:
         `expected` and `size`, where given, must agree, else InvalidArgument and nothing is stored.
         The host's failures (a full disk) are Internal; the stream's own errors pass through.
         """
+        self.admit(size or 0)
         hasher = digests.Verifier(expected) if expected else _Hasher()
         temporary = self._ingest / secrets.token_hex(8)
         descriptor = _storing(os.open, temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -150,6 +153,8 @@ class ContentStore:
             try:
                 for chunk in _chunks(stream):
                     hasher.update(chunk)
+                    if size is None:
+                        self.admit(hasher.length)
                     if size is not None and hasher.length > size:
                         raise InvalidArgument(f"the blob {expected or ''} is longer than the {size} bytes announced")
                     _storing(write_all, descriptor, chunk)
@@ -186,6 +191,7 @@ class ContentStore:
 
         One arrival of a digest at a time.
         """
+        self.admit(size)
         self._wanted[digest] = time.monotonic()
         with arriving(self._partial, digest, size, self.path(digest)) as arrival:
             yield arrival
@@ -193,7 +199,23 @@ class ContentStore:
 
     def partial(self) -> int:
         """The bytes of downloads that broke off and may go on."""
-        return sum(path.stat().st_size for path in self._partial.iterdir())
+        total = 0
+        for path in self._partial.iterdir():
+            with suppress(FileNotFoundError):
+                total += path.stat().st_blocks * 512
+        return total
+
+    def note_use(self, digest: str) -> None:
+        """Remember, on disk, that the blob was used now."""
+        with suppress(OSError):
+            os.utime(self.path(digest))
+
+    def used(self, digest: str) -> float:
+        """When it was noted to be used, or stored; Unix seconds."""
+        try:
+            return self.path(digest).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
     def put(self, data: bytes) -> str:
         """Store a document made here and return its digest."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cove.errors import Conflict, CoveError, Internal, InvalidArgument, NotFound, describe
+from cove.errors import Conflict, CoveError, Internal, InvalidArgument, NotFound, Unavailable, describe
 from cove.image.attachments import Attachments
 from cove.image.content import ContentStore
 from cove.image.removal import refuse_in_use
@@ -166,12 +166,18 @@ class Images:
 
     # Naming
 
-    def register(self, manifest_digest: str, names: Iterable[str]) -> Image:
-        """Make a stored manifest or index an image under `names` (each moves from whatever bore it before)."""
+    def register(self, manifest_digest: str, names: Iterable[str], *, whole: Collection[str] = ()) -> Image:
+        """Make a stored manifest or index an image under `names` (each moves from whatever bore it before).
+
+        `whole` are the manifests of variants that must be complete. Raises Unavailable when a part is not there:
+        the last image that had it too was removed meanwhile.
+        """
         references = [_full(name) for name in names]
-        with self._lock:
+        with self.content.stable, self._lock:
             self._targets.pop(manifest_digest, None)
             target = self._target(manifest_digest)
+            if not any(entry.digest == manifest_digest for entry in self._entries):
+                self._check_whole(target, whole)
             target.default()
             entries = [entry for entry in self._entries if _name(entry) not in references]
             orphans = {e.digest for e in self._entries} - {e.digest for e in entries} - {manifest_digest}
@@ -191,8 +197,16 @@ class Images:
         reference = Reference.parse(target)
         if reference.digest:
             raise InvalidArgument("refusing to create a tag with a digest reference")
-        with self._lock:
+        with self.content.stable, self._lock:
             return self.register(self._find(source).target, [reference.full])
+
+    def _check_whole(self, target: Target, whole: Collection[str]) -> None:
+        complete = {variant.manifest.digest for variant in target.variants}
+        if not complete.issuperset(whole) or not all(map(self.content.exists, target.blobs)):
+            raise Unavailable(
+                f"parts of the image {target.descriptor.digest[:19]} were removed with another image while "
+                f"it came; try again"
+            )
 
     def forget_unnamed(self, digest: str) -> None:
         """Let go of a target that no name points at any more."""

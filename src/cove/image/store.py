@@ -14,6 +14,7 @@ from cove.image.images import Images
 from cove.image.layers import Layers
 from cove.image.overlayfs import OverlaySnapshots
 from cove.image.stack import unpackable
+from cove.image.usage import Usage
 from cove.oci.platform import host_platform, preference
 from cove.paths import DataRoot
 
@@ -29,10 +30,14 @@ class ImageStore:
     images: Images
     snapshots: OverlaySnapshots
     collector: Collector
+    usage: Usage
 
     @classmethod
-    def open(cls, data: DataRoot, further: Callable[[], set[str]] = set) -> ImageStore:
-        """Open the store, finish or forget what was interrupted, and sweep; `further` chain ids are needed too."""
+    def open(cls, data: DataRoot, further: Callable[[], set[str]] = set, limit: int = 0) -> ImageStore:
+        """Open the store, finish or forget what was interrupted, and sweep; `further` chain ids are needed too.
+
+        More than `limit` bytes on disk (0: any) are not taken in.
+        """
         content = ContentStore(data.image)
         layers = Layers(data, content)
         content.derived = DerivedArchives(layers)
@@ -41,8 +46,11 @@ class ImageStore:
         collector = Collector(content, images, layers, snapshots, further)
         images.on_deletion(lambda: (collector.collect(), None)[1])
         collector.collect()
+        usage = Usage(data, content, images, layers, snapshots)
+        if limit:
+            content.admit = usage.limited(limit)
         _restore(images, layers)
-        return cls(content, layers, images, snapshots, collector)
+        return cls(content, layers, images, snapshots, collector, usage)
 
 
 def _restore(images: Images, layers: Layers) -> None:

@@ -150,14 +150,38 @@ class Info(Value, frozen=True, kw_only=True):
     warnings: tuple[str, ...] | None = None
 
 
+class ImageUsage(Value, frozen=True, kw_only=True):
+    """All images together: bytes on disk, and how many of them removing the unused ones would free."""
+
+    active_count: int = 0
+    total_count: int = 0
+    total_size: int = 0
+    reclaimable: int = 0
+
+
+class BuildCacheItem(Value, frozen=True, kw_only=True):
+    """A finished step; `shared` when an image has its layer too. `size` is in bytes on disk."""
+
+    id: str = msgspec.field(name="ID")
+    type: str = "regular"
+    description: str = ""
+    in_use: bool = False
+    shared: bool = False
+    size: int = 0
+    created_at: str = ""
+    last_used_at: str = ""
+    usage_count: int = 0
+
+
 class DiskUsage(Value, frozen=True, kw_only=True):
-    """Everything that takes room on disk; `layers_size` is that of all unpacked layers, in bytes."""
+    """Everything that takes room on disk, in bytes as du(1) counts them; `layers_size` is that of all images."""
 
     layers_size: int = 0
+    image_usage: ImageUsage = ImageUsage()
     images: tuple[ImageSummary, ...] = ()
     containers: tuple[ContainerSummary, ...] = ()
     volumes: tuple[Volume, ...] = ()
-    build_cache: tuple[dict[str, str], ...] = ()
+    build_cache: tuple[BuildCacheItem, ...] = ()
 
 
 class AuthResponse(Value, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from cove.wire.execs import IdResponse
 from cove.wire.images import BootstrapRequest, VerifyRequest
 
 _LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
-_PRUNE_FILTERS = ("dangling", "label", "label!", "until")
+_PRUNE_FILTERS = ("dangling", "label", "label!", "until", "unused-for", "keep-storage")
 
 
 async def list_(engine: Engine, request: Request) -> Reply:

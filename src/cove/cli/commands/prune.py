@@ -6,6 +6,7 @@ import sys
 
 from cove.cli import humanize, output
 from cove.cli.flags import Call, Flag, Verb
+from cove.cli.options.values import size
 from cove.cli.terminal import is_terminal
 from cove.client import Client, connect
 
@@ -81,7 +82,11 @@ def _no_extra(call: Call) -> Filters:
 
 
 def _all_images(call: Call) -> Filters:
-    return {"dangling": ["false" if call.flag("all") else "true"]}
+    kept = (
+        {"keep-storage": [str(size(call.text("keep-storage"), "keep-storage"))]} if call.given("keep-storage") else {}
+    )
+    unused = {"unused-for": [call.text("unused-for")]} if call.given("unused-for") else {}
+    return {"dangling": ["false" if call.flag("all") else "true"], **kept, **unused}
 
 
 def _all_volumes(call: Call) -> Filters:
@@ -105,6 +110,10 @@ def system(call: Call) -> int:
 
 
 _ALL = Flag("all", "Remove all that no container uses, not only those without a name", "bool", short="a")
+_KEEP = (
+    Flag("keep-storage", "Only the longest unused, until images take no more than this: 20g", hint="size"),
+    Flag("unused-for", "Only images that no container was made of for so long: 720h", hint="duration"),
+)
 CONTAINERS = Verb(
     _pruner("all stopped containers", _containers, _no_extra),
     "Remove all stopped containers.",
@@ -115,7 +124,7 @@ IMAGES = Verb(
     _pruner("images that no container uses", _images, _all_images),
     "Remove unused images.",
     "",
-    (_ALL, _FILTER, _FORCE),
+    (_ALL, _FILTER, _FORCE, *_KEEP),
 )
 VOLUMES = Verb(
     _pruner("volumes that no container uses", _volumes, _all_volumes),
@@ -133,5 +142,5 @@ SYSTEM = Verb(
     system,
     "Remove everything unused.",
     "",
-    (_ALL, _FILTER, _FORCE, Flag("volumes", "Remove anonymous volumes too", "bool")),
+    (_ALL, _FILTER, _FORCE, *_KEEP, Flag("volumes", "Remove anonymous volumes too", "bool")),
 )

@@ -31,19 +31,22 @@ def run(call: Call) -> int:
 
 
 def _summary(found: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    images, containers, volumes = (found.get(key) or [] for key in ("Images", "Containers", "Volumes"))
-    used = [image for image in images if (image.get("Containers") or 0) > 0]
-    total = found.get("LayersSize") or 0
-    kept = sum((image.get("Size") or 0) - max(image.get("SharedSize") or 0, 0) for image in used)
+    images, containers, volumes, steps = (
+        found.get(key) or [] for key in ("Images", "Containers", "Volumes", "BuildCache")
+    )
+    store = found.get("ImageUsage") or {}
     running = [one for one in containers if one.get("State") in {"running", "paused", "restarting"}]
     written = sum(one.get("SizeRw") or 0 for one in containers)
     busy = sum(one.get("SizeRw") or 0 for one in running)
     mounted = [one for one in volumes if _links(one) > 0]
     stored = sum(_stored(one) for one in volumes)
+    cached = sum(one.get("Size") or 0 for one in steps)
+    total, free = store.get("TotalSize") or found.get("LayersSize") or 0, store.get("Reclaimable") or 0
     return [
-        _line("Images", len(images), len(used), total, max(total - kept, 0)),
+        _line("Images", len(images), store.get("ActiveCount") or 0, total, free),
         _line("Containers", len(containers), len(running), written, written - busy),
         _line("Local Volumes", len(volumes), len(mounted), stored, stored - sum(map(_stored, mounted))),
+        _line("Build Cache", len(steps), sum(bool(one.get("InUse")) for one in steps), cached, cached),
     ]
 
 
@@ -66,15 +69,20 @@ def _stored(volume: dict[str, Any]) -> int:
     return max(int((volume.get("UsageData") or {}).get("Size") or 0), 0)
 
 
+def _shared(image: dict[str, Any]) -> int:
+    return max(int(image.get("SharedSize") or 0), 0)
+
+
 def _verbose(found: dict[str, Any]) -> None:
     print("Images space usage:\n")
     images = [
         [", ".join(image.get("RepoTags") or ["<none>"]), output.short_id(image["Id"]),
          humanize.ago(image.get("Created") or 0), humanize.size(image.get("Size") or 0),
+         humanize.size(_shared(image)), humanize.size((image.get("Size") or 0) - _shared(image)),
          str(max(image.get("Containers") or 0, 0))]
         for image in found.get("Images") or ()
     ]  # fmt: skip
-    output.table(["NAMES", "IMAGE ID", "CREATED", "SIZE", "CONTAINERS"], images)
+    output.table(["NAMES", "IMAGE ID", "CREATED", "SIZE", "SHARED", "UNIQUE", "CONTAINERS"], images)
     print("\nContainers space usage:\n")
     rows = [container_row(one, full=False) for one in found.get("Containers") or ()]
     names = ("ID", "Image", "Command", "Size", "RunningFor", "Status", "Names")
@@ -88,6 +96,13 @@ def _verbose(found: dict[str, Any]) -> None:
         for one in found.get("Volumes") or ()
     ]  # fmt: skip
     output.table(["VOLUME NAME", "LINKS", "SIZE"], volumes)
+    print("\nBuild cache usage:\n")
+    steps = [
+        [one["ID"][:12], one.get("Description") or "", humanize.size(one.get("Size") or 0),
+         str(one.get("UsageCount") or 0), str(bool(one.get("Shared"))).lower()]
+        for one in found.get("BuildCache") or ()
+    ]  # fmt: skip
+    output.table(["CACHE ID", "STEP", "SIZE", "USAGE", "SHARED"], steps)
 
 
 USAGE = Verb(

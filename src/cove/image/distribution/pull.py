@@ -43,6 +43,7 @@ from cove.oci.image import Descriptor, Index, Manifest
 from cove.oci.platform import Platform, best, host_platform, preference
 from cove.oci.reference import Reference
 
+_ATTEMPTS = 5
 _MAX_NESTING = 3
 _MAX_WRONG = 8
 
@@ -129,21 +130,31 @@ class Pull:
         self._admit(top.digest, needed)
         before = self._known(reference)
         chosen = self._choose(top, platform, every)
-        works = [self._prepare(fetched, manifest, platform, every) for fetched, manifest in chosen.images]
-        self._transfer([layer for work in works for layer in work])
-        for entry in chosen.attachments:
-            self._attachment(entry)
-        for fetched in (*chosen.indexes, *(fetched for fetched, _ in chosen.images)):
-            self._content.ingest([fetched.raw], expected=fetched.digest, size=len(fetched.raw))
-        http.check(self._cancel)
-        names = self._names(top.digest)
-        self._images.register(top.digest, names)
+        stored = self._bring(top, chosen, platform, every)
         self._progress.say(f"Digest: {top.digest}")
         pulled = {fetched.digest for fetched, _ in chosen.images}
         fresh = before is None or before[0] != top.digest or not pulled <= before[1]
         verdict = "Downloaded newer image for" if fresh else "Image is up to date for"
         self._progress.say(f"Status: {verdict} {reference.familiar}")
-        return self._images.get(names[0], platform)
+        return stored if platform is None else self._images.get(self._names(top.digest)[0], platform)
+
+    def _bring(self, top: Fetched, chosen: _Chosen, platform: Platform | None, every: bool) -> StoredImage:
+        """Everything into the store, then the names; once more if a shared part was removed meanwhile."""
+        whole = {fetched.digest for fetched, _ in chosen.images}
+        for attempt in range(_ATTEMPTS):
+            works = [self._prepare(fetched, manifest, platform, every) for fetched, manifest in chosen.images]
+            self._transfer([layer for work in works for layer in work])
+            for entry in chosen.attachments:
+                self._attachment(entry)
+            for fetched in (*chosen.indexes, *(fetched for fetched, _ in chosen.images)):
+                self._content.ingest([fetched.raw], expected=fetched.digest, size=len(fetched.raw))
+            http.check(self._cancel)
+            try:
+                return self._images.register(top.digest, self._names(top.digest), whole=whole)
+            except (Unavailable, NotFound):
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def _admit(self, digest: str, needed: bool) -> None:
         """Fetch what is attached, and let the policy decide, before anything of the image is fetched."""

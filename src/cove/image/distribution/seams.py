@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
@@ -74,7 +74,7 @@ class Images(Protocol):
 
     def get(self, name_or_id: str, platform: Platform | None = None) -> StoredImage: ...
     def list(self) -> Sequence[StoredImage]: ...
-    def register(self, manifest_digest: str, names: Iterable[str]) -> StoredImage: ...
+    def register(self, manifest_digest: str, names: Iterable[str], *, whole: Collection[str] = ()) -> StoredImage: ...
 
 
 class Attachments(Protocol):
