@@ -161,6 +161,7 @@ def test_a_terminal_and_an_init(daemon: Daemon) -> None:
     ("words", "reason"),
     [
         (("--privileged", "--userns", "auto"), "privileged mode is incompatible with user namespaces"),
+        (("--userns", "auto", "--user", "70000"), "does not have all of the ids 70000"),
         (("--userns", "bogus"), "invalid userns mode: bogus"),
         (("--userns", "auto:size=7"), "the size is between"),
         (("--userns", "container:nobody-at-all"), "nobody-at-all"),

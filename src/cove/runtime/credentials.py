@@ -13,7 +13,8 @@ import errno
 import os
 import signal
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cove.kernel import privileges, rootpath, syscalls
@@ -197,7 +198,8 @@ def drop(process: Process, identity: Identity, masks: Masks, seccomp: Filter) ->
         seccomp.install()
     privileges.limit_bounding(masks.bounding)
     privileges.keep_capabilities(True)
-    privileges.become(identity.uid, identity.gid, identity.groups)
+    with _mapped(identity):
+        privileges.become(identity.uid, identity.gid, identity.groups)
     privileges.keep_capabilities(False)
     # A uid change makes the process dumpable again where the host allows set-id dumps.
     privileges.set_dumpable(False)
@@ -207,6 +209,22 @@ def drop(process: Process, identity: Identity, masks: Masks, seccomp: Filter) ->
     inheritable = masks.inheritable & available
     ambient = masks.ambient & permitted & inheritable
     privileges.set_capabilities(masks.effective & permitted, permitted, inheritable, ambient)
+
+
+@contextmanager
+def _mapped(identity: Identity) -> Iterator[None]:
+    """Within, the kernel's EINVAL means that a user namespace has no such id."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        ids = ", ".join(str(each) for each in dict.fromkeys((identity.uid, identity.gid, *identity.groups)))
+        raise Failure(
+            f"the container's user namespace does not have all of the ids {ids}; give it more of them "
+            "(--userns=auto:size=N, or linux.uidMappings and gidMappings)",
+            number=errno.EINVAL,
+        ) from None
 
 
 def environment(process: Process, identity: Identity) -> dict[str, str]:
@@ -232,7 +250,8 @@ class Program:
 def find_program(root: int, process: Process, identity: Identity) -> Program:
     """Look args[0] up as the process' user would, while every system call is still allowed."""
     env = environment(process, identity)
-    os.setgroups(identity.groups)
+    with _mapped(identity):
+        os.setgroups(identity.groups)
     syscalls.setfsid(identity.uid, identity.gid)
     try:
         return Program(program.find(root, process.args[0], env.get("PATH")), env)
