@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import builds
 from engines import Engine
 
 IMAGE = "localhost/bench:latest"
@@ -184,4 +185,5 @@ WORKLOADS = [
     Workload("logs written", "MiB/s", logs(False), 5, more_is_better=True),
     Workload("logs read back", "MiB/s", logs(True), 5, more_is_better=True),
     Workload("run --rm true, command line", "ms", command_line),
+    *(Workload(title, "ms", run, weight) for title, run, weight in builds.ROWS),
 ]

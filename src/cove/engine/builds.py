@@ -20,7 +20,7 @@ from cove import ids
 from cove.build import context as contexts
 from cove.build import emulation, exporters
 from cove.build.cache import BuildCache
-from cove.build.dockerfile import instructions, lint
+from cove.build.dockerfile import instructions, lint, reader
 from cove.build.dockerfile.options import PROXIES, Missing, Options
 from cove.build.dockerfile.plan import Plan, plan
 from cove.build.layers import Workshop
@@ -217,7 +217,7 @@ class _Build:
             self._received = await executors.bulk(
                 contexts.receive, service.workshop, self.scratch, blocking(body), options.dockerfile
             )
-        self._dockerfile = instructions.parse(self._received.dockerfile)
+        self._dockerfile = reader.parse(self._received.dockerfile)
 
     async def run(self, sink: Sink) -> None:
         """Plan, solve, name."""

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cove.build.dockerfile import instructions as ins
-from cove.build.dockerfile import lexer
+from cove.build.dockerfile import lexer, reader
 from cove.build.dockerfile.syntax import DockerfileError
 from cove.build.dockerfile.words import expand, split
 from cove.errors import InvalidArgument
 
 
 def body(text: str) -> tuple[ins.Instruction, ...]:
-    return ins.parse(f"FROM scratch\n{text}".encode()).stages[0].body
+    return reader.parse(f"FROM scratch\n{text}".encode()).stages[0].body
 
 
 def test_continuations_comments_and_blank_lines_join() -> None:
@@ -24,7 +24,7 @@ def test_continuations_comments_and_blank_lines_join() -> None:
 
 
 def test_another_escape_character() -> None:
-    found = ins.parse(b"# escape=`\nFROM scratch\nRUN dir C:\\ `\n  /s\n")
+    found = reader.parse(b"# escape=`\nFROM scratch\nRUN dir C:\\ `\n  /s\n")
     (run,) = found.stages[0].body
     assert run.text == "RUN dir C:\\   /s"
 
@@ -35,10 +35,10 @@ def test_an_escaped_escape_does_not_continue() -> None:
 
 
 def test_directives_only_at_the_top() -> None:
-    found = ins.parse(b"# syntax=docker/dockerfile:1\n# check=skip=all\n# plain\n# escape=`\nFROM scratch\n")
+    found = reader.parse(b"# syntax=docker/dockerfile:1\n# check=skip=all\n# plain\n# escape=`\nFROM scratch\n")
     assert found.directives == {"syntax": "docker/dockerfile:1", "check": "skip=all"} and found.escape == "\\"
     with pytest.raises(DockerfileError, match="only one escape parser directive"):
-        ins.parse(b"# escape=`\n# escape=`\nFROM scratch\n")
+        reader.parse(b"# escape=`\n# escape=`\nFROM scratch\n")
 
 
 def test_heredocs_keep_their_text_and_follow_their_line() -> None:
@@ -88,9 +88,9 @@ def test_errors_name_the_place(text: str, message: str) -> None:
 
 def test_nothing_may_stand_before_from_but_arg() -> None:
     with pytest.raises(DockerfileError, match="no build stage in current context"):
-        ins.parse(b"RUN x")
+        reader.parse(b"RUN x")
     with pytest.raises(DockerfileError, match="no instructions"):
-        ins.parse(b"# nothing\n")
+        reader.parse(b"# nothing\n")
 
 
 def test_json_and_shell_forms() -> None:
@@ -186,7 +186,7 @@ def test_words_of_plain_text(words: list[str]) -> None:
 @given(st.binary(max_size=200))
 def test_any_file_is_read_or_refused(raw: bytes) -> None:
     try:
-        ins.parse(raw)
+        reader.parse(raw)
     except DockerfileError:
         pass
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cove.build import ops
-from cove.build.dockerfile import files, lint, mounts
+from cove.build.dockerfile import files, lint, mounts, reader
 from cove.build.dockerfile import instructions as ins
 from cove.build.dockerfile.options import Base, platform_arguments
 from cove.build.dockerfile.syntax import DockerfileError
@@ -110,7 +110,7 @@ class StageState:
         self.config = msgspec.structs.replace(self.config, on_build=())
         for text in triggers:
             try:
-                self.apply(ins.trigger(text, "\\"))
+                self.apply(reader.trigger(text, "\\"))
             except DockerfileError as error:
                 reason = f"in the base image's ONBUILD trigger {text[:80]!r}: {error.reason}"
                 raise DockerfileError(reason, self.stage.base.position) from error
