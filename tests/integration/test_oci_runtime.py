@@ -539,3 +539,13 @@ def test_an_ended_processs_number_means_nobody_else(bundle: Bundle, name: str) -
     assert bystander.poll() is None
     bystander.kill()
     bystander.wait()
+
+
+def test_without_a_cgroup_namespace_only_the_own_group_is_seen(bundle: Bundle) -> None:
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        pytest.skip("version 2 shows its tree to whoever is in the host's cgroup namespace")
+    content = config("sh", "-c", "ls -d /sys/fs/cgroup/memory/*/ ; cat /sys/fs/cgroup/pids/cgroup.procs")
+    content["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro", "nosuid"]})
+    content["linux"]["namespaces"] = [each for each in content["linux"]["namespaces"] if each["type"] != "cgroup"]
+    done = bundle.run(content)
+    assert "1" in done.stdout.split() and "cove" not in done.stdout, done

@@ -11,10 +11,11 @@ from cove.kernel.mounts import Options
 _PLAIN = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
 
 
-def mount(target: int, options: Options) -> int:
+def mount(target: int, options: Options, *, own: bool) -> int:
     """Attach the view to `target`: the descriptor of its (topmost) mount.
 
-    Called in the container's own cgroup namespace, so that its group is the root of what it sees.
+    `own`: this process is in the container's own cgroup namespace, so that its group is the root of what it sees.
+    Without one, version 1 would show every group of the host: there the container's is bound instead.
     """
     attributes = options.attributes[0]
     hierarchies = _version_1_hierarchies()
@@ -24,29 +25,68 @@ def mount(target: int, options: Options) -> int:
         return made
     directory = mounts.new_filesystem("tmpfs", "tmpfs", ("mode=755",), attributes & ~mounts.ATTR_RDONLY)
     mounts.attach(directory, target)
+    groups = {} if own else _groups(hierarchies)
     # Nobody else has this fresh tmpfs: names in it can be trusted, and mount(2) does each in one call.
     os.fchdir(directory)
     for controllers in hierarchies:
-        _mount_hierarchy(controllers, attributes & _PLAIN)
+        if own:
+            _mount_hierarchy(controllers, attributes & _PLAIN)
+        elif controllers in groups:
+            _bind_group(controllers, groups[controllers], attributes)
     os.chdir("/")
     mounts.set_attributes(directory, (attributes & mounts.ATTR_RDONLY, 0))
     return directory
 
 
-def _version_1_hierarchies() -> list[str]:
-    """The controllers of each version 1 hierarchy, as cgroups(7)'s /proc/self/cgroup names them."""
+def _version_1_hierarchies() -> dict[str, str]:
+    """The controllers of each version 1 hierarchy, as cgroups(7)'s /proc/self/cgroup names them, and our group."""
     with open("/proc/self/cgroup", encoding="utf-8") as file:
-        lines = [line.split(":", 2) for line in file]
-    return [controllers for number, controllers, _ in lines if number != "0"]
+        lines = [line.rstrip("\n").split(":", 2) for line in file]
+    return {controllers: path for number, controllers, path in lines if number != "0"}
 
 
-def _mount_hierarchy(controllers: str, flags: int) -> None:
-    """Mount one hierarchy in the working directory; joint controllers are also found by each one's name."""
+def _groups(hierarchies: dict[str, str]) -> dict[str, str]:
+    """Where the host has this process' group of each hierarchy; none for one that it is in the root of."""
+    found: dict[str, str] = {}
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            kind, _, options = right.split(" ", 2)
+            root, place = left.split(" ")[3:5]
+            if kind != "cgroup":
+                continue
+            given = set(options.rstrip("\n").split(","))
+            for controllers, path in hierarchies.items():
+                wanted = {controllers} if controllers.startswith("name=") else set(controllers.split(","))
+                if wanted <= given and path != "/" and path.startswith(root):
+                    found.setdefault(controllers, f"{place}/{path[len(root) :].lstrip('/')}")
+    return found
+
+
+def _bind_group(controllers: str, path: str, attributes: int) -> None:
+    """The same in the working directory for the group at `path`, which is all that is shown."""
+    name = _directory(controllers)
+    made = mounts.clone(syscalls.AT_FDCWD, path)
+    mounts.set_attributes(made, (attributes, 0))
+    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mounts.attach(made, place)
+    os.close(place)
+    os.close(made)
+
+
+def _directory(controllers: str) -> str:
+    """Make a hierarchy's directory in the working one; joint controllers are also found by each one's name."""
     name = controllers.removeprefix("name=")
     os.mkdir(name, 0o755)
-    # A named hierarchy without controllers must not come with any.
-    data = f"none,{controllers}" if controllers.startswith("name=") else controllers
-    syscalls.mount("cgroup", name, "cgroup", flags, data)
     if "," in name:
         for each in name.split(","):
             os.symlink(name, each)
+    return name
+
+
+def _mount_hierarchy(controllers: str, flags: int) -> None:
+    """Mount one hierarchy in the working directory."""
+    name = _directory(controllers)
+    # A named hierarchy without controllers must not come with any.
+    data = f"none,{controllers}" if controllers.startswith("name=") else controllers
+    syscalls.mount("cgroup", name, "cgroup", flags, data)

@@ -2,11 +2,11 @@
 
 Everything here happens in the container's own mount namespace; nothing is ever mounted on the host.
 
-    collect sources (detached copies, as the host has them) ─▶ cut the tree off from the host ─▶ root on top of "/"
+    copy sources that stay tied to the host (detached) ─▶ cut the tree off from the host ─▶ root on top of "/"
       ─▶ each mount on a descriptor resolved inside the root ─▶ /dev, masks ─▶ pivot_root ─▶ old root gone
 
-A source is copied before the namespace is made private, so that a volume asked for as "rshared" still shares
-with the host while nothing else can.
+Such a source is copied before the namespace is made private, so that a volume asked for as "rshared" still shares
+with the host while nothing else can; every other one in its turn.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ class Tree:
         self._propagation = self._root_propagation()
         made = given.mounts if given is not None else {}
         self._sources = [made.get(index) for index in range(len(spec.mounts))]
-        if given is not None and given.root >= 0:
-            self.root = given.root
-        else:
+        self._alone = given is None or given.root < 0
+        if self._alone:
             for index, (mount, options) in enumerate(zip(spec.mounts, self._options, strict=True)):
-                if sources.is_bind(mount, options):
+                if sources.is_bind(mount, options) and _is_early(mount, options):
                     self._sources[index] = sources.bind(mount, options)
             self.root = sources.root(spec, rootfs)
+        elif given is not None:
+            self.root = given.root
         self.dev: int | None = None
         self.owns_dev = False
 
@@ -86,6 +87,8 @@ class Tree:
         for mount, options, source in zip(self._spec.mounts, self._options, self._sources, strict=True):
             if mount.type == "cgroup":
                 before_cgroup()
+            if self._alone and sources.is_bind(mount, options):
+                source = self._bound(mount, options, source)
             try:
                 self._mount(mount, options, source)
             except OSError as error:
@@ -95,13 +98,28 @@ class Tree:
                     number=error.errno or 0,
                 ) from None
 
+    @staticmethod
+    def _bound(mount: Mount, options: Options, early: int | None) -> int:
+        """What to bind, made in its turn: the kernel lists mounts in the order in which they were made."""
+        if early is None:
+            return sources.bind(mount, options)
+        try:
+            again = mounts.clone(early, "", recursive=True)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return early  # before 6.15 a mount that is attached nowhere cannot be copied
+        os.close(early)
+        return again
+
     def _mount(self, mount: Mount, options: Options, source: int | None) -> None:
         directory = source is None or sources.is_directory(source)
         fixed = rootpath.RESOLVE_NO_SYMLINKS if mount.type in _FIXED else 0
         target = rootpath.mount_target(self.root, mount.destination, directory=directory, resolve=fixed)
         _refuse_proc(mount, source, target)
         if source is None and mount.type == "cgroup":
-            made = cgroupfs.mount(target, options)
+            listed = self._spec.linux.namespaces if self._spec.linux else ()
+            made = cgroupfs.mount(target, options, own=any(each.type == "cgroup" for each in listed))
         else:
             made = self._new(mount, options, target) if source is None else source
             mounts.attach(made, target)
@@ -181,6 +199,16 @@ class Tree:
         """Make the root read-only if the spec says so."""
         if self._spec.root is not None and self._spec.root.readonly:
             mounts.set_attributes(self.root, (mounts.ATTR_RDONLY, 0))
+
+
+def _is_early(mount: Mount, options: Options) -> bool:
+    """Whether a source must be copied before the namespace is cut off from the host's.
+
+    One that goes on sharing mounts with the host; and one that maps ids, by a user namespace which nobody can make
+    any more whose root is covered.
+    """
+    mapped = options.idmap or mount.uid_mappings or mount.gid_mappings
+    return bool(mapped) or options.propagation in (mounts.MS_SHARED, mounts.MS_SLAVE)
 
 
 def _refuse_proc(mount: Mount, source: int | None, target: int) -> None:
