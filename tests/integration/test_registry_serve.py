@@ -374,6 +374,14 @@ def test_cove_and_docker_push_to_it_and_pull_from_it(daemon: Daemon, shared_regi
         client("rmi", name)
 
 
+def test_search_finds_names_where_there_is_a_catalogue(daemon: Daemon, shared_registry: Serving) -> None:
+    for name in ("found/web", "found/website", "found/other"):
+        shared_registry.push_image(name, "v1", [b"x"])
+    for client in (daemon.cove, daemon.docker):
+        found = client("search", "--format", "{{.Name}}", f"{shared_registry.host}/web").stdout.split()
+        assert found == [f"{shared_registry.host}/found/web", f"{shared_registry.host}/found/website"]
+
+
 @pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed")
 def test_podman_pushes_to_it_and_pulls_from_it(shared_registry: Serving) -> None:
     shared_registry.push_image("podman/app", "v1", [layer_tar("file", b"content")])

@@ -57,6 +57,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "save": ("archive:SAVE", IMAGES, "Write images as a tar archive"),
     "load": ("archive:LOAD", IMAGES, "Read images from a tar archive"),
     "import": ("archive:IMPORT", IMAGES, "Make an image of a file system's tar archive"),
+    "search": ("search:SEARCH", IMAGES, "Search a registry for images"),
     "login": ("login:LOGIN", IMAGES, "Log in to a registry"),
     "logout": ("login:LOGOUT", IMAGES, "Log out from a registry"),
     "daemon": ("daemon:DAEMON", SYSTEM, "Run the daemon in the foreground"),

@@ -35,6 +35,11 @@ class Images:
         )
         return dict(next(iter(self._client.messages(response))))
 
+    def search(self, term: str, limit: int, *, auth: str = "") -> Iterable[dict[str, Any]]:
+        headers = {"X-Registry-Auth": auth} if auth else {}
+        response = self._client.stream("GET", "/images/search", {"term": term, "limit": limit}, headers=headers)
+        return list(next(iter(self._client.messages(response))))
+
     def history(self, name: str) -> Iterable[dict[str, Any]]:
         return self._client.call("GET", f"/images/{name}/history") or []
 

@@ -33,7 +33,7 @@ from cove.image.loading import load
 from cove.image.saving import save
 from cove.oci import image as oci
 from cove.oci.platform import Platform
-from cove.oci.reference import Reference
+from cove.oci.reference import DEFAULT_DOMAIN, Reference
 from cove.wire import images as wire
 from cove.wire.containers import ContainerConfig
 from cove.wire.filters import Filters
@@ -222,6 +222,17 @@ class ImageService:
             descriptor=descriptor(found.descriptor),
             platforms=found.platforms,
         )
+
+    async def search(self, term: str, *, limit: int = 25, auth: str = "") -> Sequence[wire.SearchResult]:
+        """Repositories at the registry that the term begins with: "registry.lan:5000/web"."""
+        domain, slash, word = term.strip().partition("/")
+        if not (slash and ("." in domain or ":" in domain or domain == "localhost")):
+            domain, word = DEFAULT_DOMAIN, term.strip()
+        credentials = Credentials.from_header(auth) if auth else None
+        names = await self._context.executors.bulk(
+            self._context.distribution.search, domain, word.lower(), max(1, min(limit, 100)), credentials
+        )
+        return [wire.SearchResult(name=f"{domain}/{name}") for name in names]
 
     async def load(self, stream: AsyncIterator[bytes], *, quiet: bool = False) -> AsyncIterator[Message]:
         """From an archive that `save` (Cove's, Docker's or another OCI tool's) made."""

@@ -129,6 +129,16 @@ class ImageSummary(Value, frozen=True, kw_only=True):
     descriptor: Descriptor | UnsetType = UNSET
 
 
+class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A repository that a search found; registries' catalogues tell nothing but its name."""
+
+    name: str
+    description: str = ""
+    star_count: int = 0
+    is_official: bool = False
+    is_automated: bool = False
+
+
 class ImageHistoryItem(Value, frozen=True, kw_only=True):
     """`id` is "<missing>" for layers without an image of their own."""
 

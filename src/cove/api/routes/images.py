@@ -117,7 +117,11 @@ async def save(engine: Engine, request: Request) -> Reply:
 
 
 async def search(engine: Engine, request: Request) -> Reply:
-    raise Unsupported("Cove does not search registries; name the image that you want and pull it")
+    query = request.query
+    if query.text("filters") not in ("", "{}", "null"):
+        raise Unsupported("registries' catalogues tell only names: a search knows no filters")
+    auth = request.headers.get("x-registry-auth", "")
+    return json_reply(await engine.images.search(query.text("term"), limit=query.number("limit") or 25, auth=auth))
 
 
 async def commit(engine: Engine, request: Request) -> Reply:

@@ -235,6 +235,12 @@ class Repository:
             if not response.closed:
                 response.close()
 
+    def ask(self, tail: str, scope: str) -> Response:
+        """The answer to a question about the whole registry, below /v2/; the caller reads and releases it."""
+        if not self._base:
+            self.connect()
+        return self._authorised(f"{self._base}/v2/{tail}", "GET", {}, None, scope, idempotent=True)
+
     # ── push ──────────────────────────────────────────────────────────────────────────────────────
 
     def has_blob(self, digest: str) -> bool:

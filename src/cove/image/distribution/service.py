@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cove.errors import InvalidArgument, Unavailable
-from cove.image.distribution import attached
+from cove.image.distribution import attached, catalogue
 from cove.image.distribution.auth import Credentials
 from cove.image.distribution.progress import Progress, Sink
 from cove.image.distribution.pull import Flights, Pull
@@ -171,6 +171,10 @@ class Distribution:
     def tags(self, reference: Reference, credentials: Credentials | None = None) -> tuple[str, ...]:
         """All tags that the repository of `reference` has at its registry."""
         return self._sources(reference, credentials, threading.Event()).tags()
+
+    def search(self, domain: str, word: str, most: int, credentials: Credentials | None = None) -> list[str]:
+        """Names of repositories at a registry that have `word` in them; Unsupported where it shows no catalogue."""
+        return catalogue.search(self._origin(Reference(domain, ""), credentials, threading.Event()), word, most)
 
     def _host(self, host: str) -> Host:
         return self._registries.current().host.get(host) or Host()
