@@ -53,7 +53,7 @@ def test_an_overlay_on_mapped_layers(layers: Path, old_kernel: bool, monkeypatch
 
     def refusing(*words: Any, **options: Any) -> int:
         if old_kernel and options.get("descriptors"):
-            raise OSError(errno.EINVAL, "no descriptors")
+            raise OSError(errno.EOPNOTSUPP, "no descriptors")
         return real(*words, **options)
 
     def look() -> None:

@@ -49,7 +49,7 @@ def overlay(
             try:
                 return mounts.new_filesystem("overlay", "overlay", options, descriptors=pairs)
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EBADF):
+                if error.errno not in (errno.EINVAL, errno.EBADF, errno.EOPNOTSUPP):
                     raise
             return _by_path(list(lower), upper, work, options, layers)
 
