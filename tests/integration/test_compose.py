@@ -53,7 +53,7 @@ class Project:
     def __init__(self, daemon: Daemon, root: Path) -> None:
         self.daemon, self.root = daemon, root
 
-    def compose(self, *words: str, timeout: float = 60) -> str:
+    def compose(self, *words: str, timeout: float = 100) -> str:
         environment = os.environ | {"DOCKER_HOST": self.daemon.host} | self.daemon.environment
         done = subprocess.run(
             ["docker-compose", *words],
@@ -78,7 +78,7 @@ def project(daemon: Daemon, tmp_path: Path) -> Iterator[Project]:
     made.compose("down", "-v", "-t", "0")
 
 
-def fetch(port: int, patience: float = 10) -> str:
+def fetch(port: int, patience: float = 40) -> str:
     deadline = time.monotonic() + patience
     while True:
         done = subprocess.run(

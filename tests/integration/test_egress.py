@@ -36,7 +36,7 @@ def outside(lan: Lan) -> Iterator[Lan]:
 def reached(made: Made, name: str, address: str, port: int) -> bool:
     try:
         with inside(made.pid(name)):
-            socket.create_connection((address, port), 1).close()
+            socket.create_connection((address, port), 8).close()
     except OSError:
         return False
     return True
