@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from cove.engine import restarts, signals
 from cove.engine.attachments import Attachments
@@ -241,7 +241,8 @@ class Lifecycle:
             container.stopping = True
             self._registry.note(container, wanted="stopped")
             ended = self._watch(container.ended)
-            await self._signal(container, number)
+            with suppress(Conflict):  # it has ended by itself; `settle` is about to say so
+                await self._signal(container, number)
         patience = self._patience(container, timeout)
         if not await _within(ended, patience):
             await self._kill(container)
@@ -272,7 +273,8 @@ class Lifecycle:
     async def _kill(self, container: Container) -> None:
         async with container.lock:
             if container.facts.running:
-                await self._signal(container, _SIGKILL)
+                with suppress(Conflict):  # it ended meanwhile
+                    await self._signal(container, _SIGKILL)
 
     async def halt(self, container: Container) -> None:
         """Kill it and wait until it has ended; for removal by force."""
