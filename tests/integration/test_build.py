@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import docker
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import BIN, Daemon
 
 
 def context(directory: Path, dockerfile: str, **files: str) -> Path:
@@ -150,3 +153,52 @@ def test_a_tar_with_links_stays_inside(daemon: Daemon) -> None:
     client = docker.APIClient(base_url=daemon.host)
     lines = list(client.build(fileobj=io.BytesIO(raw.getvalue()), custom_context=True, decode=True))
     assert '"/up": not found' in lines[-1]["error"]
+
+
+def test_identical_steps_of_builds_at_once_run_once(daemon: Daemon, tmp_path: Path) -> None:
+    line = "RUN --mount=type=cache,id=counted,target=/c echo x >> /c/n && sleep 1 && wc -l < /c/n\n"
+    where = context(tmp_path / "c", f"FROM busybox\n{line}")
+    with ThreadPoolExecutor(3) as pool:
+        told = list(pool.map(lambda name: daemon.cove("build", "-t", name, str(where)).stderr, "abc"))
+    assert all(" 1\n" in each or "CACHED" in each for each in told)
+    images = daemon.cove("inspect", "a", "b", "c", "-f", "{{.Id}}").stdout.split()
+    assert len(set(images)) == 1
+
+
+def test_an_interrupted_build_leaves_nothing(own_daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN echo kept > /kept\nRUN touch /tmp/x && sleep 60\n")
+    environment = os.environ | {"COVE_HOST": own_daemon.host}
+    with subprocess.Popen(
+        [BIN / "cove", "build", str(where)], env=environment, stderr=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stderr is not None
+        for line in client.stderr:
+            if "sleep 60" in line:
+                break
+        time.sleep(0.3)
+        client.kill()
+    deadline = time.monotonic() + 10
+    while any((own_daemon.data / "containers").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any((own_daemon.data / "containers").iterdir())
+    assert not any((own_daemon.run / "containers").iterdir())
+    context(where, "FROM busybox\nRUN echo kept > /kept\nRUN true\n")
+    assert "CACHED" in own_daemon.cove("build", str(where)).stderr
+
+
+def test_a_killed_daemon_forgets_the_step_and_its_secret(own_daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN --mount=type=secret,id=s sleep 60\n")
+    (tmp_path / "s").write_text("left-behind")
+    environment = os.environ | {"COVE_HOST": own_daemon.host}
+    words = [BIN / "cove", "build", "--secret", f"id=s,src={tmp_path}/s", str(where)]
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as client:
+        assert client.stderr is not None
+        for line in client.stderr:
+            if "sleep 60" in line:
+                break
+        time.sleep(0.5)
+        own_daemon.kill()
+        client.wait(10)
+    own_daemon.start()
+    assert not any((own_daemon.data / "containers").iterdir())
+    assert not list(Path("/dev/shm").glob("cove-*-secret-*")) + list(own_daemon.run.glob("*secret*"))

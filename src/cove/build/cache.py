@@ -20,7 +20,6 @@ from cove.build.solver import Key
 from cove.store.database import Database
 
 _MAX_PLACES = 5000
-_MAX_DIGESTS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +120,10 @@ class BuildCache:
 
     def moment(self, name: str, now: int) -> int:
         """When a configuration was first made: the same again has the same time, and so the same identity."""
-        known = self.digest(f"moment {name}")
-        if known is not None:
-            return int(known)
-        self.keep_digest(f"moment {name}", str(now))
-        return now
+        self._database.execute(
+            "INSERT OR IGNORE INTO build_digests (tree, digest) VALUES (?, ?)", (f"moment {name}", str(now))
+        )
+        return int(self.digest(f"moment {name}") or now)
 
     def known(self, name: str) -> bool:
         """Whether a line that makes no layer was in an earlier build; it is from now on."""

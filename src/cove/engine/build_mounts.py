@@ -244,7 +244,7 @@ class BuildMounts:
 
     def _memory(self, stack: AsyncExitStack) -> Path:
         """A private directory that is in memory only: what lies there never reaches a disk."""
-        for place in (self._context.run.root, Path("/dev/shm"), Path("/run")):
+        for place in _memory_places(self._context):
             with ExitStack() as closing:
                 try:
                     fd = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -253,7 +253,7 @@ class BuildMounts:
                 closing.callback(os.close, fd)
                 if filesystem_magic(fd) not in (_TMPFS_MAGIC, _RAMFS_MAGIC):
                     continue
-            directory = place / f"cove-secret-{secrets.token_hex(8)}"
+            directory = place / f"{_memory_name(self._context)}{secrets.token_hex(8)}"
             directory.mkdir(mode=0o700)
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
             return directory
@@ -273,6 +273,22 @@ class BuildMounts:
                 closing.callback(os.close, lower[-1])
             missing = [path for path in paths if not exists_below(lower, path)]
         return tuple(sorted(missing, key=len, reverse=True))
+
+
+def _memory_places(context: Context) -> tuple[Path, ...]:
+    return context.run.root, Path("/dev/shm"), Path("/run")
+
+
+def _memory_name(context: Context) -> str:
+    """How the directories of this daemon begin, so that several daemons live side by side."""
+    return f"{context.instance.nft_table}-secret-"
+
+
+def sweep_memory(context: Context) -> None:
+    """At a daemon's start: what a killed one left of its builds' secrets goes."""
+    for place in _memory_places(context):
+        for found in place.glob(f"{_memory_name(context)}*"):
+            shutil.rmtree(found, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> Path:

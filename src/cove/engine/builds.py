@@ -29,7 +29,7 @@ from cove.build.steps import Result, StepFailed, Steps, Surroundings
 from cove.engine.attachments import Attachments
 from cove.engine.bridging import Message, blocking
 from cove.engine.build_bases import Bases
-from cove.engine.build_mounts import BuildMounts, CacheLocks, Given
+from cove.engine.build_mounts import BuildMounts, CacheLocks, Given, sweep_memory
 from cove.engine.build_prune import prune_cache
 from cove.engine.build_runner import BuildExits, ContainerRunner, proxies
 from cove.engine.build_stream import Classic, Events, Quiet, Stream
@@ -63,6 +63,7 @@ class BuildService:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._sweeps: set[asyncio.Task[None]] = set()
         self._given: dict[str, Given] = {}
+        sweep_memory(context)
 
     def give(self, secrets: BuildSecrets) -> str:
         """Keep secrets in memory for the one build that asks for them by this name."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import socket
 import time
 
@@ -133,6 +134,7 @@ class Recovery:
         for name in os.listdir(self._context.data.containers):
             if self._registry.get(name) is None and name not in keep:
                 self._context.snapshots.remove(name)
+                shutil.rmtree(self._context.data.container(name).root, ignore_errors=True)
 
     async def after_reconnect(self) -> None:
         """A new supervisor took over: learn what ended while there was none."""
