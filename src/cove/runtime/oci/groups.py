@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 
 from cove.errors import InvalidArgument, Unsupported
-from cove.kernel import systemd as init
 from cove.kernel.cgroups import Cgroups
 from cove.runtime.oci.store import CGROUP_PARENT
 
 
 def driver(*, systemd: bool) -> Cgroups:
     """What makes and limits groups. Unsupported when systemd is asked for and is not there."""
-    if systemd and not init.is_running():
-        raise Unsupported("systemd is not running on this host, so it cannot make control groups; use cgroupfs")
+    if systemd:
+        from cove.kernel import systemd as init
+
+        if not init.is_running():
+            raise Unsupported("systemd is not running on this host, so it cannot make control groups; use cgroupfs")
     return Cgroups.detect(CGROUP_PARENT, "systemd" if systemd else "cgroupfs")
 
 
