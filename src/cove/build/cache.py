@@ -91,6 +91,12 @@ class BuildCache:
             gone.append(record)
         return gone
 
+    def forget_digests(self) -> None:
+        """Forget what can be found out again: digests of files in layers, and what is told of earlier builds."""
+        with self._database.transaction():
+            self._database.execute("DELETE FROM build_digests")
+            self._database.execute("DELETE FROM build_places")
+
     # Why a step runs again
 
     def last(self, place: str) -> dict[str, str] | None:

@@ -29,6 +29,8 @@ async def prune_cache(
 
     def work() -> BuildPruneResponse:
         gone = cache.prune(wanted=wanted, keep_bytes=keep_bytes, least_unused_ns=limit)
+        if all_ and not filters and not keep_bytes:
+            cache.forget_digests()
         freed = context.store.collector.collect() if gone else 0
         mounts, room = ([], 0) if keep_bytes or wanted_ids else _prune_mounts(context.data.build_mounts, limit)
         return BuildPruneResponse(
