@@ -271,8 +271,10 @@ CMD cat /got
 
 def test_a_remote_archive_with_a_checksum(debian: Daemon, tmp_path: Path) -> None:
     (tmp_path / "served").mkdir()
-    subprocess.run(["tar", "-C", str(tmp_path), "-czf", str(tmp_path / "served/s.tar.gz"), "served"], check=True)
-    digest = subprocess.run(["sha256sum", str(tmp_path / "served/s.tar.gz")], capture_output=True, text=True).stdout
+    (tmp_path / "inside").mkdir()
+    archive = str(tmp_path / "served/s.tar.gz")
+    subprocess.run(["tar", "-C", str(tmp_path), "-czf", archive, "inside"], check=True)
+    digest = subprocess.run(["sha256sum", archive], capture_output=True, text=True).stdout
     with serving(tmp_path / "served") as address:
         dockerfile = f"""FROM debian:work
 ADD --checksum=sha256:{digest.split()[0]} --unpack {address}/s.tar.gz /opt/
@@ -280,7 +282,7 @@ ADD {address}/s.tar.gz /as-it-is/
 CMD ls /opt /as-it-is
 """
         told = run(debian, built(debian, tmp_path / "c", {"Dockerfile": dockerfile}))
-    assert told == "/as-it-is:\ns.tar.gz\n\n/opt:\nserved\n"
+    assert told == "/as-it-is:\ns.tar.gz\n\n/opt:\ninside\n"
 
 
 def test_a_monorepo_with_an_ignore_file(debian: Daemon, tmp_path: Path) -> None:
