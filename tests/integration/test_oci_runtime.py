@@ -549,3 +549,11 @@ def test_without_a_cgroup_namespace_only_the_own_group_is_seen(bundle: Bundle) -
     content["linux"]["namespaces"] = [each for each in content["linux"]["namespaces"] if each["type"] != "cgroup"]
     done = bundle.run(content)
     assert "1" in done.stdout.split() and "cove" not in done.stdout, done
+
+
+def test_a_namespace_of_another_kind_is_refused_at_once(bundle: Bundle) -> None:
+    content, name = config("true"), bundle.name()
+    content["linux"]["namespaces"].append({"type": "user", "path": "/proc/self/ns/uts"})
+    bundle.write(content)
+    refused(bundle, "create", "--bundle", str(bundle.path), name)
+    assert not (bundle.state / name).exists() and not groups_of(name)

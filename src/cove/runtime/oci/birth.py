@@ -85,6 +85,7 @@ class Newborn:
             raise failure(message)
 
     def _end(self) -> str:
+        self._end_helper()
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
@@ -111,12 +112,18 @@ class Newborn:
         self._serve(lambda: b"")
 
     def kill(self) -> None:
-        """End it and reap it."""
+        """End it and its helper, and reap them."""
         process.send_signal(self.pidfd, signal.SIGKILL)
-        for pid in (self.pid, self.helper):
-            with suppress(ChildProcessError):
-                if pid:
-                    os.waitpid(pid, 0)
+        self._end_helper()
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+    def _end_helper(self) -> None:
+        """Before the process itself: where both are in its pid namespace, that does not end as long as one is left."""
+        if self.helper:
+            os.kill(self.helper, signal.SIGKILL)  # a child of ours that nobody has reaped yet
+            os.waitpid(self.helper, 0)
+            self.helper = 0
 
     def close(self) -> None:
         self.sync.close()
