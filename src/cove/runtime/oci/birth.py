@@ -119,7 +119,7 @@ class Newborn:
             os.waitpid(self.pid, 0)
 
     def _end_helper(self) -> None:
-        """Before the process itself: where both are in its pid namespace, that does not end as long as one is left."""
+        """Before the process itself: where both are in its pid namespace, that ends last."""
         if self.helper:
             os.kill(self.helper, signal.SIGKILL)  # a child of ours that nobody has reaped yet
             os.waitpid(self.helper, 0)
