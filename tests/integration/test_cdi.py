@@ -119,3 +119,14 @@ def test_what_is_not_there_is_said(vendor: Daemon, words: tuple[str, ...], sente
 def test_info_names_the_directories(vendor: Daemon) -> None:
     shown = json.loads(vendor.cove("info", "--format", "json").stdout)
     assert [Path(each).name for each in shown["CDISpecDirs"]] == ["first", "second"]
+
+
+def test_a_build_step_gets_its_devices(vendor: Daemon, tmp_path: Path) -> None:
+    step = "RUN --device=example.com/gpu=0 --device=example.com/gpu=9 test $GPU0 = yes && test -c /dev/gpu0"
+    (tmp_path / "Dockerfile").write_text(f"FROM busybox\n{step}\n")
+    refused = vendor.cove("build", "-q", str(tmp_path), check=False)
+    assert refused.returncode and "--allow device" in refused.stderr
+    assert vendor.cove("build", "-q", "--allow", "device", str(tmp_path)).stdout.startswith("sha256:")
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN --device=example.com/gpu=9,required true\n")
+    missing = vendor.cove("build", "-q", "--allow", "device", str(tmp_path), check=False)
+    assert missing.returncode and "example.com/gpu=9" in missing.stderr

@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import Daemon, new_daemon
 from tests.integration.test_build_command import serving
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 _PACKAGES = "python3,python3-pip,gcc,libc6-dev,nginx-light"
 
 
@@ -36,7 +36,10 @@ def debian() -> Iterator[Daemon]:
             daemon.cove("tag", "debian:bookworm", "debian:work")
         else:
             words = ("image", "bootstrap", "--suite", "bookworm", "--include", _PACKAGES, "debian:work")
-            done = daemon.cove(*words, check=False, timeout=500)
+            try:
+                done = daemon.cove(*words, check=False, timeout=500)
+            except subprocess.TimeoutExpired:
+                pytest.skip("Debian's packages take more than 500 s to come and unpack here")
             if done.returncode:
                 pytest.skip(f"Debian's packages cannot be reached from here: {done.stderr.strip()[-200:]}")
         yield daemon

@@ -20,20 +20,20 @@ import msgspec
 from cove.build import ops
 from cove.build.layers import Source
 from cove.build.solver import Log
-from cove.engine import userns
+from cove.engine import cdi, cdi_files, userns
 from cove.engine.attachments import Attachments
 from cove.engine.build_mounts import BuildMounts, Prepared
 from cove.engine.context import Context
 from cove.engine.launch import Launcher
 from cove.engine.records import Record
-from cove.errors import Internal
+from cove.errors import Internal, InvalidArgument
 from cove.oci.spec import Mount
 from cove.runtime.client import Process
 from cove.runtime.follow import LogFollower, LogWatcher
 from cove.runtime.log_reader import LogReader
 from cove.runtime.messages import Exit, Launch
 from cove.wire.builds import BuildOptions
-from cove.wire.containers import ContainerConfig, HostConfig
+from cove.wire.containers import ContainerConfig, DeviceRequest, HostConfig
 from cove.wire.networks import EndpointSettings
 
 
@@ -107,6 +107,7 @@ class ContainerRunner:
             host=HostConfig(
                 network_mode=network,
                 privileged=insecure,
+                device_requests=self._devices(step),
                 extra_hosts=step.extra_hosts,
                 shm_size=step.shm_size,
                 memory=asked.memory,
@@ -124,6 +125,21 @@ class ContainerRunner:
             uid_map=maps.uids,
             gid_map=maps.gids,
         )
+
+    def _devices(self, step: ops.Run) -> tuple[DeviceRequest, ...]:
+        """RUN --device=NAME[,required]: what is not required and not there is done without, as the language says."""
+        found = []
+        for text in step.devices:
+            name, *words = text.removeprefix("name=").split(",")
+            request = DeviceRequest(driver="cdi", device_ids=(name,))
+            try:
+                cdi.edits((request,), self._context.settings.cdi_directories)
+            except InvalidArgument:
+                if "required" in words or not cdi_files.is_name(name):
+                    raise
+                continue
+            found.append(request)
+        return tuple(found)
 
     async def _whole_life(self, record: Record, prepared: Prepared, log: Log, stack: AsyncExitStack) -> Exit:
         context, identity = self._context, record.id
