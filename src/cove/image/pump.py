@@ -6,7 +6,6 @@ fd ─▶ child, without any capability: decompress, hash ─▶ pipe ─▶ thi
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import NoReturn
 
 from cove.errors import CoveError, Internal, InvalidArgument, describe
 from cove.image.decompress import decompressed
-from cove.kernel import privileges
+from cove.kernel import pipes, privileges
 
 _READ = 128 << 10
 _PIECE = 1 << 20
@@ -35,7 +34,7 @@ class Pump:
         self.total = 0
         self._pieces, pieces = os.pipe()
         self._verdict, verdict = os.pipe()
-        fcntl.fcntl(pieces, fcntl.F_SETPIPE_SZ, _PIECE)
+        pipes.widen(pieces, _PIECE)
         self._child = os.fork()
         if self._child == 0:
             os.close(self._pieces)

@@ -7,7 +7,6 @@ passes descriptors and reads short reports. All functions block; they belong in 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import select
@@ -24,6 +23,7 @@ import cove
 from cove import errors
 from cove.errors import CoveError, Internal
 from cove.ipc import channel
+from cove.kernel import pipes
 from cove.oci.spec import Mount
 
 PIPE, NOTHING = subprocess.PIPE, subprocess.DEVNULL
@@ -134,11 +134,11 @@ class Worker:
             if stdin == PIPE:
                 theirs["stdin"], self._stdin = os.pipe()
                 ours.append(theirs["stdin"])
-                fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+                pipes.widen(self._stdin, _PIPE_SIZE)
             if stdout == PIPE:
                 self._stdout, theirs["stdout"] = os.pipe()
                 ours.append(theirs["stdout"])
-                fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+                pipes.widen(self._stdout, _PIPE_SIZE)
             given = {name: fd for name, fd in theirs.items() if fd >= 0}
             told = {"verb": verb, "place": place, "mounts": _plain(mounts), "fds": list(given), **job}
             self._pidfd = _workshop.hire(json.dumps(told).encode(), list(given.values()))
