@@ -5,7 +5,7 @@ data root (0710, default /var/lib/cove)      run root (0700 but for the socket, 
 ├── image/  an OCI image layout              ├── daemon.lock
 ├── layers/<chain id, 64 hex>/  one a layer  ├── supervisor.lock
 ├── containers/<id>/                         ├── supervisor.sock  resolver.sock
-│   ├── upper/ work/ chain  the snapshot     └── containers/<id>/
+│   ├── upper/ work/ chain shown             └── containers/<id>/
 │   ├── hostname hosts resolv.conf               ├── state.json
 │   └── log/                                     └── stdin stdout stderr   FIFOs
 ├── volumes/<name>/_data/
@@ -41,6 +41,11 @@ class ContainerData:
     def chain(self) -> Path:
         """Holds the chain id of the image layers below the writable one; empty for none."""
         return self.root / "chain"
+
+    @property
+    def shown(self) -> Path:
+        """Holds the chain ids of the images that it mounts, one a line; absent for none."""
+        return self.root / "shown"
 
     @property
     def log(self) -> Path:

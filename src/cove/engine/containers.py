@@ -84,7 +84,8 @@ class Containers:
             undo.push_async_callback(self._mounts.undo, mounts)
             record = msgspec.structs.replace(draft, mounts=mounts)
             await self._unpacked(image)
-            self._context.snapshots.prepare(identity, image.chain_ids[-1] if image.chain_ids else None)
+            shown = [mount.chain for mount in mounts if mount.type == "image"]
+            self._context.snapshots.prepare(identity, image.top, shown)
             undo.callback(self._context.snapshots.remove, identity)
             await self._fill(record)
             container = self._registry.add(record)

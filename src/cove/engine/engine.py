@@ -57,7 +57,7 @@ class Engine:
         self.events = context.events
         self.volumes = VolumeService(context, registry)
         self.volume_moves = VolumeMoves(context, self.volumes)
-        mounts = Mounts(registry, self.volumes)
+        mounts = Mounts(context, registry, self.volumes)
         launcher = Launcher(context, registry, mounts)
         self._removal = Removal(context, registry, self.volumes)
         self.lifecycle = Lifecycle(context, registry, launcher, attachments, self._removal, self._tasks)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,12 @@ class HostFacts:
     last_capability: int = 40
     apparmor: bool = False
     selinux: bool = False
+
+    @property
+    def deep_attributes(self) -> bool:
+        """Whether a whole tree of mounts can be made read-only (mount_setattr(2), kernel 5.12)."""
+        version = re.match(r"(\d+)\.(\d+)", self.kernel)
+        return version is not None and (int(version[1]), int(version[2])) >= (5, 12)
 
 
 def read_facts(cgroup_driver: str = "cgroupfs") -> HostFacts:

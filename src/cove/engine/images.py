@@ -111,7 +111,8 @@ class ImageService:
         """The containers of each image, and whether they run."""
         users: defaultdict[str, _Users] = defaultdict(tuple)
         for container in self._registry:
-            users[container.record.image_id] += ((container.id, container.facts.running),)
+            for identity in container.record.image_ids:
+                users[identity] += ((container.id, container.facts.running),)
         return users
 
     def _deleted(self, image: Image | None, done: Collection[dict[str, str]]) -> Sequence[wire.ImageDeleteItem]:

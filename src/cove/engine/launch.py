@@ -53,7 +53,7 @@ class Launcher:
             cgroup=new_cgroup(record, self._context),
             hostname=hostname,
             mounts=(
-                *self._mounts.perform(record.mounts, mapped=bool(record.uid_map)),
+                *self._mounts.perform(record.mounts, uids=record.uid_map, gids=record.gid_map),
                 *self._files(record, attached, hostname, lenders.get("network")),
             ),
             joined={

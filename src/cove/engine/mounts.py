@@ -1,6 +1,7 @@
 """Every mount a container asks for, resolved once at creation; and the mounts of a start made of them.
 
     -v, --mount, --tmpfs, VOLUME of the image, --volumes-from ──resolve──▶ MountRecords ──perform──▶ oci Mounts
+      (each by itself: `cove.engine.mount_requests`)
 
 One destination has one mount: a user's word wins over volumes taken from others, those over the image's.
 """
@@ -12,21 +13,24 @@ from collections.abc import Iterable
 import msgspec
 
 from cove import ids
-from cove.engine import spec
+from cove.engine import mount_requests, spec, trust
+from cove.engine.context import Context
 from cove.engine.records import MountRecord, Record
 from cove.engine.registry import Registry
 from cove.engine.volumes import VolumeService
-from cove.errors import InvalidArgument, Unsupported
-from cove.oci.spec import Mount
+from cove.errors import InvalidArgument, NotFound
+from cove.oci.spec import IDMapping, Mount
 from cove.volume import binds
-from cove.wire import mounts as wire
 from cove.wire.containers import ContainerConfig, HostConfig
+
+_Map = tuple[IDMapping, ...]
 
 
 class Mounts:
     """Resolves and performs; makes the volumes that are named for the first time."""
 
-    def __init__(self, registry: Registry, volumes: VolumeService) -> None:
+    def __init__(self, context: Context, registry: Registry, volumes: VolumeService) -> None:
+        self._context = context
         self._registry = registry
         self._volumes = volumes
 
@@ -54,9 +58,9 @@ class Mounts:
             return ()
         chosen: dict[str, MountRecord] = {}
         for text in asked.binds or ():
-            _add(chosen, _from_bind(binds.parse(text), asked.volume_driver))
+            _add(chosen, mount_requests.from_bind(binds.parse(text), asked.volume_driver))
         for mount in asked.mounts:
-            _add(chosen, _from_mount(mount, asked.volume_driver))
+            _add(chosen, mount_requests.from_mount(mount, asked.volume_driver))
         for destination, options in asked.tmpfs.items():
             spec.tmpfs(destination, options)
             clean = binds.check_destination(destination, destination)
@@ -80,11 +84,13 @@ class Mounts:
                 await self._volumes.remove(record.name, force=True)
 
     async def _made(self, record: MountRecord, asked: HostConfig) -> MountRecord:
+        if record.type == "image":
+            return await self._pinned(record)
         if record.type != "volume":
             return record
         anonymous = not record.name
         name = ids.new_id() if anonymous else ids.check_name("volume", record.name)
-        options, labels = _volume_words(asked, record.destination)
+        options, labels = mount_requests.volume_words(asked, record.destination)
         made = await self._volumes.ensure(
             name, record.driver or "local", options=options, labels=labels, anonymous=anonymous
         )
@@ -96,6 +102,16 @@ class Mounts:
             anonymous=anonymous or record.anonymous,
         )
 
+    async def _pinned(self, record: MountRecord) -> MountRecord:
+        """The image that the name stands for now, its layers unpacked: it stays this one."""
+        try:
+            image = self._context.images.get(record.name)
+        except NotFound as error:  # 404 at creation means to clients that the container's own image is missing
+            raise InvalidArgument(f'invalid mount config for type "image": {error.message}; pull it first') from None
+        trust.admit(self._context.trust, record.name, image)
+        await self._context.executors.bulk(self._context.store.layers.ensure_unpacked, image)
+        return msgspec.structs.replace(record, source=image.id, chain=image.top or "")
+
     def _from_container(self, text: str) -> Iterable[MountRecord]:
         name, _, mode = text.partition(":")
         if mode not in ("", "ro", "rw", "z", "Z"):
@@ -104,11 +120,11 @@ class Mounts:
             if record.type != "tmpfs":
                 yield msgspec.structs.replace(record, rw=record.rw and mode != "ro", copy=False, anonymous=False)
 
-    def perform(self, records: Iterable[MountRecord], *, mapped: bool = False) -> tuple[Mount, ...]:
+    def perform(self, records: Iterable[MountRecord], *, uids: _Map = (), gids: _Map = ()) -> tuple[Mount, ...]:
         """The mounts of a start, parents before children; a bind's source is looked at again.
 
-        `mapped`: the container has ids of its own. Its volumes are Cove's, and show their owners inside as on
-        disk; a directory of the host does so when it was asked for with "idmap".
+        `uids`, `gids`: the container's, if it has ids of its own. Its volumes are Cove's, and show their owners
+        inside as on disk; a directory of the host does so when it was asked for with "idmap".
         """
         found = []
         ordered = sorted(records, key=lambda each: each.destination.count("/"))
@@ -117,120 +133,37 @@ class Mounts:
                 found.append(self._volumes.mount(record))
             elif record.type == "tmpfs":
                 found.append(spec.tmpfs(record.destination, record.mode))
+            elif record.type == "image":
+                found.append(self._context.snapshots.image(record.chain, record.destination, subpath=record.subpath))
             else:
                 binds.check_source(record.source, make=record.make)
-                found.append(
-                    binds.mount(
-                        record.source,
-                        record.destination,
-                        rw=record.rw,
-                        propagation=record.propagation,
-                        recursive=record.recursive,
-                    )
-                )
-        if not mapped:
+                found.append(self._bind(record))
+        if not uids:
             return tuple(found)
-        return tuple(self._shown(mount, record) for mount, record in zip(found, ordered, strict=True))
+        return tuple(_shown(mount, record, uids, gids) for mount, record in zip(found, ordered, strict=True))
 
-    def _shown(self, mount: Mount, record: MountRecord) -> Mount:
-        if record.idmap or (record.type == "volume" and mount.type == "bind"):
-            return msgspec.structs.replace(mount, options=(*mount.options, "idmap"))
-        return mount
+    def _bind(self, record: MountRecord) -> Mount:
+        deep = record.deep_readonly == "must" or (
+            record.deep_readonly == "" and record.recursive and self._context.host.deep_attributes
+        )
+        return binds.mount(
+            record.source,
+            record.destination,
+            access="rw" if record.rw else "rro" if deep else "ro",
+            propagation=record.propagation,
+            recursive=record.recursive,
+        )
+
+
+def _shown(mount: Mount, record: MountRecord, uids: _Map, gids: _Map) -> Mount:
+    if record.type == "image":
+        return msgspec.structs.replace(mount, uid_mappings=uids, gid_mappings=gids)
+    if record.idmap or (record.type == "volume" and mount.type == "bind"):
+        return msgspec.structs.replace(mount, options=(*mount.options, "idmap"))
+    return mount
 
 
 def _add(chosen: dict[str, MountRecord], record: MountRecord) -> None:
     if record.destination in chosen:
         raise InvalidArgument(f"Duplicate mount point: {record.destination}")
     chosen[record.destination] = record
-
-
-def _from_bind(text: binds.BindText, driver: str) -> MountRecord:
-    if text.is_path:
-        return MountRecord(
-            type="bind",
-            destination=text.destination,
-            source=text.source,
-            mode=text.mode,
-            rw=text.rw,
-            propagation=text.propagation or "rprivate",
-            make=True,
-            idmap=text.idmap,
-        )
-    return MountRecord(
-        type="volume",
-        destination=text.destination,
-        name=text.source,
-        driver=driver or "local",
-        mode=text.mode or "z",
-        rw=text.rw,
-        copy=text.copy,
-        idmap=text.idmap,
-    )
-
-
-def _from_mount(asked: wire.Mount, driver: str) -> MountRecord:
-    """A `--mount`; Docker's words for what is wrong with one."""
-    complaint = f'invalid mount config for type "{asked.type}": '
-    if not asked.target:
-        raise InvalidArgument(f"{complaint}field Target must not be empty")
-    target = binds.check_destination(asked.target, asked.target)
-    if asked.type == "tmpfs":
-        return _from_tmpfs(asked, target, complaint)
-    if asked.type == "bind":
-        if not asked.source.startswith("/"):
-            raise InvalidArgument(f"{complaint}invalid mount path: '{asked.source}' mount path must be absolute")
-        options = asked.bind_options or wire.BindOptions()
-        if options.propagation and options.propagation not in binds.PROPAGATIONS:
-            raise InvalidArgument(f"{complaint}invalid propagation mode: {options.propagation}")
-        return MountRecord(
-            type="bind",
-            destination=target,
-            source=binds.clean(asked.source),
-            rw=not asked.read_only,
-            propagation=options.propagation or "rprivate",
-            recursive=not options.non_recursive,
-            make=options.create_mountpoint,
-            idmap=asked.idmap,
-        )
-    if asked.type == "volume":
-        volume = asked.volume_options or wire.VolumeOptions()
-        chosen = volume.driver_config.name if volume.driver_config else ""
-        return MountRecord(
-            type="volume",
-            destination=target,
-            name=asked.source,
-            driver=chosen or driver or "local",
-            mode="z",
-            rw=not asked.read_only,
-            copy=not volume.no_copy,
-            subpath=volume.subpath,
-            idmap=asked.idmap,
-        )
-    if asked.type in ("image", "npipe", "cluster"):
-        raise Unsupported(f"{complaint}mounts of this type are not supported; use bind, volume or tmpfs")
-    raise InvalidArgument(f"{complaint}mount type unknown: '{asked.type}'")
-
-
-def _from_tmpfs(asked: wire.Mount, target: str, complaint: str) -> MountRecord:
-    if asked.source:
-        raise InvalidArgument(f"{complaint}field Source must not be specified")
-    options = asked.tmpfs_options or wire.TmpfsOptions()
-    words = ["=".join(option) for option in options.options]
-    if options.size_bytes:
-        words.append(f"size={options.size_bytes}")
-    if options.mode:
-        words.append(f"mode={options.mode:o}")
-    if asked.read_only:
-        words.append("ro")
-    mode = ",".join(words)
-    spec.tmpfs(target, mode)
-    return MountRecord(type="tmpfs", destination=target, mode=mode, rw=not asked.read_only, options=tuple(words))
-
-
-def _volume_words(asked: HostConfig, destination: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The driver's options and the labels that a `--mount` gives the volume it makes."""
-    for mount in asked.mounts:
-        if mount.type == "volume" and binds.clean(mount.target) == destination and mount.volume_options:
-            config = mount.volume_options.driver_config
-            return (dict(config.options) if config else {}), dict(mount.volume_options.labels)
-    return {}, {}

@@ -24,13 +24,15 @@ Phase = Literal["created", "running", "paused", "restarting", "exited", "dead"]
 class MountRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A mount of a container, resolved: nothing about it is decided again at start.
 
-    `type` "volume", "bind" or "tmpfs". `name` and `driver` are a volume's. `source` is the host's path.
+    `name` and `driver` are a volume's; an image's name is as it was asked for, its id the `source` and its
+    uppermost layer the `chain`, so that it stays the same image. `source` of a bind is the host's path.
+    `deep_readonly`: whether "ro" holds for the mounts below a bind too: "" where the kernel can, "must" or "no".
     `copy`: an empty volume is filled from the image on first use. `make`: the source directory of a bind
     is made when it is missing. `anonymous`: goes away with the container when asked to. `idmap`: in a user
     namespace, files belong inside to whom they belong on disk.
     """
 
-    type: Literal["volume", "bind", "tmpfs"]
+    type: Literal["volume", "bind", "tmpfs", "image"]
     destination: str
     name: str = ""
     driver: str = ""
@@ -41,6 +43,8 @@ class MountRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     options: tuple[str, ...] = ()
     subpath: str = ""
     recursive: bool = True
+    deep_readonly: Literal["", "no", "must"] = ""
+    chain: str = ""
     copy: bool = False
     make: bool = False
     anonymous: bool = False
@@ -66,6 +70,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     endpoints: dict[str, EndpointSettings] = {}
     uid_map: tuple[IDMapping, ...] = ()
     gid_map: tuple[IDMapping, ...] = ()
+
+    @property
+    def image_ids(self) -> frozenset[str]:
+        """The images that it needs: its own, and those that it mounts."""
+        return frozenset({self.image_id, *(mount.source for mount in self.mounts if mount.type == "image")})
 
 
 class Attached(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

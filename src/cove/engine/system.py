@@ -137,7 +137,7 @@ class System:
         """Everything that takes room, measured now."""
         containers = await self._containers.list(all=True, size=True)
         records = self._cache.records()
-        used = {container.record.image_id for container in self._registry}
+        used = {identity for container in self._registry for identity in container.record.image_ids}
         store = await self._context.executors.bulk(
             self._context.store.usage.measure, used, {record.chain for record in records}
         )

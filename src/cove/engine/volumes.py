@@ -159,13 +159,13 @@ class VolumeService:
     def wants_fill(self, asked: MountRecord) -> bool:
         """Whether an image's content belongs into a volume before its first use."""
         record = self._records.get(asked.name)
-        if asked.type != "volume" or not asked.copy or asked.subpath or record is None:
+        if asked.type != "volume" or not asked.copy or record is None:
             return False
         if record.options.keys() == {"size"}:
-            return not record.filled
+            return not record.filled and not asked.subpath
         if record.options:
             return False
-        return self._driver(record.driver).empty(asked.name)
+        return self._driver(record.driver).empty(asked.name, asked.subpath)
 
     async def size(self, name: str) -> int:
         """Bytes on disk, measured now."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
 from typing import Any
 
 from cove.kernel import loop, mounts, privileges, process, rootpath, syscalls
@@ -66,15 +67,29 @@ def readonly(layers: list[str]) -> int:
 
 def _first(place: str, layer: dict[str, Any]) -> int:
     """Mount a snapshot, or one directory, on `place` where nobody else sees it, and return its root."""
-    if "loop" in layer["options"]:
-        return _attached(_file_system(layer), place)
-    if layer.get("type") != "overlay":
-        return os.open(layer["source"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    options = mounts.parse_options(layer["options"])
+    if "loop" in options.data:
+        made = _attached(_file_system(layer), place)
+    elif layer.get("type") == "overlay":
+        made = _attached(_overlay(layer), place)
+        if options.attributes[0] & mounts.ATTR_RDONLY:
+            mounts.set_attributes(made, (mounts.ATTR_RDONLY, 0))
+    else:
+        made = os.open(layer["source"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if not options.subdirectory:
+        return made
+    try:
+        return rootpath.beneath(made, options.subdirectory)
+    finally:
+        os.close(made)
+
+
+def _overlay(layer: dict[str, Any]) -> int:
+    """A snapshot, or an image's layers."""
     lower: list[str] = []
     upper = work = ""
     data: list[str] = []
-    readonly = False
-    for option in layer["options"]:
+    for option in mounts.parse_options(layer["options"]).data:
         key, _, value = option.partition("=")
         if key == "lowerdir":
             lower = value.split(":")
@@ -82,14 +97,9 @@ def _first(place: str, layer: dict[str, Any]) -> int:
             upper = value
         elif key == "workdir":
             work = value
-        elif key in ("ro", "rw"):
-            readonly = key == "ro"
         else:
             data.append(option)
-    made = _attached(mounts.overlay(lower, upper, work, data), place)
-    if readonly:
-        mounts.set_attributes(made, (mounts.ATTR_RDONLY, 0))
-    return made
+    return mounts.overlay(lower, upper, work, data)
 
 
 def _attached(made: int, place: str) -> int:
@@ -111,12 +121,16 @@ def _bind(root: int, layer: dict[str, Any]) -> None:
     """Put a volume where the container has it; kinds that live only while it runs are left out."""
     options = mounts.parse_options(layer.get("options", ()))
     if "loop" in options.data:
-        source, directory = _file_system(layer), True
+        source = _file_system(layer)
     elif options.bind or layer.get("type") == "bind":
         source = mounts.clone(syscalls.AT_FDCWD, layer["source"], recursive=options.recursive)
-        directory = os.path.isdir(layer["source"])
+    elif layer.get("type") == "overlay":
+        source = _overlay(layer)
     else:
         return
+    if options.subdirectory:
+        source = _part(source, options)
+    directory = stat.S_ISDIR(os.fstat(source).st_mode)
     try:
         target = rootpath.mount_target(root, layer["destination"], directory=directory)
         try:
@@ -124,6 +138,14 @@ def _bind(root: int, layer: dict[str, Any]) -> None:
             mounts.set_attributes(source, options.attributes)
         finally:
             os.close(target)
+    finally:
+        os.close(source)
+
+
+def _part(source: int, options: mounts.Options) -> int:
+    """The part of a volume or an image that the container shows."""
+    try:
+        return mounts.part(source, options.subdirectory, recursive=options.recursive)
     finally:
         os.close(source)
 

@@ -2,6 +2,7 @@
 
 containers/<key>/upper   what the container changed
 containers/<key>/work    the kernel's own scratch space
+containers/<key>/shown   which other stacks the container is shown, one a line; absent for none
 containers/<key>/chain   which stack of layers is below; written last, so it says "prepared"
 mountpoints              the lowest layer of all: what every container has mounted something on is there already,
                          so that no start has to make it, and none shows up as a change
@@ -13,11 +14,13 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from cove.errors import Internal, InvalidArgument, NotFound, describe
-from cove.image.layers import Layers, discard
+from cove.image.layers import EMPTY, Layers, discard
 from cove.image.snapshots import Change
+from cove.kernel.mounts import subdirectory
 from cove.kernel.syscalls import openat2
 from cove.oci.spec import Mount
 from cove.paths import ContainerData, DataRoot
@@ -41,19 +44,22 @@ class OverlaySnapshots:
         self._layers = layers
         self._mountpoints = data.mountpoints
 
-    def prepare(self, key: str, chain_id: str | None) -> None:
+    def prepare(self, key: str, chain_id: str | None, shown: Iterable[str] = ()) -> None:
         """Make the directories; Internal when the disk refuses, and then nothing is left."""
         with self._layers.stable:
-            self._lower(chain_id or "")
-            self._make(key, chain_id or "")
+            for each in (chain_id or "", *shown):
+                self._lower(each)
+            self._make(key, chain_id or "", sorted({*shown} - {""}))
 
-    def _make(self, key: str, chain_id: str) -> None:
+    def _make(self, key: str, chain_id: str, shown: list[str]) -> None:
         container = self._data.container(key)
         try:
             container.root.mkdir(mode=0o710, parents=True, exist_ok=True)
             for directory in (container.upper, container.work):
                 directory.mkdir(mode=0o755)
                 directory.chmod(0o755)
+            if shown:
+                write_atomic(container.shown, "\n".join(shown).encode(), durable=False)
             write_atomic(container.chain, chain_id.encode(), durable=False)
         except OSError as error:
             self.remove(key)
@@ -67,9 +73,21 @@ class OverlaySnapshots:
             destination="/", type="overlay", source="overlay", options=(*options, "ro") if readonly else options
         )
 
+    def image(self, chain_id: str, destination: str, *, subpath: str = "") -> Mount:
+        empty = self._data.layers / EMPTY
+        empty.mkdir(mode=0o755, exist_ok=True)
+        layers = self._layers.stack(chain_id) if chain_id else []
+        part = (subdirectory(subpath),) if subpath else ()
+        if not layers:
+            return Mount(destination=destination, type="bind", source=str(empty), options=("bind", "ro", *part))
+        lower = ":".join(map(str, [*layers, empty]))  # the kernel wants two
+        options = (f"lowerdir={lower}", *_PLAIN, "ro", *part)
+        return Mount(destination=destination, type="overlay", source="overlay", options=options)
+
     def remove(self, key: str) -> None:
         container = self._data.container(key)
         container.chain.unlink(missing_ok=True)
+        container.shown.unlink(missing_ok=True)
         for directory in (container.upper, container.work):
             discard(directory, container.root)
 
@@ -102,11 +120,12 @@ class OverlaySnapshots:
         return self._chain(self._data.container(key)) or None
 
     def chains(self) -> set[str]:
-        """The chain ids that any snapshot stands on."""
+        """The chain ids that any snapshot stands on, or its container is shown."""
         found: set[str] = set()
         for entry in self._data.containers.iterdir() if self._data.containers.is_dir() else ():
             try:
                 found.add(ContainerData(entry).chain.read_text())
+                found.update(ContainerData(entry).shown.read_text().splitlines())
             except (FileNotFoundError, NotADirectoryError):
                 continue
         return found - {""}

@@ -9,6 +9,7 @@ nothing to unmount, and `remove` can never meet a busy one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, Protocol
 
 from cove.oci.spec import Mount
@@ -24,12 +25,19 @@ class Change(NamedTuple):
 class Snapshots(Protocol):
     """A driver of snapshots; `key` is a container's id."""
 
-    def prepare(self, key: str, chain_id: str | None) -> None:
-        """Make an empty writable layer on the unpacked stack `chain_id` (None: on nothing)."""
+    def prepare(self, key: str, chain_id: str | None, shown: Iterable[str] = ()) -> None:
+        """Make an empty writable layer on the unpacked stack `chain_id` (None: on nothing).
+
+        `shown`: stacks that the container will be shown besides (`image`), kept as long as the snapshot.
+        """
         ...
 
     def mount(self, key: str, *, readonly: bool = False) -> Mount:
         """The mount of the snapshot at "/"; NotFound when the snapshot or a layer below it is gone."""
+        ...
+
+    def image(self, chain_id: str, destination: str, *, subpath: str = "") -> Mount:
+        """A read-only mount of an unpacked stack ("" for nothing), or of what lies at `subpath` in it."""
         ...
 
     def remove(self, key: str) -> None:

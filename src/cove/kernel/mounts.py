@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cove.kernel import syscalls
+from cove.kernel import rootpath, syscalls
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MS_SYNCHRONOUS, MS_REMOUNT, MS_MANDLOCK, MS_DIRSYNC, MS_NOSYMFOLLOW = 0x10, 0x20, 0x40, 0x80, 0x100
@@ -61,6 +61,7 @@ _PROPAGATION = {
     "unbindable": MS_UNBINDABLE,
 }
 _PLACES = ("bind", "rbind", "idmap", "ridmap")
+_SUBDIRECTORY = "X-mount.subdir="
 _NO_OPERATION = {"defaults", "async", "nolazytime", "nomand", "noiversion", "remount"}
 _UNKNOWN_CALL = (errno.ENOSYS, errno.EINVAL)
 
@@ -73,7 +74,10 @@ KNOWN_OPTIONS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a mount's options say. Pairs of attributes are (set, clear); propagation is an MS_* flag or 0."""
+    """What a mount's options say. Pairs of attributes are (set, clear); propagation is an MS_* flag or 0.
+
+    `subdirectory`: only this directory or file of the mount is meant (mount(8), X-mount.subdir).
+    """
 
     bind: bool = False
     recursive: bool = False
@@ -82,6 +86,7 @@ class Options:
     propagation: int = 0
     propagation_recursive: bool = False
     idmap: bool = False
+    subdirectory: str = ""
     data: tuple[str, ...] = ()
 
 
@@ -98,6 +103,7 @@ def parse_options(options: Iterable[str]) -> Options:
     bind = recursive = propagation_recursive = idmap = False
     plain = deep = (0, 0)
     propagation = 0
+    subdirectory = ""
     data: list[str] = []
     for option in options:
         if option in ("bind", "rbind"):
@@ -112,9 +118,16 @@ def parse_options(options: Iterable[str]) -> Options:
             propagation = _PROPAGATION[option]
         elif option[:1] == "r" and option[1:] in _PROPAGATION:
             propagation, propagation_recursive = _PROPAGATION[option[1:]], True
+        elif option.startswith(_SUBDIRECTORY):
+            subdirectory = option.removeprefix(_SUBDIRECTORY)
         elif option not in _NO_OPERATION:
             data.append(option)
-    return Options(bind, recursive, plain, deep, propagation, propagation_recursive, idmap, tuple(data))
+    return Options(bind, recursive, plain, deep, propagation, propagation_recursive, idmap, subdirectory, tuple(data))
+
+
+def subdirectory(path: str) -> str:
+    """The option that shows only `path` of a mount."""
+    return f"{_SUBDIRECTORY}{path}"
 
 
 def new_filesystem(
@@ -170,6 +183,18 @@ def clone(dir_fd: int, path: str, *, recursive: bool = False) -> int:
     flags |= syscalls.AT_RECURSIVE if recursive else 0
     flags |= 0 if path else syscalls.AT_EMPTY_PATH
     return syscalls.open_tree(dir_fd, path, flags)
+
+
+def part(tree: int, path: str, *, recursive: bool = False) -> int:
+    """A detached copy of what lies at the relative `path` in the directory `tree`; links may not lead out of it.
+
+    OSError: EXDEV for a path that leads out; EINVAL where `tree` is itself detached, before kernel 6.15.
+    """
+    found = rootpath.beneath(tree, path)
+    try:
+        return clone(found, "", recursive=recursive)
+    finally:
+        os.close(found)
 
 
 def attach(mount_fd: int, target_fd: int) -> None:

@@ -30,6 +30,11 @@ def open_in(root: int, path: str, flags: int = os.O_PATH, *, mode: int = 0, reso
     return openat2(root, path or "/", flags, mode=mode, resolve=_INSIDE | resolve)
 
 
+def beneath(directory: int, path: str, flags: int = os.O_PATH) -> int:
+    """Open the relative `path` below `directory`; OSError(EXDEV) when it, or a link on its way, leads out."""
+    return openat2(directory, path, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+
+
 def clean(path: str) -> str:
     """`path` as an absolute one without ".", ".." and doubled slashes, cleaned by its letters alone."""
     return os.path.normpath("/" + path.lstrip("/"))

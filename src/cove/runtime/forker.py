@@ -11,6 +11,8 @@ that could be lost: when it dies, the supervisor forks another one of itself.
 
 A few children are made before anybody needs them (spares), with the namespaces that the last container asked for:
 a start then begins where clone3 would have ended. They hold no container's resources, and end with the supervisor.
+A spare has its own copy of the host's mounts: when those change, it is given up, as it would show a container the old
+ones.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import select
 import signal
 import socket
 from collections import deque
@@ -57,6 +60,9 @@ class Forker:
         self._flags = 0
         self._spares: deque[Newborn] = deque()
         self._asked = 0
+        self._table = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._changes = select.poll()
+        self._changes.register(self._table, select.POLLPRI)
 
     def start(self) -> None:
         """Fork the forker off this process, which should be small yet."""
@@ -76,13 +82,17 @@ class Forker:
         if within or cgroup is not None or not ordinary:
             self._collect()
             return self._ask(flags, within, cgroup)
-        if flags != self._flags:
+        if flags != self._flags or self._mounts_changed():
             self._flags = flags
             self._collect()
             self._discard()
         if not self._spares and self._asked:
             self._collect()
         return self._spares.popleft() if self._spares else self._ask(flags, (), None)
+
+    def _mounts_changed(self) -> bool:
+        """Whether the host's mounts are others than at the last look (proc(5), mountinfo's poll)."""
+        return bool(self._changes.poll(0))
 
     def replenish(self) -> None:
         """Order the spares that are missing, without waiting for them; to be called when there is time."""
@@ -101,6 +111,7 @@ class Forker:
             self._socket.close()
             os.waitpid(self._pid, 0)
             self._socket = None
+        os.close(self._table)
 
     def _ask(self, flags: int, within: Within, cgroup: int | None) -> Newborn:
         try:

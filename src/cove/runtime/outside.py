@@ -197,7 +197,7 @@ def _make(mount: Mount, maps: sources.Maps, own: set[NamespaceType], pid: int) -
         namespaces.join(f"/proc/{pid}/ns/{name}", kind)
     elif mount.type in _ITS_OWN:
         return None
-    return sources.filesystem(mount, options)
+    return sources.filesystem(mount, options, maps)
 
 
 _TREE = parse_options(("rbind",))

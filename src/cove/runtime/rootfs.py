@@ -90,6 +90,8 @@ class Tree:
             if self._alone and sources.is_bind(mount, options):
                 source = self._bound(mount, options, source)
             try:
+                if source is None and _is_shown_whole(mount, options):
+                    source = sources.filesystem(mount, options)
                 self._mount(mount, options, source)
             except OSError as error:
                 where = f" ({error.filename})" if error.filename and error.filename != mount.destination else ""
@@ -199,6 +201,13 @@ class Tree:
         """Make the root read-only if the spec says so."""
         if self._spec.root is not None and self._spec.root.readonly:
             mounts.set_attributes(self.root, (mounts.ATTR_RDONLY, 0))
+
+
+def _is_shown_whole(mount: Mount, options: Options) -> bool:
+    """Whether a new file system is made before its target is known: what is shown of it may be a file."""
+    if sources.is_bind(mount, options) or mount.type == "cgroup":
+        return False
+    return bool(options.subdirectory) or sources.is_layers(mount, options)
 
 
 def _is_early(mount: Mount, options: Options) -> bool:

@@ -6,6 +6,7 @@ outside (`cove.runtime.outside`): such an init may neither mount an image's laye
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -35,10 +36,13 @@ def is_bind(mount: Mount, options: Options) -> bool:
 
 def bind(mount: Mount, options: Options, maps: Maps | None = None) -> int:
     """A detached copy of what `mount` binds, its owners shifted if it says so."""
+    recursive = options.recursive or mount.type == "rbind"
     try:
-        source = mounts.clone(
-            syscalls.AT_FDCWD, os.path.abspath(mount.source), recursive=options.recursive or mount.type == "rbind"
-        )
+        if options.subdirectory:
+            base = os.open(os.path.abspath(mount.source), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            source = _part(mount, options, base, recursive=recursive)
+        else:
+            source = mounts.clone(syscalls.AT_FDCWD, os.path.abspath(mount.source), recursive=recursive)
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
         raise Failure(
@@ -54,13 +58,44 @@ def bind(mount: Mount, options: Options, maps: Maps | None = None) -> int:
     return source
 
 
+def _part(mount: Mount, options: Options, tree: int, *, recursive: bool = False) -> int:
+    """What a mount's subdirectory means of `tree`, which is closed. Its names are a container's to change."""
+    path = options.subdirectory
+    try:
+        return mounts.part(tree, path, recursive=recursive)
+    except OSError as error:
+        number = error.errno or 0
+        if number == errno.EXDEV:
+            why = f"path concatenation escapes the base directory: {path!r} leads out of what is mounted"
+        elif number == errno.EINVAL:
+            why = f"a part of such a mount ({path!r}) needs kernel 6.15"
+        else:
+            why = f"cannot access path {path}: {os.strerror(number).lower()}"
+        raise Failure(f"cannot mount at {mount.destination}: {why}", number=number) from None
+    finally:
+        os.close(tree)
+
+
 def is_device(mount: Mount, options: Options) -> bool:
     """Whether a mount is a block device's file system: in its own group of devices, init may not open that."""
     return not is_bind(mount, options) and ("loop" in options.data or mount.source.startswith("/dev/"))
 
 
-def filesystem(mount: Mount, options: Options) -> int:
-    """A detached mount of a file system that is no bind; with the option "loop", of a file that holds one."""
+def filesystem(mount: Mount, options: Options, maps: Maps | None = None) -> int:
+    """A detached mount of a file system that is no bind, or of a part of it."""
+    made = _whole(mount, options, maps)
+    return _part(mount, options, made) if options.subdirectory else made
+
+
+def is_layers(mount: Mount, options: Options) -> bool:
+    """Whether a mount is an overlay of layers, as an image is shown."""
+    return mount.type == "overlay" and any(option.startswith("lowerdir=") for option in options.data)
+
+
+def _whole(mount: Mount, options: Options, maps: Maps | None) -> int:
+    """With the option "loop", a file holds the file system."""
+    if is_layers(mount, options):
+        return _overlay(mount, options, maps)
     if "loop" not in options.data:
         return mounts.new_filesystem(mount.type, mount.source or mount.type, options.data, options.attributes[0])
     data = [option for option in options.data if option != "loop"]

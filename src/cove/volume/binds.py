@@ -101,12 +101,12 @@ def check_source(source: str, *, make: bool) -> None:
         raise Internal(f"error while creating mount source path '{source}': {describe(error)}") from error
 
 
-def mount(source: str, destination: str, *, rw: bool, propagation: str, recursive: bool = True) -> Mount:
-    """The bind mount of a host's path."""
+def mount(source: str, destination: str, *, access: str, propagation: str, recursive: bool = True) -> Mount:
+    """The bind mount of a host's path; `access` is "rw", "ro", or "rro" for all mounts below it too."""
     kind = "rbind" if recursive else "bind"
     return Mount(
         destination=destination,
         source=source,
         type="bind",
-        options=(kind, "rw" if rw else "ro", propagation or "rprivate"),
+        options=(kind, access, propagation or "rprivate"),
     )

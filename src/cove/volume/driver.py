@@ -34,8 +34,8 @@ class Driver(Protocol):
     ) -> Mount:
         """The mount that shows the volume (or a directory in it) at `destination`."""
 
-    def empty(self, name: str) -> bool:
-        """Whether nothing was ever put in, so that an image's content may be copied there."""
+    def empty(self, name: str, subpath: str = "") -> bool:
+        """Whether nothing was ever put in, or into that directory: an image's content may be copied there."""
 
     def size(self, name: str) -> int:
         """Bytes on disk."""

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from cove.errors import CoveError, Internal, InvalidArgument, NotFound, describe
+from cove.errors import CoveError, Internal, InvalidArgument, Unavailable, describe
+from cove.kernel.mounts import subdirectory
+from cove.kernel.rootpath import beneath
 from cove.oci.spec import Mount
 from cove.paths import DataRoot
 from cove.volume import sized
 
 _OPTIONS = frozenset({"type", "device", "o", "size"})
+_BY_ADDRESS = ("nfs", "cifs", "smb3")
 
 
 class LocalDriver:
@@ -58,28 +62,29 @@ class LocalDriver:
     ) -> Mount:
         """A bind mount of the directory, or the device's own file system."""
         access = "ro" if readonly else "rw"
+        part = (subdirectory(subpath),) if subpath else ()
         if "size" in options:
-            if subpath:
-                raise InvalidArgument(f"The volume {name} has a size; a subpath works only for volumes without one")
-            return sized.mount(self._disk(name), destination, access)
+            return sized.mount(self._disk(name), destination, (access, *part))
         if not options.get("device"):
-            source = _inside(self.path(name), subpath)
-            return Mount(destination=destination, source=str(source), type="bind", options=("rbind", access))
-        if subpath:
-            raise InvalidArgument(f"The volume {name} is a device; a subpath works only for volumes with a directory")
-        words = tuple(word for word in options.get("o", "").split(",") if word)
-        kind = options.get("type", "")
-        if kind in ("", "none") or {"bind", "rbind"} & set(words):
-            return Mount(destination=destination, source=options["device"], type="bind", options=(*words, access))
-        return Mount(destination=destination, source=options["device"], type=kind, options=(*words, access))
+            shown = ("rbind", access, *part)
+            return Mount(destination=destination, source=str(self.path(name)), type="bind", options=shown)
+        return _device(options, destination, ("ro", *part) if readonly else part)
 
-    def empty(self, name: str) -> bool:
+    def empty(self, name: str, subpath: str = "") -> bool:
         """Never true of a missing directory: there is nothing to copy into."""
         try:
-            with os.scandir(self.path(name)) as entries:
-                return next(entries, None) is None
-        except FileNotFoundError:
+            base = os.open(self.path(name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                found = beneath(base, subpath or ".", os.O_RDONLY | os.O_DIRECTORY)
+            finally:
+                os.close(base)
+        except OSError:
             return False
+        try:
+            with os.scandir(found) as entries:
+                return next(entries, None) is None
+        finally:
+            os.close(found)
 
     def size(self, name: str) -> int:
         """Blocks used, each file once however many names it has."""
@@ -124,6 +129,28 @@ class LocalDriver:
                     shutil.rmtree(entry.path, ignore_errors=True)
 
 
+def _device(options: Mapping[str, str], destination: str, further: tuple[str, ...]) -> Mount:
+    """The mount of a device, as mount(8) would make it: `further` options come after the volume's own."""
+    words = tuple(word for word in options.get("o", "").split(",") if word)
+    kind, device = options.get("type", ""), options["device"]
+    if kind in ("", "none") or {"bind", "rbind"} & set(words):
+        return Mount(destination=destination, source=device, type="bind", options=(*words, *further))
+    if kind.startswith(_BY_ADDRESS):
+        words = tuple(_resolved(word) for word in words)
+    return Mount(destination=destination, source=device, type=kind, options=(*words, *further))
+
+
+def _resolved(word: str) -> str:
+    """addr=NAME with the address, as the kernel wants it; raises Unavailable."""
+    key, _, name = word.partition("=")
+    if key != "addr":
+        return word
+    try:
+        return f"addr={socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0]}"
+    except OSError as error:
+        raise Unavailable(f"The volume's server {name} cannot be found: {error.strerror or error}") from None
+
+
 def check_options(options: Mapping[str, str]) -> None:
     """Refuse options that this driver would have to ignore; raises InvalidArgument."""
     for option in options:
@@ -137,22 +164,3 @@ def check_options(options: Mapping[str, str]) -> None:
         )
     if (options.get("type") or options.get("o")) and not options.get("device"):
         raise InvalidArgument("create: missing required option: device")
-
-
-def _inside(base: Path, subpath: str) -> Path:
-    """`base`/`subpath`, refused when it could lead out: the volume's content is a container's to write.
-
-    The runtime resolves the path again by descriptor when it mounts; this check is for a clear message.
-    """
-    if not subpath:
-        return base
-    if subpath.startswith("/") or ".." in subpath.split("/"):
-        raise InvalidArgument(f"invalid volume subpath {subpath!r}: it must be relative and stay inside the volume")
-    walked = base
-    for part in subpath.split("/"):
-        walked = walked / part
-        if walked.is_symlink():
-            raise InvalidArgument(f"invalid volume subpath {subpath!r}: {part} is a symbolic link")
-    if not walked.exists():
-        raise NotFound(f"cannot access path {subpath}: no such file or directory in the volume")
-    return walked

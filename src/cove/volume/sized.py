@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from cove.errors import InvalidArgument, Unsupported
@@ -54,9 +55,9 @@ def _run(*command: str) -> None:
         raise InvalidArgument(f"{command[0]} refuses: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
 
 
-def mount(disk: Path, destination: str, access: str) -> Mount:
+def mount(disk: Path, destination: str, options: Iterable[str]) -> Mount:
     """The mount that shows it."""
-    return Mount(destination=destination, source=str(disk), type=KIND, options=("loop", access))
+    return Mount(destination=destination, source=str(disk), type=KIND, options=("loop", *options))
 
 
 def used(disk: Path) -> int:

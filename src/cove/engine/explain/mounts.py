@@ -120,6 +120,8 @@ def _origin(mount: MountRecord) -> str:
         return "memory of its own, gone when it stops"
     if mount.type == "bind":
         return f"the host's {mount.source}"
+    if mount.type == "image":
+        return f"the image {mount.name}{f', {mount.subpath} in it' if mount.subpath else ''}, read-only"
     part = f", its directory {mount.subpath}" if mount.subpath else ""
     if mount.anonymous or not mount.name:
         return f"a volume of its own without a name{part}"

@@ -1,0 +1,162 @@
+"""Mounts of containers: images, parts of volumes, read-only trees; what is refused, and in which words."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Daemon
+
+pytestmark = pytest.mark.root
+
+_FILES = (
+    "mkdir -p d/empty; echo text > d/file; chown 1000:2000 d/file; ln -s d good; ln -s / out; ln -s ../../.. up; "
+    "ln -s d/file link"
+)
+
+
+@pytest.fixture
+def image(daemon: Daemon) -> Iterator[str]:
+    """An image with files and links in it."""
+    daemon.cove("run", "--name", "made", "busybox", "sh", "-c", f"mkdir /x; cd /x; {_FILES}")
+    daemon.cove("commit", "made", "shown:1")
+    daemon.cove("rm", "made")
+    try:
+        yield "shown:1"
+    finally:
+        daemon.cove("rmi", "-f", "shown:1", check=False)
+
+
+@pytest.fixture
+def volume(daemon: Daemon) -> Iterator[str]:
+    daemon.cove("run", "--rm", "-v", "parts:/v", "busybox", "sh", "-c", f"cd /v; {_FILES}")
+    try:
+        yield "parts"
+    finally:
+        daemon.cove("volume", "rm", "-f", "parts", check=False)
+
+
+def _mounted(daemon: Daemon, words: str, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return daemon.docker("run", "--rm", "--mount", words, "busybox", *command, check=check)
+
+
+@pytest.mark.parametrize("users", [(), ("--userns", "auto")], ids=["plain", "userns"])
+def test_an_image_is_shown_and_cannot_be_written(daemon: Daemon, image: str, users: tuple[str, ...]) -> None:
+    show = "stat -c '%u %g %a' /i/x/d/file; cat /i/x/d/file; touch /i/x/new"
+    done = daemon.cove(
+        "run",
+        "--rm",
+        *users,
+        "--mount",
+        f"type=image,source={image},target=/i",
+        "busybox",
+        "sh",
+        "-c",
+        show,
+        check=False,
+    )
+    assert done.stdout == "1000 2000 644\ntext\n"
+    assert "Read-only file system" in done.stderr
+
+
+def test_a_part_of_an_image(daemon: Daemon, image: str) -> None:
+    words = f"type=image,source={image},target=/i,image-subpath="
+    assert _mounted(daemon, f"{words}x/good", "ls", "/i").stdout == "empty\nfile\n"
+    assert _mounted(daemon, f"{words}x/link", "cat", "/i").stdout == "text\n"
+    for path, words_of_refusal in (
+        ("x/up", "escapes the base directory"),
+        ("x/nothing", "cannot access path x/nothing"),
+        ("../x", "subpath must be a relative path"),
+    ):
+        refused = _mounted(daemon, f"{words}{path}", "true", check=False)
+        assert refused.returncode and words_of_refusal in refused.stderr, refused.stderr
+    unknown = _mounted(daemon, "type=image,source=nowhere:1,target=/i", "true", check=False)
+    assert "No such image: nowhere:1" in unknown.stderr
+
+
+def test_an_image_that_is_mounted_is_in_use(daemon: Daemon, image: str) -> None:
+    daemon.docker(
+        "create", "--name", "user", "--mount", f"type=image,source={image},target=/i", "busybox", "ls", "/i/x"
+    )
+    try:
+        refused = daemon.docker("rmi", image, check=False)
+        assert refused.returncode and "is using its referenced image" in refused.stderr
+        daemon.docker("rmi", "-f", image)
+        daemon.cove("image", "prune", "-af")  # whatever nobody needs any more
+        assert "good" in daemon.docker("start", "-a", "user").stdout
+        shown = daemon.docker("inspect", "-f", "{{range .Mounts}}{{.Type}} {{.Name}} {{.RW}}{{end}}", "user").stdout
+        assert shown.strip() == f"image {image} false"
+        taken = daemon.docker("cp", "user:/i/x/d/file", "-", text=False).stdout
+        assert b"text\n" in taken
+    finally:
+        daemon.cove("rm", "-f", "user")
+
+
+@pytest.mark.parametrize("size", [(), ("--opt", "size=16m")], ids=["directory", "sized"])
+def test_a_part_of_a_volume(daemon: Daemon, size: tuple[str, ...]) -> None:
+    daemon.cove("volume", "create", *size, "parts")
+    try:
+        daemon.cove("run", "--rm", "-v", "parts:/v", "busybox", "sh", "-c", f"cd /v; {_FILES}")
+        words = "type=volume,source=parts,target=/v,volume-subpath="
+        assert _mounted(daemon, f"{words}good", "ls", "/v").stdout == "empty\nfile\n"
+        assert _mounted(daemon, f"{words}d/file", "cat", "/v").stdout == "text\n"
+        for path in ("out", "up", "out/etc"):
+            refused = _mounted(daemon, f"{words}{path}", "ls", "/v", check=False)
+            assert refused.returncode and "escapes the base directory" in refused.stderr, refused.stderr
+    finally:
+        daemon.cove("volume", "rm", "-f", "parts")
+
+
+def test_an_empty_part_of_a_volume_is_filled(daemon: Daemon, volume: str) -> None:
+    words = f"type=volume,source={volume},target=/etc,volume-subpath=d/empty"
+    assert "passwd" in _mounted(daemon, words, "ls", "/etc").stdout
+    assert "passwd" in daemon.docker("run", "--rm", "-v", f"{volume}:/v", "busybox", "ls", "/v/d/empty").stdout
+
+
+def test_read_only_means_the_mounts_below_too(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "below"], check=True)
+    try:
+        write = ("sh", "-c", "touch /b/x; touch /b/below/x; ls /b/below")
+        seen = {}
+        for kind in ("enabled", "writable", "readonly", "disabled"):
+            words = f"type=bind,source={tmp_path},target=/b,readonly,bind-recursive={kind},bind-propagation=rprivate"
+            seen[kind] = _mounted(daemon, words, *write, check=False).stdout
+            (tmp_path / "below/x").unlink(missing_ok=True)
+        assert seen == {"enabled": "", "writable": "x\n", "readonly": "", "disabled": ""}
+        plain = daemon.docker("run", "--rm", "-v", f"{tmp_path}:/b:ro", "busybox", *write, check=False)
+        assert plain.stdout == ""
+    finally:
+        subprocess.run(["umount", tmp_path / "below"], check=True)
+
+
+def test_a_bind_shows_what_the_host_mounts_at_that_moment(daemon: Daemon, tmp_path: Path) -> None:
+    look = ("run", "--rm", "-v", f"{tmp_path}:/b", "busybox", "ls", "/b/below")
+    (tmp_path / "below").mkdir()
+    for _ in range(3):
+        assert daemon.cove(*look).stdout == ""
+        subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "below"], check=True)
+        (tmp_path / "below/file").touch()
+        try:
+            assert daemon.cove(*look).stdout == "file\n"
+        finally:
+            subprocess.run(["umount", tmp_path / "below"], check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("type=bind,source=/,target=/b,bind-recursive=writable", "!ReadOnly && BindOptions.ReadOnlyNonRecursive"),
+        ("type=image,target=/i", "field Source must not be empty"),
+        ("type=volume,target=/v,volume-subpath=x", "must not set Subpath when using anonymous volumes"),
+        ("type=bind,source=/nowhere/at/all,target=/b", "bind source path does not exist: /nowhere/at/all"),
+        ("type=volume,source=odd,target=/v,volume-driver=nonsense", 'plugin "nonsense" not found'),
+    ],
+)
+def test_what_makes_no_sense_is_said(daemon: Daemon, words: str, complaint: str) -> None:
+    refused = daemon.cove("run", "--rm", "--mount", words, "busybox", "true", check=False)
+    assert refused.returncode and complaint in refused.stderr, refused.stderr
+    assert "odd" not in daemon.cove("volume", "ls", "-q").stdout.split()
