@@ -26,25 +26,31 @@ from workloads import WORKLOADS, Workload
 CELL = 14
 
 
-def measure(engine: Engine, workload: Workload, rounds: int) -> list[float]:
-    """One engine's figures for one workload; an engine that fails is told, not counted."""
-    figures = []
-    for _ in range(rounds):
-        try:
-            figures.append(workload.run(engine))
-        except Exception as error:
-            print(f"  {engine.name}: {workload.title}: {error}", file=sys.stderr)
-            break
-    return figures
+BARE = "bare veth"
+
+
+def measure(name: str, workload: Workload, run: Callable[[], float]) -> list[float]:
+    """One figure; an engine that fails is told, not counted."""
+    try:
+        return [run()]
+    except Exception as error:
+        print(f"  {name}: {workload.title}: {error}", file=sys.stderr)
+        return []
 
 
 def table(engines: list[Engine], workloads: list[Workload], rounds: int) -> list[list[str]]:
     rows = []
     for workload in workloads:
-        figures: dict[str, list[float]] = {engine.name: [] for engine in engines}
+        runs: dict[str, Callable[[], float]] = {
+            engine.name: lambda engine=engine, run=workload.run: run(engine)  # type: ignore[misc]
+            for engine in engines
+        }
+        if workload.bare is not None:
+            runs[BARE] = workload.bare
+        figures: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(max(1, rounds // workload.weight)):
-            for engine in engines:
-                figures[engine.name] += measure(engine, workload, 1)
+            for name, run in runs.items():
+                figures[name] += measure(name, workload, run)
         medians = {name: statistics.median(values) if values else None for name, values in figures.items()}
         rows.append([workload.title, *cells(medians, workload)])
         print("  " + "".join(cell.ljust(CELL if at else 46) for at, cell in enumerate(rows[-1])), flush=True)
@@ -92,9 +98,11 @@ def main() -> None:
             engine.load(archive)
             engines.append(engine)
         print(f"medians of {options.rounds} rounds, {time.strftime('%Y-%m-%d')}, {os.cpu_count()} CPUs")
+        chosen = [w for w in WORKLOADS if options.only in w.title]
         header = ["", *(engine.label() for engine in engines)]
+        header += [BARE] if any(workload.bare for workload in chosen) else []
         print("  " + "".join(cell.ljust(CELL if at else 46) for at, cell in enumerate(header)))
-        rows = table(engines, [w for w in WORKLOADS if options.only in w.title], options.rounds)
+        rows = table(engines, chosen, options.rounds)
     if options.markdown:
         for row in [header, ["---"] * len(header), *rows]:
             print("| " + " | ".join(row) + " |")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import builds
+import networks
 from engines import Engine
 
 IMAGE = "localhost/bench:latest"
@@ -19,13 +20,14 @@ IMAGE = "localhost/bench:latest"
 
 @dataclass(frozen=True)
 class Workload:
-    """`run` gives one figure in `unit`; `weight` divides the rounds of a long one."""
+    """`run`: one figure in `unit`. `weight` divides the rounds of a long one. `bare`: the same without an engine."""
 
     title: str
     unit: str
     run: Callable[[Engine], float]
     weight: int = 1
     more_is_better: bool = False
+    bare: Callable[[], float] | None = None
 
 
 def create(engine: Engine, command: list[str], **host: Any) -> str:
@@ -132,15 +134,6 @@ def listing(running: int, stopped: int) -> Callable[[Engine], float]:
     return run
 
 
-def fifty_ports(engine: Engine) -> float:
-    ports = {f"{port}/tcp": [{"HostIp": "", "HostPort": str(20000 + port)}] for port in range(1000, 1050)}
-    identity = create(engine, ["sleep", "600"], NetworkMode="bridge", PortBindings=ports)
-    try:
-        return milliseconds(lambda: engine.call("POST", f"/containers/{identity}/start"))
-    finally:
-        remove(engine, [identity])
-
-
 def logs(read: bool) -> Callable[[Engine], float]:
     """MiB a second, of 64 MiB of text."""
 
@@ -181,9 +174,10 @@ WORKLOADS = [
     Workload("helpers' memory per idle container", "KiB", helpers_memory, 5),
     Workload("list 100 running", "ms", listing(100, 0), 15),
     Workload("list 1000 in all", "ms", listing(100, 900), 15),
-    Workload("start with 50 published ports", "ms", fifty_ports, 3),
     Workload("logs written", "MiB/s", logs(False), 5, more_is_better=True),
     Workload("logs read back", "MiB/s", logs(True), 5, more_is_better=True),
     Workload("run --rm true, command line", "ms", command_line),
+    *(Workload(title, unit, run, weight, unit == "/s") for title, unit, run, weight in networks.ROWS),
+    *(Workload(title, unit, run, weight, unit != "µs", bare) for title, unit, run, weight, bare in networks.TRAFFIC),
     *(Workload(title, "ms", run, weight) for title, run, weight in builds.ROWS),
 ]
