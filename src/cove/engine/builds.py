@@ -264,23 +264,20 @@ class _Build:
 
     async def _plan(self, platform: Platform, sink: Sink) -> Plan:
         """The plan for a platform, as soon as every image that it needs is known."""
-        assert self._dockerfile is not None
-        asked = _plan_options(self._options, platform)
+        assert self._dockerfile is not None and self._received is not None
+        asked = _plan_options(self._options, platform, self._received.ignore)
         while True:
             try:
-                planned = plan(self._dockerfile, asked, self._bases.known)
+                return plan(self._dockerfile, asked, self._bases.known)
             except Missing as missing:
                 await self._bases.find(missing.images, sink)
-                continue
-            directive = self._dockerfile.directives.get("check", "")
-            return Plan(planned.made, lint.kept(planned.warnings, directive), planned.lines)
 
     async def _export(self, plans: list[Plan], keys: dict[str, str]) -> Image:
         context, options = self._service.context, self._options
 
         def work() -> Image:
             parts = [
-                exporters.assemble(context.store, self._service.cache, each.made, self._results, keys, options.epoch)
+                exporters.assemble(context.store, self._service.cache, each.made, self._results, keys, each.epoch)
                 for each in plans
             ]
             return exporters.name_image(context.store, parts, self._names, cached="inline" in options.cache_to)
@@ -333,7 +330,7 @@ def _check(options: BuildOptions) -> None:
 
 
 def _refuse_warnings(dockerfile: instructions.Dockerfile, planned: Plan) -> None:
-    if planned.warnings and lint.checks(dockerfile.directives.get("check", ""))[1]:
+    if planned.warnings and lint.Checks.parse(dockerfile.directives.get("check", "")).errors:
         first = planned.warnings[0]
         raise InvalidArgument(
             "the Dockerfile's check directive makes warnings errors: "
@@ -341,7 +338,7 @@ def _refuse_warnings(dockerfile: instructions.Dockerfile, planned: Plan) -> None
         )
 
 
-def _plan_options(options: BuildOptions, platform: Platform) -> Options:
+def _plan_options(options: BuildOptions, platform: Platform, ignore: tuple[str, ...]) -> Options:
     host = host_platform()
     entitled = set(options.allow)
     if options.network == "host":
@@ -359,5 +356,6 @@ def _plan_options(options: BuildOptions, platform: Platform) -> Options:
         extra_hosts=options.extra_hosts,
         shm_size=options.shm_size,
         entitlements=frozenset(entitled),
+        ignore=ignore,
         place=f"{options.tags[0] if options.tags else options.target}:{platform}",
     )

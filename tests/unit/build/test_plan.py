@@ -92,12 +92,20 @@ def test_the_cache_is_not_asked_where_the_user_says_so() -> None:
         ("FROM base\nCOPY --from=3 /a /b\n", "out of bounds"),
         ("FROM ${NOTHING}\n", "should not be blank"),
         ("FROM base\nEXPOSE 99999\n", "invalid containerPort"),
-        ("FROM base\nEXPOSE 80/icmp\n", "invalid containerPort"),
+        ("FROM base\nEXPOSE 80/icmp\n", "invalid proto: icmp"),
         ("FROM base\nRUN --mount=type=sercet,id=x y\n", "unsupported mount type"),
         ("FROM base\nRUN --mount=type=cache y\n", "needs a target"),
         ("FROM base\nRUN --mount=type=tmpfs,target=/a,uid=1 y\n", "unexpected key 'uid'"),
         ("FROM base\nRUN --mount=type=bind,target=/ y\n", "invalid mount target"),
         ("FROM base\nENV A=${B:?needed}\n", "B: needed"),
+        ("FROM base\nRUN --mount=type=secret,id=a,source=b y\n", "both source and id"),
+        ("FROM base\nRUN --mount=target=/x,from=$b y\n", "'from' doesn't support variable expansion"),
+        ("FROM base\nCOPY https://e.example/x /x\n", "source can't be a URL for COPY"),
+        ("FROM base\nCOPY --chmod=64a a /x\n", "invalid chmod parameter"),
+        ("FROM bad:\n", "failed to parse stage name"),
+        ("FROM base\nSTOPSIGNAL a b\n", "Invalid signal"),
+        ("ARG SOURCE_DATE_EPOCH=soon\nFROM base\n", "invalid SOURCE_DATE_EPOCH"),
+        ("# check=skipped=all\nFROM base\n", "invalid check option"),
     ],
 )
 def test_errors(text: str, message: str) -> None:
@@ -131,3 +139,49 @@ def test_warnings_by_name() -> None:
         "ExposeProtoCasing",
         "UndefinedVar",
     }
+
+
+def told(text: str, **options: object) -> list[str]:
+    return [each.rule for each in planned(text, **options).warnings]
+
+
+def test_checks_are_skipped_for_a_file_or_for_an_instruction() -> None:
+    lines = "WORKDIR rel\nMAINTAINER m\n"
+    assert told(f"FROM base\n{lines}") == ["WorkdirRelativePath", "MaintainerDeprecated"]
+    assert told(f"# check=skip=WorkdirRelativePath\nFROM base\n{lines}") == ["MaintainerDeprecated"]
+    assert told(f"FROM base\n# check=skip=WorkdirRelativePath\n{lines}") == ["MaintainerDeprecated"]
+    assert told(f"# check=skip=all\nFROM base\n{lines}") == []
+
+
+def test_descriptions_are_checked_when_asked_for() -> None:
+    text = "FROM base AS b\n# no such name\nARG A\n# B is this\nARG B\n"
+    assert told(text) == [] and told(f"# check=experimental=all\n{text}") == ["InvalidDefinitionDescription"]
+
+
+def test_warnings_of_values() -> None:
+    assert told("ARG V\nFROM base\nFROM base:$V\nFROM base\n") == ["InvalidDefaultArgInFrom"]
+    assert told("FROM base\nCOPY a.log /\n", ignore=("*.log",)) == ["CopyIgnoredFile"]
+    assert told("FROM base\nCOPY a.log /\n", ignore=("*.log", "!a.log")) == []
+    assert told("FROM base\nEXPOSE 127.0.0.1:80:80\n") == ["ExposeInvalidFormat"]
+    assert told('FROM base\nSHELL ["/bin/bash", "-c"]\nCMD x\n') == []
+    (near,) = planned("FROM base\nENV A=$PAHT\n").warnings
+    assert near.message == "Usage of undefined variable '$PAHT' (did you mean $PATH?)"
+
+
+def test_the_moment_of_the_result_may_stand_in_the_file() -> None:
+    assert planned("ARG SOURCE_DATE_EPOCH=1700000000\nFROM base\n").epoch == 1700000000
+
+
+def test_triggers_of_a_stage_run_in_the_stages_on_it() -> None:
+    found = planned("FROM base AS a\nONBUILD RUN first\nFROM a\nRUN second\n")
+    assert [run.args[-1] for run in steps(found, ops.Run) if isinstance(run, ops.Run)] == ["first", "second"]
+    assert not found.made.config.config.on_build
+
+
+def test_history_spells_health_checks_and_commands() -> None:
+    text = 'FROM base\nHEALTHCHECK --interval=90s --timeout=1500ms CMD a b\nENTRYPOINT ["a", "b\\tc"]\nCOPY x .\n'
+    assert [line.created_by for line in planned(text).made.history] == [
+        "HEALTHCHECK {Test:[CMD-SHELL a b] Interval:1m30s Timeout:1.5s StartPeriod:0s StartInterval:0s Retries:0}",
+        'ENTRYPOINT ["a" "b\\tc"]',
+        "COPY x . # buildkit",
+    ]

@@ -27,6 +27,7 @@ class Performer:
         self.performed: list[str] = []
         self.most = self.now = 0
         self.failing = ""
+        self.moment = 0.02
 
     async def identify(self, vertex: Vertex, inputs: list[str]) -> Key:
         assert isinstance(vertex.step, Step)
@@ -41,7 +42,7 @@ class Performer:
         self.most = max(self.most, self.now)
         try:
             log(1, b"said")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(self.moment)
             if self.failing and self.failing in key.digest:
                 raise ValueError(self.failing)
         finally:
@@ -106,6 +107,7 @@ def test_a_cancelled_build_leaves_the_shared_step_to_the_other() -> None:
 
 def test_with_the_last_build_a_step_ends() -> None:
     performer = Performer()
+    performer.moment = 60
 
     async def goes() -> None:
         task = asyncio.ensure_future(Solver(width=4).solve((diamond(),), performer, lambda _: None))

@@ -10,18 +10,18 @@ from urllib.parse import urlsplit
 
 from cove.build import ops
 from cove.build.dockerfile import instructions as ins
+from cove.build.dockerfile import lint, spelling
 from cove.build.dockerfile.lexer import Heredoc
 from cove.build.dockerfile.syntax import DockerfileError
-from cove.build.dockerfile.words import expand
 from cove.build.giturl import GitUrl, parse_git
 from cove.build.graph import Vertex
-from cove.errors import InvalidArgument
 from cove.oci import digest as digests
 
 if TYPE_CHECKING:
     from cove.build.dockerfile.stage import StageState
 
 _URL = re.compile(r"https?://", re.IGNORECASE)
+_SYMBOLS = re.compile(r"[ugoa]*(?:[=+-](?:[rwxXst]*|[ugo]))+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,11 @@ class Transferred:
 def transfer(state: StageState, copy: ins.Copy) -> Transferred:
     """What a COPY or ADD does; raises DockerfileError."""
     sources = [state.expand(each, copy) for each in copy.sources]
-    destination = _destination(state, state.expand(copy.destination, copy))
+    shown = state.expand(copy.destination, copy)
+    destination = _destination(state, shown)
     owner = state.expand(copy.chown, copy)
     mode = state.expand(copy.chmod, copy)
+    _check_mode(mode, copy)
     common: dict[str, object] = {
         "destination": destination,
         "owner": owner,
@@ -55,26 +57,33 @@ def transfer(state: StageState, copy: ins.Copy) -> Transferred:
     groups: list[tuple[Vertex, ops.Selection]] = []
     if copy.heredocs:
         groups.append(_inline(state, copy, common))
-    plain = [each for each in sources if not (copy.add and _is_remote(each))]
+    remote = [each for each in sources if _is_remote(each)]
+    if remote and not copy.add:
+        raise DockerfileError(f"source can't be a URL for COPY: {remote[0]}; ADD takes it", copy.position)
+    plain = [each for each in sources if each not in remote]
     if plain:
         groups.append(_from_tree(state, copy, plain, common))
-    groups += [_remote(copy, url, common) for url in sources if url not in plain]
-    if copy.checksum and not (len(sources) == 1 and not plain):
+    groups += [_remote(copy, url, common) for url in remote]
+    if copy.checksum and not (len(sources) == 1 and remote):
         raise DockerfileError("checksum can't be specified for multiple or local sources", copy.position)
     inputs = tuple(vertex for vertex, _ in groups)
     step = ops.Transfer(copies=tuple(selection for _, selection in groups), epoch=state.planner.options.epoch)
-    flags = "".join(
-        f"--{name}={value} " for name, value in (("from", copy.from_), ("chown", owner), ("chmod", mode)) if value
+    return Transferred(step, inputs, spelling.copied(copy, sources, shown, owner, mode))
+
+
+def _check_mode(text: str, copy: ins.Copy) -> None:
+    """Octal up to 07777, or chmod's symbols."""
+    if not text or re.fullmatch(r"0*[0-7]{1,4}", text) or all(_SYMBOLS.fullmatch(each) for each in text.split(",")):
+        return
+    raise DockerfileError(
+        f"invalid chmod parameter: {text!r}. It should be octal string and between 0 and 07777, or like u=rwX,go=rX",
+        copy.position,
     )
-    names = [*(f"<<{each.name}" for each in copy.heredocs), *sources]
-    return Transferred(step, inputs, f"{flags}{' '.join(names)} {destination}")
 
 
 def _destination(state: StageState, text: str) -> str:
     """Absolute, with the trailing slash that says that it is a directory."""
-    if not text:
-        raise DockerfileError("the destination of COPY or ADD is blank", state.stage.base.position)
-    slash = text.endswith("/") or text.rsplit("/", 1)[-1] in (".", "..")
+    slash = not text or text.endswith("/") or text.rsplit("/", 1)[-1] in (".", "..")
     whole = posixpath.normpath(posixpath.join("/", state.config.working_dir or "/", text))
     whole = "/" + whole.lstrip("/")
     return f"{whole}/" if slash and whole != "/" else whole
@@ -93,6 +102,9 @@ def _from_tree(
         vertex = vertex or Vertex(ops.Scratch(), title="[missing]")
     else:
         vertex = Vertex(ops.Context(), title="[internal] load build context")
+        for source in sources:
+            message = lint.ignored(source, state.planner.options.ignore, add=copy.add)
+            state.planner.warn(copy, "CopyIgnoredFile", message)
     kept = bool(copy.from_) and not isinstance(vertex.step, ops.Context)
     unpack = copy.add if copy.unpack is None else copy.unpack
     return vertex, ops.Selection(
@@ -114,10 +126,7 @@ def _inline(state: StageState, copy: ins.Copy, common: dict[str, object]) -> tup
 def _content(state: StageState, copy: ins.Copy, heredoc: Heredoc) -> str:
     if not heredoc.expand:
         return heredoc.content
-    try:
-        return expand(heredoc.content, state.scope, escape=state.planner.dockerfile.escape, raw_quotes=True)
-    except InvalidArgument as error:
-        raise DockerfileError(f"in the here-document {heredoc.name}: {error.message}", copy.position) from error
+    return state.expand(heredoc.content, copy, quotes=False)
 
 
 def _remote(copy: ins.Copy, url: str, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:

@@ -21,7 +21,7 @@ from cove.build.dockerfile.syntax import DockerfileError, Position
 
 _DIRECTIVE = re.compile(r"#[ \t]*([a-zA-Z][a-zA-Z0-9]*)[ \t]*=[ \t]*(.+?)[ \t]*")
 _DIRECTIVES = frozenset({"syntax", "escape", "check"})
-_HEREDOC = re.compile(r"(\d*)<<(-?)([^<]+)")
+_HEREDOC = re.compile(r"(\d*)<<(-?)\s*([^<]+)")
 _WITH_HEREDOCS = re.compile(r"(?:ONBUILD\s+)*(?:ADD|COPY|RUN)\b", re.IGNORECASE)
 _MAX_BYTES = 16 << 20
 
@@ -39,7 +39,10 @@ class Heredoc:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A logical line. `starts` are (offset in `text`, line, column) of its physical pieces."""
+    """A logical line. `starts` are (offset in `text`, line, column) of its physical pieces.
+
+    `comments` stand above it; `blank_continuation` is its last line when blank lines are among the joined ones.
+    """
 
     text: str
     starts: tuple[tuple[int, int, int], ...]
@@ -72,14 +75,17 @@ def read(raw: bytes) -> Source:
     if len(raw) > _MAX_BYTES:
         raise DockerfileError(f"the Dockerfile has {len(raw)} bytes, more than the {_MAX_BYTES} allowed")
     text = raw.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    physical = [line.removesuffix("\r") for line in text.split("\n")]
-    directives, escape = _directives(physical)
-    return Source(tuple(_logical(physical, escape)), directives, escape)
+    physical = text.split("\n")
+    if not physical[-1]:
+        physical.pop()
+    directives, escape, above = _directives(physical)
+    return Source(tuple(_logical(physical, escape, above)), directives, escape)
 
 
-def _directives(physical: list[str]) -> tuple[dict[str, str], str]:
-    """Those at the very top; the first other line ends them."""
+def _directives(physical: list[str]) -> tuple[dict[str, str], str, int]:
+    """Those at the very top, the escape character, and how many lines they take; the first other line ends them."""
     found: dict[str, str] = {}
+    last = 0
     for number, line in enumerate(physical, 1):
         if number == 1 and line.startswith("#!"):
             continue
@@ -89,25 +95,25 @@ def _directives(physical: list[str]) -> tuple[dict[str, str], str]:
         if name in found:
             raise DockerfileError(f"only one {name} parser directive can be used", Position(number, 1))
         found[name] = match[2]
+        last = number
     escape = found.get("escape", "\\")
     if escape not in ("\\", "`"):
         raise DockerfileError(f"invalid escape token '{escape}' does not match ` or \\", Position(1, 1))
-    return found, escape
+    return found, escape, last
 
 
-def _logical(physical: list[str], escape: str) -> Iterator[Line]:
+def _logical(physical: list[str], escape: str, above: int) -> Iterator[Line]:
     continued = re.compile(rf"(?:^|[^{re.escape(escape)}])({re.escape(escape)})[ \t]*$")
     comments: list[str] = []
     position = 0
     while position < len(physical):
-        line = physical[position]
+        line = physical[position].rstrip("\r")
         position += 1
         stripped = line.lstrip()
-        if not stripped:
-            comments = []
+        if not stripped or position <= above:
             continue
         if stripped.startswith("#"):
-            comments.append(stripped[1:].strip())
+            comments = [*comments, stripped[1:].strip()] if stripped[1:].strip() else []
             continue
         joined = _Joined(position, line)
         while (match := continued.search(joined.last)) is not None:
@@ -116,8 +122,9 @@ def _logical(physical: list[str], escape: str) -> Iterator[Line]:
             if joined.ended:
                 break
         text = joined.text.rstrip()
-        heredocs, position = _heredocs(text, physical, position, escape, joined.first)
-        yield Line(text, tuple(joined.starts), position, heredocs, tuple(comments), joined.blank)
+        blank = position if joined.skipped else 0
+        heredocs, position = _heredocs(text, physical, position, joined.first)
+        yield Line(text, tuple(joined.starts), position, heredocs, tuple(comments), blank)
         comments = []
 
 
@@ -130,7 +137,7 @@ class _Joined:
         self.text = stripped
         self.last = stripped
         self.starts = [(0, number, len(line) - len(stripped) + 1)]
-        self.blank = 0
+        self.skipped = False
         self.ended = False
 
     def cut(self, at: int) -> None:
@@ -140,14 +147,13 @@ class _Joined:
     def extend(self, physical: list[str], position: int) -> int:
         """Join the next line that is neither comment nor blank; the position behind it."""
         while position < len(physical):
-            line = physical[position]
+            line = physical[position].rstrip("\r")
             position += 1
             stripped = line.strip()
             if stripped.startswith("#"):
                 continue
             if not stripped:
-                if position < len(physical):
-                    self.blank = self.blank or position
+                self.skipped = True
                 continue
             self.starts.append((len(self.text), position, 1))
             self.text += line
@@ -157,15 +163,13 @@ class _Joined:
         return position
 
 
-def _heredocs(
-    text: str, physical: list[str], position: int, escape: str, first: int
-) -> tuple[tuple[Heredoc, ...], int]:
+def _heredocs(text: str, physical: list[str], position: int, first: int) -> tuple[tuple[Heredoc, ...], int]:
     """The here-documents that a line announces, and the position behind the last one."""
     if "<<" not in text or not _WITH_HEREDOCS.match(text):
         return (), position
     found = []
-    for word in heredoc_words(text, escape):
-        name, expand = _unquoted(word[3], escape)
+    for word in heredoc_words(text):
+        name, expand = unquoted(word[3])
         content: list[str] = []
         while True:
             if position >= len(physical):
@@ -173,27 +177,24 @@ def _heredocs(
             line = physical[position]
             position += 1
             plain = line.lstrip("\t") if word[2] else line
-            if plain == name:
+            if plain.rstrip("\r") == name:
                 break
             content.append(plain + "\n")
         found.append(Heredoc(name, "".join(content), expand, bool(word[2]), word[1]))
     return tuple(found), position
 
 
-def heredoc_words(text: str, escape: str) -> list[re.Match[str]]:
-    """The words of a line that announce here-documents."""
+def heredoc_words(text: str) -> list[re.Match[str]]:
+    """The words of a line that announce here-documents: `3<<-"NAME"`, also `<< NAME`."""
     from cove.build.dockerfile.words import split
 
-    return [match for word in split(text, escape) if (match := _HEREDOC.fullmatch(word)) and _named(match[3])]
+    words = split(re.sub(r"<<(-?)[ \t\r]+", r"<<\1", text))
+    return [match for word in words if (match := _HEREDOC.fullmatch(word)) and unquoted(match[3])[0]]
 
 
-def _named(rest: str) -> bool:
-    return rest.strip("\"'") != ""
-
-
-def _unquoted(word: str, escape: str) -> tuple[str, bool]:
+def unquoted(word: str) -> tuple[str, bool]:
     """The closing name that `word` spells, and whether variables are expanded (it has no quotes)."""
     plain = word.replace('"', "").replace("'", "")
     if plain != word:
         return plain, False
-    return word.replace(escape, ""), escape not in word
+    return word.replace("\\", ""), True

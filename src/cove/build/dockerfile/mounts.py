@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cove.build.dockerfile.syntax import DockerfileError, Position
@@ -40,8 +41,8 @@ class Asked:
     env: str = ""
 
 
-def parse(text: str, position: Position, cwd: str) -> Asked:
-    """The mount that `text` asks for; raises DockerfileError. A relative target lies below `cwd`."""
+def parse(text: str, position: Position, cwd: str, expand: Callable[[str], str]) -> Asked:
+    """The mount that `text` asks for, each value expanded; a relative target is below `cwd`. DockerfileError."""
     rows = list(csv.reader(io.StringIO(text), strict=False))
     fields: dict[str, str] = {}
     for field in rows[0] if rows else []:
@@ -49,7 +50,9 @@ def parse(text: str, position: Position, cwd: str) -> Asked:
         key = _ALIASES.get(key.strip().lower(), key.strip().lower())
         if not equals and key not in ("ro", "rw", "required"):
             raise DockerfileError(f"invalid field '{field}' of --mount must be a key=value pair", position)
-        fields[key] = value if equals else "true"
+        if key == "from" and "$" in value[:-1]:
+            raise DockerfileError("'from' doesn't support variable expansion, define alias stage instead", position)
+        fields[key] = expand(value) if equals else "true"
     kind = fields.get("type", "bind").lower()
     if kind not in _TYPES:
         raise DockerfileError(
@@ -66,11 +69,15 @@ def _checked(kind: str, fields: dict[str, str], position: Position, cwd: str) ->
     identity = fields.get("id", "")
     if kind == "secret":
         source = fields.get("source", "")
-        identity = identity or posixpath.basename(source or target)
+        if source and identity:
+            raise DockerfileError(
+                "a secret mount has either an id or a source: both source and id can't be set", position
+            )
+        identity = source or identity or posixpath.basename(target)
         if not identity:
             raise DockerfileError("a secret mount needs an id or a target", position)
         if not target and not fields.get("env"):
-            target = f"/run/secrets/{identity}"
+            target = f"/run/secrets/{posixpath.basename(identity)}"
     elif kind == "ssh":
         identity = identity or "default"
     elif not target:

@@ -37,6 +37,7 @@ class Options:
     shm_size: int = 0
     entitlements: frozenset[str] = frozenset()
     contexts: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
     place: str = ""
 
 
@@ -56,7 +57,11 @@ PROXIES = tuple(
 """Arguments that every RUN may use without an ARG; they are no part of a key or a history."""
 
 
-def platform_arguments(options: Options) -> dict[str, str]:
+UNLISTED = ("BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE")
+"""Arguments for builders that nobody needs to declare."""
+
+
+def platform_arguments(options: Options, last_stage: str) -> dict[str, str]:
     """The arguments that are always there in FROM, and in a stage after `ARG NAME`."""
     target, build = options.platform, options.build_platform
     return {
@@ -64,9 +69,11 @@ def platform_arguments(options: Options) -> dict[str, str]:
         "TARGETOS": target.os,
         "TARGETARCH": target.architecture,
         "TARGETVARIANT": target.variant,
-        "TARGETSTAGE": options.target or "default",
+        "TARGETOSVERSION": "",
+        "TARGETSTAGE": options.target or last_stage or "default",
         "BUILDPLATFORM": str(build),
         "BUILDOS": build.os,
         "BUILDARCH": build.architecture,
         "BUILDVARIANT": build.variant,
+        "BUILDOSVERSION": "",
     }

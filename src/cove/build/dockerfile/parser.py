@@ -76,21 +76,21 @@ def node(line: Line, escape: str) -> Node:
         raise DockerfileError(f"{name} requires arguments, but none are there", line.position())
     if not rest and name == "RUN":
         raise DockerfileError("RUN requires a command", line.position())
-    listed = json_list(rest) if name in _JSON else None
+    listed = json_list(rest, line.position(offset)) if name in _JSON else None
     return Node(name, word[0], flags, rest, listed, line, offset, escape)
 
 
-def json_list(text: str) -> tuple[str, ...] | None:
-    """The words of the JSON form; None when it is none."""
+def json_list(text: str, position: Position) -> tuple[str, ...] | None:
+    """The words of the JSON form; None when it is none. A list of anything but strings is an error."""
     if not text.startswith("["):
         return None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if isinstance(found, list) and all(isinstance(item, str) for item in found):
-        return tuple(found)
-    return None
+    if not all(isinstance(item, str) for item in found):
+        raise DockerfileError("when using JSON array syntax, arrays must be comprised of strings only", position)
+    return tuple(found)
 
 
 def _flags(line: Line, offset: int, escape: str) -> tuple[tuple[Flag, ...], int]:

@@ -8,8 +8,8 @@ Missing; the caller finds it and plans again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from cove.build import ops
 from cove.build.dockerfile import instructions as ins
@@ -21,6 +21,7 @@ from cove.build.dockerfile.words import expand
 from cove.build.graph import Vertex
 from cove.errors import InvalidArgument
 from cove.oci.platform import Platform
+from cove.oci.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Plan:
     made: Made
     warnings: tuple[Warning, ...]
     lines: tuple[tuple[str, Vertex | None], ...]
+    epoch: int | None = None
 
 
 def plan(dockerfile: ins.Dockerfile, options: Options, known: Mapping[tuple[str, str], Base]) -> Plan:
@@ -39,49 +41,96 @@ def plan(dockerfile: ins.Dockerfile, options: Options, known: Mapping[tuple[str,
     if planner.missing:
         raise Missing(frozenset(planner.missing))
     assert made is not None
-    warnings = (*lint.file(dockerfile), *planner.warnings)
+    warnings = (*lint.file(dockerfile, planner.checks), *planner.warnings)
     lines = [line for _, each in sorted(planner.done.items()) if each is not None for line in each.shown]
     made = with_labels(made, dict(options.labels))
-    return Plan(made, tuple(sorted(set(warnings), key=lambda each: (each.line, each.rule))), tuple(lines))
+    unique = sorted(set(warnings), key=lambda each: (each.line, each.rule))
+    return Plan(made, tuple(unique), tuple(lines), planner.options.epoch)
 
 
 class _Planner:
     def __init__(self, dockerfile: ins.Dockerfile, options: Options, known: Mapping[tuple[str, str], Base]) -> None:
         self.dockerfile = dockerfile
+        self.escape = dockerfile.escape
         self.options = options
+        self.checks = lint.Checks.parse(dockerfile.directives.get("check", ""))
+        self.last_stage = dockerfile.stages[-1].name
         self.known = known
         self.missing: set[tuple[str, str]] = set()
         self.warnings: list[Warning] = []
         self.done: dict[int, Made | None] = {}
-        self.globals = self._global_arguments()
+        self.declared = [name for arg in dockerfile.arguments for name, _ in arg.pairs]
+        self.globals = self._global_arguments(self.options.arguments)
+        self._epoch()
+        self._check_defaults()
 
-    def _global_arguments(self) -> dict[str, str]:
+    def _global_arguments(self, given: Mapping[str, str]) -> dict[str, str]:
         """What ARGs above the first FROM say; the platform's are there without being asked for."""
-        scope = platform_arguments(self.options)
-        scope.update({name: value for name, value in self.options.arguments.items() if name in scope})
+        scope = platform_arguments(self.options, self.last_stage)
+        scope.update({name: value for name, value in given.items() if name in scope})
         for arg in self.dockerfile.arguments:
             for name, default in arg.pairs:
-                if name in self.options.arguments:
-                    scope[name] = self.options.arguments[name]
+                if name in given:
+                    scope[name] = given[name]
                 elif default is not None:
-                    scope[name] = self.expand(default, scope, arg)
+                    scope[name] = self.expand(default, scope, arg, "")
         return scope
 
-    def expand(self, text: str, scope: Mapping[str, str], at: ins.Instruction, rule: str = "UndefinedVar") -> str:
-        """The text with its variables; an error or a warning has the instruction's line."""
+    def _epoch(self) -> None:
+        """The moment of the result may stand in the file, as the default of an argument."""
+        text = self.globals.get("SOURCE_DATE_EPOCH", "")
+        if self.options.epoch is not None or not text:
+            return
+        if not text.isdecimal():
+            raise DockerfileError(f"invalid SOURCE_DATE_EPOCH: {text!r}: give seconds since 1970")
+        self.options = replace(self.options, epoch=int(text))
+
+    def _check_defaults(self) -> None:
+        """Whether the file is whole without any argument of the user."""
+        try:
+            scope = self._global_arguments({})
+            names = [expand(stage.base.image, scope, escape=self.escape) for stage in self.dockerfile.stages]
+        except InvalidArgument:
+            return
+        for stage, name in zip(self.dockerfile.stages, names, strict=True):
+            try:
+                Reference.parse(name)
+            except InvalidArgument:
+                message = f"Default value for ARG {stage.base.image} results in empty or invalid base image name"
+                self.warn(stage.base, "InvalidDefaultArgInFrom", message, own=False)
+
+    def expand(
+        self,
+        text: str,
+        scope: Mapping[str, str],
+        at: ins.Instruction,
+        rule: str = "UndefinedVar",
+        *,
+        declared: Collection[str] = (),
+        quotes: bool = True,
+        escape: str = "",
+    ) -> str:
+        """The text with its variables; an error or a warning has the instruction's line.
+
+        `rule` is told of names that have no value, unless they are `declared`; "" for none.
+        """
 
         def unset(name: str) -> None:
-            self.warn(at, rule, lint.undefined(rule, name, scope))
+            if rule and name not in declared:
+                self.warn(at, rule, lint.undefined(rule, name, scope))
 
         try:
-            return expand(text, scope, escape=self.dockerfile.escape, unset=unset)
+            return expand(text, scope, escape=escape or self.escape, quotes=quotes, unset=unset)
         except DockerfileError:
             raise
         except InvalidArgument as error:
             raise DockerfileError(f"failed to process {text!r}: {error.message}", at.position) from error
 
-    def warn(self, at: ins.Instruction, rule: str, message: str) -> None:
-        self.warnings.append(Warning(rule, message, at.position.line))
+    def warn(self, at: ins.Instruction, rule: str, message: str | None, *, line: int = 0, own: bool = True) -> None:
+        """Remember a warning, if the file, or with `own` the comments above the instruction, want the rule."""
+        checks = self.checks.at(at.node) if own else self.checks
+        if message is not None and checks.wants(rule):
+            self.warnings.append(Warning(rule, message, line or at.position.line))
 
     # ── which stage ───────────────────────────────────────────────────────────────────────────────
 
@@ -116,7 +165,9 @@ class _Planner:
 
     def _plan_stage(self, stage: ins.Stage) -> Made | None:
         base = stage.base
-        name = self.expand(base.image, self.globals, base, "UndefinedArgInFrom")
+        name = self._from(base.image, base)
+        self.warn(base, "FromPlatformFlagConstDisallowed", lint.constant_platform(stage))
+        self.warn(base, "RedundantTargetPlatform", lint.redundant_platform(stage))
         if not name:
             raise DockerfileError(f"base name ({base.image}) should not be blank", base.position)
         platform = self._platform(base)
@@ -128,7 +179,10 @@ class _Planner:
         elif name == "scratch":
             state = StageState.on_scratch(self, stage, platform)
         else:
+            self._named_rightly(name, base)
             image = self.image(name, platform)
+            if image is not None:
+                self.warn(base, "InvalidBaseImagePlatform", _other_platform(name, platform, image), own=False)
             state = StageState.on_image(self, stage, image, platform) if image else None
         if state is None:
             self._look_ahead(stage)
@@ -138,10 +192,21 @@ class _Planner:
     def _platform(self, base: ins.From) -> Platform:
         if not base.platform:
             return self.options.platform
-        text = self.expand(base.platform, self.globals, base, "UndefinedArgInFrom")
+        text = self._from(base.platform, base)
         if not text:
             raise DockerfileError(f"empty platform value from expression {base.platform}", base.position)
         return Platform.parse(text)
+
+    def _from(self, text: str, base: ins.From) -> str:
+        return self.expand(text, self.globals, base, "UndefinedArgInFrom", declared=self.declared)
+
+    def _named_rightly(self, name: str, at: ins.Instruction) -> None:
+        if name in self.options.contexts:
+            return
+        try:
+            Reference.parse(name)
+        except InvalidArgument as error:
+            raise DockerfileError(f"failed to parse stage name {name!r}: {error.message}", at.position) from error
 
     def _stage_below(self, name: str, index: int) -> ins.Stage | None:
         for stage in reversed(self.dockerfile.stages[:index]):
@@ -181,8 +246,16 @@ class _Planner:
             del later
         if name == "scratch":
             return Vertex(ops.Scratch(), title="[scratch]")
+        self._named_rightly(name, at)
         image = self.image(name, self.options.platform)
         return image_vertex(image, name) if image else None
+
+
+def _other_platform(name: str, wanted: Platform, image: Base) -> str | None:
+    actual = image.config.platform
+    if not actual.architecture or (actual.os, actual.architecture) == (wanted.os, wanted.architecture):
+        return None
+    return f'Base image {name} was pulled with platform "{actual}", expected "{wanted}" for current build'
 
 
 def image_vertex(image: Base, name: str) -> Vertex:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from cove.build.dockerfile import lexer, parser
 from cove.build.dockerfile.instructions import (
@@ -35,9 +36,10 @@ from cove.build.dockerfile.instructions import (
     Workdir,
 )
 from cove.build.dockerfile.parser import Flag, Node, json_list
-from cove.build.dockerfile.syntax import DockerfileError
+from cove.build.dockerfile.syntax import DockerfileError, Position
 from cove.build.dockerfile.words import split
 
+_SPACE = re.compile(r"[\t\v\f\r ]+")
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
 _DURATION = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?(?:h|ms|m|us|µs|ns|s))+")
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?)(h|ms|m|us|µs|ns|s)")
@@ -73,12 +75,13 @@ def read(node: Node) -> Instruction:
     return _READERS[node.name](node)
 
 
-def trigger(text: str, escape: str) -> Instruction:
-    """What an ONBUILD of a base image says."""
+def trigger(text: str, position: Position) -> Instruction:
+    """What an ONBUILD of a base image says; it stands where the FROM is that brings it."""
     lines = lexer.read(text.encode("utf-8", "surrogateescape")).lines
     if len(lines) != 1:
         raise DockerfileError(f"the base image has an ONBUILD trigger that is not one instruction: {text[:80]!r}")
-    return read(parser.node(lines[0], escape))
+    line = replace(lines[0], starts=((0, position.line, position.column),))
+    return read(parser.node(line, "\\"))
 
 
 # ── flags ─────────────────────────────────────────────────────────────────────────────────────────
@@ -187,7 +190,7 @@ def _label(node: Node) -> Label:
 def _command(node: Node) -> Command:
     if node.listed is not None:
         return Command(node.listed, shell=False)
-    return Command((node.rest,), shell=True) if node.rest else Command((), shell=False)
+    return Command((node.rest,), shell=True)
 
 
 def _run(node: Node) -> Run:
@@ -218,15 +221,23 @@ def _copy(node: Node) -> Copy:
     names = ("chown", "chmod", "checksum") if add else ("chown", "chmod", "from")
     switches = ("link", "keep-git-dir", "unpack") if add else ("link", "parents")
     flags = _flags(node, *names, several=("exclude",), switches=switches)
-    words = list(node.listed) if node.listed is not None else split(node.rest, node.escape)
+    words = list(node.listed) if node.listed is not None else _SPACE.split(node.rest)
     heredocs = list(node.heredocs)
     if len(words) < 2:
         raise DockerfileError(
             f"{node.name} requires at least two arguments, but only one was provided", node.position
         )
     *sources, destination = words
+    if "$" in _text(flags, "from")[:-1]:
+        raise DockerfileError(
+            "variable expansion is not supported for --from: define a new stage with FROM, which knows the arguments "
+            "above the first stage",
+            flags["from"].position,
+        )
     if heredocs:
-        announced = {match[0] for match in lexer.heredoc_words(node.line.text, node.escape)}
+        words = _SPACE.split(re.sub(r"<<(-?)[ \t\r]+", r"<<\1", node.rest)) if node.listed is None else words
+        *sources, destination = words
+        announced = {match[0] for match in lexer.heredoc_words(node.line.text)}
         if destination in announced:
             raise DockerfileError(f"{node.name} cannot accept a heredoc as a destination", node.position)
         sources = [word for word in sources if word not in announced]
@@ -262,7 +273,7 @@ def _entrypoint(node: Node) -> Entrypoint:
 
 def _expose(node: Node) -> Expose:
     _none(node)
-    return Expose(node=node, ports=tuple(split(node.rest, node.escape)))
+    return Expose(node=node, ports=tuple(sorted(_SPACE.split(node.rest))))
 
 
 def _healthcheck(node: Node) -> Healthcheck:
@@ -277,7 +288,7 @@ def _healthcheck(node: Node) -> Healthcheck:
     rest = rest.strip()
     if not rest:
         raise DockerfileError("Missing command after HEALTHCHECK CMD", node.at())
-    listed = json_list(rest)
+    listed = json_list(rest, node.at())
     retries = _text(flags, "retries")
     if retries and not retries.isdecimal():
         raise DockerfileError(f"--retries must be a whole number, not {retries!r}", flags["retries"].position)
@@ -338,25 +349,19 @@ def _shell(node: Node) -> Shell:
     return Shell(node=node, words=node.listed)
 
 
-def _one(node: Node) -> str:
-    _none(node)
-    words = split(node.rest, node.escape)
-    if len(words) != 1:
-        raise DockerfileError(f"{node.name} requires exactly one argument", node.at())
-    return words[0]
-
-
 def _stopsignal(node: Node) -> Stopsignal:
-    return Stopsignal(node=node, signal=_one(node))
+    _none(node)
+    return Stopsignal(node=node, signal=node.rest)
 
 
 def _user(node: Node) -> User:
-    return User(node=node, user=_one(node))
+    _none(node)
+    return User(node=node, user=node.rest)
 
 
 def _volume(node: Node) -> Volume:
     _none(node)
-    paths = node.listed if node.listed is not None else tuple(split(node.rest, node.escape))
+    paths = node.listed if node.listed is not None else tuple(_SPACE.split(node.rest))
     if not paths or any(not path.strip() for path in paths):
         raise DockerfileError("VOLUME specified can not be an empty string", node.at())
     return Volume(node=node, paths=paths)

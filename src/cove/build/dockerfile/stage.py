@@ -7,9 +7,9 @@ The state is mutable while the stage is planned and never seen outside; what com
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cove.build import ops
-from cove.build.dockerfile import files, lint, mounts, reader
+from cove.build.dockerfile import files, lint, reader, running, spelling
 from cove.build.dockerfile import instructions as ins
-from cove.build.dockerfile.options import Base, platform_arguments
+from cove.build.dockerfile.expose import exposed
+from cove.build.dockerfile.options import UNLISTED, Base, platform_arguments
 from cove.build.dockerfile.syntax import DockerfileError
 from cove.build.dockerfile.words import expand_words
 from cove.build.graph import Vertex
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from cove.build.dockerfile.plan import _Planner
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_SHELL = ("/bin/sh", "-c")
-_PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/([a-zA-Z]+))?")
 _COMMENT = "buildkit.dockerfile.v0"
 
 
@@ -54,6 +53,9 @@ class Made:
     base: Base | None
     history: tuple[Line, ...]
     arguments: dict[str, str]
+    declared: tuple[str, ...] = ()
+    workdir_set: bool = False
+    triggers: tuple[str, ...] = ()
     shown: tuple[tuple[str, Vertex | None], ...] = ()
 
 
@@ -70,9 +72,11 @@ class StageState:
     env: dict[str, str]
     history: list[Line] = field(default_factory=list)
     arguments: dict[str, str] = field(default_factory=dict)
+    declared: dict[str, None] = field(default_factory=dict)
+    workdir_set: bool = False
+    once: dict[str, ins.Instruction] = field(default_factory=dict)
     shown: list[tuple[str, Vertex | None]] = field(default_factory=list)
     step: int = 1
-    cmd_set: bool = False
 
     # ── beginnings ────────────────────────────────────────────────────────────────────────────────
 
@@ -103,14 +107,17 @@ class StageState:
         state = cls(planner, stage, made.vertex, made.base, made.config, config, _variables(config.env))
         state.history = list(made.history)
         state.arguments = dict(made.arguments)
+        state.declared = dict.fromkeys(made.declared)
+        state.workdir_set = made.workdir_set
         state.shown.append((stage.base.text, None))
+        state._run_triggers(made.triggers)
         return state
 
     def _run_triggers(self, triggers: tuple[str, ...]) -> None:
         self.config = msgspec.structs.replace(self.config, on_build=())
         for text in triggers:
             try:
-                self.apply(reader.trigger(text, "\\"))
+                self.apply(reader.trigger(text, self.stage.base.position))
             except DockerfileError as error:
                 reason = f"in the base image's ONBUILD trigger {text[:80]!r}: {error.reason}"
                 raise DockerfileError(reason, self.stage.base.position) from error
@@ -128,6 +135,9 @@ class StageState:
             self.base,
             tuple(self.history),
             self.arguments,
+            tuple(self.declared),
+            self.workdir_set,
+            self.config.on_build,
             tuple(self.shown),
         )
 
@@ -143,15 +153,18 @@ class StageState:
         """Variables in force: arguments, and over them the environment."""
         return {**self.arguments, **self.env}
 
-    def expand(self, text: str, at: ins.Instruction) -> str:
-        return self.planner.expand(text, self.scope, at)
+    def expand(self, text: str, at: ins.Instruction, *, quotes: bool = True) -> str:
+        """The text with its variables; a here-document's has no `quotes`, and always the backslash as escape."""
+        return self.planner.expand(
+            text, self.scope, at, declared=(*self.declared, *UNLISTED), quotes=quotes, escape="" if quotes else "\\"
+        )
 
     def words(self, texts: tuple[str, ...], at: ins.Instruction) -> list[str]:
         """Each text expanded and, where a variable brought several words, split."""
         found: list[str] = []
         for text in texts:
             try:
-                found += expand_words(text, self.scope, escape=self.planner.dockerfile.escape)
+                found += expand_words(text, self.scope, escape=self.planner.escape)
             except InvalidArgument as error:
                 raise DockerfileError(f"failed to process {text!r}: {error.message}", at.position) from error
         return found
@@ -192,74 +205,91 @@ def _variables(env: tuple[str, ...]) -> dict[str, str]:
 
 def _arg(state: StageState, arg: ins.Arg) -> None:
     planner = state.planner
+    shown = []
     for name, default in arg.pairs:
+        planner.warn(arg, "SecretsUsedInArgOrEnv", lint.secret(name, "ARG"))
         if name in planner.options.arguments:
             value: str | None = planner.options.arguments[name]
         elif default is not None:
             value = state.expand(default, arg)
         else:
-            value = {**platform_arguments(planner.options), **planner.globals}.get(name)
-        if value is None:
-            state.arguments.pop(name, None)
-        else:
+            value = {**platform_arguments(planner.options, planner.last_stage), **planner.globals}.get(name)
+        state.declared[name] = None
+        if value is not None:
             state.arguments[name] = value
-        lint.secret(planner, arg, name, "ARG")
-        state.note(f"ARG {name}" if value is None else f"ARG {name}={value}")
+        shown.append(name if value is None else f"{name}={value}")
+    state.note(f"ARG {' '.join(shown)}")
 
 
 def _env(state: StageState, env: ins.Env) -> None:
-    scope = state.scope
-    pairs = [(state.planner.expand(k, scope, env), state.planner.expand(v, scope, env)) for k, v in env.pairs]
+    pairs = _pairs(state, env)
     for name, value in pairs:
-        lint.secret(state.planner, env, name, "ENV")
+        state.planner.warn(env, "SecretsUsedInArgOrEnv", lint.secret(name, "ENV"))
         state.env[name] = value
     state.note("ENV " + " ".join(f"{name}={value}" for name, value in pairs))
 
 
 def _labels(state: StageState, label: ins.Label) -> None:
-    pairs = {state.expand(k, label): state.expand(v, label) for k, v in label.pairs}
-    state.change(labels={**state.config.labels, **pairs})
-    state.note("LABEL " + " ".join(f"{name}={value}" for name, value in pairs.items()))
+    pairs = _pairs(state, label)
+    state.change(labels={**state.config.labels, **dict(pairs)})
+    state.note("LABEL " + " ".join(f"{name}={value}" for name, value in pairs))
 
 
-def _shell_words(state: StageState, command: ins.Command) -> tuple[str, ...]:
-    return (*(state.config.shell or _SHELL), *command.words) if command.shell else command.words
+def _pairs(state: StageState, at: ins.Env | ins.Label) -> list[tuple[str, str]]:
+    """Names and values, all as they were before the line."""
+    if at.legacy:
+        written = at.node.written
+        message = f'"{written} key=value" should be used instead of legacy "{written} key value" format'
+        state.planner.warn(at, "LegacyKeyValueFormat", message)
+    return [(state.expand(name, at), state.expand(value, at)) for name, value in at.pairs]
+
+
+def _shell_words(state: StageState, at: ins.Cmd | ins.Entrypoint) -> tuple[str, ...]:
+    command, written = at.command, at.node.written
+    if not command.shell:
+        return command.words
+    if not state.config.shell:
+        message = f"JSON arguments recommended for {written} to prevent unintended behavior related to OS signals"
+        state.planner.warn(at, "JSONArgsRecommended", message)
+    return (*(state.config.shell or running.SHELL), *command.words)
+
+
+def _once(state: StageState, at: ins.Instruction) -> None:
+    """Of several in a stage only the last one counts: the one before is told of."""
+    name, written = at.node.name, at.node.written
+    if name in state.once:
+        message = (
+            f"Multiple {written} instructions should not be used in the same stage because only the last one "
+            "will be used"
+        )
+        state.planner.warn(at, "MultipleInstructionsDisallowed", message, line=state.once[name].position.line)
+    state.once[name] = at
 
 
 def _cmd(state: StageState, cmd: ins.Cmd) -> None:
-    words = _shell_words(state, cmd.command)
-    state.change(cmd=words, args_escaped=False)
-    state.cmd_set = True
-    state.note(f"CMD {json.dumps(list(words), ensure_ascii=False)}")
+    _once(state, cmd)
+    words = _shell_words(state, cmd)
+    state.change(cmd=words, args_escaped=True)
+    state.note(f"CMD {spelling.words(words)}")
 
 
 def _entrypoint(state: StageState, entrypoint: ins.Entrypoint) -> None:
-    words = _shell_words(state, entrypoint.command)
-    state.change(entrypoint=words, **({} if state.cmd_set else {"cmd": ()}))
-    state.note(f"ENTRYPOINT {json.dumps(list(words), ensure_ascii=False)}")
+    _once(state, entrypoint)
+    words = _shell_words(state, entrypoint)
+    state.change(entrypoint=words, **({} if "CMD" in state.once else {"cmd": ()}))
+    state.note(f"ENTRYPOINT {spelling.words(words)}")
 
 
 def _expose(state: StageState, expose: ins.Expose) -> None:
-    ports: list[str] = []
-    for word in state.words(expose.ports, expose):
-        found = _PORT.fullmatch(word)
-        protocol = (found[3] or "tcp") if found else ""
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
-        if protocol != protocol.lower():
-            state.planner.warn(
-                expose, "ExposeProtoCasing", f"Defined protocol '{word}' in EXPOSE should be lowercase"
-            )
-        if not 0 < first <= last <= 65535 or protocol.lower() not in ("tcp", "udp", "sctp"):
-            raise DockerfileError(f"invalid containerPort: {word}", expose.position)
-        ports += [f"{port}/{protocol.lower()}" for port in range(first, last + 1)]
-    state.change(exposed_ports={**state.config.exposed_ports, **{port: {} for port in sorted(ports)}})
+    ports = exposed(state.planner, expose, state.words(expose.ports, expose))
+    state.change(exposed_ports={**state.config.exposed_ports, **{port: {} for port in ports}})
     state.note(f"EXPOSE [{' '.join(ports)}]")
 
 
 def _healthcheck(state: StageState, health: ins.Healthcheck) -> None:
-    if health.command is None:
-        check = Healthcheck(test=("NONE",))
-    else:
+    _once(state, health)
+    check = Healthcheck(test=("NONE",))
+    if health.command is not None:
         kind = "CMD-SHELL" if health.command.shell else "CMD"
         check = Healthcheck(
             test=(kind, *health.command.words),
@@ -270,7 +300,7 @@ def _healthcheck(state: StageState, health: ins.Healthcheck) -> None:
             retries=health.retries,
         )
     state.change(healthcheck=check)
-    state.note(health.text)
+    state.note(spelling.healthcheck(check))
 
 
 def _maintainer(state: StageState, maintainer: ins.Maintainer) -> None:
@@ -280,7 +310,6 @@ def _maintainer(state: StageState, maintainer: ins.Maintainer) -> None:
 
 def _onbuild(state: StageState, onbuild: ins.Onbuild) -> None:
     state.change(on_build=(*state.config.on_build, onbuild.trigger))
-    state.note(f"ONBUILD {onbuild.trigger}")
 
 
 def _shell(state: StageState, shell: ins.Shell) -> None:
@@ -289,11 +318,19 @@ def _shell(state: StageState, shell: ins.Shell) -> None:
 
 
 def _stopsignal(state: StageState, stop: ins.Stopsignal) -> None:
-    signal = state.expand(stop.signal, stop)
-    if not re.fullmatch(r"(?:SIG)?[A-Z0-9+-]+", signal.upper()):
-        raise DockerfileError(f"Invalid signal: {signal}", stop.position)
-    state.change(stop_signal=signal)
-    state.note(f"STOPSIGNAL {signal}")
+    name = state.expand(stop.signal, stop)
+    if not _is_signal(name):
+        raise DockerfileError(f"Invalid signal: {name}", stop.position)
+    state.change(stop_signal=name)
+    state.note(f"STOPSIGNAL {name}")
+
+
+def _is_signal(text: str) -> bool:
+    """A number, or a name with or without SIG; real-time ones count from RTMIN or RTMAX."""
+    if text.isdecimal():
+        return 0 < int(text) <= signal.SIGRTMAX
+    name = text.upper().removeprefix("SIG")
+    return f"SIG{name}" in signal.Signals.__members__ or re.fullmatch(r"RTMIN\+\d+|RTMAX-\d+", name) is not None
 
 
 def _user(state: StageState, user: ins.User) -> None:
@@ -303,11 +340,7 @@ def _user(state: StageState, user: ins.User) -> None:
 
 
 def _volume(state: StageState, volume: ins.Volume) -> None:
-    paths = (
-        state.words(volume.paths, volume)
-        if volume.node.listed is None
-        else [state.expand(path, volume) for path in volume.paths]
-    )
+    paths = [state.expand(path, volume) for path in volume.paths]
     if not all(paths):
         raise DockerfileError("VOLUME specified can not be an empty string", volume.position)
     state.change(volumes={**state.config.volumes, **{path: {} for path in paths}})
@@ -316,111 +349,31 @@ def _volume(state: StageState, volume: ins.Volume) -> None:
 
 def _workdir(state: StageState, workdir: ins.Workdir) -> None:
     path = state.expand(workdir.path, workdir)
-    if not path:
-        raise DockerfileError("WORKDIR requires exactly one argument, but it is blank", workdir.position)
-    if not path.startswith("/") and state.config.working_dir in ("", "/"):
-        lint.relative_workdir(state.planner, workdir, path)
+    if not path.startswith("/") and not state.workdir_set:
+        message = f'Relative workdir "{path}" can have unexpected results if the base image changes'
+        state.planner.warn(workdir, "WorkdirRelativePath", message)
+    state.workdir_set = True
     whole = posixpath.normpath(posixpath.join("/", state.config.working_dir or "/", path))
     whole = "/" + whole.lstrip("/")
     state.change(working_dir=whole)
     if whole == "/":
         state.note("WORKDIR /")
         return
-    state.add(ops.Directory(path=whole, epoch=state.planner.options.epoch), workdir)
+    step = ops.Directory(path=whole, owner=state.config.user, epoch=state.planner.options.epoch)
+    state.add(step, workdir)
     state.note(f"WORKDIR {whole}", layer=True)
-
-
-def _run(state: StageState, run: ins.Run) -> None:
-    options = state.planner.options
-    for needed, asked in (("security.insecure", run.security == "insecure"), ("network.host", run.network == "host")):
-        if asked and needed not in options.entitlements:
-            raise DockerfileError(
-                f"{needed} is not allowed for this build; grant it with --allow {needed}", run.position
-            )
-    if run.devices and "device" not in options.entitlements:
-        raise DockerfileError(
-            "RUN --device is not allowed for this build; grant it with --allow device", run.position
-        )
-    inputs: list[Vertex] = []
-    found: list[ops.RunMount] = []
-    for text, position in run.mounts:
-        asked_mount = mounts.parse(state.expand(text, run), position, state.config.working_dir)
-        source = -1
-        if asked_mount.type in ("bind", "cache"):
-            vertex = _mount_source(state, run, asked_mount)
-            if vertex is not None:
-                inputs.append(vertex)
-                source = len(inputs)
-        found.append(_run_mount(asked_mount, source))
-    args, script = _program(state, run)
-    env = {**state.arguments, **state.env}
-    step = ops.Run(
-        args=args,
-        env=tuple(f"{name}={value}" for name, value in env.items()),
-        user=state.config.user,
-        cwd=state.config.working_dir or "/",
-        mounts=tuple(found),
-        network=run.network if run.network not in ("", "default") else options.network,
-        security=run.security if run.security == "insecure" else "",
-        devices=tuple(state.expand(device, run) for device in run.devices),
-        extra_hosts=options.extra_hosts,
-        shm_size=options.shm_size,
-        script=script,
-        epoch=options.epoch,
-    )
-    state.add(step, run, tuple(inputs))
-    declared = [f"{name}={value}" for name, value in state.arguments.items() if name not in state.env]
-    counted = f"|{len(declared)} {' '.join(declared)} " if declared else ""
-    shown = script.content.split("\n", 1)[0] if script else " ".join(args)
-    state.note(f"RUN {counted}{shown} # buildkit", layer=True)
-
-
-def _mount_source(state: StageState, run: ins.Run, asked: mounts.Asked) -> Vertex | None:
-    if not asked.from_:
-        return Vertex(ops.Context(), title="[internal] load build context") if asked.type == "bind" else None
-    found = state.planner.source(asked.from_, state.stage.index, run)
-    # While an image is missing the plan is made again later; until then anything stands in its place.
-    return found or Vertex(ops.Scratch(), title="[missing]")
-
-
-def _run_mount(asked: mounts.Asked, source: int) -> ops.RunMount:
-    return ops.RunMount(
-        type=asked.type,
-        target=asked.target,
-        source=asked.source,
-        input=source,
-        readonly=asked.readonly,
-        id=asked.id,
-        sharing=asked.sharing,
-        required=asked.required,
-        mode=asked.mode,
-        uid=asked.uid,
-        gid=asked.gid,
-        size=asked.size,
-        env=asked.env,
-    )
-
-
-def _program(state: StageState, run: ins.Run) -> tuple[tuple[str, ...], ops.Script | None]:
-    """The words that run, with the here-documents of the line."""
-    heredocs = run.node.heredocs
-    if not heredocs:
-        return _shell_words(state, run.command), None
-    line = run.command.words[0]
-    if len(heredocs) == 1 and re.fullmatch(r"\d*<<-?\S+", line):
-        content = heredocs[0].content
-        if content.startswith("#!"):
-            name = heredocs[0].name
-            return (f"/dev/pipes/{name}",), ops.Script(name=name, content=content)
-        return (*(state.config.shell or _SHELL), content), None
-    bodies = "".join(f"\n{each.content}{each.name}" for each in heredocs)
-    return (*(state.config.shell or _SHELL), f"{line}{bodies}"), None
 
 
 def _copy(state: StageState, copy: ins.Copy) -> None:
     made = files.transfer(state, copy)
     state.add(made.step, copy, made.inputs)
-    state.note(f"{'ADD' if copy.add else 'COPY'} {made.shown} # buildkit", layer=True)
+    state.note(f"{made.shown} # buildkit", layer=True)
+
+
+def _run(state: StageState, run: ins.Run) -> None:
+    made = running.run(state, run)
+    state.add(made.step, run, made.inputs)
+    state.note(f"{made.shown} # buildkit", layer=True)
 
 
 _APPLY: dict[type, Callable[..., None]] = {
