@@ -7,6 +7,9 @@ import fcntl
 _F_SETPIPE_SZ = 1031
 _LEAST = 128 << 10
 
+CAPACITY = 64 << 10
+"""Bytes that a pipe holds unless told otherwise (sixteen pages)."""
+
 
 def widen(fd: int, size: int) -> None:
     """Let a pipe hold `size` bytes, or as many as its user may still have; at worst it stays as it is.

@@ -3,6 +3,9 @@
     FIFO  ──▶ splice(2) ──▶ log      one bounded amount a turn, so that no log starves another or a start
     pty   ──▶ read, write ──▶ log
 
+A FIFO is widened when it is first found full: the kernel counts the pages that a user's pipes may hold, and a
+container that says little takes no more of them than any program.
+
 Output that cannot be taken now (a full disk; a reader that must miss nothing and is behind) stays where it is:
 the container waits in write(2), and the pump looks again in a moment. Without a log, output is thrown away.
 """
@@ -15,6 +18,7 @@ import os
 import termios
 from collections.abc import Callable
 
+from cove.kernel import pipes
 from cove.runtime.logs import BURST, Held, LogWriter
 from cove.runtime.loop import Loop
 from cove.runtime.messages import LogPolicy
@@ -25,6 +29,7 @@ _HANGUP_PAUSE = 0.2
 _DISK_PAUSE = 0.1
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 _CONSOLE_BYTES = 64 << 10
+_WIDE = 256 << 10
 _DRAIN_TURNS = 64
 
 
@@ -38,6 +43,7 @@ class Pump:
         self._log = LogWriter(policy) if policy is not None else None
         self._nowhere = -1 if policy is not None else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         self._stopped = False
+        self._narrow = {fd for fd, _ in streams.outputs}
 
     def start(self) -> None:
         """Move output whenever there is some."""
@@ -122,7 +128,11 @@ class Pump:
             return os.splice(fd, self._nowhere, BURST)
         if rotate:
             self._log.make_room()
-        return self._log.splice(fd, stream)
+        moved = self._log.splice(fd, stream)
+        if moved >= pipes.CAPACITY and fd in self._narrow:
+            self._narrow.discard(fd)
+            pipes.widen(fd, _WIDE)
+        return moved
 
     def _read_console(self, fd: int) -> int:
         """0 when nobody has the other side open, at the moment or for good (EIO)."""

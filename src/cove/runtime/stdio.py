@@ -16,12 +16,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cove.kernel import pipes
 from cove.paths import ContainerRun
 from cove.runtime.init import ChildStdio
 
 STDOUT, STDERR = 1, 2
-_PIPE_BYTES = 256 << 10
 
 
 @dataclass(slots=True)
@@ -61,7 +59,6 @@ def open_streams(run: ContainerRun, *, stdin: bool) -> Streams:
         for path, number in ((run.stdout, STDOUT), (run.stderr, STDERR)):
             fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             undo.callback(os.close, fd)
-            pipes.widen(fd, _PIPE_BYTES)
             outputs.append((fd, number))
         write_end = open_input(run.stdin) if stdin else None
         undo.pop_all()
