@@ -36,6 +36,7 @@ from cove.paths import DataRoot, Instance, RunRoot
 from cove.runtime.client import Runtime
 from cove.store.database import Database
 from cove.volume.local import LocalDriver
+from cove.volume.plugin import Plugins
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             ports=ports,
             resolver=resolver,
             volume_drivers={"local": volumes},
+            volume_plugins=Plugins(config.file.plugin_directories),
             host=read_facts(config.file.cgroup_driver),
             cgroups=Cgroups.detect(instance.cgroup_parent, "systemd"),
             firewall=firewall,

@@ -11,6 +11,7 @@
     labels = ["rack=4"]
     insecure_registries = ["registry.lan:5000"]
     cdi_directories = ["/etc/cdi", "/run/cdi"]   # where vendors describe devices; the last one wins
+    plugin_directories = ["/run/docker/plugins", "/etc/docker/plugins", "/usr/lib/docker/plugins"]  # of volumes
     registries = "/etc/cove/registries.toml"                       # mirrors and rewrites, if it is there
     policy = "/etc/cove/policy.toml"                               # which images may be used, and who signs them
     certificates = ["/etc/cove/certs.d", "/etc/docker/certs.d"]    # HOST[:PORT]/*.crt, *.cert with *.key
@@ -97,6 +98,7 @@ class File(_Table, frozen=True, kw_only=True):
     image_limit: str = ""
     labels: tuple[str, ...] = ()
     cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
+    plugin_directories: tuple[str, ...] = ("/run/docker/plugins", "/etc/docker/plugins", "/usr/lib/docker/plugins")
     insecure_registries: tuple[str, ...] = ()
     registries: str = "/etc/cove/registries.toml"
     policy: str = "/etc/cove/policy.toml"

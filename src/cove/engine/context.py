@@ -27,6 +27,7 @@ from cove.runtime.client import Runtime
 from cove.runtime.messages import Report
 from cove.store.database import Database
 from cove.volume.driver import Driver as VolumeDriver
+from cove.volume.plugin import Plugins
 
 
 class Reports:
@@ -94,6 +95,7 @@ class Context:
     ports: Ports
     resolver: Resolver
     volume_drivers: Mapping[str, VolumeDriver]
+    volume_plugins: Plugins
     host: HostFacts
     cgroups: Cgroups
     firewall: Firewall

@@ -60,7 +60,7 @@ class Engine:
         mounts = Mounts(context, registry, self.volumes)
         launcher = Launcher(context, registry, mounts)
         self._removal = Removal(context, registry, self.volumes)
-        self.lifecycle = Lifecycle(context, registry, launcher, attachments, self._removal, self._tasks)
+        self.lifecycle = Lifecycle(context, registry, launcher, attachments, self._removal, self.volumes, self._tasks)
         self.builds = BuildService(context, launcher, attachments, BuildCache(context.database))
         self.execs = Execs(context, registry, self._tasks)
         joining = Joining(context, self._network_store, registry, attachments, launcher)

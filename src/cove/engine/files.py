@@ -7,9 +7,11 @@ one's is put together inside a confined worker. Nothing here resolves a path of 
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,8 @@ class Files:
     async def stat(self, ref: str, path: str) -> dict[str, Any]:
         """What lies at a path; NotFound when nothing does."""
         container = self._registry.find(ref)
-        return await self._context.executors.bulk(self._stat, container, ref, path)
+        async with self._ready(container):
+            return await self._context.executors.bulk(self._stat, container, ref, path)
 
     def _stat(self, container: Container, ref: str, path: str) -> dict[str, Any]:
         try:
@@ -70,10 +73,14 @@ class Files:
     async def read(self, ref: str, path: str) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
         """(stat, archive) of what lies at a path."""
         container = self._registry.find(ref)
-        stat = await self._context.executors.bulk(self._stat, container, ref, path)
-        pieces = archives.read_archive(self._root(container), path)
+        stat = await self.stat(ref, path)
         tell(self._context.events, container, "archive-path")
-        return stat, self._context.executors.stream(pieces)
+        return stat, self._pieces(container, path)
+
+    async def _pieces(self, container: Container, path: str) -> AsyncIterator[bytes]:
+        async with self._ready(container):
+            async for piece in self._context.executors.stream(archives.read_archive(self._root(container), path)):
+                yield piece
 
     async def write(
         self,
@@ -90,15 +97,16 @@ class Files:
             raise Forbidden("container rootfs is marked read-only")
         owner = _owner(container.record.config.user) if copy_uid_gid else None
         body = blocking(stream)
-        await self._context.executors.bulk(
-            archives.write_archive,
-            self._root(container),
-            path,
-            body,
-            no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
-            copy_uid_gid=owner is not None,
-            owner=owner,
-        )
+        async with self._ready(container):
+            await self._context.executors.bulk(
+                archives.write_archive,
+                self._root(container),
+                path,
+                body,
+                no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
+                copy_uid_gid=owner is not None,
+                owner=owner,
+            )
         tell(self._context.events, container, "extract-to-dir")
 
     async def export(self, ref: str) -> AsyncIterator[bytes]:
@@ -111,6 +119,10 @@ class Files:
         pieces = archives.export(root)
         tell(self._context.events, container, "export")
         return self._context.executors.stream(pieces)
+
+    def _ready(self, container: Container) -> AbstractAsyncContextManager[None]:
+        """Within, `_root` shows all volumes; a running container has them mounted already."""
+        return self._volumes.held(() if container.facts.running else container.record.mounts)
 
     def _root(self, container: Container) -> FsRoot:
         if container.facts.running:
@@ -125,19 +137,24 @@ class Files:
         """Before a container's first start: what its image has where an empty volume will lie."""
         for mount in record.mounts:
             if self._volumes.wants_fill(mount):
-                await self._context.executors.bulk(self._fill, record, mount)
+                await self._fill_from_image(record, mount)
                 self._volumes.note_filled(mount.name)
 
-    def _fill(self, record: Record, mount: MountRecord) -> None:
-        snapshot = self._context.snapshots.mount(record.id)
-        image = archives.stopped((snapshot,))
+    async def _fill_from_image(self, record: Record, mount: MountRecord) -> None:
+        image = archives.stopped((self._context.snapshots.mount(record.id),))
         source = f"{mount.destination.rstrip('/')}/."
         try:
-            archives.stat_path(image, source)
+            await self._context.executors.bulk(archives.stat_path, image, source)
         except (NotFound, InvalidArgument):
             return  # the image has nothing there, or no directory
-        volume = archives.stopped((self._volumes.mount(msgspec.structs.replace(mount, destination="/", rw=True)),))
-        archives.write_archive(volume, "/", archives.read_archive(image, source), top=True)
+        async with self._volumes.held((mount,)):
+            await self._context.executors.bulk(self._fill, image, source, mount)
+
+    def _fill(self, image: FsRoot, source: str, mount: MountRecord) -> None:
+        shown = self._volumes.mount(msgspec.structs.replace(mount, destination="/", rw=True))
+        if shown.type == "bind" and os.listdir(shown.source) and not mount.subpath:
+            return  # a plugin's, which has something in it
+        archives.write_archive(archives.stopped((shown,)), "/", archives.read_archive(image, source), top=True)
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────────
 

@@ -26,6 +26,7 @@ from cove.engine.registry import Container, Registry
 from cove.engine.removal import Removal
 from cove.engine.tasks import Tasks
 from cove.engine.telling import tell
+from cove.engine.volumes import VolumeService
 from cove.errors import Conflict, CoveError, InvalidArgument, NotModified, StartFailed
 from cove.runtime.client import Process
 from cove.runtime.messages import Exit
@@ -45,6 +46,7 @@ class Lifecycle:
         launcher: Launcher,
         attachments: Attachments,
         removal: Removal,
+        volumes: VolumeService,
         tasks: Tasks,
     ) -> None:
         self._context = context
@@ -52,6 +54,7 @@ class Lifecycle:
         self._launcher = launcher
         self._attachments = attachments
         self._removal = removal
+        self._volumes = volumes
         self._tasks = tasks
         self.on_start: list[Callable[[Container], None]] = []
         self.on_end: list[Callable[[Container], None]] = []
@@ -123,6 +126,8 @@ class Lifecycle:
         record = container.record
         attached = self._attachments.plan(record)
         undo.callback(self._attachments.release, record.id, attached)
+        await self._volumes.hold(record.mounts, record.id)
+        undo.push_async_callback(self._volumes.release, record.mounts, record.id)
         launch = self._launcher.launch(record, attached)
         process = await self._context.runtime.create(launch)
         undo.push_async_callback(self._context.runtime.delete, record.id)
@@ -198,6 +203,7 @@ class Lifecycle:
         if process is not None:
             process.close()
         await self._context.runtime.delete(record.id)
+        await self._volumes.release(record.mounts, record.id)
         if pause is not None:
             self._tasks.begin(self._restart_after(container, pause), f"restart {container.name}")
 

@@ -73,7 +73,7 @@ class Mounts:
         for destination in config.volumes or ():
             clean = binds.check_destination(destination, destination)
             chosen.setdefault(
-                clean, MountRecord(type="volume", destination=clean, driver=asked.volume_driver or "local", copy=True)
+                clean, MountRecord(type="volume", destination=clean, driver=asked.volume_driver, copy=True)
             )
         return tuple(chosen.values())
 
@@ -91,9 +91,7 @@ class Mounts:
         anonymous = not record.name
         name = ids.new_id() if anonymous else ids.check_name("volume", record.name)
         options, labels = mount_requests.volume_words(asked, record.destination)
-        made = await self._volumes.ensure(
-            name, record.driver or "local", options=options, labels=labels, anonymous=anonymous
-        )
+        made = await self._volumes.ensure(name, record.driver, options=options, labels=labels, anonymous=anonymous)
         return msgspec.structs.replace(
             record,
             name=name,

@@ -119,6 +119,7 @@ class System:
             security_options=self._security(),
             server_version=__version__,
             runtimes={"cove": wire.Runtime(path="cove")},
+            plugins=wire.Plugins(volume=("local", *context.volume_plugins.names())),
             warnings=tuple(context.firewall.warnings()) or None,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from cove import ids
 from cove.engine.bridging import blocking
@@ -31,14 +31,13 @@ class VolumeMoves:
 
     async def export(self, name: str) -> AsyncIterator[bytes]:
         """The content as a tar archive."""
-        pieces = archives.export(self._root(self._volumes.record(name)))
-        return self._still(name, self._context.executors.stream(pieces))
+        return self._still(self._volumes.record(name))
 
     async def import_(self, name: str, stream: AsyncIterator[bytes]) -> None:
         """Put an archive's content into a volume, which is made when it is not there."""
         record = await self._volumes.ensure(ids.check_name("volume", name))
         body = blocking(stream)
-        async with self._frozen(name):
+        async with self._ready(record), self._frozen(name):
             await self._context.executors.bulk(
                 archives.write_archive, self._root(record, rw=True), "/", body, top=True
             )
@@ -52,7 +51,7 @@ class VolumeMoves:
             to, source.driver, options=dict(source.options), labels={**source.labels, **(labels or {})}
         )
         try:
-            async with self._frozen(name):
+            async with self._ready(source), self._ready(made), self._frozen(name):
                 await self._context.executors.bulk(self._copy, source, made)
         except BaseException:
             await self._volumes.remove(to, force=True)
@@ -78,9 +77,12 @@ class VolumeMoves:
         shown = MountRecord(type="volume", destination="/", name=record.name, driver=record.driver, rw=rw)
         return archives.stopped((self._volumes.mount(shown),))
 
-    async def _still(self, name: str, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        async with self._frozen(name):
-            async for piece in pieces:
+    def _ready(self, record: VolumeRecord) -> AbstractAsyncContextManager[None]:
+        return self._volumes.held((MountRecord(type="volume", destination="/", name=record.name),))
+
+    async def _still(self, record: VolumeRecord) -> AsyncIterator[bytes]:
+        async with self._ready(record), self._frozen(record.name):
+            async for piece in self._context.executors.stream(archives.export(self._root(record))):
                 yield piece
 
     def _frozen(self, name: str) -> AsyncExitStack:

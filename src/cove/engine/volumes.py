@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 import msgspec
+from msgspec import UNSET
 
 from cove import ids
 from cove.engine.context import Context
+from cove.engine.plugin_volumes import PluginVolumes
 from cove.engine.records import MountRecord, VolumeRecord
 from cove.engine.registry import Container, Registry
-from cove.errors import Conflict, NotFound
+from cove.errors import Conflict, NotFound, Unavailable, Unsupported
+from cove.kernel.mounts import subdirectory
 from cove.oci.spec import Mount
 from cove.store.documents import Documents
 from cove.volume.driver import Driver
+from cove.volume.plugin import Volume
 from cove.wire import volumes as wire
 from cove.wire.filters import Filters
 from cove.wire.times import stamp
@@ -33,7 +39,8 @@ class VolumeService:
         self._registry = registry
         self._documents = Documents(context.database, "volumes", VolumeRecord, key="name")
         self._records: dict[str, VolumeRecord] = {}
-        self._lock = asyncio.Lock()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._plugins = PluginVolumes(context)
 
     def load(self) -> None:
         """Read the records."""
@@ -43,38 +50,67 @@ class VolumeService:
         return list(self._records.values())
 
     async def list(self, *, filters: Filters = Filters()) -> wire.VolumeListResponse:  # noqa: B008 - frozen
-        """Every volume that passes the filters."""
-        found = [record for record in self._records.values() if self._wanted(record, filters)]
-        return wire.VolumeListResponse(volumes=tuple(self._render(record) for record in found))
+        """Every volume that passes the filters; those of plugins too that were made elsewhere."""
+        theirs, complaints = await self._plugins.all()
+        seen = {(driver, each.name): (each, scope) for driver, (all_, scope) in theirs.items() for each in all_}
+        known = {(record.driver, record.name): record for record in self._records.values()}
+        known |= {key: VolumeRecord(name=key[1], driver=key[0], created_ns=0) for key in seen if key not in known}
+        return wire.VolumeListResponse(
+            volumes=tuple(
+                self._render(record, *seen.get(key, ()))
+                for key, record in known.items()
+                if self._wanted(record, filters)
+            ),
+            warnings=complaints or None,
+        )
 
     async def inspect(self, name: str) -> wire.Volume:
-        return self._render(self._find(name))
+        """One volume; of a plugin's, what that says now."""
+        record = self._records.get(name)
+        driver = record.driver if record is not None else await self._plugins.having(name)
+        if record is None and not driver:
+            raise NotFound(f"get {name}: no such volume")
+        record = record or VolumeRecord(name=name, driver=driver, created_ns=0)
+        if self._is_ours(driver):
+            return self._render(record)
+        return self._render(record, *await self._plugins.look(driver, name))
 
     async def create(self, body: wire.VolumeCreateRequest) -> wire.Volume:
         """Make a volume, or return the one that bears the name with this driver."""
         name = ids.check_name("volume", body.name) if body.name else ids.new_id()
         record = await self.ensure(
-            name, body.driver or "local", options=body.driver_opts, labels=body.labels, anonymous=not body.name
+            name, body.driver, options=body.driver_opts, labels=body.labels, anonymous=not body.name
         )
-        return self._render(record)
+        return await self.inspect(record.name)
 
     async def ensure(
         self,
         name: str,
-        driver: str = "local",
+        driver: str = "",
         *,
         options: dict[str, str] | None = None,
         labels: dict[str, str] | None = None,
         anonymous: bool = False,
     ) -> VolumeRecord:
-        """The volume of this name, made if it is not there; raises Conflict when it is of another driver."""
-        async with self._lock:
+        """The volume of this name, made if it is not there; raises Conflict when it is of another driver.
+
+        Without a driver it is what is there, in a plugin perhaps; a new one is local.
+        """
+        async with self._lock(name):
             known = self._records.get(name)
             if known is not None:
-                if known.driver != driver:
-                    raise Conflict(f"volume {name} already exists with the driver {known.driver}, not {driver}")
+                if driver and known.driver != driver:
+                    raise Conflict(
+                        f"A volume named {name} already exists with the {known.driver} driver. Choose a different "
+                        "volume name"
+                    )
                 return known
-            await self._context.executors.disk(self._driver(driver).create, name, options or {})
+            if not driver:
+                driver = ("" if anonymous else await self._plugins.having(name)) or "local"
+            if self._is_ours(driver):
+                await self._context.executors.disk(self._driver(driver).create, name, options or {})
+            else:
+                await self._plugins.create(driver, name, options or {})
             marks = {"com.docker.volume.anonymous": ""} if anonymous else {}
             record = VolumeRecord(
                 name=name,
@@ -91,19 +127,25 @@ class VolumeService:
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Delete a volume that no container names."""
-        async with self._lock:
+        async with self._lock(name):
             record = self._records.get(name)
             if record is None:
-                if force:
-                    return
-                raise NotFound(f"get {name}: no such volume")
+                driver = await self._plugins.having(name)
+                if not driver:
+                    if force:
+                        return
+                    raise NotFound(f"get {name}: no such volume")
+                record = VolumeRecord(name=name, driver=driver, created_ns=0)
             users = self.users(name)
             if users:
                 listed = ", ".join(user.id for user in users)
                 raise Conflict(f"remove {name}: volume is in use - [{listed}]")
-            await self._context.executors.disk(self._driver(record.driver).remove, name)
+            if self._is_ours(record.driver):
+                await self._context.executors.disk(self._driver(record.driver).remove, name)
+            else:
+                await self._remove_theirs(record, force)
             self._documents.delete(name)
-            del self._records[name]
+            self._records.pop(name, None)
         self._context.events.emit("volume", "destroy", name, {"driver": record.driver})
 
     def users(self, name: str) -> Sequence[Container]:
@@ -115,11 +157,40 @@ class VolumeService:
         ]
 
     def mount(self, asked: MountRecord) -> Mount:
-        """The mount that shows a volume in a container."""
+        """The mount that shows a volume in a container; one of a plugin's must be held (`held`)."""
         record = self._find(asked.name)
+        if not self._is_ours(record.driver):
+            part = (subdirectory(asked.subpath),) if asked.subpath else ()
+            return self._plugins.mount(record, asked.destination, ("rw" if asked.rw else "ro", *part))
         return self._driver(record.driver).mount(
             asked.name, asked.destination, record.options, subpath=asked.subpath, readonly=not asked.rw
         )
+
+    async def hold(self, mounts: Iterable[MountRecord], user: str) -> None:
+        """Before volumes are mounted for `user`: plugins make theirs ready."""
+        if theirs := self._theirs(mounts):
+            await self._plugins.hold(theirs, user)
+
+    async def release(self, mounts: Iterable[MountRecord], user: str) -> None:
+        """After `user` unmounted them."""
+        if theirs := self._theirs(mounts):
+            await self._plugins.release(theirs, user)
+
+    @asynccontextmanager
+    async def held(self, mounts: Iterable[MountRecord]) -> AsyncIterator[None]:
+        """Within, volumes can be mounted by whoever is no container."""
+        mounts, user = tuple(mounts), ids.new_id()
+        await self.hold(mounts, user)
+        try:
+            yield
+        finally:
+            await self.release(mounts, user)
+
+    def _theirs(self, mounts: Iterable[MountRecord]) -> Sequence[VolumeRecord]:
+        """The volumes of plugins, each once."""
+        names = {mount.name for mount in mounts if mount.type == "volume"}
+        found = [self._records[name] for name in sorted(names) if name in self._records]
+        return [record for record in found if not self._is_ours(record.driver)]
 
     def exists(self, name: str) -> bool:
         return name in self._records
@@ -127,6 +198,8 @@ class VolumeService:
     def source(self, name: str) -> str:
         """The directory that inspect calls Mountpoint."""
         record = self._find(name)
+        if not self._is_ours(record.driver):
+            return self._plugins.place(name)
         return str(self._driver(record.driver).path(name))
 
     def record(self, name: str) -> VolumeRecord:
@@ -141,8 +214,10 @@ class VolumeService:
 
     async def rename(self, name: str, to: str) -> None:
         """Another name for a volume that no container names; Conflict when one does, or the name is taken."""
-        async with self._lock:
+        async with self._lock(name), self._lock(to):
             record = self._find(name)
+            if not self._is_ours(record.driver):
+                raise Unsupported(f"The volume {name} belongs to the plugin {record.driver}, which cannot rename it")
             if to in self._records:
                 raise Conflict(f"a volume with the name {to} exists already; remove it or choose another name")
             users = self.users(name)
@@ -165,10 +240,14 @@ class VolumeService:
             return not record.filled and not asked.subpath
         if record.options:
             return False
+        if not self._is_ours(record.driver):
+            return True  # seen once it is mounted
         return self._driver(record.driver).empty(asked.name, asked.subpath)
 
     async def size(self, name: str) -> int:
-        """Bytes on disk, measured now."""
+        """Bytes on disk, measured now; -1 for a plugin's, which does not tell."""
+        if not self._is_ours(self._find(name).driver):
+            return -1
         return await self._context.executors.disk(self._driver(self._find(name).driver).size, name)
 
     def unused(self, filters: Filters) -> Sequence[VolumeRecord]:
@@ -183,11 +262,26 @@ class VolumeService:
             and not ("label!" in filters and filters.labels(record.labels, "label!"))
         ]
 
+    async def _remove_theirs(self, record: VolumeRecord, force: bool) -> None:
+        """By force, a volume is forgotten whose plugin is gone."""
+        try:
+            await self._plugins.remove(record)
+        except (NotFound, Unavailable):
+            if not force:
+                raise
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Of one volume: a plugin that does not answer holds up nobody else."""
+        lock = self._locks.get(name)
+        if lock is None:
+            lock = self._locks[name] = asyncio.Lock()
+        return lock
+
+    def _is_ours(self, driver: str) -> bool:
+        return driver in self._context.volume_drivers
+
     def _driver(self, name: str) -> Driver:
-        driver = self._context.volume_drivers.get(name)
-        if driver is None:
-            raise NotFound(f'error looking up volume plugin {name}: plugin "{name}" not found')
-        return driver
+        return self._context.volume_drivers[name]
 
     def _find(self, name: str) -> VolumeRecord:
         record = self._records.get(name)
@@ -205,12 +299,17 @@ class VolumeService:
             and filters.labels(record.labels)
         )
 
-    def _render(self, record: VolumeRecord) -> wire.Volume:
+    def _render(self, record: VolumeRecord, told: Volume | None = None, scope: str = "local") -> wire.Volume:
+        """A volume as the API shows it; `told` by its plugin."""
+        ours = self._is_ours(record.driver)
+        place = str(self._driver(record.driver).path(record.name)) if ours else self._plugins.place(record.name)
         return wire.Volume(
-            created_at=stamp(record.created_ns),
+            created_at=stamp(record.created_ns) if record.created_ns else told.created if told else "",
             driver=record.driver,
             labels=record.labels or None,
-            mountpoint=str(self._driver(record.driver).path(record.name)),
+            mountpoint=told.mountpoint or place if told else place,
             name=record.name,
             options=record.options or None,
+            scope=scope,
+            status=dict(told.status) if told and told.status else UNSET,
         )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import UNSET, UnsetType
 
 from cove.wire.base import Value
 
 
 class VolumeCreateRequest(Value, frozen=True, kw_only=True):
-    """An empty name asks for a random one."""
+    """An empty name asks for a random one; without a driver, what bears the name already, else a local volume."""
 
     name: str = ""
-    driver: str = "local"
+    driver: str = ""
     driver_opts: dict[str, str] = {}
     labels: dict[str, str] = {}
 
@@ -31,6 +33,7 @@ class Volume(Value, frozen=True, kw_only=True):
     name: str
     options: dict[str, str] | None = None
     scope: str = "local"
+    status: dict[str, Any] | UnsetType = UNSET
     usage_data: VolumeUsage | UnsetType = UNSET
 
 

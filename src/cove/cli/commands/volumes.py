@@ -68,7 +68,7 @@ CREATE = Verb(
     "Create a volume.",
     "[VOLUME]",
     (
-        Flag("driver", "Driver of the volume", short="d", default="local"),
+        Flag("driver", "Driver of the volume: local, or a plugin's name", short="d"),
         Flag("label", "Set a label: KEY=VALUE", "list"),
         Flag("name", "The same as the argument"),
         Flag("opt", "Option of the driver: KEY=VALUE", "list", short="o"),

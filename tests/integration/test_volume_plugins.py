@@ -1,0 +1,200 @@
+"""Volume plugins: Docker's protocol at a unix socket and at an address, seen from both ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socketserver
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Daemon, new_daemon
+
+pytestmark = pytest.mark.root
+
+
+@dataclass
+class Plugin:
+    """A driver that keeps volumes in directories and notes what it is asked."""
+
+    root: Path
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    volumes: dict[str, dict[str, str]] = field(default_factory=dict)
+    refusal: str = ""
+
+    def answer(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append((method, body))
+        name = body.get("Name", "")
+        place = str(self.root / name)
+        if method == "Plugin.Activate":
+            return {"Implements": ["VolumeDriver"]}
+        if method == "VolumeDriver.Capabilities":
+            return {"Capabilities": {"Scope": "global"}}
+        if method == "VolumeDriver.List":
+            return {"Volumes": [{"Name": each, "Mountpoint": str(self.root / each)} for each in self.volumes]}
+        if method == "VolumeDriver.Create":
+            if self.refusal:
+                return {"Err": self.refusal}
+            self.volumes[name] = body.get("Opts") or {}
+            (self.root / name).mkdir()
+            return {}
+        if name not in self.volumes:
+            return {"Err": "never heard of it"}
+        if method == "VolumeDriver.Get":
+            return {"Volume": {"Name": name, "Mountpoint": place, "Status": {"health": "good"}}}
+        if method == "VolumeDriver.Remove":
+            del self.volumes[name]
+            shutil.rmtree(place)
+        return {"Mountpoint": place} if method in ("VolumeDriver.Mount", "VolumeDriver.Path") else {}
+
+    def count(self, verb: str) -> int:
+        return sum(method == f"VolumeDriver.{verb}" for method, _ in self.asked)
+
+    def users(self, verb: str) -> list[str]:
+        return [body["ID"] for method, body in self.asked if method == f"VolumeDriver.{verb}"]
+
+
+def _handler(plugin: Plugin) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+            raw = json.dumps(plugin.answer(self.path.lstrip("/"), body)).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def address_string(self) -> str:
+            return "daemon"
+
+    return Handler
+
+
+class _UnixServer(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plugins")
+
+
+@pytest.fixture(scope="module")
+def plugged(directory: Path, archive: Path) -> Iterator[Daemon]:
+    """A daemon that looks for plugins in a directory of the tests'."""
+    daemon = new_daemon()
+    config = daemon.root / "daemon.toml"
+    config.write_text(f'plugin_directories = ["{directory}"]\n')
+    daemon.extra = ("--config", str(config))
+    daemon.start()
+    try:
+        daemon.cove("import", str(archive), "busybox:latest")
+        yield daemon
+    finally:
+        daemon.clean()
+        shutil.rmtree(daemon.root, ignore_errors=True)
+
+
+@pytest.fixture(params=["socket", "spec", "json"])
+def plugin(request: pytest.FixtureRequest, directory: Path, tmp_path: Path) -> Iterator[Plugin]:
+    """The plugin "shelf", found in each of the ways there are."""
+    kept = Plugin(tmp_path)
+    if request.param == "socket":
+        server: socketserver.BaseServer = _UnixServer(str(directory / "shelf.sock"), _handler(kept))
+        path = directory / "shelf.sock"
+    else:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(kept))
+        address = f"tcp://127.0.0.1:{server.server_address[1]}"
+        path = directory / f"shelf.{request.param}"
+        path.write_text(address if request.param == "spec" else json.dumps({"Name": "shelf", "Addr": address}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield kept
+    finally:
+        server.shutdown()
+        server.server_close()
+        path.unlink()
+
+
+def test_the_life_of_a_plugins_volume(plugged: Daemon, plugin: Plugin) -> None:
+    plugged.docker("volume", "create", "-d", "shelf", "-o", "colour=red", "--label", "a=b", "books")
+    assert plugin.volumes == {"books": {"colour": "red"}}
+    shown = json.loads(plugged.docker("volume", "inspect", "books").stdout)[0]
+    assert (shown["Driver"], shown["Scope"], shown["Status"]) == ("shelf", "global", {"health": "good"})
+    assert shown["Mountpoint"] == str(plugin.root / "books") and shown["Labels"] == {"a": "b"}
+    assert "shelf" in plugged.docker("info", "-f", "{{json .Plugins.Volume}}").stdout
+
+    plugged.docker("run", "--rm", "-v", "books:/b", "busybox", "sh", "-c", "echo text > /b/file")
+    assert (plugin.root / "books/file").read_text() == "text\n"
+    assert plugin.count("Mount") == plugin.count("Unmount") == 1
+    assert plugin.users("Mount") == plugin.users("Unmount")
+
+    plugged.docker("create", "--name", "reader", "-v", "books:/b", "busybox", "true")
+    assert b"text\n" in plugged.docker("cp", "reader:/b/file", "-", text=False).stdout
+    refused = plugged.docker("volume", "rm", "books", check=False)
+    assert refused.returncode and "in use" in refused.stderr
+    plugged.docker("rm", "reader")
+    assert sorted(plugin.users("Mount")) == sorted(plugin.users("Unmount"))
+    plugged.docker("volume", "rm", "books")
+    assert not plugin.volumes and "books" not in plugged.docker("volume", "ls", "-q").stdout.split()
+
+
+def test_volumes_that_were_made_elsewhere(plugged: Daemon, plugin: Plugin) -> None:
+    plugin.answer("VolumeDriver.Create", {"Name": "foreign"})
+    (plugin.root / "foreign/file").write_text("text\n")
+    listed = plugged.docker("volume", "ls", "--format", "{{.Driver}} {{.Name}}").stdout.splitlines()
+    assert "shelf foreign" in listed
+    assert plugged.cove("run", "--rm", "-v", "foreign:/f", "busybox", "cat", "/f/file").stdout == "text\n"
+    taken = plugged.docker("volume", "create", "-d", "local", "foreign", check=False)
+    assert taken.returncode and "A volume named foreign already exists" in taken.stderr
+    plugged.docker("volume", "rm", "foreign")
+    assert not plugin.volumes
+
+
+def test_an_image_fills_a_plugins_volume_and_it_moves(plugged: Daemon, plugin: Plugin) -> None:
+    words = ("--volume-driver", "shelf", "-v", "filled:/etc")
+    assert "passwd" in plugged.docker("run", "--rm", *words, "busybox", "ls", "/etc").stdout
+    assert "passwd" in {path.name for path in (plugin.root / "filled").iterdir()}
+    plugged.cove("volume", "clone", "filled", "again")
+    assert "passwd" in {path.name for path in (plugin.root / "again").iterdir()}
+    assert sorted(plugin.users("Mount")) == sorted(plugin.users("Unmount"))
+    plugged.docker("volume", "rm", "filled", "again")
+
+
+def test_what_a_plugin_refuses_is_said_and_nothing_stays(plugged: Daemon, plugin: Plugin) -> None:
+    plugin.refusal = "the shelf is full"
+    for client in (plugged.cove, plugged.docker):
+        refused = client("volume", "create", "-d", "shelf", "more", check=False)
+        assert refused.returncode and "the shelf is full" in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+    failed = plugged.docker(
+        "run", "--rm", "--volume-driver", "shelf", "-v", "more:/m", "busybox", "true", check=False
+    )
+    assert failed.returncode and "the shelf is full" in failed.stderr
+    assert plugged.docker("ps", "-aq").stdout == ""
+
+
+def test_a_plugin_that_is_gone(plugged: Daemon, directory: Path) -> None:
+    (directory / "gone.spec").write_text("tcp://127.0.0.1:1")
+    (directory / "odd.spec").write_text("gopher://x")
+    try:
+        refused = plugged.docker("volume", "create", "-d", "gone", "x1", check=False)
+        assert refused.returncode and "The volume plugin gone does not answer" in refused.stderr
+        odd = plugged.docker("volume", "create", "-d", "odd", "x1", check=False)
+        assert odd.returncode and "is no address" in odd.stderr
+        assert plugged.docker("volume", "ls").returncode == 0
+        plugged.cove("volume", "create", "unhindered")
+        plugged.cove("volume", "rm", "unhindered")
+    finally:
+        (directory / "gone.spec").unlink()
+        (directory / "odd.spec").unlink()
