@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from cove.errors import Conflict, StartFailed
+from cove.errors import Conflict, NotFound, StartFailed
 from cove.ids import new_id
 from cove.kernel import syscalls
 from cove.kernel.cgroups import Cgroups
 from cove.oci import spec as oci
 from cove.paths import Instance, RunRoot
-from cove.runtime.client import Process, Runtime
+from cove.runtime.client import Runtime
 from cove.runtime.log_reader import LogReader
 from cove.runtime.messages import ExecLaunch, Exited, Launch, LogPolicy, Report
+from cove.runtime.newborn import Process
 
 pytestmark = [
     pytest.mark.root,
@@ -319,4 +320,21 @@ def test_an_end_between_two_supervisors_keeps_its_code_though_another_reaps_it(t
     release = tuple(map(int, os.uname().release.split(".")[:2]))
     if release < (6, 15):
         pytest.skip("needs PIDFD_GET_INFO with exit codes, kernel 6.15")
+    _run(tmp_path, case)
+
+
+def test_requests_wait_for_a_supervisor_that_is_slow_to_take_them(tmp_path: Path) -> None:
+    """More of them than its socket holds are neither lost nor refused, however long it takes."""
+
+    async def case(world: World) -> None:
+        supervisor = await world.supervisor_pid()
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            asked = [asyncio.create_task(world.runtime.signal(f"{number:060d}", 0)) for number in range(2000)]
+            await asyncio.sleep(1.5)
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+        answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+        assert {type(answer) for answer in answers} == {NotFound}
+
     _run(tmp_path, case)

@@ -28,10 +28,10 @@ from cove.engine.launch import Launcher
 from cove.engine.records import Record
 from cove.errors import Internal, InvalidArgument
 from cove.oci.spec import Mount
-from cove.runtime.client import Process
 from cove.runtime.follow import LogFollower, LogWatcher
 from cove.runtime.log_reader import LogReader
 from cove.runtime.messages import Exit, Launch
+from cove.runtime.newborn import Process
 from cove.wire.builds import BuildOptions
 from cove.wire.containers import ContainerConfig, DeviceRequest, HostConfig
 from cove.wire.networks import EndpointSettings

@@ -25,8 +25,8 @@ from cove.engine.tasks import Tasks
 from cove.engine.telling import tell
 from cove.errors import Conflict, CoveError, InvalidArgument, NotFound, StartFailed
 from cove.oci.spec import ConsoleSize, Process
-from cove.runtime.client import Process as Running
 from cove.runtime.messages import ExecLaunch, Exit
+from cove.runtime.newborn import Process as Running
 from cove.wire import execs as wire
 
 _KEPT = 64

@@ -28,8 +28,8 @@ from cove.engine.tasks import Tasks
 from cove.engine.telling import tell
 from cove.engine.volumes import VolumeService
 from cove.errors import Conflict, CoveError, InvalidArgument, NotModified, StartFailed
-from cove.runtime.client import Process
 from cove.runtime.messages import Exit
+from cove.runtime.newborn import Process
 from cove.wire.containers import WaitResponse
 
 _SIGKILL, _SIGTERM = 9, 15

@@ -26,8 +26,8 @@ from cove.engine.registry import Container, Registry
 from cove.engine.removal import Removal
 from cove.engine.tasks import Tasks
 from cove.errors import CoveError
-from cove.runtime.client import Process
 from cove.runtime.messages import Exit, Status
+from cove.runtime.newborn import Process
 
 _log = logging.getLogger("cove.engine")
 UNSEEN = 255

@@ -23,7 +23,7 @@ from cove.wire.containers import ContainerSummary, Health, WaitResponse
 _log = logging.getLogger("cove.engine")
 
 if TYPE_CHECKING:
-    from cove.runtime.client import Process
+    from cove.runtime.newborn import Process
 
 
 class Container:

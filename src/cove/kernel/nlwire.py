@@ -3,7 +3,7 @@
 Owns the encoding (netlink(7): a 16-byte header, then 4-byte aligned attributes) and the exchange. Knows
 nothing of links or rules: `cove.kernel.netlink` (rtnetlink) and `cove.kernel.nftables` build on it.
 
-    Socket.commit(requests)    one sendmsg, one acknowledgement per request, the first refusal raised
+    Socket.commit(requests)    one datagram, acknowledged as a whole, the first refusal raised
     Socket.dump(request)       one question, all its answers
 """
 
@@ -36,6 +36,7 @@ HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERRNO = struct.Struct("=i")
 _RECEIVE = 1 << 18
+_ACKNOWLEDGEMENT = 4096  # one is 36 bytes (NETLINK_CAP_ACK); a larger buffer is mapped anew for each
 
 
 class Request(NamedTuple):
@@ -150,7 +151,7 @@ class Socket:
         return port
 
     def commit(self, requests: Sequence[Request]) -> None:
-        """Send all in one datagram and wait for every acknowledgement.
+        """Send all in one datagram and wait until the last is acknowledged; a refusal is answered unasked.
 
         The kernel carries them out in order and goes on after a refusal: of several, the first is raised,
         as OSError with the call in its text and the subject as its file name.
@@ -158,14 +159,14 @@ class Socket:
         if not requests:
             return
         first = self._sequence + 1
-        self._send([(request, NLM_F_ACK) for request in requests])
+        self._send([*((request, 0) for request in requests[:-1]), (requests[-1], NLM_F_ACK)])
         failure: OSError | None = None
-        pending = len(requests)
+        pending = True
         while pending:
-            for message in messages(self._socket.recv(_RECEIVE)):
+            for message in messages(self._socket.recv(_ACKNOWLEDGEMENT)):
                 if message.type != NLMSG_ERROR or not first <= message.sequence <= self._sequence:
                     continue
-                pending -= 1
+                pending = message.sequence != self._sequence
                 code = -_ERRNO.unpack_from(message.body)[0]
                 if code and failure is None:
                     failure = _refused(code, requests[message.sequence - first])

@@ -64,11 +64,13 @@ class _CloneArgs(ctypes.Structure):
     ]
 
 
-def clone(flags: int, *, cgroup_fd: int | None = None, sibling: bool = False) -> tuple[int, int]:
+def clone(flags: int, *, cgroup_fd: int | None = None, sibling: bool = False, alone: bool = False) -> tuple[int, int]:
     """Fork with clone3(2) and CLONE_NEW* `flags`: (pid, pidfd) in the parent, (0, -1) in the child.
 
     `cgroup_fd`: a cgroup v2 directory that the child is born in. `sibling`: its parent is this process' own
     parent, which also gets this process' exit signal for it (CLONE_PARENT). The pidfd is close-on-exec.
+    `alone`: this process has a single thread and always had, so that no lock is held by anybody that the child
+    lacks: the interpreter's own preparations and repairs, a tenth of all pages that a child touches, are left out.
     """
     pidfd = ctypes.c_int(-1)
     arguments = _CloneArgs(
@@ -82,13 +84,16 @@ def clone(flags: int, *, cgroup_fd: int | None = None, sibling: bool = False) ->
     )
     pointer, size = ctypes.byref(arguments), ctypes.c_size_t(ctypes.sizeof(arguments))
     number = ctypes.c_long(_NR_CLONE3)
-    _before_fork()
+    if not alone:
+        _before_fork()
     pid: int = _syscall(number, pointer, size)
     if pid == 0:
-        _after_fork_child()
+        if not alone:
+            _after_fork_child()
         return 0, -1
     reason = ctypes.get_errno()
-    _after_fork_parent()
+    if not alone:
+        _after_fork_parent()
     if pid < 0:
         raise OSError(reason, f"clone3: {os.strerror(reason)}")
     return pid, pidfd.value

@@ -62,7 +62,10 @@ class Child:
 
 @dataclass(slots=True)
 class Container:
-    """A container as the supervisor knows it; `child` is None once it has exited."""
+    """A container as the supervisor knows it; `child` is None once it has exited.
+
+    `released`: nothing is left of it but its run directory.
+    """
 
     status: Status
     child: Child | None
@@ -71,6 +74,7 @@ class Container:
     execs: dict[str, Child] = field(default_factory=dict)
     oom_events: int | None = None
     oom_kills: int = 0
+    released: bool = False
 
 
 def create(launch: Launch, sync_fd: int, run: RunRoot, *, cgroups: Cgroups, loop: Loop, forker: Forker) -> Container:

@@ -27,119 +27,16 @@ from cove.kernel import mounts, process, syscalls
 from cove.oci.spec import Resources
 from cove.paths import Instance, RunRoot
 from cove.runtime import messages as m
+from cove.runtime.newborn import Process
 from cove.runtime.roots import Roots
 
 _PR_SET_CHILD_SUBREAPER = 36
 _decode = msgspec.json.Decoder(m.Created | m.Done | m.Refused | m.Statuses | m.Exited | m.OutOfMemory).decode
-_decode_failure = msgspec.json.Decoder(m.Failed).decode
 _encode = msgspec.json.Encoder().encode
 _KINDS: dict[str, type[errors.CoveError]] = {
     kind.__name__: kind
     for kind in (errors.InvalidArgument, errors.NotFound, errors.Conflict, errors.Unsupported, errors.Internal)
 }
-
-
-class Process:
-    """A process at its barrier: `go` lets it execute its program, `abort` ends it.
-
-    `pidfd`, `stdin_fd` and `pty_fd` are owned by the caller from now on.
-    """
-
-    def __init__(
-        self,
-        pid: int,
-        fds: Sequence[int],
-        sync: socket.socket,
-        *,
-        terminal: bool,
-        on_root: Callable[[int], None] = os.close,
-    ) -> None:
-        self.pid = pid
-        self.pidfd = fds[0]
-        self.stdin_fd = fds[1] if len(fds) > 1 and not terminal else None
-        self.pty_fd = fds[1] if len(fds) > 1 and terminal else None
-        self._sync: socket.socket | None = sync
-        self._on_root = on_root
-
-    async def go(self, interfaces: tuple[m.Interface, ...] = ()) -> None:
-        """Past the barrier; returns when the program runs. Raises StartFailed with the stage and the reason."""
-        # Owned here until the end: the process may be over, and `close` be called, before this has read all.
-        owned, self._sync = self._sync, None
-        if owned is None:
-            raise errors.Internal(f"Process {self.pid} was let go twice")
-        with owned as sync:
-            sync.setblocking(False)
-            with suppress(BrokenPipeError, ConnectionResetError):
-                await asyncio.get_running_loop().sock_sendall(sync, _encode(m.Go(interfaces=interfaces)))
-            answer = await self._answer(sync)
-        if answer:
-            raise _failed(answer)
-
-    def check(self) -> None:
-        """Raise StartFailed when the process has ended before the barrier and said why; else nothing happens."""
-        while self._sync is not None:
-            try:
-                content, fds, _, _ = socket.recv_fds(self._sync, 1 << 16, 1, socket.MSG_DONTWAIT)
-            except OSError:
-                return
-            if not content:
-                return
-            if content != m.ROOT:
-                raise _failed(content)
-            for fd in fds:
-                self._on_root(fd)
-
-    async def _answer(self, sync: socket.socket) -> bytes:
-        """A failure, or b"" when the program runs; before either, its root may come by."""
-        while True:
-            try:
-                content, fds, _, _ = socket.recv_fds(sync, 1 << 16, 1)
-            except BlockingIOError:
-                await _readable(sync)
-                continue
-            except ConnectionResetError:
-                continue  # it ended without reading Go; what it had to say still lies here, or end of file
-            if content != m.ROOT:
-                return content
-            for fd in fds:
-                self._on_root(fd)
-
-    async def abort(self) -> None:
-        """End of file at the barrier: the process exits."""
-        self._let_go()
-
-    def close(self) -> None:
-        """Let go of everything that is ours; the process goes on."""
-        self._let_go()
-        for fd in (self.pidfd, self.stdin_fd, self.pty_fd):
-            if fd is not None and fd >= 0:
-                os.close(fd)
-        self.pidfd, self.stdin_fd, self.pty_fd = -1, None, None
-
-    def _let_go(self) -> None:
-        if self._sync is not None:
-            self._sync.close()
-            self._sync = None
-
-
-def _failed(answer: bytes) -> errors.StartFailed:
-    failure = _decode_failure(answer)
-    return errors.StartFailed(failure.message, stage=failure.stage, errno=failure.errno, exit_code=failure.exit_code)
-
-
-async def _readable(sync: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    seen = loop.create_future()
-    loop.add_reader(sync, _settle, seen)
-    try:
-        await seen
-    finally:
-        loop.remove_reader(sync)
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class Runtime:
@@ -155,6 +52,7 @@ class Runtime:
         self._number = 0
         self._waiting: dict[int, asyncio.Future[tuple[m.Reply, tuple[int, ...]]]] = {}
         self._ready = asyncio.Event()
+        self._room: asyncio.Future[None] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._kept: dict[str, int] = {}
         self._outputs: dict[str, tuple[int, ...]] = {}
@@ -271,6 +169,7 @@ class Runtime:
         """The supervisor died: fail what waits, connect to a new one."""
         assert self._socket is not None
         asyncio.get_running_loop().remove_reader(self._socket)
+        self._make_room(self._socket)
         self._socket.close()
         self._socket = None
         self._ready.clear()
@@ -354,21 +253,38 @@ class Runtime:
         self._number += 1
         future: asyncio.Future[tuple[m.Reply, tuple[int, ...]]] = asyncio.get_running_loop().create_future()
         self._waiting[self._number] = future
-        body = _encode(message)
-        for _ in range(1000):
-            try:
-                channel.send(self._socket, self._number, body, fds)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(0.001)
-            except OSError:
-                break  # its death is seen by the reader, which fails the future
+        await self._send(self._number, _encode(message), fds)
         reply, received = await future
         if isinstance(reply, m.Refused):
             for fd in received:
                 os.close(fd)
             raise _KINDS.get(reply.kind, errors.Internal)(reply.message)
         return reply, received
+
+    async def _send(self, number: int, body: bytes, fds: Sequence[int]) -> None:
+        """Send as soon as there is room; the socket's death is seen by its reader, which fails what waits."""
+        while self._socket is not None:
+            try:
+                channel.send(self._socket, number, body, fds)
+                return
+            except BlockingIOError:
+                await self._room_in(self._socket)
+            except OSError:
+                return
+
+    async def _room_in(self, sock: socket.socket) -> None:
+        """Until the supervisor has taken some of what was sent to it, or is gone."""
+        if self._room is None:
+            loop = asyncio.get_running_loop()
+            self._room = loop.create_future()
+            loop.add_writer(sock, self._make_room, sock)
+        await asyncio.shield(self._room)
+
+    def _make_room(self, sock: socket.socket) -> None:
+        asyncio.get_running_loop().remove_writer(sock)
+        room, self._room = self._room, None
+        if room is not None:
+            room.set_result(None)
 
     # ── requests ──────────────────────────────────────────────────────────────────────────────────
 
@@ -473,6 +389,7 @@ class Runtime:
             task.cancel()
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
+            self._make_room(self._socket)
             self._socket.close()
             self._socket = None
         for identity in {*self._kept, *self._outputs, *self._pidfds}:

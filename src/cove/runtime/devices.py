@@ -100,15 +100,18 @@ def _make(root: int, dev: int, device: Device) -> None:
     except PermissionError:
         _bind(parent, name, device)
     finally:
-        os.close(parent)
+        if parent != dev:
+            os.close(parent)
 
 
 def _parent(root: int, dev: int, path: str) -> tuple[int, str]:
-    """A descriptor of the directory that `path` lies in, made where absent, and its last name."""
+    """A descriptor of the directory that `path` lies in, made where absent (or `dev` itself), and its last name."""
     above, _, name = rootpath.clean(path).rpartition("/")
     if not name:
         raise Failure(f"{path!r} is no path for a device")
-    if above == "/dev" or above.startswith("/dev/"):
+    if above == "/dev":
+        return dev, name
+    if above.startswith("/dev/"):
         return rootpath.make_directories(dev, above.removeprefix("/dev")), name
     return rootpath.make_directories(root, above), name
 

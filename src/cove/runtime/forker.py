@@ -209,7 +209,7 @@ def _clone(flags: int, within: Within, cgroup: int | None) -> tuple[int, int, so
         for kind, fd in within:
             around.enter_context(namespaces.children_in(fd, kind))
         try:
-            pid, pidfd = process.clone(flags, cgroup_fd=cgroup, sibling=True)
+            pid, pidfd = process.clone(flags, cgroup_fd=cgroup, sibling=True, alone=True)
         except OSError:
             gate.close()
             raise

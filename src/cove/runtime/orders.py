@@ -79,7 +79,7 @@ def obey(gate_fd: int) -> NoReturn:
     hide()
     syscalls.close_range(3, gate_fd - 1)
     syscalls.close_range(gate_fd + 1)
-    gate = socket.socket(fileno=gate_fd)
+    gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, gate_fd)
     packet = channel.receive(gate)
     gate.detach()
     if packet is None:

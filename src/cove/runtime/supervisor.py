@@ -261,8 +261,9 @@ class Supervisor:
             if self._is_ours(container.child):
                 os.waitid(os.P_PIDFD, container.child.pidfd, os.WEXITED)
             container.child.close()
-        self._kill_rest(container)
-        self._release(container)
+        if not container.released:
+            self._kill_rest(container)
+            self._release(container)
         children.remove_run_directory(self._run, identity)
 
     def _is_ours(self, child: Child) -> bool:
@@ -403,8 +404,8 @@ class Supervisor:
         peak = self._cgroups.memory_peak(container.status.cgroup)
         end = m.Exit(code=code, at=time.time(), oom=kills > 0, memory_peak=peak, reason=reason)
         self._save(container, state.exited(container.status, end))
+        self._report(m.Exited(id=container.status.id, exit=end))  # whoever answers with a request waits for the rest
         self._release(container)
-        self._report(m.Exited(id=container.status.id, exit=end))
 
     def _release(self, container: Container) -> None:
         """Let go of descriptors, log and control group."""
@@ -417,6 +418,7 @@ class Supervisor:
             os.close(container.oom_events)
             container.oom_events = None
         self._cgroups.remove(container.status.cgroup)
+        container.released = True
 
     def _kill_rest(self, container: Container) -> None:
         """What outlived the first process: further processes, or all of it when the pid namespace is another's."""
