@@ -2,7 +2,8 @@
 
 Every engine runs in a network and mount namespace of its own with data and run directories under one
 temporary directory, so that none of them touches the host's firewall, bridges or storage. Each figure is a
-median of rounds that alternate between the engines, because the hosts are noisy; ratios are to Cove.
+median of rounds that alternate between the engines, because the hosts are noisy; ratios are to Cove. The last
+table is of runtimes without an engine (`runtimes`).
 
     bench/bench.py [--rounds N] [--engines cove,docker,podman] [--quick] [--markdown]
 """
@@ -16,10 +17,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import runtimes
 from engines import ENGINES, Engine, busybox_archive
 from workloads import WORKLOADS, Workload
 
@@ -52,12 +54,12 @@ def table(engines: list[Engine], workloads: list[Workload], rounds: int) -> list
             for name, run in runs.items():
                 figures[name] += measure(name, workload, run)
         medians = {name: statistics.median(values) if values else None for name, values in figures.items()}
-        rows.append([workload.title, *cells(medians, workload)])
-        print("  " + "".join(cell.ljust(CELL if at else 46) for at, cell in enumerate(rows[-1])), flush=True)
+        rows.append([workload.title, *cells(medians, workload.unit, more_is_better=workload.more_is_better)])
+        show(rows[-1])
     return rows
 
 
-def cells(medians: dict[str, float | None], workload: Workload) -> list[str]:
+def cells(medians: Mapping[str, float | None], unit: str, *, more_is_better: bool = False) -> list[str]:
     """ "12.3 ms" for the first engine, "105 ms (8.5×)" for the others: how many times better Cove is."""
     first = next(iter(medians.values()))
     out = []
@@ -65,12 +67,33 @@ def cells(medians: dict[str, float | None], workload: Workload) -> list[str]:
         if value is None:
             out.append("failed")
             continue
-        text = f"{value:.3g} {workload.unit}" if value < 100 else f"{value:.0f} {workload.unit}"
+        text = f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
         if at and first:
-            ratio = first / value if workload.more_is_better else value / first
+            ratio = first / value if more_is_better else value / first
             text += f" ({ratio:.1f}×)"
         out.append(text)
     return out
+
+
+def bare_runtimes(archive: Path, root: Path, rounds: int) -> list[list[str]]:
+    """The same for runtimes without an engine: a row of names and a row of figures."""
+    if shutil.which("runc") is None:
+        print("  runc is not installed, so bare runtimes are left out")
+        return []
+    with runtimes.runtimes(archive, root / "runtimes") as found:
+        figures: dict[str, list[float]] = {each.name: [] for each in found}
+        for _ in range(rounds):
+            for each in found:
+                figures[each.name].append(each.life())
+    medians = {name: statistics.median(values) for name, values in figures.items()}
+    rows = [["", *figures], [runtimes.TITLE, *cells(medians, "ms")]]
+    for row in rows:
+        show(row)
+    return rows
+
+
+def show(row: list[str]) -> None:
+    print("  " + "".join(cell.ljust(CELL if at else 46) for at, cell in enumerate(row)), flush=True)
 
 
 def main() -> None:
@@ -101,10 +124,13 @@ def main() -> None:
         chosen = [w for w in WORKLOADS if options.only in w.title]
         header = ["", *(engine.label() for engine in engines)]
         header += [BARE] if any(workload.bare for workload in chosen) else []
-        print("  " + "".join(cell.ljust(CELL if at else 46) for at, cell in enumerate(header)))
+        show(header)
         rows = table(engines, chosen, options.rounds)
+        bare = bare_runtimes(archive, root, options.rounds) if options.only in runtimes.TITLE else []
     if options.markdown:
         for row in [header, ["---"] * len(header), *rows]:
+            print("| " + " | ".join(row) + " |")
+        for row in [[""] * len(bare[0]), ["---"] * len(bare[0]), *bare] if bare else []:
             print("| " + " | ".join(row) + " |")
 
 

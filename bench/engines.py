@@ -65,7 +65,8 @@ class Engine:
         """What the daemon's environment has besides ours."""
         return {}
 
-    def start(self) -> None:
+    def start(self, *, pause: float = 0.05) -> None:
+        """Start it and ask every `pause` seconds until it answers."""
         log = (self.root / "log").open("wb")
         self.process = subprocess.Popen(
             [*IN_NAMESPACES, *self.daemon_command()],
@@ -73,12 +74,13 @@ class Engine:
             stderr=log,
             env=os.environ | {"RUN": str(self.run)} | self.environment(),
         )
-        for _ in range(600):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
             try:
                 if self.call("GET", "/_ping"):
                     return
             except (OSError, http.client.HTTPException):
-                time.sleep(0.05)
+                time.sleep(pause)
         raise RuntimeError(f"{self.name} does not answer: {(self.root / 'log').read_text()[-800:]}")
 
     def stop(self) -> None:
@@ -90,6 +92,28 @@ class Engine:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        self._local.connection = None
+
+    def processes(self) -> list[int]:
+        """The engine's own: what its daemon started and what is called by its directory, but no container's.
+
+        A container's process is one that has another root directory than the host's.
+        """
+        assert self.process is not None
+        parents: dict[int, int] = {}
+        found = {self.process.pid}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdecimal():
+                continue
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                if str(self.root).encode() in (entry / "cmdline").read_bytes():
+                    found.add(int(entry.name))
+            except OSError:
+                continue
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return [pid for pid in found if _has_the_hosts_root(pid)]
 
     def load(self, archive: Path) -> None:
         self.call("POST", "/images/create?fromSrc=-&repo=localhost/bench&tag=latest", archive.read_bytes())
@@ -116,6 +140,13 @@ class Engine:
 
     def json(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return json.loads(self.call(method, path, body) or b"null")
+
+
+def _has_the_hosts_root(pid: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/root"), os.stat("/"))
+    except OSError:
+        return False
 
 
 class CoveEngine(Engine):

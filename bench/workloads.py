@@ -16,6 +16,7 @@ import networks
 from engines import Engine
 
 IMAGE = "localhost/bench:latest"
+_LOGGED = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -107,18 +108,28 @@ def helpers_memory(engine: Engine) -> float:
 
 
 def processes_pss(engine: Engine) -> float:
-    """KiB of every process whose command line names this engine's directory, or that conmon runs for it."""
+    """KiB of the engine's own processes, whatever they are called."""
     total = 0.0
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
+    for pid in engine.processes():
         try:
-            if str(engine.root).encode() in (entry / "cmdline").read_bytes():
-                lines = (entry / "smaps_rollup").read_text().splitlines()
-                total += next(float(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += next(float(line.split()[1]) for line in lines if line.startswith("Pss:"))
         except (OSError, StopIteration):
             continue
     return total
+
+
+def memory_at_rest(engine: Engine) -> float:
+    """MiB of PSS of an engine that has run a container and has none now."""
+    life(engine)
+    time.sleep(1)
+    return processes_pss(engine) / 1024
+
+
+def starting(engine: Engine) -> float:
+    """Milliseconds from the start of a daemon without containers until it answers."""
+    engine.stop()
+    return milliseconds(lambda: engine.start(pause=0.002))
 
 
 def listing(running: int, stopped: int) -> Callable[[Engine], float]:
@@ -135,22 +146,28 @@ def listing(running: int, stopped: int) -> Callable[[Engine], float]:
 
 
 def logs(read: bool) -> Callable[[Engine], float]:
-    """MiB a second, of 64 MiB of text."""
+    """MiB a second, of 64 MiB of text that a program copies to its stdout in large blocks.
+
+    The text is a file of the host's, so that no engine waits for a program that makes it.
+    """
 
     def run(engine: Engine) -> float:
-        script = "yes 'a line of text that is about as long as a usual one in a log' | head -c 67108864"
+        text = engine.root.parent / "text"
+        if not text.exists():
+            line = b"a line of text that is about as long as a usual one in a log\n"
+            text.write_bytes((line * (_LOGGED // len(line) + 1))[:_LOGGED])
+        identity = create(engine, ["dd", "if=/tmp/text", "bs=1M"], Binds=[f"{text}:/tmp/text:ro"])
         began = time.perf_counter()
-        identity = create(engine, ["sh", "-c", script])
         try:
             engine.call("POST", f"/containers/{identity}/start")
             engine.call("POST", f"/containers/{identity}/wait")
             if not read:
-                return 64 / (time.perf_counter() - began)
+                return (_LOGGED >> 20) / (time.perf_counter() - began)
             began = time.perf_counter()
             size = len(engine.call("GET", f"/containers/{identity}/logs?stdout=1"))
-            if size < 1 << 26:
+            if size < _LOGGED:
                 raise RuntimeError(f"only {size} bytes came back")
-            return 64 / (time.perf_counter() - began)
+            return (_LOGGED >> 20) / (time.perf_counter() - began)
         finally:
             remove(engine, [identity])
 
@@ -177,7 +194,12 @@ WORKLOADS = [
     Workload("logs written", "MiB/s", logs(False), 5, more_is_better=True),
     Workload("logs read back", "MiB/s", logs(True), 5, more_is_better=True),
     Workload("run --rm true, command line", "ms", command_line),
+<<<<<<< HEAD
     *(Workload(title, unit, run, weight, unit == "/s") for title, unit, run, weight in networks.ROWS),
     *(Workload(title, unit, run, weight, unit != "µs", bare) for title, unit, run, weight, bare in networks.TRAFFIC),
+=======
+    Workload("engine's memory at rest", "MiB", memory_at_rest, 5),
+    Workload("engine's start until it answers", "ms", starting, 3),
+>>>>>>> 4d47554 (Benchmarks of bare runtimes, of memory at rest and of a daemon's start; logs are copied by a program that waits for nothing)
     *(Workload(title, "ms", run, weight) for title, run, weight in builds.ROWS),
 ]
