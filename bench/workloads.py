@@ -194,12 +194,9 @@ WORKLOADS = [
     Workload("logs written", "MiB/s", logs(False), 5, more_is_better=True),
     Workload("logs read back", "MiB/s", logs(True), 5, more_is_better=True),
     Workload("run --rm true, command line", "ms", command_line),
-<<<<<<< HEAD
     *(Workload(title, unit, run, weight, unit == "/s") for title, unit, run, weight in networks.ROWS),
     *(Workload(title, unit, run, weight, unit != "µs", bare) for title, unit, run, weight, bare in networks.TRAFFIC),
-=======
     Workload("engine's memory at rest", "MiB", memory_at_rest, 5),
     Workload("engine's start until it answers", "ms", starting, 3),
->>>>>>> 4d47554 (Benchmarks of bare runtimes, of memory at rest and of a daemon's start; logs are copied by a program that waits for nothing)
     *(Workload(title, "ms", run, weight) for title, run, weight in builds.ROWS),
 ]
