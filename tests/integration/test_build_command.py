@@ -205,3 +205,33 @@ def test_pruning_frees_layers(own_daemon: Daemon, tmp_path: Path) -> None:
     own_daemon.cove("rmi", "big")
     assert "B" in own_daemon.cove("builder", "prune", "-f").stdout
     assert "CACHED" not in build(own_daemon, str(where)).stderr
+
+
+def test_linked_copies_stand_on_nothing(daemon: Daemon, tmp_path: Path) -> None:
+    """COPY --link: the same layer on any base, copied once; links of the base are not followed."""
+    dockerfile = "ARG BASE=busybox\nFROM busybox AS other\nRUN ln -s /etc /to && echo below > /below\nFROM $BASE\n"
+    where = context(tmp_path / "c", f"{dockerfile}COPY --link --chown=7:8 d /to/\n", d__a="linked", d__s__b="2")
+
+    def ended(*words: str) -> dict[str, str]:
+        lines = build(daemon, "--progress=json", *words, str(where)).stdout.splitlines()
+        told = [json.loads(line) for line in lines]
+        return {each["name"].split("] ")[-1]: each["event"] for each in told if each.get("event") in ("cached", "done")}
+
+    first = ended("-t", "link:1")
+    assert first["COPY --link --chown=7:8 d /to/"] == first["LINK COPY --link --chown=7:8 d /to/"] == "done"
+    second = ended("-t", "link:2", "--build-arg", "BASE=other")
+    assert second["COPY --link --chown=7:8 d /to/"] == "cached"
+    assert second["LINK COPY --link --chown=7:8 d /to/"] == "done"
+    layers = [
+        json.loads(daemon.cove("image", "inspect", name).stdout)[0]["RootFS"]["Layers"] for name in ("link:1", "link:2")
+    ]
+    assert layers[0][-1] == layers[1][-1] and len(layers[1]) == len(layers[0]) + 1
+    script = "stat -c '%F %u %g' /to /to/a; cat /to/a /to/s/b /below; ls /etc/a"
+    seen = daemon.cove("run", "--rm", "--network", "none", "link:2", "sh", "-c", script, check=False)
+    assert "directory 7 8" in seen.stdout and "regular file 7 8" in seen.stdout and "linked2below\n" in seen.stdout
+    assert "/etc/a: No such file" in seen.stderr
+    archive = tmp_path / "saved.tar"
+    daemon.cove("save", "-o", str(archive), "link:2")
+    daemon.cove("rmi", "link:1", "link:2")
+    daemon.cove("load", "-i", str(archive))
+    assert daemon.cove("run", "--rm", "--network", "none", "link:2", "cat", "/to/a").stdout == "linked"

@@ -20,10 +20,11 @@ import msgspec
 
 from cove import ids
 from cove.build import ops
-from cove.errors import Internal, describe
+from cove.errors import Internal, NotFound, describe
 from cove.image.members import Limits
 from cove.image.sandbox import PIPE, Worker
 from cove.image.store import ImageStore
+from cove.image.twin import twin
 from cove.oci.spec import Mount
 from cove.paths import DataRoot
 
@@ -80,6 +81,24 @@ class Workshop:
         except OSError as error:
             raise Internal(f"cannot keep a build step's layer: {describe(error)}") from error
         return chain_id, int(sealed["size"])
+
+    def link(self, chain: str, layer: str) -> tuple[str, int]:
+        """The one layer `layer` on top of `chain`, its files shared; the chain id and the bytes of its files."""
+        facts = self.store.layers.facts(layer)
+        if facts is None:
+            raise NotFound(f"the layer {layer} was removed while the build used it; build again")
+        if not chain:
+            return layer, facts.size
+        with self.upper(chain) as key:
+            upper = self.data.container(key).upper
+            twin(self.data.layer(layer), upper)
+            try:
+                named = self.store.layers.adopt_tree(
+                    upper, chain, facts.diff_id, size=facts.size, archive=facts.archive
+                )
+            except OSError as error:
+                raise Internal(f"cannot keep a build step's layer: {describe(error)}") from error
+        return named, facts.size
 
     # ── work in it ────────────────────────────────────────────────────────────────────────────────
 

@@ -2,6 +2,7 @@
 
 Image · Scratch · Context · Remote · Git · Inline      sources: they stand on nothing
 Run · Transfer · Directory                             they make a layer on top of inputs[0]
+Link                                                   puts the layer of inputs[1] on top of inputs[0]
 """
 
 from __future__ import annotations
@@ -122,6 +123,10 @@ class Transfer(_Step, frozen=True, kw_only=True):
 
     copies: tuple[Selection, ...]
     epoch: int | None = None
+
+
+class Link(_Step, frozen=True, kw_only=True):
+    """A layer that was made on nothing, on top of another file system: it is the same whatever lies below."""
 
 
 class Directory(_Step, frozen=True, kw_only=True):

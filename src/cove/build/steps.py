@@ -98,6 +98,8 @@ class Steps:
             parts["the instruction"] = _plainly(definition(step).decode("utf-8", "surrogateescape"))
             for selection, source, origin in zip(step.copies, inputs[1:], vertex.inputs[1:], strict=True):
                 parts |= await self._file_parts(selection, source, origin)
+        elif isinstance(step, ops.Link):
+            parts["the linked files"] = self.keys[vertex.inputs[1].key]
         else:
             parts["the instruction"] = _plainly(definition(step).decode("utf-8", "surrogateescape"))
         whole = hashlib.sha256(step.kind.encode())
@@ -183,6 +185,8 @@ class Steps:
             chain, size = await self._run(vertex, step, inputs, log)
         elif isinstance(step, ops.Transfer):
             chain, size = await self._around.blocking(self._transfer, step, inputs)
+        elif isinstance(step, ops.Link):
+            chain, size = await self._around.blocking(self._around.workshop.link, base, str(inputs[1].source))
         elif isinstance(step, ops.Directory):
             chain, size = await self._around.blocking(self._directory, step, base)
         else:

@@ -26,11 +26,12 @@ _SYMBOLS = re.compile(r"[ugoa]*(?:[=+-](?:[rwxXst]*|[ugo]))+")
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
-    """The step, what it takes from, and the words of the history."""
+    """The step, what it takes from, and the words of the history; `independent` of what lies below."""
 
     step: ops.Transfer
     inputs: tuple[Vertex, ...]
     shown: str
+    independent: bool = False
 
 
 def transfer(state: StageState, copy: ins.Copy) -> Transferred:
@@ -68,7 +69,9 @@ def transfer(state: StageState, copy: ins.Copy) -> Transferred:
         raise DockerfileError("checksum can't be specified for multiple or local sources", copy.position)
     inputs = tuple(vertex for vertex, _ in groups)
     step = ops.Transfer(copies=tuple(selection for _, selection in groups), epoch=state.planner.options.epoch)
-    return Transferred(step, inputs, spelling.copied(copy, sources, shown, owner, mode))
+    # An owner by name is looked up in the file system below, so that such a copy is not independent of it.
+    independent = copy.link and not re.search(r"[^\d:]", owner)
+    return Transferred(step, inputs, spelling.copied(copy, sources, shown, owner, mode), independent)
 
 
 def _check_mode(text: str, copy: ins.Copy) -> None:

@@ -171,14 +171,20 @@ class StageState:
 
     def add(self, step: ops._Step, at: ins.Instruction, inputs: tuple[Vertex, ...] = (), title: str = "") -> None:
         """A step on top of what is there."""
+        self.vertex = self.step_on(self.vertex, step, at, inputs, title)
+
+    def step_on(
+        self, below: Vertex, step: ops._Step, at: ins.Instruction, inputs: tuple[Vertex, ...], title: str = ""
+    ) -> Vertex:
+        """A step of this stage on top of anything."""
         options = self.planner.options
         fresh = options.no_cache or bool(options.no_cache_filter & {self.stage.name, str(self.stage.index)} - {""})
         label = _label(self.stage, self.step, len(self.stage.body) + 1)
-        self.vertex = Vertex(
+        return Vertex(
             step,
-            (self.vertex, *inputs),
+            (below, *inputs),
             title=f"{label} {title or at.text}",
-            place=f"{options.place}:{self.stage.name or self.stage.index}:{self.step}",
+            place=f"{options.place}:{self.stage.name or self.stage.index}:{self.step}:{step.kind}",
             fresh=fresh,
             line=at.position.line,
         )
@@ -366,7 +372,11 @@ def _workdir(state: StageState, workdir: ins.Workdir) -> None:
 
 def _copy(state: StageState, copy: ins.Copy) -> None:
     made = files.transfer(state, copy)
-    state.add(made.step, copy, made.inputs)
+    if made.independent:
+        linked = state.step_on(Vertex(ops.Scratch(), title="[scratch]"), made.step, copy, made.inputs)
+        state.add(ops.Link(), copy, (linked,), title=f"LINK {copy.text}")
+    else:
+        state.add(made.step, copy, made.inputs)
     state.note(f"{made.shown} # buildkit", layer=True)
 
 
