@@ -105,6 +105,30 @@ def test_errors_of_the_file_are_the_requests(daemon: Daemon, tmp_path: Path) -> 
     )
 
 
+def test_docker_ends_with_the_programs_code_or_1(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN exit 7\n")
+    assert build(daemon, where, check=False).returncode == 7
+    other = build(daemon, where, "--network", "no-such-network", check=False)
+    assert other.returncode == 1 and "no-such-network" in other.stderr
+    refused = build(daemon, where, "--security-opt", "seccomp=unconfined", check=False)
+    assert refused.returncode and "security options" in refused.stderr
+
+
+def test_limits_and_names_for_steps(daemon: Daemon, tmp_path: Path) -> None:
+    said = "RUN grep 1.2.3.4 /etc/hosts; ulimit -n; df /dev/shm | tail -1; cat /proc/self/cpuset\n"
+    words = ("--add-host", "foo:1.2.3.4", "--ulimit", "nofile=100:100", "--shm-size", "32m", "--memory", "100m")
+    more = ("--cpuset-cpus", "0", "--cpuset-mems", "0", "--cpu-shares", "100", "--cgroup-parent", "/below-cove")
+    told = build(daemon, context(tmp_path / "c", f"FROM busybox\n{said}"), "--no-cache", *words, *more).stdout
+    assert "1.2.3.4\tfoo" in told and "\n100\n" in told and " 32768 " in told
+
+
+def test_a_pattern_without_matches_is_nothing_to_copy(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nCOPY a.txt lock* no[ne]* /to/\nRUN ls /to\n", **{"a.txt": "a"})
+    assert "\na.txt\n" in build(daemon, where, "--no-cache").stdout
+    (where / "Dockerfile").write_text("FROM busybox\nCOPY a.txt lock /to/\n")
+    assert '"/lock": not found' in build(daemon, where, check=False).stderr
+
+
 def test_a_built_image_can_be_saved_and_loaded(own_daemon: Daemon, tmp_path: Path) -> None:
     where = context(tmp_path / "c", "FROM busybox\nRUN mkdir /d && ln /bin/busybox /d/hard && rm -r /root\n")
     build(own_daemon, where, "-t", "saved")

@@ -215,7 +215,9 @@ def test_linked_copies_stand_on_nothing(daemon: Daemon, tmp_path: Path) -> None:
     def ended(*words: str) -> dict[str, str]:
         lines = build(daemon, "--progress=json", *words, str(where)).stdout.splitlines()
         told = [json.loads(line) for line in lines]
-        return {each["name"].split("] ")[-1]: each["event"] for each in told if each.get("event") in ("cached", "done")}
+        return {
+            each["name"].split("] ")[-1]: each["event"] for each in told if each.get("event") in ("cached", "done")
+        }
 
     first = ended("-t", "link:1")
     assert first["COPY --link --chown=7:8 d /to/"] == first["LINK COPY --link --chown=7:8 d /to/"] == "done"
@@ -223,7 +225,8 @@ def test_linked_copies_stand_on_nothing(daemon: Daemon, tmp_path: Path) -> None:
     assert second["COPY --link --chown=7:8 d /to/"] == "cached"
     assert second["LINK COPY --link --chown=7:8 d /to/"] == "done"
     layers = [
-        json.loads(daemon.cove("image", "inspect", name).stdout)[0]["RootFS"]["Layers"] for name in ("link:1", "link:2")
+        json.loads(daemon.cove("image", "inspect", name).stdout)[0]["RootFS"]["Layers"]
+        for name in ("link:1", "link:2")
     ]
     assert layers[0][-1] == layers[1][-1] and len(layers[1]) == len(layers[0]) + 1
     script = "stat -c '%F %u %g' /to /to/a; cat /to/a /to/s/b /below; ls /etc/a"

@@ -49,4 +49,5 @@ def error_reply(error: BaseException) -> Response:
 def progress_error(error: BaseException) -> dict[str, object]:
     """The last message of a progress stream whose status is already sent."""
     message = message_of(error)
-    return {"errorDetail": {"code": status_of(error), "message": message}, "error": message}
+    # Without a code: docker takes one for the exit code of a program, and ends with it.
+    return {"errorDetail": {"message": message}, "error": message}

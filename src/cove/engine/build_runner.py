@@ -116,6 +116,7 @@ class ContainerRunner:
                 cpu_period=asked.cpu_period,
                 cpu_quota=asked.cpu_quota,
                 cpuset_cpus=asked.cpuset_cpus,
+                cpuset_mems=asked.cpuset_mems,
                 cgroup_parent=asked.cgroup_parent,
                 ulimits=asked.ulimits,
             ),

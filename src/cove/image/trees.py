@@ -79,10 +79,8 @@ class Selection:
             if not has_wildcard(path):
                 found.append(path)
                 continue
-            matched = sorted(self._matching("", path.split("/")))
-            if not matched:
-                raise NotFound(f'"/{path}": not found: no file of the source matches')
-            found += matched
+            # A pattern that fits nothing is nothing to copy: `COPY package.json package-lock.json* ./`.
+            found += sorted(self._matching("", path.split("/")))
         return list(dict.fromkeys(found))
 
     def _matching(self, above: str, names: list[str]) -> Iterator[str]:

@@ -67,6 +67,8 @@ async def prune(engine: Engine, request: Request) -> Reply:
 def _options(query: Query) -> BuildOptions:
     if query.flag("squash"):
         raise Unsupported("squash is not supported: it would throw away the layers that other images share")
+    if any(query.texts("securityopt")):
+        raise Unsupported("security options are not taken for builds: RUN --security in the file, with --allow, is")
     return BuildOptions(
         dockerfile=query.text("dockerfile"),
         tags=tuple(text for text in query.texts("t") if text),
@@ -88,6 +90,7 @@ def _options(query: Query) -> BuildOptions:
         cpu_period=query.number("cpuperiod") or 0,
         cpu_quota=query.number("cpuquota") or 0,
         cpuset_cpus=query.text("cpusetcpus"),
+        cpuset_mems=query.text("cpusetmems"),
         cgroup_parent=query.text("cgroupparent"),
         ulimits=tuple(decode(list[Ulimit], query.text("ulimits").encode())) if query.text("ulimits") else (),
         isolation=query.text("isolation"),
