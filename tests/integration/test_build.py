@@ -122,6 +122,26 @@ def test_limits_and_names_for_steps(daemon: Daemon, tmp_path: Path) -> None:
     assert "1.2.3.4\tfoo" in told and "\n100\n" in told and " 32768 " in told
 
 
+def test_links_on_the_way_to_a_destination(daemon: Daemon, tmp_path: Path) -> None:
+    """A link to nothing: what it names is made. An archive's links are resolved below where it is unpacked."""
+    where = context(
+        tmp_path / "c",
+        "FROM busybox\nRUN mkdir /q && ln -s /new/place /dangling && ln -s ../up /q/rel\n"
+        "COPY a.txt /dangling/sub/\nCOPY a.txt /q/rel/\nADD up.tar /unpacked/\n"
+        "RUN cat /new/place/sub/a.txt /up/a.txt /unpacked/etc/file; ls /etc/file\n",
+        **{"a.txt": "a"},
+    )
+    with tarfile.open(where / "up.tar", "w") as archive:
+        link = tarfile.TarInfo("up")
+        link.type, link.linkname = tarfile.SYMTYPE, ".."
+        archive.addfile(link)
+        file = tarfile.TarInfo("up/etc/file")
+        file.size = 1
+        archive.addfile(file, io.BytesIO(b"b"))
+    told = build(daemon, where, check=False)
+    assert "aab" in told.stdout and "/etc/file: No such file" in told.stdout + told.stderr
+
+
 def test_a_pattern_without_matches_is_nothing_to_copy(daemon: Daemon, tmp_path: Path) -> None:
     where = context(tmp_path / "c", "FROM busybox\nCOPY a.txt lock* no[ne]* /to/\nRUN ls /to\n", **{"a.txt": "a"})
     assert "\na.txt\n" in build(daemon, where, "--no-cache").stdout

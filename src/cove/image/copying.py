@@ -20,7 +20,7 @@ from cove.errors import Conflict, InvalidArgument
 from cove.image import extract, members
 from cove.image.accounts import owner_of
 from cove.image.pump import Pump
-from cove.image.trees import Copy, Item, Selection, real_path
+from cove.image.trees import Copy, Item, Selection, landing
 from cove.kernel.rootpath import clean, make_directories, open_in
 
 _CHUNK = 1 << 20
@@ -90,8 +90,14 @@ class _Copier:
             self._leaf(Item(fd, name, last, found), target, last, clean(f"{above}/{last}"))
 
     def _make(self, path: str) -> int:
-        """The directory, made with its parents; they belong to whom the copy belongs."""
-        fd = make_directories(self._root, path, owner=self._owner or (0, 0))
+        """The directory, made with its parents; they belong to whom the copy belongs.
+
+        Where a link on the way leads to nothing, what it names is made, inside the root as everything.
+        """
+        try:
+            fd = make_directories(self._root, path, owner=self._owner or (0, 0))
+        except FileExistsError:
+            fd = make_directories(self._root, landing(self._root, path), owner=self._owner or (0, 0))
         try:
             return os.open(".", _DIRECTORY, dir_fd=fd)
         finally:
@@ -229,11 +235,11 @@ class _Copier:
         return head.startswith(_MAGICS) or head[257:262] == b"ustar"
 
     def _unpack(self, fd: int, name: str, destination: str) -> None:
-        with _held(self._make(destination)), _held(os.open(name, _OPEN, dir_fd=fd)) as file:
+        # Its links are resolved below the destination, which is the root of what it says.
+        with _held(self._make(destination)) as root, _held(os.open(name, _OPEN, dir_fd=fd)) as file:
             rules = extract.Rules(owner=self._owner if self._asked.owner else None)
-            base = real_path(self._root, destination)
             source = members.Source(Pump(file, self._limits.size))
-            totals = extract.extract(source, self._root, base, rules, self._limits, lambda _: None)
+            totals = extract.extract(source, root, "", rules, self._limits, lambda _: None)
         self.files += totals.members
         self.size += totals.size
 

@@ -15,6 +15,7 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from cove.patterns import Ignore, has_wildcard, matcher
 _CHUNK = 1 << 20
 _SMALL = 128 << 10
 _MAX_LISTED = 20_000
+_MOST_LINKS = 40
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CODEC = ("utf-8", "surrogateescape")
@@ -171,6 +173,37 @@ def real_path(root: int, path: str) -> str:
     from cove.image.inside import resolved
 
     return resolved(root, path).strip("/")
+
+
+def landing(root: int, path: str) -> str:
+    """The path with links replaced that lead to nothing, so that what they name can be made; ELOOP beyond 40."""
+    done = ""
+    names = [name for name in path.split("/") if name]
+    for _ in range(_MOST_LINKS):
+        for position, name in enumerate(names):
+            text = _dangling(root, f"{done}/{name}")
+            if text is not None:
+                done = "" if text.startswith("/") else f"/{real_path(root, done)}"
+                names = [*(each for each in text.split("/") if each not in ("", ".")), *names[position + 1 :]]
+                break
+            done = posixpath.normpath(f"{done}/{name}")
+        else:
+            return done or "/"
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def _dangling(root: int, path: str) -> str | None:
+    """The text of a link that leads to nothing; None for anything else."""
+    try:
+        os.close(open_in(root, path, os.O_PATH))
+    except FileNotFoundError:
+        with suppress(FileNotFoundError):
+            link = open_in(root, path, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                return os.readlink("", dir_fd=link) if stat.S_ISLNK(os.fstat(link).st_mode) else None
+            finally:
+                os.close(link)
+    return None
 
 
 # ── digest ────────────────────────────────────────────────────────────────────────────────────────
