@@ -157,8 +157,7 @@ def _long(call: Call, flags: dict[str, Flag], word: str, words: Sequence[str], a
     name, equals, value = word[2:].partition("=")
     flag = flags.get(name)
     if flag is None:
-        hint = _nearest(name, flags)
-        raise UsageError(f"cove {call.name} has no flag --{name}{hint}; see: cove {call.name} --help")
+        raise UsageError(f"cove {call.name} has no flag --{name}{_unknown(name, flags)}")
     if equals:
         call.add(flag, value)
     elif flag.kind == "bool":
@@ -219,8 +218,12 @@ def _count(call: Call, verb: Verb) -> None:
         raise UsageError(f"cove {call.name} takes {wanted}, not {found}; {usage}")
 
 
-def _nearest(word: str, known: dict[str, Flag]) -> str:
+def _unknown(word: str, known: dict[str, Flag]) -> str:
+    """Why there is no such flag, or which one may be meant."""
+    from cove.cli.refused import why
     from cove.cli.suggest import nearest
 
+    if reason := why(word):
+        return f": {reason}"
     found = nearest(word, known)
-    return f"; did you mean --{found}?" if found else ""
+    return f"; did you mean --{found}?" if found else "; see --help"

@@ -71,6 +71,9 @@ def _overview() -> Iterable[str]:
     yield ""
     yield _bold("Global options")
     yield "  -H, --host ADDRESS   The daemon: unix://PATH or tcp://HOST:PORT (else COVE_HOST, DOCKER_HOST)"
+    yield "      --tls            Speak TLS on TCP, with the files in DOCKER_CERT_PATH; --tlsverify: and verify them"
+    yield "      --config DIR     Where passwords of registries are kept"
+    yield "  -D, --debug          Show where an error comes from"
     yield "  -v, --version        Print the version"
     yield ""
     yield "Run `cove COMMAND --help` for a command's options."

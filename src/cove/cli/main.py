@@ -48,23 +48,23 @@ def run(words: Sequence[str]) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    host = ""
-    while words and words[0].startswith("-"):
-        word = words.pop(0)
-        if word in {"--help", "-h"}:
-            return _help()
-        if word in {"--version", "-v"}:
+    if words and words[0].startswith("-"):
+        from cove.cli.globals import read
+
+        try:
+            chosen = read(words)
+        except CoveError as error:
+            return _complain(error.message, 125)
+        if chosen.asks_version:
             from cove import __version__
 
             print(f"Cove version {__version__}")
             return 0
-        name, _, value = word.partition("=")
-        if name in {"-H", "--host"}:
-            host = value or (words.pop(0) if words else "")
-        elif word.startswith("-H"):
-            host = word[2:]
-        elif name not in {"-D", "--debug"}:
-            return _complain(f"cove has no global flag {word}; see: cove --help", 125)
+        if chosen.asks_help:
+            return _help()
+        words, host = chosen.rest, chosen.host
+    else:
+        host = ""
     if not words or words[0] == "help":
         return _help(words[1:])
     return _run(words, host)

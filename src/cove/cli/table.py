@@ -63,6 +63,7 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "daemon": ("daemon:DAEMON", SYSTEM, "Run the daemon in the foreground"),
     "info": ("system:INFO", SYSTEM, "Show the state of the daemon and the host"),
     "version": ("system:VERSION", SYSTEM, "Show the versions of client and daemon"),
+    "completion": ("completion:COMPLETION", SYSTEM, "Print a script that completes command lines in a shell"),
     "container inspect": ("inspect:CONTAINER", "container", "Show everything about containers"),
     "container prune": ("prune:CONTAINERS", "container", "Remove all stopped containers"),
     "image bootstrap": ("bootstrap:BOOTSTRAP", "image", "Make an image out of Debian's packages"),

@@ -19,9 +19,9 @@ class Images:
         self._client = client
 
     def list(
-        self, *, all: bool = False, digests: bool = False, filters: Filters | None = None
+        self, *, all: bool = False, digests: bool = False, manifests: bool = False, filters: Filters | None = None
     ) -> list[dict[str, Any]]:
-        query = {"all": all, "digests": digests or None, "filters": filters or None}
+        query = {"all": all, "digests": digests or None, "manifests": manifests or None, "filters": filters or None}
         return list(self._client.call("GET", "/images/json", query))
 
     def inspect(self, name: str, *, platform: str = "", manifests: bool = False) -> dict[str, Any]:
@@ -40,14 +40,16 @@ class Images:
         response = self._client.stream("GET", "/images/search", {"term": term, "limit": limit}, headers=headers)
         return list(next(iter(self._client.messages(response))))
 
-    def history(self, name: str) -> Iterable[dict[str, Any]]:
-        return self._client.call("GET", f"/images/{name}/history") or []
+    def history(self, name: str, *, platform: str = "") -> Iterable[dict[str, Any]]:
+        return self._client.call("GET", f"/images/{name}/history", {"platform": platform or None}) or []
 
     def tag(self, source: str, repository: str, tag: str) -> None:
         self._client.call("POST", f"/images/{source}/tag", {"repo": repository, "tag": tag})
 
-    def remove(self, name: str, *, force: bool, keep_parents: bool) -> Iterable[dict[str, Any]]:
-        query = {"force": force or None, "noprune": keep_parents or None}
+    def remove(
+        self, name: str, *, force: bool, keep_parents: bool, platforms: Sequence[str] = ()
+    ) -> Iterable[dict[str, Any]]:
+        query = {"force": force or None, "noprune": keep_parents or None, "platforms": list(platforms) or None}
         return self._client.call("DELETE", f"/images/{name}", query) or []
 
     def prune(self, filters: Filters) -> dict[str, Any]:
@@ -86,8 +88,8 @@ class Images:
         query = {"tag": tag, "platform": platform or None}
         return self._progress(f"/images/{repository}/push", query, auth=auth or "e30=")
 
-    def load(self, tar: Iterable[bytes], *, quiet: bool) -> Messages:
-        return self._progress("/images/load", {"quiet": quiet or None}, upload=tar)
+    def load(self, tar: Iterable[bytes], *, quiet: bool, platform: str = "") -> Messages:
+        return self._progress("/images/load", {"quiet": quiet or None, "platform": platform or None}, upload=tar)
 
     def import_(self, tar: Iterable[bytes], query: Mapping[str, object]) -> Messages:
         return self._progress("/images/create", {"fromSrc": "-", **query}, upload=tar)

@@ -16,6 +16,7 @@ from cove.engine.attachments import Attachments
 from cove.engine.builds import BuildService
 from cove.engine.containers import Containers
 from cove.engine.context import Context
+from cove.engine.disk_usage import DiskUsage
 from cove.engine.execs import Execs
 from cove.engine.explain.service import Explanations
 from cove.engine.files import Files
@@ -81,7 +82,8 @@ class Engine:
         self.manifests = ManifestService(context)
         self.trust = TrustService(context)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)
-        self.system = System(context, registry, self.containers, self.images, self.volumes, users, self.builds.cache)
+        self.system = System(context, registry, users)
+        self.disk_usage = DiskUsage(context, registry, self.containers, self.images, self.volumes, self.builds.cache)
         self._health = HealthChecks(context, self.execs, self._tasks)
         self.lifecycle.on_start.append(self._health.begin)
         self.lifecycle.on_end.extend((self._health.end, self._end_execs))

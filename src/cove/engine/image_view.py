@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -22,7 +23,9 @@ def unix_seconds(text: str) -> int:
         return 0
 
 
-def summary(image: Image, containers: int) -> wire.ImageSummary:
+def summary(
+    image: Image, *, containers: int = -1, shared: int = -1, manifests: Sequence[wire.ManifestSummary] | None = None
+) -> wire.ImageSummary:
     return wire.ImageSummary(
         id=image.id,
         repo_tags=image.names,
@@ -31,11 +34,13 @@ def summary(image: Image, containers: int) -> wire.ImageSummary:
         size=image.size,
         labels=image.config.config.labels or None,
         containers=containers,
+        shared_size=shared,
         descriptor=descriptor(image.target),
+        manifests=msgspec.UNSET if manifests is None else tuple(manifests),
     )
 
 
-def inspection(image: Image, *, manifests: bool = False) -> wire.ImageInspect:
+def inspection(image: Image, manifests: Sequence[wire.ManifestSummary] | None = None) -> wire.ImageInspect:
     config = image.config
     return wire.ImageInspect(
         id=image.id,
@@ -53,7 +58,7 @@ def inspection(image: Image, *, manifests: bool = False) -> wire.ImageInspect:
         size=image.size,
         root_fs=wire.RootFS(layers=config.rootfs.diff_ids),
         descriptor=descriptor(image.target),
-        manifests=tuple(_manifest(offer) for offer in image.offers) if manifests else msgspec.UNSET,
+        manifests=msgspec.UNSET if manifests is None else tuple(manifests),
     )
 
 
@@ -67,20 +72,24 @@ def descriptor(found: oci.Descriptor) -> wire.Descriptor:
     )
 
 
-def _manifest(offer: Offer) -> wire.ManifestSummary:
-    """One manifest of an image: what it is for, and whether it is here."""
+def manifest(offer: Offer, *, unpacked: int, containers: Sequence[str]) -> wire.ManifestSummary:
+    """One manifest of an image: what it is for, whether it is here, its layers' bytes on disk, and its users."""
     content = sum(blob.size for blob in offer.blobs)
     image: wire.ImageData | msgspec.UnsetType = msgspec.UNSET
     attestation: wire.AttestationData | msgspec.UnsetType = msgspec.UNSET
     if offer.kind == "image":
-        image = wire.ImageData(platform=offer.platform or Platform())
+        image = wire.ImageData(
+            platform=offer.platform or Platform(),
+            containers=tuple(containers),
+            size=wire.UnpackedSize(unpacked=unpacked),
+        )
     elif offer.kind == "attestation":
         attestation = wire.AttestationData(for_=attested(offer.descriptor))
     return wire.ManifestSummary(
         id=offer.descriptor.digest,
         descriptor=descriptor(offer.descriptor),
         available=bool(offer.blobs),
-        size=wire.ManifestSize(content=content, total=content),
+        size=wire.ManifestSize(content=content, total=content + unpacked),
         kind=offer.kind if offer.kind in {"image", "attestation"} else "unknown",
         image_data=image,
         attestation_data=attestation,

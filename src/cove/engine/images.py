@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -19,10 +19,10 @@ import msgspec
 
 from cove.engine.bridging import Message, Sink, blocking, told
 from cove.engine.context import Context
-from cove.engine.image_view import defaults, descriptor, inspection, summary, unix_seconds
+from cove.engine.image_view import defaults, descriptor, inspection, manifest, summary, unix_seconds
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
-from cove.errors import Conflict, InvalidArgument, NotFound
+from cove.errors import Conflict, InvalidArgument, NotFound, Unsupported
 from cove.image import changes as instructions
 from cove.image.bootstrap import Options, bootstrap
 from cove.image.diff import commit
@@ -57,21 +57,50 @@ class ImageService:
         all: bool = False,
         digests: bool = False,
         count: bool = False,
+        shared: bool = False,
+        manifests: bool = False,
         filters: Filters = Filters(),  # noqa: B008 - frozen
     ) -> Sequence[wire.ImageSummary]:
-        """The newest first; `count` also counts each image's containers."""
+        """The newest first; `count` also counts each image's containers, `shared` measures what others have too.
+
+        `manifests` tells of each image which variants there are.
+        """
         found = [
             _narrowed(image, filters.get("reference")) for image in await self._all() if self._wanted(image, filters)
         ]
-        users = Counter(container.record.image_id for container in self._registry)
-        return [summary(image, users[image.id] if count else -1) for image in found]
+        users = self._users()
+        sizes = (await self._context.executors.bulk(self._context.store.usage.measure, ())).images if shared else {}
+        return [
+            summary(
+                image,
+                containers=len(users.get(image.id, ())) if count else -1,
+                shared=sizes[image.id].shared if image.id in sizes else -1,
+                manifests=self._manifests(image, users) if manifests else None,
+            )
+            for image in found
+        ]
+
+    def _manifests(self, image: Image, users: dict[str, _Users]) -> Sequence[wire.ManifestSummary]:
+        """An image's variants, each with its room on disk and its containers."""
+        room = self._context.store.usage.layer
+        return [
+            manifest(
+                offer,
+                unpacked=sum(map(room, offer.variant.chain_ids)) if offer.variant else 0,
+                containers=[user for user, _ in users.get(offer.variant.id, ())] if offer.variant else (),
+            )
+            for offer in image.offers
+        ]
 
     async def _all(self) -> Sequence[Image]:
         return await self._context.executors.disk(self._context.images.list)
 
     async def inspect(self, name: str, *, platform: str = "", manifests: bool = False) -> wire.ImageInspect:
         """All about one image, or its variant for a platform; with `manifests`, which variants there are."""
-        return inspection(self._context.images.get(name, _platform(platform)), manifests=manifests)
+        image = self._context.images.get(name, _platform(platform))
+        if not manifests:
+            return inspection(image)
+        return inspection(image, await self._context.executors.disk(self._manifests, image, self._users()))
 
     async def history(self, name: str, *, platform: str = "") -> Sequence[wire.ImageHistoryItem]:
         """The steps of its making, the newest first."""
@@ -98,9 +127,13 @@ class ImageService:
         self._tell("tag", image.id, target.familiar)
 
     async def remove(
-        self, name: str, *, force: bool = False, noprune: bool = False
+        self, name: str, *, force: bool = False, noprune: bool = False, platforms: Sequence[str] = ()
     ) -> Sequence[wire.ImageDeleteItem]:
         """Take away a name, and with the last one the image; Conflict while a container needs it."""
+        if platforms:
+            raise Unsupported(
+                f"an image's platforms are removed together: remove {name}, then pull the one that shall stay"
+            )
         image = self._context.images.get(name)
         done = await self._context.executors.disk(
             self._context.images.delete, name, force=force, in_use=self._users()
@@ -235,9 +268,11 @@ class ImageService:
         )
         return [wire.SearchResult(name=f"{domain}/{name}") for name in names]
 
-    async def load(self, stream: AsyncIterator[bytes], *, quiet: bool = False) -> AsyncIterator[Message]:
-        """From an archive that `save` (Cove's, Docker's or another OCI tool's) made."""
-        body = blocking(stream)
+    async def load(
+        self, stream: AsyncIterator[bytes], *, quiet: bool = False, platform: str = ""
+    ) -> AsyncIterator[Message]:
+        """From an archive that `save` (Cove's, Docker's or another OCI tool's) made, all of it or one variant."""
+        body, wanted = blocking(stream), _platform(platform)
         context = self._context
 
         def work(sink: Sink, cancel: threading.Event) -> None:
@@ -249,6 +284,7 @@ class ImageService:
                 context.data.tmp,
                 sink,
                 quiet=quiet,
+                platform=wanted,
             )
 
         return self._then(await told(context.executors, work, at_once=True), "load", "")

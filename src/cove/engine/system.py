@@ -1,4 +1,4 @@
-"""The engine about itself: version, info, disk usage, log-in."""
+"""The engine about itself: version, info, log-in."""
 
 from __future__ import annotations
 
@@ -7,27 +7,18 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from cove import __version__
-from cove.build.cache import BuildCache, Record
-from cove.engine.containers import Containers
 from cove.engine.context import Context
-from cove.engine.images import ImageService
 from cove.engine.registry import Registry
 from cove.engine.userns import Users
-from cove.engine.volumes import VolumeService
 from cove.image.distribution import Credentials
-from cove.image.usage import StoreUsage
 from cove.oci.platform import host_platform
 from cove.wire import system as wire
 from cove.wire.images import RegistryAuth
 from cove.wire.times import stamp
-from cove.wire.volumes import VolumeUsage
 
 API_VERSION = "1.51"
 MINIMUM_API_VERSION = "1.24"
@@ -40,19 +31,11 @@ class System:
         self,
         context: Context,
         registry: Registry,
-        containers: Containers,
-        images: ImageService,
-        volumes: VolumeService,
         users: Users,
-        cache: BuildCache,
     ) -> None:
         self._context = context
         self._registry = registry
-        self._containers = containers
-        self._images = images
-        self._volumes = volumes
         self._users = users
-        self._cache = cache
 
     async def version(self) -> wire.Version:
         """Who answers."""
@@ -134,62 +117,11 @@ class System:
             "name=cgroupns",
         )
 
-    async def df(self) -> wire.DiskUsage:
-        """Everything that takes room, measured now."""
-        containers = await self._containers.list(all=True, size=True)
-        records = self._cache.records()
-        used = {identity for container in self._registry for identity in container.record.image_ids}
-        store = await self._context.executors.bulk(
-            self._context.store.usage.measure, used, {record.chain for record in records}
-        )
-        images = [
-            msgspec.structs.replace(image, size=share.size, shared_size=share.shared)
-            for image in await self._images.list(all=True, count=True)
-            if (share := store.images.get(image.id))
-        ]
-        volumes = []
-        for record in self._volumes.all():
-            shown = await self._volumes.inspect(record.name)
-            usage = VolumeUsage(
-                size=await self._volumes.size(record.name), ref_count=len(self._volumes.users(record.name))
-            )
-            volumes.append(msgspec.structs.replace(shown, usage_data=usage))
-        return wire.DiskUsage(
-            layers_size=store.total,
-            image_usage=wire.ImageUsage(
-                active_count=sum(image.containers > 0 for image in images),
-                total_count=len(images),
-                total_size=store.total,
-                reclaimable=store.reclaimable,
-            ),
-            images=tuple(images),
-            containers=tuple(containers),
-            volumes=tuple(volumes),
-            build_cache=_cached(records, store),
-        )
-
     async def auth(self, body: RegistryAuth) -> wire.AuthResponse:
         """Try credentials at their registry."""
         credentials = Credentials(username=body.username, password=body.password, server_address=body.serveraddress)
         status = await self._context.executors.bulk(self._context.distribution.login, credentials)
         return wire.AuthResponse(status=status)
-
-
-def _cached(records: Sequence[Record], store: StoreUsage) -> tuple[wire.BuildCacheItem, ...]:
-    """The steps of the build cache; a layer that an image or another step has too is counted there."""
-    rooms = dict(store.cached)
-    return tuple(
-        wire.BuildCacheItem(
-            id=record.key,
-            description=record.title,
-            shared=record.chain not in rooms,
-            size=rooms.pop(record.chain, 0),
-            created_at=stamp(record.created_ns),
-            last_used_at=stamp(record.used_ns),
-            usage_count=record.uses,
-        )
-        for record in records
-    )
 
 
 def _flag(path: str) -> bool:

@@ -27,6 +27,7 @@ from cove.image.variants import Variants, kind_of
 from cove.oci import digest as digests
 from cove.oci import image
 from cove.oci.image import Descriptor, Manifest
+from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 
 _CHUNK = 1 << 20
@@ -45,14 +46,18 @@ def load(
     progress: Sink,
     *,
     quiet: bool = False,
+    platform: Platform | None = None,
 ) -> list[StoredImage]:
-    """Store, unpack and name every image in the archive; `spool` is a directory for what passes through."""
+    """Store, unpack and name every image in the archive; `spool` is a directory for what passes through.
+
+    With `platform`, a name stands for that variant alone. Raises NotFound when an image has none for it.
+    """
     try:
         with tempfile.TemporaryDirectory(prefix="load-", dir=spool) as directory:
             contents = _Contents(content, Path(directory))
             for entry in entries(stream):
                 contents.take(entry)
-            return _Load(contents, content, images, unpacker, progress, quiet).run()
+            return _Load(contents, content, images, unpacker, progress, quiet, platform).run()
     except OSError as error:
         raise Internal(f"the archive could not be loaded: {describe(error)}") from error
 
@@ -141,13 +146,21 @@ class _Load:
     """The images of one archive, from its listings to their names."""
 
     def __init__(
-        self, contents: _Contents, content: Content, images: Images, unpacker: Unpacker, sink: Sink, quiet: bool
+        self,
+        contents: _Contents,
+        content: Content,
+        images: Images,
+        unpacker: Unpacker,
+        sink: Sink,
+        quiet: bool,
+        platform: Platform | None,
     ) -> None:
         self._contents = contents
         self._content = content
         self._images = images
         self._unpacker = unpacker
         self._sink = sink
+        self._platform = platform
         self._progress = Progress((lambda _: None) if quiet else sink)
 
     def run(self) -> list[StoredImage]:
@@ -161,9 +174,22 @@ class _Load:
                 "the archive holds no image: neither a manifest.json nor an index.json names one; "
                 "use import for the archive of a root file system"
             )
+        if self._platform is not None:
+            found = {self._narrowed(digest, names): names for digest, names in found.items()}
         for digest in found:
             self._unpack(digest)
         return [self._name(digest, names) for digest, names in found.items()]
+
+    def _narrowed(self, digest: str, names: list[Reference]) -> str:
+        """The manifest of the variant that was asked for."""
+        assert self._platform is not None
+        target = Variants(self._content).target(digest)
+        variant = target.on(self._platform)
+        if variant is None:
+            called = names[0].familiar if names else digests.short(digest)
+            there = ", ".join(sorted({str(each.platform) for each in target.variants})) or "none"
+            raise NotFound(f"the archive's image {called} has no variant for {self._platform}; it has {there}")
+        return variant.manifest.digest
 
     def _from_layout(self, found: dict[str, list[Reference]]) -> None:
         """The images of an OCI layout, with the names in its annotations."""

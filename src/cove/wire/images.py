@@ -60,9 +60,14 @@ class ManifestSize(Value, frozen=True, kw_only=True):
     total: int = 0
 
 
+class UnpackedSize(Value, frozen=True, kw_only=True):
+    unpacked: int = 0
+
+
 class ImageData(Value, frozen=True, kw_only=True):
     platform: Platform
     containers: tuple[str, ...] = ()
+    size: UnpackedSize = UnpackedSize()
 
 
 class AttestationData(Value, frozen=True, kw_only=True):
@@ -127,6 +132,7 @@ class ImageSummary(Value, frozen=True, kw_only=True):
     labels: dict[str, str] | None = None
     containers: int = -1
     descriptor: Descriptor | UnsetType = UNSET
+    manifests: tuple[ManifestSummary, ...] | UnsetType = UNSET
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):

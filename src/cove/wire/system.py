@@ -150,15 +150,6 @@ class Info(Value, frozen=True, kw_only=True):
     warnings: tuple[str, ...] | None = None
 
 
-class ImageUsage(Value, frozen=True, kw_only=True):
-    """All images together: bytes on disk, and how many of them removing the unused ones would free."""
-
-    active_count: int = 0
-    total_count: int = 0
-    total_size: int = 0
-    reclaimable: int = 0
-
-
 class BuildCacheItem(Value, frozen=True, kw_only=True):
     """A finished step; `shared` when an image has its layer too. `size` is in bytes on disk."""
 
@@ -173,15 +164,31 @@ class BuildCacheItem(Value, frozen=True, kw_only=True):
     usage_count: int = 0
 
 
-class DiskUsage(Value, frozen=True, kw_only=True):
-    """Everything that takes room on disk, in bytes as du(1) counts them; `layers_size` is that of all images."""
+class ObjectUsage(Value, frozen=True, kw_only=True):
+    """All objects of one kind: bytes on disk, and how many of them removing the unused ones would free."""
 
-    layers_size: int = 0
-    image_usage: ImageUsage = ImageUsage()
-    images: tuple[ImageSummary, ...] = ()
-    containers: tuple[ContainerSummary, ...] = ()
-    volumes: tuple[Volume, ...] = ()
-    build_cache: tuple[BuildCacheItem, ...] = ()
+    active_count: int = 0
+    total_count: int = 0
+    total_size: int = 0
+    reclaimable: int = 0
+    items: tuple[ImageSummary | ContainerSummary | Volume | BuildCacheItem, ...] | UnsetType = UNSET
+
+
+class DiskUsage(Value, frozen=True, kw_only=True):
+    """What takes room on disk, in bytes as du(1) counts them; `layers_size` is that of all images.
+
+    Clients before API 1.52 read the lists, newer ones the usages. A kind that was not asked for is left out.
+    """
+
+    layers_size: int | UnsetType = UNSET
+    images: tuple[ImageSummary, ...] | UnsetType = UNSET
+    containers: tuple[ContainerSummary, ...] | UnsetType = UNSET
+    volumes: tuple[Volume, ...] | UnsetType = UNSET
+    build_cache: tuple[BuildCacheItem, ...] | UnsetType = UNSET
+    image_usage: ObjectUsage | UnsetType = UNSET
+    container_usage: ObjectUsage | UnsetType = UNSET
+    volume_usage: ObjectUsage | UnsetType = UNSET
+    build_cache_usage: ObjectUsage | UnsetType = UNSET
 
 
 class AuthResponse(Value, frozen=True, kw_only=True):

@@ -19,7 +19,11 @@ _PRUNE_FILTERS = ("dangling", "label", "label!", "until", "unused-for", "keep-st
 async def list_(engine: Engine, request: Request) -> Reply:
     query = request.query
     found = await engine.images.list(
-        all=query.flag("all"), digests=query.flag("digests"), filters=query.filters(_LIST_FILTERS)
+        all=query.flag("all"),
+        digests=query.flag("digests"),
+        shared=query.flag("shared-size"),
+        manifests=query.flag("manifests"),
+        filters=query.filters(_LIST_FILTERS),
     )
     return json_reply(found)
 
@@ -45,7 +49,10 @@ async def tag(engine: Engine, request: Request) -> Reply:
 async def remove(engine: Engine, request: Request) -> Reply:
     query = request.query
     removed = await engine.images.remove(
-        request.params["name"], force=query.flag("force"), noprune=query.flag("noprune")
+        request.params["name"],
+        force=query.flag("force"),
+        noprune=query.flag("noprune"),
+        platforms=query.texts("platforms"),
     )
     return json_reply(removed)
 
@@ -108,12 +115,23 @@ async def attachments(engine: Engine, request: Request) -> Reply:
 
 
 async def load(engine: Engine, request: Request) -> Reply:
-    return progress(await engine.images.load(request.body, quiet=request.query.flag("quiet")))
+    query = request.query
+    return progress(
+        await engine.images.load(request.body, quiet=query.flag("quiet"), platform=_one_platform(request))
+    )
 
 
 async def save(engine: Engine, request: Request) -> Reply:
     names = [request.params["name"]] if "name" in request.params else request.query.texts("names")
-    return Stream(await engine.images.save(names, platform=request.query.text("platform")), content_type=TAR)
+    return Stream(await engine.images.save(names, platform=_one_platform(request)), content_type=TAR)
+
+
+def _one_platform(request: Request) -> str:
+    """Newer clients may name several platforms; more than one is refused."""
+    platforms = request.query.texts("platform")
+    if len(platforms) > 1:
+        raise Unsupported("name one platform, or none for all of them: a choice of several is not supported")
+    return platforms[0] if platforms else ""
 
 
 async def search(engine: Engine, request: Request) -> Reply:

@@ -6,7 +6,7 @@ from cove.api.http import TEXT, Reply, Request, Response, json_reply
 from cove.api.router import Route
 from cove.api.streams import objects
 from cove.engine.engine import Engine
-from cove.errors import NotFound, Unavailable
+from cove.errors import NotFound, Unavailable, Unsupported
 from cove.wire.images import RegistryAuth
 
 _PING = (
@@ -34,7 +34,8 @@ async def info(engine: Engine, request: Request) -> Reply:
 
 
 async def df(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.system.df())
+    query = request.query
+    return json_reply(await engine.disk_usage.measure(query.texts("type"), items=query.flag("verbose")))
 
 
 async def auth(engine: Engine, request: Request) -> Reply:
@@ -53,6 +54,10 @@ async def no_plugins(engine: Engine, request: Request) -> Reply:
     return json_reply([])
 
 
+async def refuse_plugins(engine: Engine, request: Request) -> Reply:
+    raise Unsupported("Cove has no plugins: its drivers are part of it; see docker info or cove info for their names")
+
+
 async def no_plugin(engine: Engine, request: Request) -> Reply:
     raise NotFound(f'plugin "{request.params["name"]}" not found: Cove has no plugins')
 
@@ -63,6 +68,7 @@ async def no_swarm(engine: Engine, request: Request) -> Reply:
     )
 
 
+_PLUGIN_VERBS = ("enable", "disable", "upgrade", "push", "set")
 _SWARM = ("swarm", "nodes", "services", "tasks", "secrets", "configs")
 
 ROUTES: tuple[Route[Engine], ...] = (
@@ -75,6 +81,11 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("GET", "/events", events),
     Route("GET", "/plugins", no_plugins),
     Route("GET", "/plugins/{name:path}/json", no_plugin),
+    Route("DELETE", "/plugins/{name:path}", no_plugin),
+    *(Route("POST", f"/plugins/{{name:path}}/{verb}", no_plugin) for verb in _PLUGIN_VERBS),
+    Route("GET", "/plugins/privileges", refuse_plugins),
+    Route("POST", "/plugins/pull", refuse_plugins),
+    Route("POST", "/plugins/create", refuse_plugins),
     *(Route(method, f"/{noun}", no_swarm) for noun in _SWARM for method in ("GET", "POST")),
     *(Route(method, f"/{noun}/{{rest:path}}", no_swarm) for noun in _SWARM for method in ("GET", "POST", "DELETE")),
 )

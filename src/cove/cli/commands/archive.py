@@ -28,7 +28,9 @@ def load(call: Call) -> int:
     if not path and is_terminal(0):
         raise UsageError("there is no archive to load: use -i FILE, or send one to stdin")
     with open_input(path) as source:
-        messages = connect(call.host).images.load(chunks_of(source), quiet=call.flag("quiet"))
+        messages = connect(call.host).images.load(
+            chunks_of(source), quiet=call.flag("quiet"), platform=call.text("platform")
+        )
         progress.show(messages)
     return 0
 
@@ -81,6 +83,7 @@ LOAD = Verb(
     "",
     (
         Flag("input", "Read from a file", short="i", hint="file"),
+        Flag("platform", "Only the variant for this platform: linux/arm64"),
         Flag("quiet", "Show no progress", "bool", short="q"),
     ),
 )

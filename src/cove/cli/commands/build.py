@@ -8,6 +8,7 @@ import sys
 
 from cove.cli import buildview, context
 from cove.cli.flags import Call, Flag, UsageError, Verb
+from cove.cli.options.resources import ulimit
 from cove.cli.options.values import size
 from cove.client import connect
 
@@ -79,9 +80,26 @@ def _query(call: Call) -> dict[str, Any]:
         "networkmode": call.text("network") or None,
         "extrahosts": _list(call, "add-host"),
         "shmsize": size(call.text("shm-size"), "shm-size") if call.text("shm-size") else None,
-        "memory": size(call.text("memory"), "memory") if call.text("memory") else None,
+        **_limits(call),
         "allow": _list(call, "allow"),
         "check": call.flag("check") or None,
+    }
+
+
+def _limits(call: Call) -> dict[str, Any]:
+    """What each step may use."""
+    if not call.flag("rm"):
+        raise UsageError("--rm=false cannot be honoured: a build of Cove makes no containers that could be kept")
+    swap = call.text("memory-swap")
+    return {
+        "memory": size(call.text("memory"), "memory") if call.text("memory") else None,
+        "memswap": (-1 if swap == "-1" else size(swap, "memory-swap")) if swap else None,
+        "cpushares": call.number("cpu-shares") or None,
+        "cpuperiod": call.number("cpu-period") or None,
+        "cpuquota": call.number("cpu-quota") or None,
+        "cpusetcpus": call.text("cpuset-cpus") or None,
+        "cgroupparent": call.text("cgroup-parent") or None,
+        "ulimits": json.dumps([ulimit(text) for text in call.list("ulimit")]) if call.list("ulimit") else None,
     }
 
 
@@ -283,12 +301,19 @@ BUILD = Verb(
         Flag("build-arg", "Set an ARG: NAME=VALUE, or NAME from the environment", "list", hint="arg"),
         Flag("cache-from", "Take finished steps from: an image, or type=local|registry,…", "list", hint="source"),
         Flag("cache-to", "Put finished steps to: type=inline|local|registry,…", "list", hint="target"),
+        Flag("cgroup-parent", "The control group that those of the steps lie in", hint="group"),
         Flag("check", "Only check the Dockerfile", "bool"),
+        Flag("cpu-period", "CPU period of each step, in microseconds", "int"),
+        Flag("cpu-quota", "CPU time of each step in a period, in microseconds", "int"),
+        Flag("cpu-shares", "CPU weight of each step against others", "int"),
+        Flag("cpuset-cpus", "The CPUs of each step: 0-3 or 0,2", hint="cpus"),
         Flag("explain", "Say for each step why it ran", "bool"),
         Flag("file", "The Dockerfile (default DIRECTORY/Dockerfile); - for stdin", short="f", hint="file"),
+        Flag("force-rm", "No container of a step ever stays, whether the build fails or not", "bool"),
         Flag("iidfile", "Write the image's id to this file", hint="file"),
         Flag("label", "Set a label", "map", hint="name=value"),
         Flag("memory", "Limit of memory for each step", short="m", hint="bytes"),
+        Flag("memory-swap", "Limit of memory and swap for each step; -1: no limit of swap", hint="bytes"),
         Flag("metadata-file", "Write what was built to this file, as JSON", hint="file"),
         Flag("network", "Network of RUN: default, none, host, or a network's name"),
         Flag("no-cache", "Run every step", "bool"),
@@ -298,11 +323,13 @@ BUILD = Verb(
         Flag("progress", "auto, plain, tty or json", default="auto", hint="kind"),
         Flag("pull", "Ask the registries for newer base images", "bool"),
         Flag("quiet", "Show nothing but the image's id", "bool", short="q"),
+        Flag("rm", "No container of a step stays", "bool", default="true"),
         Flag("secret", "A secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VARIABLE]", "list"),
         Flag("shm-size", "Size of /dev/shm for each step", hint="bytes"),
         Flag("ssh", "An ssh agent for RUN --mount=type=ssh: default, or ID=SOCKET", "list"),
         Flag("tag", "Name of the image", "list", short="t", hint="name"),
         Flag("target", "Build this stage", hint="stage"),
+        Flag("ulimit", "Resource limit of each step: NAME=SOFT[:HARD]", "list", hint="limit"),
     ),
     least=1,
     most=1,

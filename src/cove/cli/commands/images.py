@@ -27,8 +27,11 @@ def images(call: Call) -> int:
     if call.arguments:
         filters.setdefault("reference", []).append(call.arguments[0])
     digests = call.flag("digests")
-    found = connect(call.host).images.list(all=call.flag("all"), digests=digests, filters=filters)
+    tree = call.flag("tree")
+    found = connect(call.host).images.list(all=call.flag("all"), digests=digests, manifests=tree, filters=filters)
     found.sort(key=lambda image: -image.get("Created", 0))
+    if tree:
+        return _tree(call, found)
     full, form = call.flag("no-trunc"), call.text("format")
     rows = [row for image in found for row in _rows(image, full=full, digests=digests or ".Digest" in form)]
     if call.flag("quiet"):
@@ -62,6 +65,34 @@ def _rows(image: dict[str, Any], *, full: bool, digests: bool) -> Iterable[dict[
             yield {**base, "Repository": repository, "Tag": _NONE, "Digest": digest if digests else _NONE}
 
 
+def _tree(call: Call, found: Iterable[dict[str, Any]]) -> int:
+    """Each image, and below it the platforms that it is for; those that are not here have no size."""
+    for flag in ("quiet", "format", "no-trunc", "digests"):
+        if call.given(flag):
+            raise UsageError(f"--tree draws a table of its own; it cannot be combined with --{flag}")
+    lines: list[list[str]] = []
+    for image in found:
+        names = [name for name in image.get("RepoTags") or () if not name.startswith(_NONE)] or ["<untagged>"]
+        offers = [each for each in image.get("Manifests") or () if each.get("Kind") == "image"]
+        users = sum(len(each["ImageData"].get("Containers") or ()) for each in offers)
+        size = humanize.size(image.get("Size", 0))
+        lines.append([", ".join(names), output.short_id(image["Id"]), size, _used(users)])
+        for number, offer in enumerate(offers, 1):
+            data = offer["ImageData"]
+            platform = data["Platform"]
+            name = "/".join(filter(None, (platform.get("os"), platform.get("architecture"), platform.get("variant"))))
+            branch = "└─" if number == len(offers) else "├─"
+            room = humanize.size(offer["Size"]["Total"]) if offer["Available"] else "not here"
+            used = _used(len(data.get("Containers") or ()))
+            lines.append([f"{branch} {name}", output.short_id(offer["ID"]), room, used])
+    output.table(["IMAGE", "ID", "SIZE", "IN USE"], lines)
+    return 0
+
+
+def _used(containers: int) -> str:
+    return "yes" if containers > 0 else ""
+
+
 def _count(number: int) -> str:
     return str(number) if number >= 0 else "N/A"
 
@@ -79,10 +110,13 @@ def tag(call: Call) -> int:
 
 def remove(call: Call) -> int:
     client = connect(call.host)
+    platforms = call.list("platform")
     code = 0
     for name in call.arguments:
         try:
-            done = client.images.remove(name, force=call.flag("force"), keep_parents=call.flag("no-prune"))
+            done = client.images.remove(
+                name, force=call.flag("force"), keep_parents=call.flag("no-prune"), platforms=platforms
+            )
         except ApiError as error:
             if error.status == 404 and call.flag("force"):
                 continue
@@ -104,7 +138,10 @@ def _tell(error: ApiError) -> int:
 def history(call: Call) -> int:
     (name,) = call.arguments
     full, human = call.flag("no-trunc"), call.flag("human")
-    rows = [_step(step, full=full, human=human) for step in connect(call.host).images.history(name)]
+    rows = [
+        _step(step, full=full, human=human)
+        for step in connect(call.host).images.history(name, platform=call.text("platform"))
+    ]
     if call.flag("quiet"):
         for row in rows:
             print(row["ID"])
@@ -144,6 +181,7 @@ LIST = Verb(
         _FORMAT,
         Flag("no-trunc", "Show everything in full", "bool"),
         Flag("quiet", "Show ids only", "bool", short="q"),
+        Flag("tree", "Show below each image the platforms that it is for", "bool"),
     ),
     most=1,
 )
@@ -155,6 +193,7 @@ REMOVE = Verb(
     (
         Flag("force", "Remove it although it has other names or stopped containers", "bool", short="f"),
         Flag("no-prune", "Keep parents that have no name", "bool"),
+        Flag("platform", "Only the variant for this platform, where the daemon can do that", "list"),
     ),
     least=1,
     most=None,
@@ -167,6 +206,7 @@ HISTORY = Verb(
         _FORMAT,
         Flag("human", "Sizes and dates in words", "bool", short="H", default="true"),
         Flag("no-trunc", "Show everything in full", "bool"),
+        Flag("platform", "The variant for this platform: linux/arm64"),
         Flag("quiet", "Show ids only", "bool", short="q"),
     ),
     least=1,

@@ -58,7 +58,7 @@ def resources(call: Call) -> dict[str, Any]:
     if call.flag("oom-kill-disable"):
         found["OomKillDisable"] = True
     if call.list("ulimit"):
-        found["Ulimits"] = [_ulimit(text) for text in call.list("ulimit")]
+        found["Ulimits"] = [ulimit(text) for text in call.list("ulimit")]
     named = [text for text in call.list("device") if not text.startswith("/") and "/" in text and "=" in text]
     paths = [_device(text) for text in call.list("device") if text not in named]
     if paths:
@@ -109,7 +109,7 @@ def _gpus(text: str) -> dict[str, Any]:
     return request
 
 
-def _ulimit(text: str) -> dict[str, Any]:
+def ulimit(text: str) -> dict[str, Any]:
     """`nofile=1024:2048`, `nproc=64`: name, soft, hard."""
     name, _, limits = text.partition("=")
     soft, _, hard = limits.partition(":")
