@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
+from cove.errors import InvalidArgument
 from cove.httpd import messages
 from cove.httpd.messages import (
     JSON,
@@ -86,7 +87,15 @@ class Request(messages.Request):
 
     async def json(self, kind: type[T]) -> T:
         """The body as a value of the wire. Raises InvalidArgument."""
-        return base.decode(kind, await self.read())
+        return base.decode(kind, await self.json_text())
+
+    async def json_text(self) -> bytes:
+        """The body, which nobody may call anything but JSON. Raises InvalidArgument."""
+        named = self.headers.get("content-type", "")
+        body = await self.read()
+        if body and named and named.partition(";")[0].strip().lower() != JSON:
+            raise InvalidArgument(f"unsupported Content-Type header ({named}): must be '{JSON}'")
+        return body
 
 
 def json_reply(value: object, status: int = 200) -> Response:

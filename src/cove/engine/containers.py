@@ -13,10 +13,11 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from cove import ids
-from cove.engine import cdi, foreign, links, merge, publishing, render, resources, security, spec, trust
+from cove.engine import cdi, foreign, links, merge, naming, publishing, render, resources, security, spec, trust
 from cove.engine.attachments import Attachments
 from cove.engine.context import Context
 from cove.engine.health import check_config as check_health
+from cove.engine.image_view import descriptor
 from cove.engine.launch import check_log
 from cove.engine.lifecycle import Lifecycle
 from cove.engine.mounts import Mounts
@@ -29,11 +30,12 @@ from cove.engine.removal import Removal
 from cove.engine.selection import Selection
 from cove.engine.telling import tell
 from cove.engine.userns import Maps, Users
-from cove.errors import Conflict, InvalidArgument, NotFound
+from cove.errors import Conflict, CoveError, InvalidArgument, NotFound
 from cove.image.images import Image
 from cove.network import egress, rates, resolv
 from cove.oci.platform import Platform
 from cove.wire import containers as wire
+from cove.wire.descriptors import Descriptor
 from cove.wire.filters import Filters
 
 
@@ -150,6 +152,8 @@ class Containers:
         for key in config.exposed_ports:
             parse_port(key)
         check_health(config.healthcheck)
+        if any(not key.strip() for key in asked.annotations):
+            raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key")
         cdi.edits(asked.device_requests, self._context.settings.cdi_directories)
         warnings = spec.check(config, asked, self._context.host)
         if asked.network_mode == "host" and (asked.port_bindings or asked.publish_all_ports):
@@ -178,10 +182,23 @@ class Containers:
         """All about one container."""
         container = self._registry.find(ref)
         shown = render.inspection(container, self._networks, self._context.data)
+        shown = msgspec.structs.replace(
+            shown,
+            host_config=spec.with_paths(shown.host_config, self._context.host),
+            image_manifest_descriptor=self._manifest(container.record.image_id),
+        )
         if size:
             used, total = await self._sizes(container)
             shown = msgspec.structs.replace(shown, size_rw=used, size_root_fs=total)
         return shown
+
+    def _manifest(self, image_id: str) -> Descriptor | msgspec.UnsetType:
+        """The manifest that its image was unpacked from; nothing when the image was removed by force."""
+        try:
+            image = self._context.images.get(image_id)
+        except CoveError:
+            return msgspec.UNSET
+        return msgspec.structs.replace(descriptor(image.manifest), platform=image.config.platform)
 
     async def list(
         self,
@@ -253,16 +270,22 @@ class Containers:
                     "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the "
                     "same time"
                 )
+            if body.pids_limit is not None:
+                changes["pids_limit"] = max(body.pids_limit, 0)
             if "nano_cpus" in changes:
                 changes |= {"cpu_period": 0, "cpu_quota": 0}
             if body.net_rate:
                 changes["net_rate"] = str(rates.parse(body.net_rate, rates.parse(asked.net_rate)))
             updated = msgspec.structs.replace(asked, **changes)
             if body.restart_policy is not None and body.restart_policy.name:
+                if asked.auto_remove and body.restart_policy.name != "no":
+                    raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
                 updated = msgspec.structs.replace(updated, restart_policy=body.restart_policy)
             warnings = spec.check(container.record.config, updated, self._context.host)
             if container.facts.running and changes:
-                await self._context.runtime.update(container.id, resources.limits(updated, self._context.host))
+                lifted = msgspec.structs.replace(updated, pids_limit=updated.pids_limit or -1)
+                limits = resources.limits(lifted if "pids_limit" in changes else updated, self._context.host)
+                await self._context.runtime.update(container.id, limits)
                 if updated.net_rate != asked.net_rate:
                     self._attachments.limit(container, rates.parse(updated.net_rate))
             if body.publish_add or body.publish_rm:
@@ -277,7 +300,8 @@ class Containers:
     async def remove(self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None:
         """Remove it, killing it first if `force`; Conflict when it runs."""
         if link:
-            raise InvalidArgument(f"Cannot get parent / for name /{ref}: containers have no links here")
+            self._remove_link(ref)
+            return
         container = self._registry.find(ref)
         if container.removing:
             raise Conflict(f"removal of container {ref} is already in progress")
@@ -291,6 +315,17 @@ class Containers:
             if container.facts.running:
                 raise Conflict(f'cannot remove container "/{container.name}": {_why_not(container)}')
             await self._removal.remove(container, volumes=volumes)
+
+    def _remove_link(self, path: str) -> None:
+        """Forget a link, called CONTAINER/ALIAS, from the container's next start on."""
+        owner, slash, alias = path.strip("/").partition("/")
+        if not slash:
+            raise InvalidArgument(f"Cannot get parent / for name /{owner}: a link is called CONTAINER/ALIAS")
+        container = self._registry.find(owner)
+        kept = tuple(each for each in container.record.host.links or () if naming.link(each)[0] != alias)
+        if len(kept) == len(container.record.host.links or ()):
+            raise NotFound(f"No such link: /{owner}/{alias}")
+        self._registry.rewrite(container, host=msgspec.structs.replace(container.record.host, links=kept or None))
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -28,8 +28,10 @@ from cove.oci.spec import ConsoleSize, Process
 from cove.runtime.messages import ExecLaunch, Exit
 from cove.runtime.newborn import Process as Running
 from cove.wire import execs as wire
+from cove.wire.times import duration
 
 _KEPT = 64
+_REMEMBERED = 1024
 """Execs that have ended and can still be inspected, of each container."""
 
 
@@ -190,6 +192,7 @@ class Execs:
         self._registry = registry
         self._tasks = tasks
         self._execs: dict[str, Exec] = {}
+        self._gone: dict[str, str] = {}  # the container's id by exec id, of those that ended with their container
 
     async def create(self, ref: str, body: wire.ExecCreateRequest) -> str:
         """Prepare an exec; Conflict when the container does not run."""
@@ -337,9 +340,14 @@ class Execs:
         """With its first process every other one of a container ends."""
         for exec_id in tuple(container.execs):
             found = self._execs.pop(exec_id, None)
-            if found is not None and found.running:
+            if found is None:
+                continue
+            if found.running:
                 self._end(found, 137)
+            self._gone[exec_id] = container.id
         container.execs.clear()
+        while len(self._gone) > _REMEMBERED:
+            del self._gone[next(iter(self._gone))]
 
     async def inspect(self, exec_id: str) -> wire.ExecInspect:
         """What is known of it."""
@@ -386,7 +394,9 @@ class Execs:
             except TimeoutError:
                 with suppress(CoveError):
                     await self._context.runtime.signal(container.id, 9, exec_id=exec_id)
-                return -1, f"Health check exceeded timeout ({timeout:g}s)"
+                said = collected.decode(errors="replace")
+                late = f"Health check exceeded timeout ({duration(round(timeout * 1e9))})"
+                return -1, f"{late}: {said}" if said else late
             finally:
                 await attachment.close()
             code = self._find(exec_id).exit_code
@@ -397,6 +407,8 @@ class Execs:
 
     def _find(self, exec_id: str) -> Exec:
         found = self._execs.get(exec_id)
+        if found is None and exec_id in self._gone:
+            raise Conflict(f"container {self._gone[exec_id]} is not running: its processes ended with it")
         if found is None:
             raise NotFound(f"No such exec instance: {exec_id}")
         return found

@@ -36,7 +36,7 @@ def parse_keys(text: str) -> bytes:
             continue
         letter = word.removeprefix("ctrl-")
         if letter == word or len(letter) != 1 or not ("a" <= letter <= "z" or letter in "@[\\]^_"):
-            raise InvalidArgument(f"Invalid escape keys ({text}) provided: unknown character: '{word}'")
+            raise InvalidArgument(f"Invalid detach keys ({text}) provided: unknown character: '{word}'")
         keys.append(ord(letter.upper()) & 0x1F)
     return bytes(keys)
 

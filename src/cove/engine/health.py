@@ -29,11 +29,11 @@ _SHORTEST = 1_000_000
 
 def check_config(config: HealthConfig | None) -> None:
     """Refuse what makes no sense; raises InvalidArgument."""
-    if config is None or not config.test:
+    if config is None:
         return
-    if config.test[0] not in ("NONE", "CMD", "CMD-SHELL"):
+    if config.test and config.test[0] not in ("NONE", "CMD", "CMD-SHELL"):
         raise InvalidArgument(f"Unknown type '{config.test[0]}' in HEALTHCHECK; use NONE, CMD or CMD-SHELL")
-    if config.test[0] != "NONE" and len(config.test) < 2:
+    if config.test and config.test[0] != "NONE" and len(config.test) < 2:
         raise InvalidArgument(f"HEALTHCHECK {config.test[0]} needs a command")
     for name in ("interval", "timeout", "start_period", "start_interval"):
         value = getattr(config, name)

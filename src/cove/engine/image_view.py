@@ -7,12 +7,15 @@ from datetime import datetime
 
 import msgspec
 
+from cove.errors import InvalidArgument
 from cove.image.images import Image
 from cove.image.variants import Offer, attested
 from cove.oci import image as oci
 from cove.oci.platform import Platform
 from cove.wire import images as wire
 from cove.wire.containers import ContainerConfig, HealthConfig
+from cove.wire.descriptors import Descriptor
+from cove.wire.times import moment
 
 
 def unix_seconds(text: str) -> int:
@@ -20,6 +23,14 @@ def unix_seconds(text: str) -> int:
     try:
         return int(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()) if text else 0
     except ValueError:
+        return 0
+
+
+def created_ns(text: str) -> int:
+    """An image's RFC 3339 time in nanoseconds of Unix time; 0 when it has none."""
+    try:
+        return moment(text, now_ns=0) if text else 0
+    except InvalidArgument:
         return 0
 
 
@@ -62,8 +73,8 @@ def inspection(image: Image, manifests: Sequence[wire.ManifestSummary] | None = 
     )
 
 
-def descriptor(found: oci.Descriptor) -> wire.Descriptor:
-    return wire.Descriptor(
+def descriptor(found: oci.Descriptor) -> Descriptor:
+    return Descriptor(
         media_type=found.media_type,
         digest=found.digest,
         size=found.size,

@@ -10,8 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from dataclasses import replace
-from fnmatch import fnmatchcase
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,7 @@ import msgspec
 
 from cove.engine.bridging import Message, Sink, blocking, told
 from cove.engine.context import Context
+from cove.engine.image_selection import narrowed, wanted
 from cove.engine.image_view import defaults, descriptor, inspection, manifest, summary, unix_seconds
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
@@ -38,6 +38,8 @@ from cove.wire import images as wire
 from cove.wire.containers import ContainerConfig
 from cove.wire.filters import Filters
 from cove.wire.times import moment
+
+_ALGORITHMS = ("sha256", "sha384", "sha512")
 
 _Users = tuple[tuple[str, bool], ...]
 
@@ -66,7 +68,9 @@ class ImageService:
         `manifests` tells of each image which variants there are.
         """
         found = [
-            _narrowed(image, filters.get("reference")) for image in await self._all() if self._wanted(image, filters)
+            narrowed(image, filters.get("reference"))
+            for image in await self._all()
+            if wanted(image, filters, self._context.images)
         ]
         users = self._users()
         sizes = (await self._context.executors.bulk(self._context.store.usage.measure, ())).images if shared else {}
@@ -123,6 +127,10 @@ class ImageService:
     async def tag(self, name: str, *, repo: str, tag: str = "") -> None:
         """A further name."""
         target = Reference.parse(f"{repo}:{tag}" if tag else repo)
+        if target.familiar_name in _ALGORITHMS:
+            raise InvalidArgument(
+                f"refusing to create an ambiguous tag using digest algorithm as name: {target.familiar}"
+            )
         image = await self._context.executors.disk(self._context.images.tag, name, target.full)
         self._tell("tag", image.id, target.familiar)
 
@@ -376,7 +384,8 @@ class ImageService:
                 )
             finally:
                 if freeze:
-                    await self._context.runtime.freeze(container.id, False)
+                    with suppress(Conflict):  # it was killed meanwhile
+                        await self._context.runtime.freeze(container.id, False)
         tell(self._context.events, container, "commit", comment=comment, imageID=image.id, imageRef=name)
         return image.id
 
@@ -409,21 +418,6 @@ class ImageService:
         self._context.events.emit("image", action, identity, {"name": name})
 
     # ── filters ───────────────────────────────────────────────────────────────────────────────────
-
-    def _wanted(self, image: Image, filters: Filters) -> bool:
-        dangling = filters.flag("dangling")
-        labels = image.config.config.labels
-        return (
-            (dangling is None or dangling != bool(image.names))
-            and filters.labels(labels)
-            and not ("label!" in filters and filters.labels(labels, "label!"))
-            and all(image.created < self._context.images.get(ref).created for ref in filters.get("before"))
-            and all(image.created > self._context.images.get(ref).created for ref in filters.get("since"))
-            and all(
-                unix_seconds(image.created) * 10**9 < moment(at, now_ns=time.time_ns()) for at in filters.get("until")
-            )
-            and _referenced(image, filters.get("reference"))
-        )
 
 
 def _platform(text: str) -> Platform | None:
@@ -461,24 +455,3 @@ def _reference(name: str, tag: str) -> Reference:
     if not tag:
         return Reference.parse(name, default_tag="")
     return Reference.parse(f"{name}@{tag}" if ":" in tag else f"{name}:{tag}", default_tag="")
-
-
-def _fits(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a name fits one of the patterns "repo", "repo:tag", with * and ?."""
-    repository = name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
-    return any(fnmatchcase(name, pattern) or fnmatchcase(repository, pattern) for pattern in patterns)
-
-
-def _referenced(image: Image, patterns: tuple[str, ...]) -> bool:
-    return not patterns or any(_fits(name, patterns) for name in (*image.names, *image.repo_digests))
-
-
-def _narrowed(image: Image, patterns: tuple[str, ...]) -> Image:
-    """The image under those names only that were asked for."""
-    if not patterns:
-        return image
-    return replace(
-        image,
-        names=tuple(name for name in image.names if _fits(name, patterns)),
-        repo_digests=tuple(name for name in image.repo_digests if _fits(name, patterns)),
-    )

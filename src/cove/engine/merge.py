@@ -7,6 +7,7 @@ if it was said, else the image's.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable
 
 import msgspec
@@ -39,7 +40,7 @@ def merge(asked: ContainerConfig, image: ImageDefaults) -> ContainerConfig:
         labels={**image.labels, **asked.labels},
         exposed_ports={key: {} for key in image.exposed_ports} | asked.exposed_ports,
         volumes=({key: {} for key in image.volumes} | (asked.volumes or {})) or None,
-        working_dir=asked.working_dir or image.working_dir,
+        working_dir=posixpath.normpath(asked.working_dir) if asked.working_dir else image.working_dir,
         user=asked.user or image.user,
         stop_signal=asked.stop_signal or image.stop_signal,
         stop_timeout=image.stop_timeout if asked.stop_timeout is None else asked.stop_timeout,

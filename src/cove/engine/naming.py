@@ -89,7 +89,8 @@ class Naming:
         links: dict[str, str] = {}
         for network, _ in self._named_endpoints(attached):
             place = record.endpoints.get(network.name, EndpointSettings())
-            links |= dict(map(link, (*(place.links or ()), *(asked.links or ()))))
+            wanted = map(link, (*(place.links or ()), *(asked.links or ())))
+            links |= {alias.lower(): target.lower() for alias, target in wanted}
         inside = tuple(Upstream(address=each, inside=True) for each in asked.dns)
         names = followed(rules(record, on(self._networks, attached.endpoints)))
         return View(
@@ -107,7 +108,7 @@ class Naming:
 
 
 def link(text: str) -> tuple[str, str]:
-    """(alias, target) of one --link, "TARGET[:ALIAS]", both as DNS compares them."""
+    """(alias, target) of one --link, "TARGET[:ALIAS]"."""
     target, _, alias = text.partition(":")
     target = target.removeprefix("/")
-    return (alias or target).rpartition("/")[2].lower(), target.lower()
+    return (alias or target).rpartition("/")[2], target

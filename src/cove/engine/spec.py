@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from cove.engine import merge, resources, security, userns
 from cove.engine.cdi import NO_EDITS, Edits
 from cove.engine.host import HostFacts
@@ -93,6 +95,16 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
             readonly_paths=_paths(asked.readonly_paths, security.READONLY_PATHS if paths else ()),
             rootfs_propagation="rprivate",
         ),
+    )
+
+
+def with_paths(asked: HostConfig, host: HostFacts) -> HostConfig:
+    """The same wishes with the masked and read-only paths spelt out that the container has."""
+    paths = security.security_options(asked, host).system_paths
+    return msgspec.structs.replace(
+        asked,
+        masked_paths=_paths(asked.masked_paths, security.masked_paths(host.cpus) if paths else ()),
+        readonly_paths=_paths(asked.readonly_paths, security.READONLY_PATHS if paths else ()),
     )
 
 

@@ -9,7 +9,7 @@ import json
 import posixpath
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from msgspec.structs import replace
 
@@ -18,6 +18,8 @@ from cove.oci.image import ContainerConfig, Healthcheck
 
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?")
 _DURATION = re.compile(r"(?:([0-9.]+)h)?(?:([0-9.]+)m(?!s))?(?:([0-9.]+)s)?(?:([0-9.]+)ms)?")
+_VARIABLE = re.compile(r"\$(?:(?P<plain>\w+)|\{(?P<name>\w+)(?:(?P<rule>:[-+])(?P<word>[^}]*))?\})")
+_EXPANDED = frozenset({"ENV", "LABEL", "EXPOSE", "USER", "VOLUME", "WORKDIR", "STOPSIGNAL"})
 _FLAGS = {"interval": "interval", "timeout": "timeout", "start-period": "start_period"}
 _FLAGS["start-interval"] = "start_interval"
 
@@ -26,8 +28,49 @@ def apply(config: ContainerConfig, changes: Iterable[str]) -> ContainerConfig:
     """The configuration after every change in order; InvalidArgument names the one that makes no sense."""
     for change in changes:
         word, _, rest = change.strip().partition(" ")
-        config = _one(config, word.upper(), rest.strip(), change)
+        word, rest = word.upper(), rest.strip()
+        if word in _EXPANDED:
+            known = dict(entry.split("=", 1) for entry in config.env if "=" in entry)
+            rest = _expanded(rest, known, shell=word in ("ENV", "LABEL") and "=" in rest.partition(" ")[0])
+        config = _one(config, word, rest, change)
     return config
+
+
+def _expanded(text: str, known: Mapping[str, str], *, shell: bool) -> str:
+    """`$NAME`, `${NAME}`, `${NAME:-word}` and `${NAME:+word}` replaced, but not behind \\ or in single quotes.
+
+    With `shell`, what is put in is quoted, so that blanks in it do not end a word.
+    """
+    found: list[str] = []
+    quote = ""
+    at = 0
+    while at < len(text):
+        letter = text[at]
+        if letter == "\\" and text[at + 1 : at + 2] == "$":
+            found.append("\\$" if shell and not quote else "$")
+            at += 2
+            continue
+        if letter in "'\"" and quote in ("", letter):
+            quote = "" if quote else letter
+        variable = _VARIABLE.match(text, at) if letter == "$" and quote != "'" else None
+        if variable is None:
+            found.append(letter)
+            at += 1
+            continue
+        value = _value(variable, known)
+        special = r'(["\\])' if quote else r"([^\w@%+=:,./-])"
+        found.append(re.sub(special, r"\\\1", value) if shell else value)
+        at = variable.end()
+    return "".join(found)
+
+
+def _value(variable: re.Match[str], known: Mapping[str, str]) -> str:
+    value = known.get(variable["plain"] or variable["name"], "")
+    if variable["rule"] == ":-":
+        return value or variable["word"]
+    if variable["rule"] == ":+":
+        return variable["word"] if value else ""
+    return value
 
 
 def _one(config: ContainerConfig, word: str, rest: str, change: str) -> ContainerConfig:

@@ -68,7 +68,8 @@ def commit(
 ) -> Image:
     """Make an image of the container `key`, whose image was `base`, and name it (`name` "" for none)."""
     layer = commit_layer(data, content, layers, snapshots, key)
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    now = time.time_ns()
+    made = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now // 10**9))}.{now % 10**9:09d}Z"
     host = host_platform()
     old = base.config if base else ImageConfig(os=host.os, architecture=host.architecture, variant=host.variant)
     step = History(created=made, created_by=created_by, author=author, comment=comment)

@@ -230,7 +230,7 @@ class _Load:
         }
         for item in listing:
             config = self._contents.read(item.Config, image.MAX_CONFIG)
-            digest = by_config.get(digests.of(config)) or self._composed(config, item.Layers)
+            digest = by_config.get(digests.of(config)) or self._composed(config, item.Layers or ())
             names = [Reference.parse(name) for name in item.RepoTags or ()]
             if any(name.digest for name in names):
                 raise InvalidArgument("the archive is damaged: manifest.json names an image by digest")
@@ -308,7 +308,7 @@ class _Listed(msgspec.Struct, frozen=True):
 
     Config: str
     RepoTags: tuple[str, ...] | None = None
-    Layers: tuple[str, ...] = ()
+    Layers: tuple[str, ...] | None = None
 
 
 def _check_size(name: str, size: int, limit: int) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from cove.wire.base import Value
+from cove.wire.descriptors import Descriptor
 from cove.wire.mounts import Mount, MountPoint
 from cove.wire.networks import EndpointSettings
 from cove.wire.ports import PortMap, PortSet, PortSummary
@@ -305,6 +306,7 @@ class ContainerInspect(Value, frozen=True, kw_only=True):
     process_label: str = ""
     app_armor_profile: str = ""
     exec_ids: tuple[str, ...] | None = msgspec.field(name="ExecIDs", default=None)
+    image_manifest_descriptor: Descriptor | UnsetType = UNSET
     host_config: HostConfig
     graph_driver: GraphDriver = GraphDriver()
     size_rw: int | UnsetType = UNSET

@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType
 from cove.oci.platform import Platform
 from cove.wire.base import Value
 from cove.wire.containers import GraphDriver, HealthConfig
+from cove.wire.descriptors import Descriptor
 from cove.wire.ports import PortSet
 
 
@@ -45,14 +46,6 @@ class RootFS(Value, frozen=True, kw_only=True):
 
 class ImageMetadata(Value, frozen=True, kw_only=True):
     last_tag_time: str = "0001-01-01T00:00:00Z"
-
-
-class Descriptor(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    media_type: str
-    digest: str
-    size: int
-    annotations: dict[str, str] | UnsetType = UNSET
-    platform: Platform | UnsetType = UNSET
 
 
 class ManifestSize(Value, frozen=True, kw_only=True):

@@ -108,6 +108,8 @@ class Info(Value, frozen=True, kw_only=True):
     cpu_set: bool = msgspec.field(name="CPUSet", default=True)
     pids_limit: bool = True
     oom_kill_disable: bool = False
+    bridge_nf_iptables: bool | UnsetType = msgspec.field(name="BridgeNfIptables", default=UNSET)
+    bridge_nf_ip6tables: bool | UnsetType = msgspec.field(name="BridgeNfIp6tables", default=UNSET)
     ipv4_forwarding: bool = msgspec.field(name="IPv4Forwarding", default=True)
     debug: bool = False
     n_fd: int = msgspec.field(name="NFd", default=0)

@@ -27,6 +27,17 @@ def stamp(time_ns: int) -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{fraction:09d}Z"
 
 
+def duration(length_ns: int) -> str:
+    """A length of time as Go writes it: "50ms", "1.5s", "1m30s", "2h0m0s"."""
+    if length_ns < _NS:
+        unit, size = next(((word, _UNITS[word]) for word in ("ms", "µs") if length_ns >= _UNITS[word]), ("ns", 1))
+        return f"{length_ns / size:g}{unit}" if length_ns else "0s"
+    minutes, rest = divmod(length_ns, 60 * _NS)
+    hours, minutes = divmod(minutes, 60)
+    words = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{words}{rest / _NS:.9f}".rstrip("0").rstrip(".") + "s"
+
+
 def moment(text: str, *, now_ns: int) -> int:
     """Nanoseconds of Unix time from "1700000000.5", RFC 3339, a date, or a duration before now."""
     if number := _UNIX.fullmatch(text):

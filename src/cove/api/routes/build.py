@@ -170,7 +170,7 @@ def _auth(request: Request) -> dict[str, dict[str, str]]:
         return {}
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        return msgspec.json.decode(raw or b"{}", type=dict[str, dict[str, str]], strict=False)
+        return msgspec.json.decode(raw or b"{}", type=dict[str, dict[str, str]] | None, strict=False) or {}
     except (binascii.Error, msgspec.DecodeError, ValueError) as error:
         raise InvalidArgument(f"the header X-Registry-Config cannot be read: {error}") from None
 

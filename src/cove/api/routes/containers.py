@@ -23,6 +23,9 @@ _LIST_FILTERS = (
     "network", "publish", "since", "status", "volume",
 )  # fmt: skip
 _PRUNE_FILTERS = ("until", "label", "label!")
+_PRIVATE_IPC_SINCE = (1, 40)
+_SEVERAL_NETWORKS_SINCE = (1, 44)
+_IMAGE_MANIFEST_SINCE = (1, 48)
 _WAIT_CONDITIONS = ("", "not-running", "next-exit", "removed")
 
 
@@ -40,12 +43,20 @@ async def list_(engine: Engine, request: Request) -> Reply:
 async def create(engine: Engine, request: Request) -> Reply:
     body = await request.json(CreateRequest)
     query = request.query
+    if request.version < _PRIVATE_IPC_SINCE and not body.host_config.ipc_mode:
+        shareable = msgspec.structs.replace(body.host_config, ipc_mode="shareable")
+        body = msgspec.structs.replace(body, host_config=shareable)
+    if request.version < _SEVERAL_NETWORKS_SINCE and len(body.networking_config.endpoints_config) > 1:
+        raise InvalidArgument("Container cannot be created with multiple network endpoints before API 1.44")
     made = await engine.containers.create(body, name=query.text("name"), platform=query.text("platform"))
     return json_reply(made, 201)
 
 
 async def inspect(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.containers.inspect(request.params["id"], size=request.query.flag("size")))
+    found = await engine.containers.inspect(request.params["id"], size=request.query.flag("size"))
+    if request.version < _IMAGE_MANIFEST_SINCE:
+        found = msgspec.structs.replace(found, image_manifest_descriptor=msgspec.UNSET)
+    return json_reply(found)
 
 
 async def explain(engine: Engine, request: Request) -> Reply:
@@ -206,10 +217,16 @@ async def resize(engine: Engine, request: Request) -> Reply:
 
 def dimensions(request: Request) -> tuple[int, int]:
     """A terminal's height and width in characters."""
-    height, width = request.query.number("h"), request.query.number("w")
-    if height is None or width is None or not (0 <= height < 65536 and 0 <= width < 65536):
-        raise InvalidArgument("A terminal's size needs h and w, each from 0 to 65535 characters")
-    return height, width
+    return _dimension(request, "h", "height"), _dimension(request, "w", "width")
+
+
+def _dimension(request: Request, name: str, called: str) -> int:
+    text = request.query.text(name)
+    if not text.removeprefix("-").isdecimal():
+        raise InvalidArgument(f'invalid resize {called} "{text}": invalid syntax; a number of characters is needed')
+    if not 0 <= int(text) < 65536:
+        raise InvalidArgument(f'invalid resize {called} "{text}": value out of range; it is from 0 to 65535')
+    return int(text)
 
 
 async def stats(engine: Engine, request: Request) -> Reply:
@@ -277,7 +294,7 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("GET", "/containers/{id}/explain", explain),
     Route("POST", "/containers/{id}/rename", rename),
     Route("POST", "/containers/{id}/update", update),
-    Route("DELETE", "/containers/{id}", remove),
+    Route("DELETE", "/containers/{id:path}", remove),
     Route("POST", "/containers/{id}/start", start),
     Route("POST", "/containers/{id}/stop", stop),
     Route("POST", "/containers/{id}/restart", restart),

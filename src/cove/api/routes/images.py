@@ -144,7 +144,7 @@ async def search(engine: Engine, request: Request) -> Reply:
 
 async def commit(engine: Engine, request: Request) -> Reply:
     query = request.query
-    body = await request.read()
+    body = await request.json_text()
     made = await engine.images.commit(
         query.text("container"),
         repo=query.text("repo"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from cove.api.http import TEXT, Reply, Request, Response, json_reply
 from cove.api.router import Route
 from cove.api.streams import objects
@@ -15,6 +17,7 @@ _PING = (
     ("Cache-Control", "no-cache, no-store, must-revalidate"),
     ("Pragma", "no-cache"),
 )
+_NO_BRIDGE_FILTER_SINCE = (1, 50)
 _EVENT_FILTERS = (
     "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
     "service", "type", "volume",
@@ -30,7 +33,11 @@ async def version(engine: Engine, request: Request) -> Reply:
 
 
 async def info(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.system.info())
+    found = await engine.system.info()
+    if request.version < _NO_BRIDGE_FILTER_SINCE:
+        # Cove's rules see packets of bridges without the kernel's br_netfilter.
+        found = msgspec.structs.replace(found, bridge_nf_iptables=True, bridge_nf_ip6tables=True)
+    return json_reply(found)
 
 
 async def df(engine: Engine, request: Request) -> Reply:

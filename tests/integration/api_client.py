@@ -1,0 +1,49 @@
+"""A plain client of the Engine API for tests: one request, its status and what its body says."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+from urllib.parse import urlencode
+
+from tests.conftest import PATIENCE, Daemon
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60 * PATIENCE)
+        self.sock.connect(self._path)
+
+
+class Api:
+    """The API of one daemon, at one version."""
+
+    def __init__(self, daemon: Daemon, version: str = "1.51") -> None:
+        self._path = str(daemon.run / "cove.sock")
+        self._version = version
+
+    def send(
+        self, method: str, path: str, body: object = None, *, kind: str = "application/json", **query: object
+    ) -> tuple[int, bytes]:
+        """One request; a body that is no bytes is sent as JSON."""
+        connection = _Connection(self._path)
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        target = f"/v{self._version}{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
+        try:
+            connection.request(method, target, data, {"Content-Type": kind} if data is not None else {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def call(self, method: str, path: str, body: object = None, **query: object) -> tuple[int, Any]:
+        """The same with the reply's JSON, None where there is none."""
+        status, data = self.send(method, path, body, **query)
+        return status, json.loads(data) if data.strip() else None

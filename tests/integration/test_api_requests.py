@@ -1,0 +1,207 @@
+"""What the API makes of requests: parameters honoured or refused in words, old clients served as they expect."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import Daemon
+from tests.integration.api_client import Api
+
+
+@pytest.fixture
+def api(daemon: Daemon) -> Api:
+    return Api(daemon)
+
+
+@pytest.fixture
+def make(api: Api) -> Iterator[Callable[..., str]]:
+    """Makes containers, started if told so, and removes them."""
+    made: list[str] = []
+
+    def create(started: bool = True, name: str = "", **body: Any) -> str:
+        asked = {"Image": "busybox", "Cmd": ["sleep", "600"], **body}
+        status, answer = api.call("POST", "/containers/create", asked, **({"name": name} if name else {}))
+        assert status == 201, answer
+        made.append(answer["Id"])
+        if started:
+            assert api.call("POST", f"/containers/{answer['Id']}/start")[0] == 204
+        return str(answer["Id"])
+
+    yield create
+    for identity in made:
+        api.call("DELETE", f"/containers/{identity}", force=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"Healthcheck": {"Interval": 100}}, "cannot be less than 1ms"),
+        ({"Healthcheck": {"Retries": -1}}, "cannot be negative"),
+        ({"HostConfig": {"Annotations": {"": "x"}}}, "annotation key"),
+        ({"WorkingDir": "here"}, "absolute path"),
+    ],
+)
+def test_a_bad_wish_is_refused_at_creation(api: Api, body: dict[str, Any], words: str) -> None:
+    status, answer = api.call("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"], **body})
+    assert (status, words in answer["message"]) == (400, True), answer
+
+
+def test_a_body_that_is_called_something_else_is_refused(api: Api) -> None:
+    status, data = api.send("POST", "/containers/create", b"{}", kind="text/plain")
+    assert status == 400
+    assert "must be 'application/json'" in json.loads(data)["message"]
+
+
+def test_detach_keys_and_sizes_that_make_no_sense(api: Api, make: Callable[..., str]) -> None:
+    container = make(Tty=True)
+    status, answer = api.call("POST", f"/containers/{container}/attach", detachKeys="ctrl-A,a", stream=1, stdout=1)
+    assert (status, "Invalid detach keys" in answer["message"]) == (400, True)
+    status, answer = api.call("POST", f"/containers/{container}/resize", h="x", w=2)
+    assert (status, answer["message"].split(";")[0]) == (400, 'invalid resize height "x": invalid syntax')
+    status, answer = api.call("POST", f"/containers/{container}/resize", h=2, w=-1)
+    assert (status, "out of range" in answer["message"]) == (400, True)
+
+
+def test_an_exec_of_a_container_that_ended_is_no_longer_running(api: Api, make: Callable[..., str]) -> None:
+    container = make()
+    asked = {"Cmd": ["sleep", "600"], "Tty": True, "AttachStdout": True}
+    _, made = api.call("POST", f"/containers/{container}/exec", asked)
+    assert api.call("POST", f"/exec/{made['Id']}/start", {"Detach": True, "Tty": True})[0] == 200
+    assert api.call("POST", f"/containers/{container}/kill")[0] == 204
+    assert api.call("POST", f"/containers/{container}/wait")[0] == 200
+    status, answer = api.call("POST", f"/exec/{made['Id']}/resize", h=20, w=20)
+    assert (status, "is not running" in answer["message"]) == (409, True)
+
+
+def test_a_limit_of_processes_is_lifted_again(api: Api, make: Callable[..., str]) -> None:
+    container = make(HostConfig={"PidsLimit": 20})
+    assert api.call("POST", f"/containers/{container}/update", {"PidsLimit": 0})[0] == 200
+    _, shown = api.call("GET", f"/containers/{container}/json")
+    assert shown["HostConfig"]["PidsLimit"] == 0
+    _, used = api.call("GET", f"/containers/{container}/stats", stream=0)
+    assert used["pids_stats"].get("limit", 1 << 64) > 20
+
+
+def test_a_container_that_removes_itself_is_not_restarted(api: Api, make: Callable[..., str]) -> None:
+    container = make(HostConfig={"AutoRemove": True})
+    asked = {"RestartPolicy": {"Name": "always"}}
+    status, answer = api.call("POST", f"/containers/{container}/update", asked)
+    assert (status, "AutoRemove is enabled" in answer["message"]) == (409, True)
+
+
+def test_links_know_capital_letters_and_can_be_removed(api: Api, make: Callable[..., str]) -> None:
+    make(name="Target_ONE")
+    other = make(name="linking", HostConfig={"Links": ["Target_ONE:Db"]})
+    _, shown = api.call("GET", f"/containers/{other}/json")
+    assert shown["HostConfig"]["Links"] == ["Target_ONE:Db"]
+    assert api.call("DELETE", "/containers/linking/nothing", link=1)[0] == 404
+    assert api.call("DELETE", "/containers/linking/Db", link=1)[0] == 204
+    _, shown = api.call("GET", f"/containers/{other}/json")
+    assert not shown["HostConfig"]["Links"]
+
+
+def test_a_health_check_that_takes_too_long_tells_what_it_said(api: Api, make: Callable[..., str]) -> None:
+    check = {"Test": ["CMD-SHELL", "echo said; sleep 60"], "Interval": 10_000_000, "Timeout": 1_500_000_000}
+    container = make(Healthcheck=check)
+    deadline = time.monotonic() + 30
+    while not (log := api.call("GET", f"/containers/{container}/json")[1]["State"]["Health"]["Log"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert log[0]["Output"] == "Health check exceeded timeout (1.5s): said\n"
+
+
+def test_what_old_clients_expect(daemon: Daemon, make: Callable[..., str]) -> None:
+    container = make(started=False)
+    _, shown = Api(daemon, "1.47").call("GET", f"/containers/{container}/json")
+    assert "ImageManifestDescriptor" not in shown
+    assert Api(daemon, "1.49").call("GET", "/info")[1]["BridgeNfIptables"] is True
+    assert "BridgeNfIptables" not in Api(daemon).call("GET", "/info")[1]
+    body = {"Image": "busybox", "NetworkingConfig": {"EndpointsConfig": {"one": {}, "two": {}}}}
+    status, answer = Api(daemon, "1.43").call("POST", "/containers/create", body)
+    assert (status, "multiple network endpoints" in answer["message"]) == (400, True)
+    status, made = Api(daemon, "1.39").call("POST", "/containers/create", {"Image": "busybox", "Cmd": ["true"]})
+    assert status == 201
+    try:
+        assert Api(daemon).call("GET", f"/containers/{made['Id']}/json")[1]["HostConfig"]["IpcMode"] == "shareable"
+    finally:
+        Api(daemon).call("DELETE", f"/containers/{made['Id']}")
+
+
+def test_commits_are_told_apart_and_changes_know_the_variables(api: Api, make: Callable[..., str]) -> None:
+    container = make(started=False, Env=["DIR=/opt/a b"])
+    changes = "ENV PATH=$DIR/bin:/bin QUOTED=\"$DIR\" PLAIN='$DIR'"
+    made = [
+        api.call("POST", "/commit", {}, container=container, repo="told", tag=f"v{n}", changes=changes)[1]["Id"]
+        for n in range(3)
+    ]
+    try:
+        assert len(set(made)) == 3
+        _, shown = api.call("GET", "/images/told:v0/json")
+        assert {"PATH=/opt/a b/bin:/bin", "QUOTED=/opt/a b", "PLAIN=$DIR"} <= set(shown["Config"]["Env"])
+        between = json.dumps({"since": [made[0]], "before": [made[2]]})
+        assert [each["Id"] for each in api.call("GET", "/images/json", filters=between)[1]] == [made[1]]
+    finally:
+        for n in range(3):
+            api.call("DELETE", f"/images/told:v{n}")
+
+
+def test_names_that_a_filter_fits(api: Api) -> None:
+    names = ["fits:one", "fits/deep:two"]
+    for name in names:
+        repo, _, tag = name.partition(":")
+        assert api.call("POST", "/images/busybox/tag", repo=repo, tag=tag)[0] == 201
+    try:
+        for pattern, expected in (
+            ("fits*", ["fits:one"]),
+            ("fits/*", ["fits/deep:two"]),
+            ("docker.io/library/fits", ["fits:one"]),
+            ("docker.io/fits/deep:*", ["fits/deep:two"]),
+        ):
+            _, found = api.call("GET", "/images/json", filters=json.dumps({"reference": [pattern]}))
+            assert [tag for image in found for tag in image["RepoTags"]] == expected, pattern
+        status, answer = api.call("POST", "/images/busybox/tag", repo="sha256", tag="x")
+        assert (status, "ambiguous" in answer["message"]) == (400, True)
+    finally:
+        for name in names:
+            api.call("DELETE", f"/images/{name}")
+
+
+def test_credentials_of_a_build_may_be_null(api: Api) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        text = b"FROM busybox\nLABEL built=yes\n"
+        member = tarfile.TarInfo("Dockerfile")
+        member.size = len(text)
+        archive.addfile(member, io.BytesIO(text))
+    from tests.integration.api_client import _Connection
+
+    connection = _Connection(api._path)
+    headers = {"Content-Type": "application/x-tar", "X-Registry-Config": base64.b64encode(b"null").decode()}
+    connection.request("POST", "/v1.51/build?t=nullauth&version=1", out.getvalue(), headers)
+    answer = connection.getresponse()
+    assert (answer.status, b"Successfully built" in answer.read()) == (200, True)
+    connection.close()
+    assert api.call("DELETE", "/images/nullauth")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query"),
+    [
+        ("DELETE", "/images/busybox", {"platforms": '{"os":"linux","architecture":"amd64"}'}),
+        ("GET", "/images/busybox/get", {"platform": ["linux/amd64", "linux/arm64"]}),
+        ("GET", "/system/df", {"type": "nonsense"}),
+        ("POST", "/plugins/pull", {"remote": "x"}),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(api: Api, method: str, path: str, query: dict[str, Any]) -> None:
+    status, answer = api.call(method, path, **query)
+    assert status in (400, 501)
+    assert answer["message"]
