@@ -246,3 +246,18 @@ def test_a_killed_daemon_forgets_the_step_and_its_secret(own_daemon: Daemon, tmp
     own_daemon.start()
     assert not any((own_daemon.data / "containers").iterdir())
     assert not list(Path("/dev/shm").glob("cove-*-secret-*")) + list(own_daemon.run.glob("*secret*"))
+
+
+def test_steps_on_a_network_and_in_a_containers(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.docker("network", "create", "works")
+    daemon.docker("run", "-d", "--name", "site", "--network", "works", "busybox", "httpd", "-f", "-h", "/etc")
+    try:
+        for network, host in (("works", "site"), ("container:site", "127.0.0.1")):
+            where = context(tmp_path / host, f"FROM busybox\nRUN wget -O /fetched http://{host}/passwd\n")
+            build(daemon, where, "--network", network, "-t", "fetched")
+            assert output(daemon, "fetched", "cat", "/fetched").startswith("root:")
+        told = build(daemon, where, "--network", "container:nobody", "--no-cache", check=False)
+        assert told.returncode and "No such container: nobody" in told.stdout + told.stderr
+    finally:
+        daemon.docker("rm", "-f", "site")
+        daemon.docker("network", "rm", "works")

@@ -55,6 +55,8 @@ class Project:
 
     def compose(self, *words: str, timeout: float = 100) -> str:
         environment = os.environ | {"DOCKER_HOST": self.daemon.host} | self.daemon.environment
+        # What the packaged python3-docker speaks; a newer one elsewhere on the machine would speak the newest.
+        environment["COMPOSE_API_VERSION"] = "1.41"
         done = subprocess.run(
             ["docker-compose", *words],
             cwd=self.root,
@@ -111,6 +113,9 @@ def test_three_services_with_names_health_volumes_and_scaling(project: Project) 
     assert "shop_web_1 is up-to-date" in project.compose("up", "-d", "--scale", "api=3"), "nothing is made anew"
     project.compose("restart", "-t", "0", "web")
     assert fetch(18188) == "welcome"
+    (project.root / "docker-compose.yml").write_text(SMALL.replace("TIER: middle", "TIER: upper"))
+    assert "Recreating shop_api_1" in project.compose("up", "-d", "-t", "0"), "what changed is made anew"
+    assert "TIER=upper" in daemon.docker("exec", "shop_api_1", "env").stdout
     project.compose("down", "-t", "0")
     assert "shop" not in daemon.docker("network", "ls").stdout + daemon.docker("ps", "-a").stdout
     project.compose("up", "-d", "db")

@@ -77,3 +77,24 @@ def test_attach_carries_stdin_and_both_outputs(client: docker.DockerClient) -> N
         attached.close()
     finally:
         container.remove(force=True)
+
+
+def test_a_quiet_load_is_answered_when_it_is_done(client: docker.DockerClient, daemon: Daemon) -> None:
+    """Clients that want to hear nothing of it close the answer unread."""
+    client.images.get("busybox").tag("quiet", "1")
+    saved = b"".join(client.images.get("busybox").save(named="quiet:1"))
+    client.images.remove("quiet:1")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(daemon.host.removeprefix("unix://"))
+        head = f"POST /images/load?quiet=1 HTTP/1.1\r\nHost: d\r\nContent-Length: {len(saved)}\r\n\r\n"
+        connection.sendall(head.encode() + saved)
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    client.images.remove("quiet:1")
+
+
+def test_older_clients_see_an_images_volumes_where_they_look(daemon: Daemon) -> None:
+    for version, shown in (("1.41", True), ("1.45", False)):
+        client = docker.APIClient(base_url=daemon.host, version=version)
+        image = client.inspect_image("busybox")
+        assert ("ContainerConfig" in image, "VirtualSize" in image) == (shown, shown)
+        client.close()

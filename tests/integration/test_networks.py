@@ -70,6 +70,10 @@ def test_what_makes_no_network_is_refused_in_a_sentence(made: Made) -> None:
         (["--subnet=10.97.3.0/24", "--gateway=10.1.1.1"], "is not in the subnet"),
         (["--subnet=10.97.3.0/24", "--ip-range=10.97.4.0/24"], "is not in the subnet"),
         (["--subnet=10.97.3.7/24"], "has host bits set"),
+        (["--subnet=224.0.3.0/24"], "has no addresses for hosts"),
+        (["--subnet=0.0.0.0/0"], "has no addresses for hosts"),
+        (["--subnet=10.97.3.0/24", "--aux-address=a=10.97.4.1"], "a=10.97.4.1 is in no subnet"),
+        (["--subnet=10.97.3.0/24", "--aux-address=a=10.97.3.1"], "is the gateway's"),
         (["--driver=nonsense"], 'plugin "nonsense" not found'),
         (["--opt=com.docker.network.bridge.enable_icx=false"], "Unknown option"),
         (["--opt=color=red"], "Unknown option 'color'"),
@@ -117,6 +121,13 @@ def test_a_network_with_ipv6_alone(made: Made) -> None:
     with server, inside(made.pid("a6")):
         socket.create_connection(("fd97:6::b", 80), 8).close()
     assert Box(made.daemon, "a6").ask("b6", AAAA).values == ["fd97:6::b"]
+
+
+def test_families_may_be_named_as_options_and_link_local_subnets_collide_with_nothing(made: Made) -> None:
+    option = "--opt=com.docker.network.enable_ipv6=true"
+    near = made.network("near", option, "--subnet=10.97.5.0/24", "--subnet=fe80::/64")
+    made.run("linked", "--network", near, "--ip6=fe80::77")
+    assert "inet6 fe80::77/64" in made.ip("linked", "addr", "show", "eth0")
 
 
 def test_containers_that_must_not_meet(made: Made) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
@@ -137,6 +138,7 @@ def test_a_trace_says_where_the_way_ends(made: Made) -> None:
     assert code == 0 and "is published by way" in text and "eth0 in way has" in text and "it arrives" in text
     for target, end in (
         ("127.0.0.1:18231", "nobody listens on tcp port 81 in way"),
+        ("127.0.0.2:18231", "way publishes tcp port 18231 on 127.0.0.1 alone: come to that"),
         ("127.0.0.1:18232", "listens on 127.0.0.1 port 82 alone"),
         ("192.0.2.77:80", "is no address of this host"),
         ("127.0.0.1:1", "no container publishes it"),
@@ -145,6 +147,14 @@ def test_a_trace_says_where_the_way_ends(made: Made) -> None:
     ):
         code, text = trace(target)
         assert code and end in text, target
+    code, text = trace("way")
+    assert code and "⋮ scope, bridge, veth, namespace, process: as above" in text
+    made.run("host-way", "--network", "host")
+    assert "has the host's network" in trace("host-way")[1]
+    made.run("guest", "--network", "container:way")
+    assert "has the network of way, which publishes for both" in trace("guest")[1]
+    with socket.create_server(("127.0.0.1", 0)) as program:
+        assert f"(pid {os.getpid()}), a program of the host's" in trace(f"127.0.0.1:{program.getsockname()[1]}")[1]
     line = next(line for line in text_of(made, "way:80") if "veth:" in line)
     subprocess.run(["ip", "link", "set", line.split()[2].rstrip(","), "down"], check=True)
     assert "is down" in trace("127.0.0.1:18230")[1]

@@ -20,7 +20,7 @@ import msgspec
 from cove.build import ops
 from cove.build.layers import Source
 from cove.build.solver import Log
-from cove.engine import cdi, cdi_files, userns
+from cove.engine import cdi, cdi_files, spec, userns
 from cove.engine.attachments import Attachments
 from cove.engine.build_mounts import BuildMounts, Prepared
 from cove.engine.context import Context
@@ -122,7 +122,7 @@ class ContainerRunner:
             ),
             path=step.args[0],
             args=step.args[1:],
-            endpoints={network: EndpointSettings()},
+            endpoints={} if spec.lender(network) else {network: EndpointSettings()},
             uid_map=maps.uids,
             gid_map=maps.gids,
         )
@@ -192,9 +192,9 @@ def _with_mounts(launch: Launch, prepared: Prepared) -> Launch:
     mounts = prepared.mounts
     if launch.spec.linux is not None and launch.spec.linux.uid_mappings:
         mounts = tuple(_mapped(mount) for mount in mounts)
-    spec = msgspec.structs.replace(launch.spec, mounts=(*launch.spec.mounts, *mounts))
+    whole = msgspec.structs.replace(launch.spec, mounts=(*launch.spec.mounts, *mounts))
     rootfs = msgspec.structs.replace(launch.rootfs, options=(*launch.rootfs.options, "volatile"))
-    return msgspec.structs.replace(launch, spec=spec, rootfs=rootfs)
+    return msgspec.structs.replace(launch, spec=whole, rootfs=rootfs)
 
 
 def _mapped(mount: Mount) -> Mount:

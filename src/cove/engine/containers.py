@@ -148,7 +148,12 @@ class Containers:
         check_log(asked.log_config)
         for text in asked.extra_hosts or ():
             resolv.parse_extra(text, "0.0.0.0")
-        resolv.resolv_conf("", nameservers=asked.dns, search=asked.dns_search, options=asked.dns_options)
+        resolv.resolv_conf(
+            "",
+            nameservers=asked.dns or (),
+            search=asked.dns_search or (),
+            options=asked.dns_options or (),
+        )
         for key in config.exposed_ports:
             parse_port(key)
         check_health(config.healthcheck)

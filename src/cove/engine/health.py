@@ -31,9 +31,7 @@ def check_config(config: HealthConfig | None) -> None:
     """Refuse what makes no sense; raises InvalidArgument."""
     if config is None:
         return
-    if config.test and config.test[0] not in ("NONE", "CMD", "CMD-SHELL"):
-        raise InvalidArgument(f"Unknown type '{config.test[0]}' in HEALTHCHECK; use NONE, CMD or CMD-SHELL")
-    if config.test and config.test[0] != "NONE" and len(config.test) < 2:
+    if config.test and config.test[0] in ("CMD", "CMD-SHELL") and len(config.test) < 2:
         raise InvalidArgument(f"HEALTHCHECK {config.test[0]} needs a command")
     for name in ("interval", "timeout", "start_period", "start_interval"):
         value = getattr(config, name)
@@ -44,12 +42,12 @@ def check_config(config: HealthConfig | None) -> None:
 
 
 def command(config: HealthConfig | None, shell: tuple[str, ...] | None) -> tuple[str, ...]:
-    """What to run, nothing when there is no check."""
-    if config is None or len(config.test) < 2:
+    """What to run, nothing when there is no check. Words without a type are a command, as after CMD."""
+    if config is None or not config.test or config.test[0] == "NONE":
         return ()
     if config.test[0] == "CMD-SHELL":
         return (*(shell or ("/bin/sh", "-c")), config.test[1])
-    return config.test[1:] if config.test[0] == "CMD" else ()
+    return config.test[1:] if config.test[0] == "CMD" else config.test
 
 
 def judged(health: Health, result: HealthResult, *, retries: int, starting: bool) -> Health:

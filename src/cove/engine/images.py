@@ -279,7 +279,10 @@ class ImageService:
     async def load(
         self, stream: AsyncIterator[bytes], *, quiet: bool = False, platform: str = ""
     ) -> AsyncIterator[Message]:
-        """From an archive that `save` (Cove's, Docker's or another OCI tool's) made, all of it or one variant."""
+        """From an archive that `save` (Cove's, Docker's or another OCI tool's) made, all of it or one variant.
+
+        A quiet load is answered when it is done: clients that are told nothing of it do not read on.
+        """
         body, wanted = blocking(stream), _platform(platform)
         context = self._context
 
@@ -295,7 +298,7 @@ class ImageService:
                 platform=wanted,
             )
 
-        return self._then(await told(context.executors, work, at_once=True), "load", "")
+        return self._then(await told(context.executors, work, at_once=not quiet), "load", "")
 
     async def save(self, names: Sequence[str], *, platform: str = "") -> AsyncIterator[bytes]:
         """An archive of images, with all their variants or one; NotFound at once."""

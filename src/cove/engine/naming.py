@@ -91,7 +91,7 @@ class Naming:
             place = record.endpoints.get(network.name, EndpointSettings())
             wanted = map(link, (*(place.links or ()), *(asked.links or ())))
             links |= {alias.lower(): target.lower() for alias, target in wanted}
-        inside = tuple(Upstream(address=each, inside=True) for each in asked.dns)
+        inside = tuple(Upstream(address=each, inside=True) for each in asked.dns or ())
         names = followed(rules(record, on(self._networks, attached.endpoints)))
         return View(
             table=self._context.firewall.table if names else "",

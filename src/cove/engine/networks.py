@@ -20,7 +20,7 @@ from cove.engine.places import checked
 from cove.engine.records import PREDEFINED, NetworkRecord
 from cove.engine.registry import Container, Registry
 from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
-from cove.network import rates
+from cove.network import options, rates
 from cove.network.driver import Driver, Network, Subnet
 from cove.store.documents import Documents
 from cove.wire import networks as wire
@@ -138,14 +138,16 @@ class NetworkService:
                 for pool in ipam.config
                 if pool.subnet
             ),
-            ipv4=body.enable_ipv4 is not False,
-            ipv6=bool(body.enable_ipv6),
+            ipv4=options.family(body.options, 4, body.enable_ipv4 is not False),
+            ipv6=options.family(body.options, 6, bool(body.enable_ipv6)),
             internal=body.internal,
             attachable=body.attachable,
             options=body.options,
             labels=body.labels,
             reserved={name: at for pool in ipam.config for name, at in pool.auxiliary_addresses.items()},
         )
+        if not (network.ipv4 or network.ipv6):
+            raise InvalidArgument("a network needs IPv4 or IPv6")
         network = _with_rate(network, body.options.get(rates.OPTION, ""))
         self._store.driver(network).limit(network, ())
         self._store.add(network)
@@ -307,8 +309,8 @@ def _reserved(network: Network, subnet: str) -> dict[str, str]:
 def _with_rate(network: Network, text: str) -> Network:
     """The network with its rate as `text` changes it, written the one way that it is stored."""
     rate = str(rates.parse(text, network.rate))
-    options = {key: value for key, value in network.options.items() if key != rates.OPTION}
-    return msgspec.structs.replace(network, options=options | ({rates.OPTION: rate} if rate else {}))
+    kept = {key: value for key, value in network.options.items() if key != rates.OPTION}
+    return msgspec.structs.replace(network, options=kept | ({rates.OPTION: rate} if rate else {}))
 
 
 def _check_request(body: wire.NetworkCreateRequest) -> None:
@@ -323,8 +325,6 @@ def _check_request(body: wire.NetworkCreateRequest) -> None:
     for pool in body.ipam.config if body.ipam is not None else ():
         if not pool.subnet and (pool.gateway or pool.ip_range or pool.auxiliary_addresses):
             raise InvalidArgument("a gateway, a range or an auxiliary address belongs to no subnet; name it too")
-    if body.enable_ipv4 is False and not body.enable_ipv6:
-        raise InvalidArgument("a network needs IPv4 or IPv6")
 
 
 def _check_joinable(container: Container, network: Network) -> None:

@@ -9,13 +9,15 @@ program that listens on loopback alone are what people look for. Nothing is sent
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from cove.engine import spec
 from cove.engine.attachments import published
 from cove.engine.context import Context
-from cove.engine.explain.listeners import holders, listening
+from cove.engine.explain.listeners import holders
 from cove.engine.joining import in_network_of
 from cove.engine.launch import cgroup_of
 from cove.engine.networks import NetworkStore
@@ -23,11 +25,14 @@ from cove.engine.ports import parse_port, scope_of
 from cove.engine.registry import Container, Registry
 from cove.errors import Internal, InvalidArgument, NotFound
 from cove.kernel import netlink, sockets
+from cove.network import forwarding
 from cove.network.driver import Endpoint, PortBinding
 from cove.network.ports import publication
+from cove.wire.explain import Process
 from cove.wire.tracing import Step, Way
 
 _EVERY = ("", "0.0.0.0", "::")
+_MOST_NAMED = 4
 _SCOPES = {
     "public": "everybody may come",
     "lan": "only private addresses and the host's own subnets may come (--expose-to lan)",
@@ -97,7 +102,12 @@ class _Look:
         if not container.facts.running:
             yield Step(place="container", text=f"{container.name} is {container.status}: nothing answers", ok=False)
         elif container.record.host.network_mode == "host":
-            yield Step(place="container", text=f"{container.name} has the host's network: trace HOST:PORT", ok=False)
+            text = f"{container.name} has the host's network and publishes nothing: trace a port of the host's"
+            yield Step(place="container", text=f"{text}, as in 127.0.0.1:80", ok=False)
+        elif lender := spec.lender(container.record.host.network_mode):
+            name = self._registry.find(lender).name
+            text = f"{container.name} has the network of {name}, which publishes for both: trace {name}"
+            yield Step(place="container", text=text, ok=False)
         else:
             text = (
                 f"{container.name} publishes no port: only containers on its networks reach it; publish one with -p"
@@ -116,7 +126,7 @@ class _Look:
             return
         found = self._binding(aim, owner)
         if found is None:
-            yield self._nobody(aim)
+            yield from self._nobody(aim)
             return
         container, binding = found
         where = "every address" if binding.host_ip in _EVERY else binding.host_ip
@@ -129,36 +139,61 @@ class _Look:
         yield from self._inside(container, binding.container_port, binding.proto, endpoint)
 
     def _binding(self, aim: _Aim, owner: Container | None) -> tuple[Container, PortBinding] | None:
-        for container in self._everyone if owner is None else (owner,):
-            for binding in container.facts.attached.ports if container.facts.running else ():
-                same_family = (":" in binding.host_ip) == (":" in aim.host)
-                fits = binding.host_ip == aim.host or (binding.host_ip in _EVERY and same_family)
-                if fits and (binding.host_port, binding.proto) == (aim.port, aim.proto):
-                    return container, binding
+        for container, binding in self._published():
+            same_family = (":" in binding.host_ip) == (":" in aim.host)
+            fits = binding.host_ip == aim.host or (binding.host_ip in _EVERY and same_family)
+            if owner in (None, container) and fits and (binding.host_port, binding.proto) == (aim.port, aim.proto):
+                return container, binding
         return None
 
-    def _nobody(self, aim: _Aim) -> Step:
-        program = sockets.holder(aim.proto, aim.port)
-        if program is not None:
-            text = (
-                f"no container publishes it: {program[1]} (pid {program[0]}), a program of the host's, listens there"
-            )
-            return Step(place="host", text=text, ok=False)
+    def _nobody(self, aim: _Aim) -> Iterator[Step]:
+        """Where a packet goes that no container's port takes."""
+        elsewhere = [
+            (container, each)
+            for container, each in self._published()
+            if (each.host_port, each.proto) == (aim.port, aim.proto) and (":" in each.host_ip) == (":" in aim.host)
+        ]
+        program = sockets.holder(aim.proto, aim.port, aim.host)
+        if program is not None and (sharer := self._on_the_host(program[0])) is not None:
+            text = f"{sharer.name} has the host's network: what comes to the host comes to it"
+            yield Step(place="host", text=text)
+            yield Step(place="process", text=f"{program[1]} (pid {program[0]}) listens there in {sharer.name}")
+        elif program is not None and program[0] != os.getpid():
+            text = f"no container publishes it: {program[1]} (pid {program[0]}), a program of the host's, takes it"
+            yield Step(place="host", text=text, ok=False)
+        elif elsewhere:
+            container, binding = elsewhere[0]
+            text = f"{container.name} publishes {aim.proto} port {aim.port} on {binding.host_ip} alone: come to that"
+            yield Step(place="host", text=f"{text}, or publish it with -p {_flag(aim, binding)}", ok=False)
+        else:
+            yield Step(place="host", text=self._would_be(aim), ok=False)
+
+    def _would_be(self, aim: _Aim) -> str:
         for container in self._everyone:
             for key, bindings in container.record.host.port_bindings.items():
-                if any(each.host_port == str(aim.port) for each in bindings or ()):
-                    text = (
-                        f"nobody has it: {container.name}, which would publish its {key} there, is {container.status}"
-                    )
-                    return Step(place="host", text=text, ok=False)
-        return Step(place="host", text="no container publishes it and no program listens there: refused", ok=False)
+                if not container.facts.running and any(each.host_port == str(aim.port) for each in bindings or ()):
+                    return f"nobody has it: {container.name}, which would publish its {key}, is {container.status}"
+        return "no container publishes it and no program listens there: refused"
+
+    def _published(self) -> Iterator[tuple[Container, PortBinding]]:
+        for container in self._everyone:
+            for binding in container.facts.attached.ports if container.facts.running else ():
+                yield container, binding
+
+    def _on_the_host(self, pid: int) -> Container | None:
+        """Whose process it is, of the containers that have the host's network."""
+        for container in self._everyone:
+            shares = container.facts.running and container.record.host.network_mode == "host"
+            if shares and pid in self._context.cgroups.procs(cgroup_of(container, self._context)):
+                return container
+        return None
 
     def _rule(self, binding: PortBinding, endpoint: Endpoint, container: Container) -> Iterator[Step]:
         scope = scope_of(container.record, self._context.settings)
         led = publication(binding, endpoint, scope)
         firewall = self._context.firewall
         if led is None:
-            yield Step(place="relay", text="the daemon carries each connection, for the kernel cannot translate it")
+            yield _relayed(binding, container)
         elif firewall.leads(led):
             text = f"map {led.map} of table inet {firewall.table} leads to {led.target_ip} port {led.target_port}"
             yield Step(place="rule", text=text)
@@ -167,6 +202,10 @@ class _Look:
             yield Step(place="rule", text=text, ok=False)
         loopback = binding.host_ip not in _EVERY and ipaddress.ip_address(binding.host_ip).is_loopback
         yield Step(place="scope", text=_LOOPBACK if loopback else _SCOPES[scope])
+        if led is not None and not loopback and not forwarding.enabled(6 if ":" in binding.host_ip else 4):
+            yield Step(
+                place="forwarding", text="the host forwards nothing (its sysctl is 0): only its own programs come"
+            )
         if rules := firewall.users():
             text = f"the administrator's chain user of table inet {firewall.table} may refuse it: {'; '.join(rules)}"
             yield Step(place="filter", text=text)
@@ -214,11 +253,13 @@ class _Look:
         yield Step(place="namespace", text=lost if missing else text, ok=not missing)
 
     def _process(self, container: Container, port: int, proto: str) -> Step:
-        found = [each for each in listening(container.facts.pid) if (each.port, each.protocol) == (port, proto)]
-        if not found:
-            return Step(place="process", text=f"nobody listens on {proto} port {port} in {container.name}", ok=False)
-        open_ = [each for each in found if not ipaddress.ip_address(each.address).is_loopback]
+        there = sockets.listening(container.facts.pid)
+        found = [each for each in there if (each.port, each.protocol) == (port, proto)]
         held = holders(self._context.cgroups.procs(cgroup_of(container, self._context)))
+        if not found:
+            text = f"nobody listens on {proto} port {port} in {container.name}{_instead(there, held)}"
+            return Step(place="process", text=text, ok=False)
+        open_ = [each for each in found if not ipaddress.ip_address(each.address).is_loopback]
         process = held.get((open_ or found)[0].inode)
         who = f"{process.command} (pid {process.pid})" if process else "a process"
         if not open_:
@@ -235,6 +276,30 @@ def _way(aim: str, steps: Iterator[Step]) -> Way:
         if not step.ok:
             break
     return Way(aim=aim, arrives=taken[-1].ok, steps=tuple(taken))
+
+
+def _relayed(binding: PortBinding, container: Container) -> Step:
+    """What the kernel does not translate."""
+    if ipaddress.ip_address(binding.host_ip).is_loopback:
+        why = "the kernel does not translate ::1"
+    else:
+        why = f"{container.name} has no IPv6 address"
+    if binding.proto != "tcp":
+        text = f"{why}, and the daemon carries tcp alone: come to an IPv4 address"
+        return Step(place="relay", text=text, ok=False)
+    return Step(place="relay", text=f"the daemon carries each connection, for {why}")
+
+
+def _instead(there: list[sockets.Listener], held: dict[int, Process]) -> str:
+    """What listens in a container whose port nobody has; nothing of other containers that share its network."""
+    ours = {(each.port, each.protocol, held[each.inode].command) for each in there if each.inode in held}
+    named = [f"{command} on {port}/{proto}" for port, proto, command in sorted(ours)[:_MOST_NAMED]]
+    return f"; there is {', '.join(named)}" if named else ""
+
+
+def _flag(aim: _Aim, binding: PortBinding) -> str:
+    host = f"[{aim.host}]" if ":" in aim.host else aim.host
+    return f"{host}:{aim.port}:{binding.container_port}" + ("" if aim.proto == "tcp" else f"/{aim.proto}")
 
 
 def _state(place: str, what: str, link: netlink.Link | None) -> Step:

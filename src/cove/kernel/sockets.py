@@ -1,17 +1,56 @@
-"""Which process of the host has a port: proc_pid_net(5) names the socket, proc_pid_fd(5) who holds it."""
+"""Sockets that wait for clients, and who holds them: proc_pid_net(5) shows the sockets, proc_pid_fd(5) the holders.
+
+`listening` looks into the network namespace of any process, from outside.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
+import struct
 from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
 
-_STATES = {"tcp": "0A", "udp": "07"}
-"""Listening, and unconnected."""
+_LISTEN, _UNCONNECTED = "0A", "07"
 
 
-def holder(protocol: str, port: int) -> tuple[int, str] | None:
+class Listener(NamedTuple):
+    """A socket that takes connections or packets; "0.0.0.0" and "::" stand for every address."""
+
+    protocol: str
+    address: str
+    port: int
+    inode: int
+
+    def takes(self, address: str) -> bool:
+        """Whether what is sent to an address of its namespace comes to it; "" is any address."""
+        return (
+            not address
+            or self.address == address
+            or self.address == "::"
+            or (self.address == "0.0.0.0" and ":" not in address)
+        )
+
+
+def listening(pid: int) -> list[Listener]:
+    """Every such socket in the network namespace of a process."""
+    found = []
+    for protocol, state in (("tcp", _LISTEN), ("udp", _UNCONNECTED)):
+        for version in ("", "6"):
+            with suppress(OSError):
+                text = Path(f"/proc/{pid}/net/{protocol}{version}").read_text()
+                found += _parse(text, protocol, state)
+    return found
+
+
+def holder(protocol: str, port: int, address: str = "") -> tuple[int, str] | None:
     """(pid, name) of a process of this network namespace that has the port; None when none can be found."""
-    inodes = {f"socket:[{inode}]" for inode in _inodes(protocol, port)}
+    inodes = {
+        f"socket:[{each.inode}]"
+        for each in listening(os.getpid())
+        if (each.protocol, each.port) == (protocol, port) and each.takes(address)
+    }
     if not inodes:
         return None
     for pid in filter(str.isdecimal, os.listdir("/proc")):
@@ -23,15 +62,21 @@ def holder(protocol: str, port: int) -> tuple[int, str] | None:
     return None
 
 
-def _inodes(protocol: str, port: int) -> list[str]:
+def _parse(text: str, protocol: str, state: str) -> list[Listener]:
     found = []
-    for version in ("", "6"):
-        with suppress(OSError), open(f"/proc/thread-self/net/{protocol}{version}", encoding="ascii") as file:
-            for fields in map(str.split, list(file)[1:]):
-                bound = int(fields[1].rpartition(":")[2], 16) == port
-                if bound and fields[3] in (_STATES.get(protocol), "0A", "07"):
-                    found.append(fields[9])
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == state:
+            address, _, port = fields[1].partition(":")
+            found.append(Listener(protocol, _address(address), int(port, 16), int(fields[9])))
     return found
+
+
+def _address(text: str) -> str:
+    """Words of 32 bits in this machine's byte order, in hexadecimal."""
+    words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
+    packed = struct.pack(f"={len(words)}I", *words)
+    return socket.inet_ntop(socket.AF_INET if len(words) == 1 else socket.AF_INET6, packed)
 
 
 def _name(pid: str) -> str:

@@ -25,6 +25,11 @@ def enable(*, ipv6: bool) -> None:
         _log.info("IPv6 forwarding was off and is now on, for containers to reach the outside")
 
 
+def enabled(version: int) -> bool:
+    """Whether the host forwards packets of a family, 4 or 6."""
+    return sysctl.read("ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding") != "0"
+
+
 def _keep_listening() -> None:
     with netlink.Route() as route:
         names = [link.name for link in route.links() if link.kind != "bridge" and link.name != "lo"]

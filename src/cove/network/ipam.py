@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from cove.errors import Conflict, InvalidArgument
 from cove.network.driver import Network, Subnet
@@ -94,6 +94,8 @@ def complete(network: Network, *, instance: str, default: bool, taken: Iterable[
     subnets = [_with_gateway(subnet) for subnet in network.subnets]
     for subnet in subnets:
         _refuse_overlap(parse_network(subnet.subnet), avoid)
+        avoid.append(parse_network(subnet.subnet))
+    _check_reserved(network.reserved, subnets)
     if network.ipv4 and not any(subnet.version == 4 for subnet in subnets):
         chosen = choose_ipv4(network.id, instance=instance, default=default, taken=avoid)
         subnets.insert(0, _with_gateway(Subnet(subnet=str(chosen))))
@@ -184,10 +186,22 @@ def _with_gateway(subnet: Subnet) -> Subnet:
         span = parse_network(subnet.ip_range)
         if span.version != network.version or not span.subnet_of(network):  # type: ignore[arg-type]
             raise InvalidArgument(f"The range {subnet.ip_range} is not in the subnet {network}")
+    if network.is_multicast or network.is_loopback or network.is_unspecified or not network.prefixlen:
+        raise InvalidArgument(f"The subnet {network} has no addresses for hosts: name a private one")
     if network.num_addresses < 4:
         raise InvalidArgument(f"The subnet {network} is too small: it has no address for a gateway and a container")
     gateway = subnet.gateway or str(network.network_address + 1)
     return Subnet(subnet=str(network), gateway=gateway, ip_range=subnet.ip_range)
+
+
+def _check_reserved(reserved: Mapping[str, str], subnets: Iterable[Subnet]) -> None:
+    """An auxiliary address is of one of the subnets, and not its gateway's."""
+    for name, text in reserved.items():
+        address = parse_address(text)
+        if not any(address in parse_network(each.subnet) for each in subnets):
+            raise InvalidArgument(f"The auxiliary address {name}={text} is in no subnet of the network")
+        if any(address == parse_address(each.gateway) for each in subnets):
+            raise Conflict(f"Address already in use: the auxiliary address {name}={text} is the gateway's")
 
 
 def _refuse_overlap(network: IPNetwork, taken: Iterable[IPNetwork]) -> None:

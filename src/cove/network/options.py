@@ -21,6 +21,8 @@ _BRIDGE = f"{_DOCKER}bridge."
 _SHORT = {"mtu": f"{_DOCKER}driver.mtu", "icc": f"{_BRIDGE}enable_icc"}
 _NAME_LIMIT = 15
 
+_FAMILIES = {4: f"{_DOCKER}enable_ipv4", 6: f"{_DOCKER}enable_ipv6"}
+
 GatewayMode = Literal["nat", "nat-unprotected", "routed", "isolated"]
 _MODES = ("nat", "nat-unprotected", "routed", "isolated")
 _OURS = (
@@ -28,6 +30,7 @@ _OURS = (
     f"{_DOCKER}container_iface_prefix",
     f"{_DOCKER}host_ipv4",
     f"{_DOCKER}host_ipv6",
+    *_FAMILIES.values(),
     rates.OPTION,
     egress.OPTION,
 )
@@ -106,6 +109,11 @@ def check(options: Mapping[str, str], known: Iterable[str], driver: str) -> None
         full = _SHORT.get(name, name)
         if full not in known and ("." not in name or name.startswith((_DOCKER, "cove."))):
             raise InvalidArgument(f"Unknown option {name!r} for a network of the driver {driver}")
+
+
+def family(options: Mapping[str, str], version: int, asked: bool) -> bool:
+    """Whether a network has addresses of a family (4 or 6): as an option says, else as asked for otherwise."""
+    return _truth(options, _FAMILIES[version], asked)
 
 
 def mtu(options: Mapping[str, str]) -> int:

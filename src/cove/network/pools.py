@@ -110,17 +110,21 @@ def own_subnets() -> list[ipam.IPNetwork]:
 
 
 def host_subnets(*, ignore: str) -> list[ipam.IPNetwork]:
-    """What the host routes or has addresses in, default routes and the link `ignore` apart."""
+    """What the host routes or has addresses in, default routes and the link `ignore` apart.
+
+    Every link has fe80::/64 of its own, which therefore collides with nothing.
+    """
     with netlink.Route() as route:
         own = route.link(ignore)
         skip = own.ifindex if own else -1
-        routes = [
+        found = [
             ipam.parse_network(f"{each.destination}/{each.prefix}")
             for each in route.routes()
             if each.prefix and each.ifindex != skip
         ]
-        return routes + [
+        found += [
             ipaddress.ip_network(f"{each.address}/{each.prefix}", strict=False)
             for each in route.addresses()
             if each.ifindex != skip
         ]
+    return [each for each in found if not (each.version == 6 and each.is_link_local)]

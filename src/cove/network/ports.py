@@ -214,9 +214,12 @@ class Ports:
         """Who has a port: a container of ours, or a program of the host's."""
         for owner, holds in self._held.items():
             for held in (each.binding for each in holds):
-                if (held.proto, held.host_port) == (binding.proto, binding.host_port):
+                same = (held.proto, held.host_port) == (binding.proto, binding.host_port)
+                if same and _meet(held.host_ip, binding.host_ip):
                     return self.called(owner)
-        program = sockets.holder(binding.proto, binding.host_port)
+        program = sockets.holder(
+            binding.proto, binding.host_port, "" if binding.host_ip in _EVERYWHERE else binding.host_ip
+        )
         return f"the program {program[1]} (pid {program[0]})" if program else "another program"
 
     def _serve(self, owner: str, endpoint: Endpoint, scope: str) -> None:
@@ -314,6 +317,11 @@ def _bind(binding: PortBinding) -> socket.socket | None:
         holder.close()
         raise
     return holder
+
+
+def _meet(one: str, other: str) -> bool:
+    """Whether two addresses to bind are the same, or one of them stands for all of their family."""
+    return (":" in one) == (":" in other) and (one == other or not {one, other}.isdisjoint(_EVERYWHERE))
 
 
 def _where(binding: PortBinding) -> str:

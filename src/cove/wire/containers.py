@@ -158,9 +158,9 @@ class HostConfig(Resources, frozen=True, kw_only=True):
     cap_add: tuple[str, ...] | None = None
     cap_drop: tuple[str, ...] | None = None
     cgroupns_mode: str = ""
-    dns: tuple[str, ...] = ()
-    dns_options: tuple[str, ...] = ()
-    dns_search: tuple[str, ...] = ()
+    dns: tuple[str, ...] | None = None
+    dns_options: tuple[str, ...] | None = None
+    dns_search: tuple[str, ...] | None = None
     extra_hosts: tuple[str, ...] | None = None
     group_add: tuple[str, ...] | None = None
     ipc_mode: str = ""

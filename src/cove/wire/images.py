@@ -91,6 +91,7 @@ class ImageInspect(Value, frozen=True, kw_only=True):
     docker_version: str = ""
     author: str = ""
     config: ImageConfig
+    container_config: ImageConfig | UnsetType = UNSET
     architecture: str
     variant: str | UnsetType = UNSET
     os: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from cove.api.http import TAR, Reply, Request, Response, Stream, json_reply
 from cove.api.router import Route
 from cove.api.streams import progress
@@ -12,6 +14,8 @@ from cove.wire.containers import ContainerConfig
 from cove.wire.execs import IdResponse
 from cove.wire.images import BootstrapRequest, VerifyRequest
 
+_WITHOUT_CONTAINER = (1, 45)
+"""The version of the API that shows nothing any more of the container which an image was made of."""
 _LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 _PRUNE_FILTERS = ("dangling", "label", "label!", "until", "unused-for", "keep-storage")
 
@@ -33,6 +37,8 @@ async def inspect(engine: Engine, request: Request) -> Reply:
     found = await engine.images.inspect(
         request.params["name"], platform=query.text("platform"), manifests=query.flag("manifests")
     )
+    if request.version < _WITHOUT_CONTAINER:  # docker-compose 1.29 reads an image's volumes there
+        found = msgspec.structs.replace(found, container_config=found.config, virtual_size=found.size)
     return json_reply(found)
 
 

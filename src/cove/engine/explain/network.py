@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cove.engine.explain.listeners import Listener, holders, listening
+from cove.engine.explain.listeners import holders
 from cove.engine.explain.units import size
 from cove.engine.ports import parse_port
 from cove.engine.records import Record
 from cove.engine.stats import interfaces as counters
+from cove.kernel.sockets import Listener, listening
 from cove.network import rates
 from cove.network.driver import Endpoint, PortBinding
 from cove.network.driver import Network as Net
