@@ -13,9 +13,12 @@ pytestmark = pytest.mark.root
 
 _MAKE = (
     "cd /v; mkdir -m 750 d; echo text > d/file; chown 1000:2000 d/file; chmod 4711 d/file; ln d/file hard; "
-    "ln -s d/file soft; truncate -s 8m holes; mkfifo pipe"
+    "ln -s d/file soft; truncate -s 8388608 holes; mkfifo pipe"
 )
-_SHOW = "cd /v; stat -c '%n %F %a %u %g %h' d soft pipe; stat -c '%n %F %a %u %g %s %h' d/file hard holes; cat hard"
+_SHOW = (
+    "cd /v; stat -c '%n %F %a %u %g %h' d soft pipe; stat -c '%n %F %a %u %g %s %h' d/file hard holes; cat hard; "
+    "du -k holes"
+)
 
 
 def _loops() -> list[str]:

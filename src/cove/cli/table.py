@@ -46,6 +46,8 @@ TABLE: dict[str, tuple[str, str, str]] = {
     "cp": ("cp:COPY", FILES, "Copy files between a container and this machine"),
     "diff": ("files:DIFF", FILES, "Show what changed in a container's file system"),
     "export": ("files:EXPORT", FILES, "Write a container's file system as a tar archive"),
+    "backup": ("backup:BACKUP", FILES, "Keep a container with its volumes as one archive, or at a registry"),
+    "restore": ("backup:RESTORE", FILES, "Make a container out of a backup"),
     "commit": ("files:COMMIT", FILES, "Make an image of a container's changes"),
     "build": ("build:BUILD", IMAGES, "Build an image from a Dockerfile"),
     "images": ("images:LIST", IMAGES, "List images"),

@@ -78,6 +78,27 @@ class Containers:
     def export(self, ref: str) -> Response:
         return self._client.stream("GET", f"/containers/{ref}/export")
 
+    def backup(self, ref: str, query: Mapping[str, object]) -> Response:
+        """Cove's own: the container with all it has, as an archive."""
+        return self._client.stream("GET", f"/containers/{ref}/backup", query)
+
+    def push_backup(
+        self, ref: str, target: str, query: Mapping[str, object], *, auth: str
+    ) -> Iterable[dict[str, Any]]:
+        """Cove's own: the same to a registry."""
+        headers = {"X-Registry-Auth": auth} if auth else {}
+        response = self._client.stream("POST", f"/containers/{ref}/backup", {"to": target, **query}, headers=headers)
+        return self._client.messages(response)
+
+    def restore(
+        self, query: Mapping[str, object], *, upload: Iterable[bytes] | None = None, auth: str = ""
+    ) -> dict[str, Any]:
+        """Cove's own: a container out of an archive, or out of what "from" names at a registry."""
+        headers = {"X-Registry-Auth": auth} if auth else {}
+        response = self._client.stream("POST", "/containers/restore", query, upload=upload, headers=headers)
+        (made,) = self._client.messages(response)
+        return dict(made)
+
     def stat_path(self, ref: str, path: str) -> dict[str, Any]:
         """What lies at a path: name, size, mode (Go's bits), mtime, linkTarget."""
         response = self._client.stream("HEAD", f"/containers/{ref}/archive", {"path": path})

@@ -20,8 +20,6 @@ from cove.image.members import Limits
 from cove.image.sandbox import PIPE, Worker
 from cove.oci.spec import Mount
 
-_LIMITS = asdict(Limits())
-
 
 @dataclass(frozen=True, slots=True)
 class FsRoot:
@@ -47,14 +45,17 @@ def stat_path(root: FsRoot, path: str) -> dict[str, Any]:
         return worker.result()
 
 
-def read_archive(root: FsRoot, path: str) -> Iterator[bytes]:
-    """The file or tree at `path` as a tar archive, its top called as the path's last name."""
-    return _read(root, path=path, arcname="", one_device=False, bare=False)
+def read_archive(root: FsRoot, path: str, *, sparse: bool = False) -> Iterator[bytes]:
+    """The file or tree at `path` as a tar archive, its top called as the path's last name.
+
+    `sparse`: holes in files stay holes, in a form that GNU tar and Python read, and few others.
+    """
+    return _read(root, path=path, arcname="", one_device=False, bare=False, sparse=sparse)
 
 
-def export(root: FsRoot) -> Iterator[bytes]:
+def export(root: FsRoot, *, sparse: bool = False) -> Iterator[bytes]:
     """The whole file system as a tar archive, without what is mounted in it."""
-    return _read(root, path="/", arcname=".", one_device=True, bare=True)
+    return _read(root, path="/", arcname=".", one_device=True, bare=True, sparse=sparse)
 
 
 def write_archive(
@@ -66,6 +67,7 @@ def write_archive(
     copy_uid_gid: bool = False,
     owner: tuple[int, int] | None = None,
     top: bool = False,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> None:
     """Unpack an archive (plain or gzip) into the directory at `path`.
 
@@ -74,7 +76,7 @@ def write_archive(
     `no_overwrite_dir_non_dir` refuses to put a file in a directory's place and the other way round.
     """
     given = owner if copy_uid_gid else None
-    job = {"owner": given, "keep_kinds": no_overwrite_dir_non_dir, "limits": _LIMITS, "top": top}
+    job = {"owner": given, "keep_kinds": no_overwrite_dir_non_dir, "limits": asdict(limits), "top": top}
     with _worker("put", root, stdin=PIPE, path=path, **job) as worker:
         worker.feed(stream)
         worker.result()

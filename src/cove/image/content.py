@@ -62,6 +62,7 @@ class ContentStore:
         self._ingest = root / "ingest"
         self._partial = root / "partial"
         self._wanted: dict[str, float] = {}
+        self._kept: list[set[str]] = []
         self.admit: Callable[[int], None] = lambda size: None
         """Asked before a blob of so many bytes (0: unknown) comes in; raises when there is no room for it."""
         self.derived: Derived | None = None
@@ -93,7 +94,20 @@ class ContentStore:
     def wanted(self) -> set[str]:
         """Blobs that were stored or asked for lately: an image that is still being put together needs them."""
         oldest = time.monotonic() - _GRACE
-        return {digest for digest, since in list(self._wanted.items()) if since > oldest}
+        lately = {digest for digest, since in list(self._wanted.items()) if since > oldest}
+        return lately.union(*self._kept)
+
+    @contextmanager
+    def keeping(self) -> Iterator[set[str]]:
+        """Within, no garbage is made of the blobs that are put into the set."""
+        kept: set[str] = set()
+        self._kept.append(kept)
+        try:
+            yield kept
+        finally:
+            self._kept = [each for each in self._kept if each is not kept]
+            for digest in kept:
+                self._wanted.pop(digest, None)
 
     def settled(self, blobs: Iterable[str]) -> None:
         """These blobs belong to a named image now, which alone decides how long they stay."""

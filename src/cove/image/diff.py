@@ -14,9 +14,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from cove.image.content import ContentStore
+from cove.image.extraction import Extraction
 from cove.image.images import Image, Images
 from cove.image.layers import Layers
 from cove.image.making import StoredLayer, store_image, store_layer
+from cove.image.members import Limits
 from cove.image.overlayfs import OverlaySnapshots
 from cove.image.sandbox import PIPE, Worker
 from cove.oci.image import ContainerConfig, History, ImageConfig, RootFS
@@ -24,8 +26,8 @@ from cove.oci.platform import host_platform
 from cove.paths import DataRoot
 
 
-def layer_archive(data: DataRoot, key: str) -> Iterator[bytes]:
-    """The changes of the container `key` as a layer's uncompressed archive."""
+def layer_archive(data: DataRoot, key: str, *, sparse: bool = False) -> Iterator[bytes]:
+    """The changes of the container `key` as a layer's uncompressed archive; with `sparse`, not an image's."""
     root = os.open(data.container(key).upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     job: dict[str, Any] = {
         "path": "/",
@@ -35,11 +37,23 @@ def layer_archive(data: DataRoot, key: str) -> Iterator[bytes]:
         "floor": None,
         "skip": [],
         "bare": True,
+        "sparse": sparse,
     }
     try:
         with Worker("pack", root, stdout=PIPE, **job) as worker:
             yield from worker.output()
             worker.result()
+    finally:
+        os.close(root)
+
+
+def restore_changes(data: DataRoot, key: str, archive: int, limits: Limits) -> None:
+    """Unpack what `layer_archive` made (in the file `archive`) into the empty writable layer of `key`."""
+    root = os.open(data.container(key).upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with Extraction(root, "", limits) as extraction:
+            extraction.read_from(archive)
+            extraction.finish()
     finally:
         os.close(root)
 

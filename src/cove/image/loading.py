@@ -54,15 +54,14 @@ def load(
     """
     try:
         with tempfile.TemporaryDirectory(prefix="load-", dir=spool) as directory:
-            contents = _Contents(content, Path(directory))
-            for entry in entries(stream):
-                contents.take(entry)
+            contents = Contents(content, Path(directory))
+            contents.take_all(stream)
             return _Load(contents, content, images, unpacker, progress, quiet, platform).run()
     except OSError as error:
         raise Internal(f"the archive could not be loaded: {describe(error)}") from error
 
 
-class _Contents:
+class Contents:
     """What an archive holds, by its own names."""
 
     def __init__(self, content: Content, directory: Path) -> None:
@@ -71,6 +70,11 @@ class _Contents:
         self._blobs: dict[str, str] = {}
         self._files: dict[str, Path] = {}
         self._links: dict[str, str] = {}
+
+    def take_all(self, stream: Iterable[bytes]) -> None:
+        """Keep every member of an archive."""
+        for entry in entries(stream):
+            self.take(entry)
 
     def take(self, entry: Entry) -> None:
         """Keep one member; the last of a name counts."""
@@ -147,7 +151,7 @@ class _Load:
 
     def __init__(
         self,
-        contents: _Contents,
+        contents: Contents,
         content: Content,
         images: Images,
         unpacker: Unpacker,

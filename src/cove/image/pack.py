@@ -7,6 +7,7 @@ Kernel file systems (/proc, /sys) are shown as the empty directories that they a
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
@@ -20,6 +21,7 @@ from cove.kernel.syscalls import filesystem_magic
 
 _CHUNK = 1 << 20
 _BLOCK = 512
+_MOST_RUNS = 200_000
 # linux/magic.h: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs, securityfs, bpf, mqueue
 _KERNEL_FILE_SYSTEMS = frozenset(
     {PROC_MAGIC, 0x62656572, 0x27E0EB, 0x63677270, 0x1CD1, 0x64626720, 0x74726163, 0x73636673, 0xCAFE4A11, 0x19800202}
@@ -44,7 +46,8 @@ class View:
     `layer`: an overlay's upper directory, whose whiteouts and opaque marks become `.wh.` names.
     `one_device`: what is mounted below is left out. `floor`: without times after it (reproducible).
     `skip`: paths below the root that are left out. `bare`: the top directory itself is not shown.
-    `whole_seconds`: times without fractions, as layers have them.
+    `whole_seconds`: times without fractions, as layers have them. `sparse`: holes stay holes (GNU tar's manual,
+    "PAX Format, Version 1.0"), which an image's layer must not have.
     """
 
     layer: bool = False
@@ -53,6 +56,7 @@ class View:
     skip: frozenset[str] = frozenset()
     bare: bool = False
     whole_seconds: bool = False
+    sparse: bool = False
 
 
 def pack(write: Callable[[bytes], object], parent: int, name: str, arcname: str, view: View) -> int:
@@ -131,8 +135,12 @@ class _Packer:
                 info.type, info.linkname, info.size = tarfile.LNKTYPE, first, 0
                 self._header(info)
                 return
-            self._header(info)
             self.size += info.size
+            runs = _runs(fd, info.size) if self._view.sparse and found.st_blocks * _BLOCK < info.size else None
+            if runs is not None:
+                self._sparse(fd, info, runs)
+                return
+            self._header(info)
             self._content(fd, info.size)
         finally:
             os.close(fd)
@@ -148,6 +156,31 @@ class _Packer:
             left -= len(data)
         if padding := -size % _BLOCK:
             self._write(b"\0" * padding)
+
+    def _sparse(self, fd: int, info: tarfile.TarInfo, runs: list[tuple[int, int]]) -> None:
+        """A file's data without its holes, after a map of where it belongs."""
+        listed = "".join(f"{number}\n" for number in (len(runs), *(part for run in runs for part in run))).encode()
+        listed += bytes(-len(listed) % _BLOCK)
+        info.pax_headers = {
+            **info.pax_headers,
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": info.name,
+            "GNU.sparse.realsize": str(info.size),
+        }
+        directory, _, name = info.name.rpartition("/")
+        info.name = _joined(directory, f"GNUSparseFile.0/{name}")
+        info.size = len(listed) + sum(length for _, length in runs)
+        self._header(info)
+        self._write(listed)
+        for offset, length in runs:
+            end = offset + length
+            while offset < end:
+                data = os.pread(fd, min(end - offset, _CHUNK), offset) or bytes(min(end - offset, _CHUNK))
+                self._write(data)
+                offset += len(data)
+        if padding := -info.size % _BLOCK:
+            self._write(bytes(padding))
 
     def _info(self, arcname: str, found: os.stat_result, fd: int | None = None) -> tarfile.TarInfo:
         info = tarfile.TarInfo(arcname)
@@ -178,6 +211,26 @@ class _Packer:
             self._write(plain)
             return
         self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+
+
+def _runs(fd: int, size: int) -> list[tuple[int, int]] | None:
+    """(offset, length) of a file's data, and of its end; None when it has no holes, or too many."""
+    runs: list[tuple[int, int]] = []
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                return None
+            break  # a hole up to the end
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        if at > start:
+            runs.append((start, at - start))
+    os.lseek(fd, 0, os.SEEK_SET)
+    if runs == [(0, size)] or len(runs) > _MOST_RUNS:
+        return None
+    return runs if runs and sum(runs[-1]) == size else [*runs, (size, 0)]
 
 
 def _plain_header(info: tarfile.TarInfo) -> bytes | None:

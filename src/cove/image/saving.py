@@ -27,7 +27,7 @@ CONTAINERD_NAME = "io.containerd.image.name"
 """The annotation of an index's entry that holds the full name; `org.opencontainers.image.ref.name` has the tag."""
 
 _CHUNK = 1 << 20
-_LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +107,16 @@ def _written(content: Content, chosen: list[_Saved]) -> Iterator[bytes]:
         for name in saved.names if stored.layers else ():
             top = digests.parse(stored.layers[-1].digest)[1]
             repositories.setdefault(name.familiar_name, {})[name.tag] = top
-    yield from _directory("blobs/")
+    yield from directory_member("blobs/")
     for algorithm in sorted({digests.parse(digest)[0] for digest in blobs}):
-        yield from _directory(f"blobs/{algorithm}/")
+        yield from directory_member(f"blobs/{algorithm}/")
     for digest in sorted(blobs):
-        yield from _blob(content, digest, blobs[digest])
-    yield from _file("index.json", image.encode(Index(media_type=image.OCI_INDEX, manifests=tuple(index))))
-    yield from _file("manifest.json", json.dumps(listing).encode())
-    yield from _file("oci-layout", _LAYOUT)
+        yield from blob_member(content, digest, blobs[digest])
+    yield from file_member("index.json", image.encode(Index(media_type=image.OCI_INDEX, manifests=tuple(index))))
+    yield from file_member("manifest.json", json.dumps(listing).encode())
+    yield from file_member("oci-layout", LAYOUT)
     if repositories:
-        yield from _file("repositories", json.dumps(repositories).encode())
+        yield from file_member("repositories", json.dumps(repositories).encode())
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
@@ -146,15 +146,18 @@ def _header(name: str, size: int, kind: bytes, mode: int) -> bytes:
     return info.tobuf(tarfile.GNU_FORMAT)
 
 
-def _directory(name: str) -> Iterator[bytes]:
+def directory_member(name: str) -> Iterator[bytes]:
+    """A directory of an archive."""
     yield _header(name, 0, tarfile.DIRTYPE, 0o755)
 
 
-def _file(name: str, data: bytes) -> Iterator[bytes]:
+def file_member(name: str, data: bytes) -> Iterator[bytes]:
+    """A small file of an archive."""
     yield _header(name, len(data), tarfile.REGTYPE, 0o644) + data + bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
-def _blob(content: Content, digest: str, size: int) -> Iterator[bytes]:
+def blob_member(content: Content, digest: str, size: int) -> Iterator[bytes]:
+    """A blob as a file of an OCI layout."""
     yield _header(blob_path(digest), size, tarfile.REGTYPE, 0o644)
     left = size
     with content.open(digest) as file:

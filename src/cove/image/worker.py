@@ -105,6 +105,7 @@ def _pack(job: dict[str, Any], root: int) -> Report:
         skip=frozenset(job["skip"]),
         bare=job["bare"],
         whole_seconds=job.get("whole_seconds", False),
+        sparse=job.get("sparse", False),
     )
     parent, name, arcname = inside.subject(root, job["path"])
     buffer = bytearray()

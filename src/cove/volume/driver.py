@@ -40,6 +40,9 @@ class Driver(Protocol):
     def size(self, name: str) -> int:
         """Bytes on disk."""
 
+    def unfinished(self, token: str) -> str:
+        """A name for a volume that is not there yet: one that bears it after a crash is deleted."""
+
     def rename(self, name: str, to: str) -> None:
         """Give the data another name."""
 

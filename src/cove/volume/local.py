@@ -103,6 +103,9 @@ class LocalDriver:
                     total += found.st_size
         return total
 
+    def unfinished(self, token: str) -> str:
+        return f".{token}.removed"
+
     def rename(self, name: str, to: str) -> None:
         try:
             os.rename(self._root / name, self._root / to)
@@ -122,7 +125,7 @@ class LocalDriver:
             raise Internal(f"The volume {name} cannot be removed: {describe(error)}") from error
 
     def sweep(self) -> None:
-        """Finish removals that a crash cut short."""
+        """Finish removals that a crash cut short, and forget what was not finished."""
         with os.scandir(self._root) as entries:
             for entry in entries:
                 if entry.name.startswith(".") and entry.name.endswith(".removed"):

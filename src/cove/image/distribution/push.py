@@ -80,6 +80,14 @@ class Push:
             self._images.register(digest, [*self._kept_names(stored), self._reference.with_digest(digest).full])
         return digest
 
+    def artifact(self, descriptor: Descriptor) -> str:
+        """Push a stored manifest that is no image's, with its blobs; its digest, which the tag stands for then."""
+        self._repository.connect()
+        self._send_blobs(self._manifest(descriptor), ())
+        self._put(descriptor, self._reference.tag)
+        self._progress.say(f"{self._reference.tag}: digest: {descriptor.digest} size: {descriptor.size}")
+        return descriptor.digest
+
     def _send_all(self, stored: StoredImage, platform: Platform | None) -> Descriptor:
         """The index with all its manifests, or one manifest; what the tag was given."""
         neighbours = self._neighbours(stored)

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cove.errors import InvalidArgument, Unavailable
-from cove.image.distribution import attached, catalogue
+from cove.image.distribution import artifacts, attached, catalogue
 from cove.image.distribution.auth import Credentials
 from cove.image.distribution.progress import Progress, Sink
 from cove.image.distribution.pull import Flights, Pull
@@ -23,7 +23,7 @@ from cove.image.distribution.sources import Sources
 from cove.image.distribution.transport import Policy, Transport
 from cove.oci import digest as digests
 from cove.oci import image
-from cove.oci.image import Descriptor, Index
+from cove.oci.image import Descriptor, Index, Manifest
 from cove.oci.platform import Platform
 from cove.oci.reference import DEFAULT_DOMAIN, Reference
 
@@ -123,10 +123,34 @@ class Distribution:
         cancel: threading.Event | None = None,
     ) -> str:
         """Push what `reference` names here, or its variant for `platform`; the digest of what the tag means then."""
+        return self._push(reference, credentials, progress, cancel).run(platform)
+
+    def push_artifact(
+        self,
+        reference: Reference,
+        artifact: Descriptor,
+        *,
+        credentials: Credentials | None = None,
+        progress: Sink,
+        cancel: threading.Event | None = None,
+    ) -> str:
+        """Push a stored manifest that is no image's, with its blobs, and have `reference` name it; its digest."""
+        return self._push(reference, credentials, progress, cancel).artifact(artifact)
+
+    def fetch_artifact(
+        self, reference: Reference, kind: str, *, credentials: Credentials | None = None, progress: Sink
+    ) -> Manifest:
+        """Store the blobs of an artifact of the type `kind`; its manifest."""
+        sources = self._sources(reference.or_latest(), credentials, threading.Event())
+        return artifacts.fetch(sources, self._content, kind, Progress(progress))
+
+    def _push(
+        self, reference: Reference, credentials: Credentials | None, progress: Sink, cancel: threading.Event | None
+    ) -> Push:
         if reference.digest:
             raise InvalidArgument(f"cannot push {reference.familiar}: a digest is not a tag to push to")
         ending = cancel or threading.Event()
-        push = Push(
+        return Push(
             self._origin(reference.or_latest(), credentials, ending),
             content=self._content,
             images=self._images,
@@ -137,7 +161,6 @@ class Distribution:
             pause=lambda attempt: self._transport.pause(attempt, ending),
             cancel=ending,
         )
-        return push.run(platform)
 
     def login(self, credentials: Credentials) -> str:
         """Docker's word if the credentials' server accepts them, else Unauthorized or Unavailable."""

@@ -1,0 +1,254 @@
+"""Backups of containers: exact, consistent, to a file and to registries, onto another daemon; faults on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import BIN, Daemon, new_daemon
+from tests.integration.distribution_world import free_port, real_registry
+from tests.integration.registry_world import Serving
+
+pytestmark = pytest.mark.root
+
+_MAKE = (
+    "test -e /root/other && exec sleep 600; "
+    "cd /data; mkdir -m 750 d; echo text > d/file; chown 1000:2000 d/file; chmod 4711 d/file; ln d/file hard; "
+    "ln -s d/file soft; truncate -s 8388608 holes; mkfifo pipe; echo sized > /sized/s; echo anonymous > /anon/a; "
+    "rm -r /var/lib /etc/group; mkdir -m 1777 /var/lib; echo new > /var/lib/new; echo x > /root/kept; "
+    "ln /root/kept /root/other; exec sleep 600"
+)
+_SHOW = (
+    "cd /data; stat -c '%n %F %a %u %g %h' d soft pipe; stat -c '%n %F %a %u %g %s %h %Y' d/file hard holes; "
+    "cat hard /sized/s /anon/a; ls -A /var/lib; stat -c '%a' /var/lib; ls /etc/group; stat -c '%h %i' /root/kept "
+    "/root/other | sort -u | wc -l; hostname; echo $WORD"
+)
+_RUN = (
+    "run", "-d", "--name", "app", "-e", "WORD=word", "--hostname", "its-name", "--label", "a=b", "-m", "64m",
+    "-v", "data:/data", "-v", "sized:/sized", "-v", "/anon", "busybox", "sh", "-c", _MAKE,
+)  # fmt: skip
+
+
+@pytest.fixture
+def other() -> Iterator[Daemon]:
+    """Another host, as it were: a daemon with nothing in it."""
+    daemon = new_daemon()
+    daemon.start()
+    try:
+        yield daemon
+    finally:
+        daemon.clean()
+        shutil.rmtree(daemon.root, ignore_errors=True)
+
+
+def _clean(daemon: Daemon) -> None:
+    daemon.cove("rm", "-fv", "app", "again", check=False)
+    daemon.cove("volume", "rm", "-f", "data", "sized", "data2", "sized2", check=False)
+
+
+@pytest.fixture
+def app(daemon: Daemon) -> Iterator[str]:
+    """What the running container "app" shows of itself."""
+    daemon.cove("volume", "create", "--opt", "size=16m", "--label", "kind=sized", "sized")
+    daemon.cove(*_RUN)
+    try:
+        while daemon.cove("exec", "app", "test", "-e", "/root/other", check=False).returncode:
+            time.sleep(0.02)
+        root = Path(f"/proc/{daemon.cove('inspect', '-f', '{{.State.Pid}}', 'app').stdout.strip()}/root")
+        os.setxattr(root / "data/d/file", "user.colour", b"red")
+        yield daemon.cove("exec", "app", "sh", "-c", _SHOW, check=False).stdout
+    finally:
+        _clean(daemon)
+
+
+def _blobs(daemon: Daemon) -> set[str]:
+    return {path.name for path in (daemon.data / "image/blobs/sha256").iterdir()}
+
+
+def _seen(daemon: Daemon, name: str) -> str:
+    daemon.cove("start", name)
+    root = Path(f"/proc/{daemon.cove('inspect', '-f', '{{.State.Pid}}', name).stdout.strip()}/root")
+    assert os.getxattr(root / "data/d/file", "user.colour") == b"red"
+    assert (root / "data/holes").stat().st_blocks * 512 < 1 << 20
+    return daemon.cove("exec", name, "sh", "-c", _SHOW, check=False).stdout
+
+
+def test_a_container_moves_to_another_host(daemon: Daemon, other: Daemon, app: str, tmp_path: Path) -> None:
+    assert "d/file regular file 4711 1000 2000 5 2" in app and "sized\nanonymous\nnew\n1777\n" in app
+    before, archive = _blobs(daemon), tmp_path / "app.tar"
+    daemon.cove("backup", "-o", str(archive), "app")
+    assert daemon.cove("inspect", "-f", "{{.State.Status}}", "app").stdout.strip() == "running"
+    assert _blobs(daemon) == before
+
+    with tarfile.open(archive) as tar:
+        index = json.loads(tar.extractfile("index.json").read())  # type: ignore[union-attr]
+    assert index["manifests"][0]["artifactType"] == "application/vnd.cove.container.backup.v1"
+
+    made = other.cove("restore", str(archive)).stdout.strip()
+    shown = json.loads(other.cove("inspect", "app").stdout)[0]
+    assert shown["Id"] == made and shown["State"]["Status"] == "created"
+    assert shown["HostConfig"]["Memory"] == 64 << 20 and shown["Config"]["Labels"]["a"] == "b"
+    assert _seen(other, "app") == app
+    assert other.cove("volume", "inspect", "-f", "{{json .Labels}}", "sized").stdout.strip() == '{"kind":"sized"}'
+    assert other.cove("diff", "app").stdout == daemon.cove("diff", "app").stdout
+    other.cove("rm", "-fv", "app")
+    other.cove("volume", "rm", "data", "sized")
+    assert len(other.cove("volume", "ls", "-q").stdout.split()) == 0
+
+
+def test_beside_the_original(daemon: Daemon, app: str, tmp_path: Path) -> None:
+    archive = str(tmp_path / "app.tar")
+    daemon.cove("stop", "-t", "0", "app")
+    daemon.cove("backup", "-o", archive, "app")
+    for words, complaint in (
+        ((), 'The container name "/app" is already in use'),
+        (("--name", "again"), "a volume with the name data exists already, used by app"),
+        (("--name", "again", "--volume", "nothing=x1"), "the backup has no volume nothing"),
+    ):
+        refused = daemon.cove("restore", *words, archive, check=False)
+        assert refused.returncode == 1 and complaint in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+    volumes = daemon.cove("volume", "ls", "-q").stdout
+    assert daemon.cove("ps", "-aq").stdout.count("\n") == 1 and volumes.count("\n") == 3
+    daemon.cove("restore", "--name", "again", "--volume", "data=data2", "--volume", "sized=sized2", archive)
+    assert _seen(daemon, "again") == app
+    assert json.loads(daemon.cove("inspect", "-f", "{{json .HostConfig.Binds}}", "again").stdout) == [
+        "data2:/data",
+        "sized2:/sized",
+    ]
+
+
+def test_through_docker_registry(daemon: Daemon, other: Daemon, app: str, tmp_path: Path) -> None:
+    if shutil.which("docker-registry") is None:
+        pytest.skip("docker-registry is not installed")
+    with real_registry(tmp_path) as host:
+        _through(f"{host}/backups/app:1", daemon, other, app)
+
+
+def test_through_a_registry_of_ours(daemon: Daemon, other: Daemon, app: str, tmp_path: Path) -> None:
+    registry = Serving(tmp_path, free_port())
+    registry.start()
+    try:
+        _through(f"{registry.host}/backups/app:1", daemon, other, app)
+    finally:
+        registry.stop()
+
+
+def _through(name: str, daemon: Daemon, other: Daemon, app: str) -> None:
+    pushed = daemon.cove("backup", "--push", name, "app").stdout
+    assert "digest: sha256:" in pushed
+    refused = other.docker("pull", name, check=False)
+    assert refused.returncode and "not a container image" in refused.stderr
+    other.cove("restore", name)
+    assert _seen(other, "app") == app
+    missing = other.cove("restore", f"{name}9", check=False)
+    assert missing.returncode == 1 and len(missing.stderr.strip().splitlines()) == 1
+    other.cove("rm", "-fv", "app")
+
+
+def test_what_is_missing_there_is_said(daemon: Daemon, other: Daemon, tmp_path: Path) -> None:
+    archive = str(tmp_path / "app.tar")
+    daemon.cove("network", "create", "backend")
+    try:
+        daemon.cove("create", "--name", "app", "--network", "backend", "-v", f"{tmp_path}/gone:/b", "busybox", "true")
+        daemon.cove("backup", "--no-image", "-o", archive, "app")
+        refused = other.cove("restore", archive, check=False)
+        assert "stands on the image busybox" in refused.stderr and refused.returncode == 1
+        daemon.cove("backup", "-o", archive, "app")
+        refused = other.cove("restore", archive, check=False)
+        assert "network backend not found" in refused.stderr and refused.returncode == 1
+        assert other.cove("ps", "-aq").stdout == ""
+        other.cove("network", "create", "backend")
+        other.cove("restore", archive)
+        assert "backend" in other.cove("inspect", "-f", "{{json .NetworkSettings.Networks}}", "app").stdout
+        other.cove("rm", "app")
+        other.cove("network", "rm", "backend")
+    finally:
+        daemon.cove("rm", "-f", "app", check=False)
+        daemon.cove("network", "rm", "backend")
+    for nonsense in (b"", b"no archive", bytes(10240)):
+        (tmp_path / "odd").write_bytes(nonsense)
+        refused = other.cove("restore", str(tmp_path / "odd"), check=False)
+        assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_without_volumes(daemon: Daemon, app: str, tmp_path: Path) -> None:
+    archive = str(tmp_path / "app.tar")
+    daemon.cove("backup", "--no-volumes", "-o", archive, "app")
+    daemon.cove("restore", "--name", "again", archive)
+    daemon.cove("rm", "-f", "app")
+    assert "data:/data" in daemon.cove("inspect", "-f", "{{json .HostConfig.Binds}}", "again").stdout
+
+
+def test_one_moment_of_a_writer(daemon: Daemon, tmp_path: Path) -> None:
+    write = "i=0; while :; do i=$((i+1)); echo $i > /v/t; mv /v/t /v/a; echo $i > /t; mv /t /b; done"
+    daemon.cove("run", "-d", "--name", "app", "-v", "data:/v", "busybox", "sh", "-c", write)
+    try:
+        while daemon.cove("exec", "app", "test", "-e", "/b", check=False).returncode:
+            time.sleep(0.02)
+        daemon.cove("backup", "-o", str(tmp_path / "app.tar"), "app")
+        daemon.cove("restore", "--name", "again", "--volume", "data=data2", str(tmp_path / "app.tar"))
+        for path in ("/v/a", "/b"):
+            daemon.cove("cp", f"again:{path}", str(tmp_path / path.rpartition("/")[2]))
+        assert int((tmp_path / "a").read_text()) - int((tmp_path / "b").read_text()) in (0, 1)
+        assert daemon.cove("inspect", "-f", "{{.State.Status}}", "app").stdout.strip() == "running"
+    finally:
+        _clean(daemon)
+
+
+def test_a_daemon_killed_meanwhile(own_daemon: Daemon, tmp_path: Path) -> None:
+    daemon, archive = own_daemon, tmp_path / "app.tar"
+    fill = (
+        "dd if=/dev/urandom of=/data/big bs=1M count=120 2>/dev/null; while :; do date > /data/now; sleep 0.1; done"
+    )
+    daemon.cove("run", "-d", "--name", "app", "-v", "data:/data", "busybox", "sh", "-c", fill)
+    while daemon.cove("exec", "app", "test", "-e", "/data/now", check=False).returncode:
+        time.sleep(0.1)
+    before = _blobs(daemon)
+    environment = os.environ | {"COVE_HOST": daemon.host}
+    taking = subprocess.Popen([BIN / "cove", "backup", "-o", archive, "app"], env=environment, stderr=subprocess.PIPE)
+    _until_written(daemon.data / "image/ingest")
+    daemon.kill()
+    assert taking.wait(30) and not archive.exists()
+    daemon.start()
+    assert daemon.cove("inspect", "-f", "{{.State.Status}}", "app").stdout.strip() == "running"
+    seen = daemon.cove("exec", "app", "stat", "-c", "%Y", "/data/now").stdout
+    deadline = time.monotonic() + 20
+    while daemon.cove("exec", "app", "stat", "-c", "%Y", "/data/now").stdout == seen:
+        assert time.monotonic() < deadline, "the container stands still for ever"
+        time.sleep(0.2)
+    assert _blobs(daemon) == before
+
+    daemon.cove("backup", "-o", str(archive), "app")
+    daemon.cove("rm", "-f", "app")
+    daemon.cove("volume", "rm", "data")
+    restoring = subprocess.Popen([BIN / "cove", "restore", archive], env=environment, stderr=subprocess.PIPE)
+    _until_written(daemon.data / "volumes")
+    daemon.kill()
+    assert restoring.wait(30)
+    daemon.start()
+    assert daemon.cove("ps", "-aq").stdout == "" and daemon.cove("volume", "ls", "-q").stdout == ""
+    assert not list((daemon.data / "volumes").iterdir()) and not list((daemon.data / "containers").iterdir())
+    assert _blobs(daemon) == before
+
+
+def _until_written(directory: Path) -> None:
+    """Until something below has more than a MiB."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for path in directory.rglob("*"):
+            try:
+                if path.is_file() and path.stat().st_size > 1 << 20:
+                    return
+            except FileNotFoundError:
+                continue
+        time.sleep(0.005)
+    raise AssertionError(f"nothing was written to {directory}")
