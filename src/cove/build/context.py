@@ -49,7 +49,7 @@ def fetch(workshop: Workshop, scratch: Path, address: str, dockerfile: str) -> C
     git = parse_git(address)
     if git is not None:
         work = scratch / "repository"
-        fetching.check_out(work, git)
+        fetching.verified(git, fetching.check_out(work, git))
         return opened(fetching.subdirectory(work, git.subdirectory), dockerfile)
     if not address.lower().startswith(("http://", "https://")):
         raise InvalidArgument(f"the context {address!r} is neither a git repository nor an http(s) address")

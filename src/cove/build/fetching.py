@@ -85,22 +85,36 @@ def _date(path: Path, text: str) -> None:
 def clone(directory: Path, step: ops.Git) -> str:
     """The repository's tree at its reference into `directory`; the commit's id."""
     work = directory.with_name(f"{directory.name}-git")
-    commit = check_out(work, GitUrl(step.url, step.ref, ""), keep_git_dir=step.keep_git_dir)
-    if step.checksum and not commit.startswith(step.checksum):
-        raise InvalidArgument(f"{step.url} is at commit {commit}, but {step.checksum} was expected")
+    git = GitUrl(
+        step.url,
+        step.ref,
+        checksum=step.checksum,
+        keep_git_dir=step.keep_git_dir,
+        submodules=step.submodules,
+        commit_times=step.commit_times,
+        by_commit=step.by_commit,
+    )
+    commit = verified(git, check_out(work, git))
     subdirectory(work, step.subdirectory).rename(directory)
     shutil.rmtree(work, ignore_errors=True)
-    return f"{step.url} {commit} {step.subdirectory} {step.keep_git_dir}"
+    return f"{step.url} {commit} {step.subdirectory} {step.keep_git_dir} {step.submodules}"
 
 
-def check_out(work: Path, git: GitUrl, *, keep_git_dir: bool = False) -> str:
+def verified(git: GitUrl, commit: str) -> str:
+    """The commit's id; InvalidArgument when it is not the one that was asked for."""
+    if git.checksum and not commit.startswith(git.checksum):
+        raise InvalidArgument(f"{git.remote} is at commit {commit}, but {git.checksum} was expected")
+    return commit
+
+
+def check_out(work: Path, git: GitUrl) -> str:
     """Fetch one commit and its submodules, as shallow as the server lets us; the commit's id."""
     if shutil.which("git") is None:
         raise Unsupported("the host has no git, which a git source needs; install the package git")
     work.mkdir(mode=0o755)
     _git(work, "init", "--quiet", ".")
     _git(work, "remote", "add", "origin", "--", git.remote)
-    wanted = git.ref or "HEAD"
+    wanted = git.checksum if git.by_commit else git.ref or "HEAD"
     # Plumbing that takes a revision after "--end-of-options" cannot take it for a flag.
     if _git(work, "fetch", "--quiet", "--depth=1", "--end-of-options", "origin", wanted, check=False):
         _git(work, "fetch", "--quiet", "--tags", "--end-of-options", "origin", "+refs/heads/*:refs/remotes/origin/*")
@@ -111,13 +125,18 @@ def check_out(work: Path, git: GitUrl, *, keep_git_dir: bool = False) -> str:
             raise NotFound(f"the repository {git.remote} has no branch, tag or commit {wanted}")
     else:
         _git(work, "checkout", "--quiet", "--detach", "FETCH_HEAD", "--")
-    _git(work, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", check=False)
+    if git.submodules:
+        _git(work, "submodule", "--quiet", "update", "--init", "--recursive", "--depth=1", check=False)
     commit = _output(work, "rev-parse", "HEAD")
     if not _COMMIT.fullmatch(commit):
         raise Unavailable(f"git does not tell the commit of {git.remote}")
-    if not keep_git_dir:
+    moment = int(_output(work, "show", "--no-patch", "--format=%ct", "HEAD")) if git.commit_times else 0
+    if not git.keep_git_dir:
         for found in work.rglob(".git"):
             shutil.rmtree(found) if found.is_dir() and not found.is_symlink() else found.unlink()
+    if git.commit_times:
+        for found in (work, *work.rglob("*")):
+            os.utime(found, (moment, moment), follow_symlinks=False)
     return commit
 
 

@@ -52,6 +52,9 @@ class Git(_Step, frozen=True, kw_only=True):
     subdirectory: str = ""
     keep_git_dir: bool = False
     checksum: str = ""
+    submodules: bool = True
+    commit_times: bool = False
+    by_commit: bool = False
 
 
 class Inline(_Step, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from cove.build.dockerfile.lexer import Heredoc
 from cove.build.dockerfile.syntax import DockerfileError
 from cove.build.giturl import GitUrl, parse_git
 from cove.build.graph import Vertex
+from cove.errors import InvalidArgument
 from cove.oci import digest as digests
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ def transfer(state: StageState, copy: ins.Copy) -> Transferred:
     groups: list[tuple[Vertex, ops.Selection]] = []
     if copy.heredocs:
         groups.append(_inline(state, copy, common))
-    remote = [each for each in sources if _is_remote(each)]
+    try:
+        remote = [each for each in sources if _is_remote(each)]
+    except InvalidArgument as error:
+        raise DockerfileError(error.message, copy.position) from error
     if remote and not copy.add:
         raise DockerfileError(f"source can't be a URL for COPY: {remote[0]}; ADD takes it", copy.position)
     plain = [each for each in sources if each not in remote]
@@ -152,11 +156,18 @@ def _remote(copy: ins.Copy, url: str, common: dict[str, object]) -> tuple[Vertex
 
 
 def _git(copy: ins.Copy, git: GitUrl, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
+    if None not in (copy.keep_git_dir, git.keep_git_dir) and copy.keep_git_dir != git.keep_git_dir:
+        raise DockerfileError("inconsistent keep-git-dir configuration", copy.position)
+    if copy.checksum and git.checksum and copy.checksum != git.checksum:
+        raise DockerfileError(f"checksum mismatch {copy.checksum!r} != {git.checksum!r}", copy.position)
     step = ops.Git(
         url=git.remote,
         ref=git.ref,
         subdirectory=git.subdirectory,
-        keep_git_dir=copy.keep_git_dir,
-        checksum=copy.checksum,
+        keep_git_dir=bool(copy.keep_git_dir or git.keep_git_dir),
+        checksum=copy.checksum or git.checksum,
+        submodules=git.submodules,
+        commit_times=git.commit_times,
+        by_commit=git.by_commit,
     )
     return Vertex(step, title=f"[{git.remote}]"), ops.Selection(sources=("/",), **common)  # type: ignore[arg-type]

@@ -84,7 +84,7 @@ class Copy(Instruction):
     parents: bool = False
     excludes: tuple[str, ...] = ()
     checksum: str = ""
-    keep_git_dir: bool = False
+    keep_git_dir: bool | None = None
     unpack: bool | None = None
     heredocs: tuple[Heredoc, ...] = ()
 

@@ -255,7 +255,7 @@ def _copy(node: Node) -> Copy:
         parents=_switch(flags, "parents"),
         excludes=tuple(flag.value or "" for flag in node.flags if flag.name == "exclude"),
         checksum=_text(flags, "checksum"),
-        keep_git_dir=_switch(flags, "keep-git-dir"),
+        keep_git_dir=_switch(flags, "keep-git-dir") if "keep-git-dir" in flags else None,
         unpack=_switch(flags, "unpack") if "unpack" in flags else None,
         heredocs=tuple(heredocs),
     )
