@@ -1,16 +1,20 @@
-"""Builds, with each engine's own command: contexts are made once, the cache is what the row is about."""
+"""Builds, with each engine's own command: contexts are made once, the cache is what the row is about.
+
+Beside podman it is buildah that builds, over podman's storage, where it is installed: the faster of the two.
+"""
 
 from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from engines import Engine
+from engines import IN_NAMESPACES, Engine, PodmanEngine
 
 _FROM = "FROM localhost/bench:latest\n"
 _COUNTER = itertools.count(int(time.time()))
@@ -32,14 +36,24 @@ def build(engine: Engine, where: Path) -> float:
     """Milliseconds of one build."""
     environment = os.environ | {"DOCKER_HOST": f"unix://{engine.socket}", "COVE_HOST": f"unix://{engine.socket}"}
     environment["CONTAINER_HOST"] = f"unix://{engine.socket}"
-    remote = ["--remote"] if engine.name == "podman" else []
-    layers = ["--layers"] if engine.name == "podman" else []
-    words = [engine.command, *remote, "build", *layers, "--network", "none", "-q", "-t", "built", str(where)]
+    words = [*_command(engine, environment), "--network", "none", "-q", "-t", "built", str(where)]
     began = time.perf_counter()
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{words}: {done.stderr[-400:]}")
     return (time.perf_counter() - began) * 1000
+
+
+def _command(engine: Engine, environment: dict[str, str]) -> list[str]:
+    if not isinstance(engine, PodmanEngine):
+        return [engine.command, "build"]
+    if shutil.which("buildah") is None:
+        return [engine.command, "--remote", "build", "--layers"]
+    run = engine.root / "buildah"
+    run.mkdir(exist_ok=True)
+    environment |= engine.environment() | {"RUN": str(run), "BUILDAH_ISOLATION": "oci"}
+    roots = ["--root", str(engine.root / "data"), "--runroot", str(run / "run")]
+    return [*IN_NAMESPACES, "buildah", *roots, "bud", "--layers", "--runtime", "runc", "--cgroup-parent", "/buildah"]
 
 
 def _unique() -> str:

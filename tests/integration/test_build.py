@@ -145,6 +145,11 @@ def test_links_on_the_way_to_a_destination(daemon: Daemon, tmp_path: Path) -> No
 def test_a_pattern_without_matches_is_nothing_to_copy(daemon: Daemon, tmp_path: Path) -> None:
     where = context(tmp_path / "c", "FROM busybox\nCOPY a.txt lock* no[ne]* /to/\nRUN ls /to\n", **{"a.txt": "a"})
     assert "\na.txt\n" in build(daemon, where, "--no-cache").stdout
+    (where / "Dockerfile").write_text("FROM busybox\nCOPY */b.txt one/* /to/\nRUN cat /to/b.txt\n")
+    for name in ("one", "two"):
+        (where / name).mkdir()
+    (where / "two/b.txt").write_text("b of two")
+    assert "b of two" in build(daemon, where, "--no-cache").stdout
     (where / "Dockerfile").write_text("FROM busybox\nCOPY a.txt lock /to/\n")
     assert '"/lock": not found' in build(daemon, where, check=False).stderr
 

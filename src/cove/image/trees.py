@@ -83,7 +83,8 @@ class Selection:
                 continue
             # A pattern that fits nothing is nothing to copy: `COPY package.json package-lock.json* ./`.
             found += sorted(self._matching("", path.split("/")))
-        return list(dict.fromkeys(found))
+        # What two sources mean is copied where the later one stands: it may replace what came between.
+        return list(dict.fromkeys(reversed(found)))[::-1]
 
     def _matching(self, above: str, names: list[str]) -> Iterator[str]:
         name, rest = names[0], names[1:]
@@ -93,6 +94,10 @@ class Selection:
             return
         try:
             listed = os.listdir(fd) if has_wildcard(name) else [name]
+            if not rest and not has_wildcard(name):
+                os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
         finally:
             os.close(fd)
         for found in listed:
