@@ -202,3 +202,25 @@ def test_workers_see_nothing_of_the_host_in_odd_owners(daemon: Daemon, tmp_path:
     assert done.returncode and "invalid user 'nobody'" in done.stderr
     context(where, "FROM busybox\nCOPY --chown=worker f /f\nRUN test $(stat -c %u /f) = 1000\n")
     build(daemon, str(where), check=True)
+
+
+@pytest.mark.parametrize("words", ["id=../../../../../etc", "id=/etc", "id=a,source=../../../../../etc"])
+def test_a_caches_name_is_no_path(daemon: Daemon, tmp_path: Path, words: str) -> None:
+    """CVE-2024-9675: a cache mount's id or source climbs to a directory of the host; the twin: it is a cache."""
+    line = f"RUN --mount=type=cache,{words},target=/seen"
+    lines = f"FROM busybox\n{line} ls -A /seen; echo kept > /seen/mark\n{line} cat /seen/mark\n"
+    told = build(daemon, str(context(tmp_path / "c", lines)), check=True).stderr
+    assert "hostname" not in told and "passwd" not in told and " kept\n" in told
+    assert not Path("/etc/mark").exists()
+
+
+def test_a_binds_propagation_is_not_the_files_to_say(daemon: Daemon, tmp_path: Path) -> None:
+    """CVE-2024-9407: an option smuggled into a bind mount; the twin: the bind without it, from which nothing leaks."""
+    for number, word in enumerate(("bind-propagation=rshared", "bind-propagation=rslave", "z=1", "U=true")):
+        where = context(tmp_path / str(number), f"FROM busybox\nRUN --mount=type=bind,target=/c,{word} true\n")
+        told = build(daemon, str(where)).stderr
+        assert "unexpected key" in told and "line 2" in told
+    lines = "FROM busybox\nRUN --mount=type=bind,target=/c cat /proc/self/mountinfo\n"
+    told = build(daemon, str(context(tmp_path / "c", lines)), check=True).stderr
+    (mount,) = [line for line in told.splitlines() if " /c ro" in line]
+    assert "shared:" not in mount and "master:" not in mount
