@@ -283,3 +283,39 @@ def test_gateway_modes_seen_from_the_lan(made: Made, lan: Lan, mode: str) -> Non
     client.close()
     for server in servers:
         server.close()
+
+
+# ── what other clients' tests found ───────────────────────────────────────────────────────────────
+
+
+def test_a_named_bridge_is_there_at_once_and_the_hosts_own_links_are_left_alone(made: Made, lan: Lan) -> None:
+    option = "--opt=com.docker.network.bridge.name="
+    made.network("named", f"{option}covenamed0", "--subnet=10.97.6.0/24")
+    shown = subprocess.run(["ip", "addr", "show", "covenamed0"], capture_output=True, text=True, check=True).stdout
+    assert "inet 10.97.6.1/24" in shown
+    assert f"The host has a link {lan.link} that is not Cove's" in made.refused(
+        "network", "create", f"{option}{lan.link}", "stolen"
+    )
+    assert "stolen" not in made.daemon.docker("network", "ls").stdout
+
+
+def test_a_container_without_ipv6_has_no_such_address_or_name(made: Made) -> None:
+    net = made.network("both", "--ipv6")
+    made.run("old", "--network", net, "--sysctl=net.ipv6.conf.all.disable_ipv6=1")
+    made.run("new", "--network", net)
+    assert made.inspect("old")["NetworkSettings"]["Networks"][net]["GlobalIPv6Address"] == ""
+    assert made.inspect("new")["NetworkSettings"]["Networks"][net]["GlobalIPv6Address"] != ""
+    assert Box(made.daemon, "new").ask("old", AAAA).values == []
+    alone = made.network("six", "--ipv6", "--ipv4=false")
+    words = ["run", "--rm", "--network", alone, "--sysctl=net.ipv6.conf.all.disable_ipv6=1", "busybox", "true"]
+    assert "has IPv6 alone, which the container's sysctls switch off" in made.refused(*words)
+
+
+def test_ports_are_listed_by_family_and_the_mac_address_asked_for_is_shown(made: Made) -> None:
+    net = made.network(
+        "mixed", "--ipv6", "--subnet=10.97.7.0/24", "--opt=com.docker.network.bridge.gateway_mode_ipv6=routed"
+    )
+    made.run("mixed", "--network", f"name={net},mac-address=02:00:00:00:00:07", "-p", "18236:80")
+    found = made.inspect("mixed")
+    assert [each["HostPort"] for each in found["NetworkSettings"]["Ports"]["80/tcp"]] == ["18236", ""]
+    assert found["Config"]["MacAddress"] == "02:00:00:00:00:07"

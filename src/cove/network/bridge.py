@@ -2,14 +2,15 @@
 
     container's eth0 ═══ veth ═══ bridge (the gateway's address) ─── host's routing ─── outside
 
-The bridge is made when the first container comes and stays until the network (or the daemon's `close`)
-removes it. A container's veth dies with its network namespace; nothing is kept for it on the host. A network
-that outgrows its bridge's ports gets further ones (`switches`).
+The bridge is made when the first container comes, or at once if its user named it, and stays until the network
+(or the daemon's `close`) removes it. A container's veth dies with its network namespace; nothing is kept for it on
+the host. A network that outgrows its bridge's ports gets further ones (`switches`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import socket
 import threading
@@ -20,7 +21,7 @@ from contextlib import ExitStack
 
 import msgspec
 
-from cove.errors import Conflict, Internal
+from cove.errors import Conflict, CoveError, Internal
 from cove.kernel import netlink, sysctl
 from cove.kernel.nlwire import Request
 from cove.network import forwarding, ipam, options
@@ -33,6 +34,7 @@ from cove.network.shaping import Shaper
 from cove.network.switches import Switches
 from cove.paths import Instance
 
+_log = logging.getLogger(__name__)
 DEFAULT_NETWORK = "bridge"
 _LINGER = 2.0
 """Seconds after which a dead container's veth should be gone with its namespace."""
@@ -72,6 +74,8 @@ class BridgeDriver:
                 ipv6=any(subnet.version == 6 for subnet in subnets),
                 mtu=network.mtu or asked.mtu or uplink_mtu(),
             )
+            if asked.link:
+                self._make_named(complete)
             self._pools.learn(complete)
             return complete
 
@@ -151,6 +155,8 @@ class BridgeDriver:
             self._pools.retake(network, found)
             if found:
                 self._restore_ports(network, found)
+            elif options.bridge(network.options, internal=network.internal).link:
+                self._restore_named(network)
             self._shaper.restore(network, found)
 
     def close(self) -> None:
@@ -170,18 +176,34 @@ class BridgeDriver:
 
     def _bridge(self, network: Network, ruled: Ruled, route: netlink.Route) -> int:
         """The index of the network's bridge, which is made if it is not there."""
-        try:
-            index = socket.if_nametoindex(network.link)
-        except OSError:
-            index = self._make_bridge(network, route)
+        link = route.link(network.link)
+        if link is not None and (link.kind, link.mac) != ("bridge", _mac(network.link)):
+            raise Conflict(
+                f"The host has a link {network.link} that is not Cove's; name another bridge for {network.name}"
+            )
+        index = self._make_bridge(network, route) if link is None else link.ifindex
         self._firewall.add_bridge(ruled)
         return index
 
+    def _make_named(self, network: Network) -> None:
+        """A bridge that its user gave a name is there from the start, for whatever of the host's knows it by that."""
+        try:
+            with netlink.Route() as route:
+                self._bridge(network, _ruled(network), route)
+        except OSError as error:
+            raise Internal(f"The bridge {network.link} could not be made: {reason(error)}") from error
+
+    def _restore_named(self, network: Network) -> None:
+        """Nobody is on it: what fails here fails again, with its reason, when somebody comes."""
+        try:
+            self._make_named(network)
+        except CoveError as error:
+            _log.warning("%s", error.message)
+
     def _make_bridge(self, network: Network, route: netlink.Route) -> int:
         link = network.link
-        mac = (b"\x02\x42" + hashlib.sha256(link.encode()).digest()[:4]).hex(":")
         with ExitStack() as undo:
-            route.commit([netlink.bridge(link, mac=mac, mtu=network.mtu)])
+            route.commit([netlink.bridge(link, mac=_mac(link), mtu=network.mtu)])
             undo.callback(delete_link, link)
             index = socket.if_nametoindex(link)
             sysctl.write(f"ipv6/conf/{link}/accept_ra", 0)
@@ -220,6 +242,11 @@ class BridgeDriver:
                 name = self._leaving.popleft()[1]
                 if exists(name):
                     delete_link(name)
+
+
+def _mac(link: str) -> str:
+    """The MAC address of a bridge of ours, which is how it is known."""
+    return (b"\x02\x42" + hashlib.sha256(link.encode()).digest()[:4]).hex(":")
 
 
 def _ruled(network: Network) -> Ruled:

@@ -68,13 +68,14 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class EndpointRequest(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What a container wants of a network; empty means the driver chooses."""
+    """What a container wants of a network; empty means the driver chooses. `without_ipv6`: it switches IPv6 off."""
 
     ipv4: str = ""
     ipv6: str = ""
     mac: str = ""
     ifname: str = "eth0"
     rate: Rate = Rate()
+    without_ipv6: bool = False
 
 
 class Address(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -53,8 +53,13 @@ class Pools:
             raise NotFound(f"No such network: {network.name}")
         chosen: dict[int, Address] = {}
         full: Conflict | None = None
+        pools = [each for each in self._pools[network.id] if each.network.version == 4 or not request.without_ipv6]
+        if not pools and self._pools[network.id]:
+            raise InvalidArgument(
+                f"The network {network.name} has IPv6 alone, which the container's sysctls switch off"
+            )
         with ExitStack() as undo:
-            for pool in self._pools[network.id]:
+            for pool in pools:
                 version = pool.network.version
                 wanted = request.ipv4 if version == 4 else request.ipv6
                 if version in chosen or (wanted and ipam.parse_address(wanted) not in pool.network):

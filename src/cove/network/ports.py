@@ -153,10 +153,11 @@ class Ports:
     def _hold(self, wish: PortBinding, mine: list[PortBinding], routed: Sequence[int] = ()) -> list[_Hold]:
         """Hold one wish: a fixed port, the first free one of its range, or any."""
         addresses = [(each, 6 if ":" in each else 4) for each in _addresses(wish.host_ip)]
-        if open_ := [each for each, version in addresses if version in routed]:
-            holds = [_Hold(_routed(wish, each), None) for each in open_]
-            for rest in (each for each, version in addresses if version not in routed):
-                holds += self._hold(msgspec.structs.replace(wish, host_ip=rest), mine)
+        if any(version in routed for _, version in addresses):
+            holds: list[_Hold] = []
+            for each, version in addresses:
+                open_ = version in routed
+                holds += [_Hold(_routed(wish, each), None)] if open_ else self._hold(_at(wish, each), mine)
             return holds
         if wish.host_port and not wish.host_port_end:
             return self._hold_port(wish, wish.host_port)
@@ -247,6 +248,10 @@ def _welcome(scope: str) -> Callable[[str], bool]:
         return any(address in each for each in near)
 
     return welcome
+
+
+def _at(wish: PortBinding, host_ip: str) -> PortBinding:
+    return msgspec.structs.replace(wish, host_ip=host_ip)
 
 
 def _routed(wish: PortBinding, host_ip: str) -> PortBinding:

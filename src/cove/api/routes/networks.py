@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from cove.api.http import NO_CONTENT, Reply, Request, Response, json_reply
 from cove.api.router import Route
 from cove.engine.engine import Engine
@@ -12,6 +14,8 @@ from cove.wire.networks import (
     NetworkUpdateRequest,
 )
 
+_IPV4_SINCE = (1, 48)
+"""The version of the API that may leave IPv4 out."""
 _LIST_FILTERS = ("dangling", "driver", "id", "label", "label!", "name", "scope", "type")
 _PRUNE_FILTERS = ("until", "label", "label!")
 
@@ -29,7 +33,10 @@ async def inspect(engine: Engine, request: Request) -> Reply:
 
 
 async def create(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.networks.create(await request.json(NetworkCreateRequest)), 201)
+    body = await request.json(NetworkCreateRequest)
+    if request.version < _IPV4_SINCE:
+        body = msgspec.structs.replace(body, enable_ipv4=None)
+    return json_reply(await engine.networks.create(body), 201)
 
 
 async def update(engine: Engine, request: Request) -> Reply:
@@ -64,6 +71,7 @@ async def trace(engine: Engine, request: Request) -> Reply:
 ROUTES: tuple[Route[Engine], ...] = (
     Route("GET", "/net/trace", trace),
     Route("GET", "/networks", list_),
+    Route("GET", "/networks/", list_),
     Route("POST", "/networks/create", create),
     Route("POST", "/networks/prune", prune),
     Route("GET", "/networks/{id}", inspect),
