@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -20,17 +21,40 @@ Sink = Callable[[dict[str, Any]], None]
 _HUB = ("https://index.docker.io/v1/", "index.docker.io", "docker.io")
 
 
-class Bases:
-    """What is known of images in one build. `auth`: credentials by registry, as X-Registry-Config has them."""
+Auth = Callable[[Reference], Awaitable[Credentials | None]]
+"""Who knows the credentials for an image's registry."""
 
-    def __init__(self, context: Context, auth: dict[str, dict[str, str]], *, pull: bool) -> None:
+
+def listed_credentials(listed: Mapping[str, Mapping[str, str]]) -> Auth:
+    """Credentials by registry, as X-Registry-Config has them."""
+
+    async def auth(reference: Reference) -> Credentials | None:
+        names = _HUB if reference.domain == DEFAULT_DOMAIN else (reference.domain, f"https://{reference.domain}")
+        for name in names:
+            if found := listed.get(name):
+                return Credentials(
+                    username=found.get("username", ""),
+                    password=found.get("password", ""),
+                    server_address=reference.domain,
+                )
+        return None
+
+    return auth
+
+
+class Bases:
+    """What is known of images in one build."""
+
+    def __init__(self, context: Context, auth: Auth, *, pull: bool) -> None:
         self._context = context
         self._auth = auth
         self._pull = pull
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.known: dict[tuple[str, str], Base] = {}
 
     async def find(self, wanted: Collection[tuple[str, str]], sink: Sink) -> None:
         """Make these images known; an error names the one that cannot be had."""
+        self._loop = asyncio.get_running_loop()
         for name, platform in sorted(wanted):
             image = await self._context.executors.bulk(self._one, name, Platform.parse(platform), sink)
             self.known[name, platform] = Base(
@@ -44,6 +68,7 @@ class Bases:
     async def cached(self, names: Collection[str], platform: Platform, sink: Sink) -> dict[str, tuple[str, int]]:
         """The steps that these images offer; one that cannot be had is told of, and no more."""
         found: dict[str, tuple[str, int]] = {}
+        self._loop = asyncio.get_running_loop()
         for name in names:
             try:
                 image = await self._context.executors.bulk(self._one, name, platform, sink)
@@ -96,13 +121,10 @@ class Bases:
         return image
 
     def _credentials(self, reference: Reference) -> Credentials | None:
-        names = _HUB if reference.domain == DEFAULT_DOMAIN else (reference.domain, f"https://{reference.domain}")
-        for name in names:
-            found = self._auth.get(name)
-            if found:
-                return Credentials(
-                    username=found.get("username", ""),
-                    password=found.get("password", ""),
-                    server_address=reference.domain,
-                )
-        return None
+        """In a worker's thread, of somebody who lives on the loop."""
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(_coroutine(self._auth(reference)), self._loop).result()
+
+
+async def _coroutine(found: Awaitable[Credentials | None]) -> Credentials | None:
+    return await found

@@ -16,10 +16,12 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from cove.build import ops
 from cove.build.layers import Source, Workshop
@@ -54,12 +56,35 @@ class Prepared:
     stubs: tuple[str, ...]
 
 
+Agent = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+"""Serves one connection to an ssh agent, until either side ends it."""
+
+
+class Giver(Protocol):
+    """Who has the secrets of a build."""
+
+    async def secret(self, identity: str) -> bytes | None:
+        """A secret, None for one that was not given."""
+        ...
+
+    async def agent(self, identity: str) -> Agent | None:
+        """A way to an ssh agent, None for one that was not given."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     """What a client gave one build: secrets by id, and the sockets of its ssh agents by id."""
 
     secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
     agents: dict[str, str] = field(default_factory=dict)
+
+    async def secret(self, identity: str) -> bytes | None:
+        return self.secrets.get(identity)
+
+    async def agent(self, identity: str) -> Agent | None:
+        path = self.agents.get(identity)
+        return None if path is None else partial(_relay, path)
 
     @classmethod
     def of(cls, sent: BuildSecrets) -> Given:
@@ -74,7 +99,7 @@ class Given:
 class BuildMounts:
     """Makes the mounts of one build's steps."""
 
-    def __init__(self, context: Context, workshop: Workshop, locks: CacheLocks, given: Given) -> None:
+    def __init__(self, context: Context, workshop: Workshop, locks: CacheLocks, given: Giver) -> None:
         self._context = context
         self._workshop = workshop
         self._locks = locks
@@ -110,7 +135,7 @@ class BuildMounts:
             case "cache":
                 return await self._cache(asked, sources, stack)
             case "secret":
-                return self._secret(asked, env, stack)
+                return await self._secret(asked, env, stack)
         return await self._agent(asked, env, stack)
 
     # ── bind ──────────────────────────────────────────────────────────────────────────────────────
@@ -196,8 +221,8 @@ class BuildMounts:
 
     # ── secrets ───────────────────────────────────────────────────────────────────────────────────
 
-    def _secret(self, asked: ops.RunMount, env: dict[str, str], stack: AsyncExitStack) -> Mount | None:
-        content = self._given.secrets.get(asked.id)
+    async def _secret(self, asked: ops.RunMount, env: dict[str, str], stack: AsyncExitStack) -> Mount | None:
+        content = await self._given.secret(asked.id)
         if content is None:
             if asked.required:
                 raise NotFound(f"secret {asked.id}: not found; give it with --secret id={asked.id},src=FILE")
@@ -214,7 +239,7 @@ class BuildMounts:
 
     async def _agent(self, asked: ops.RunMount, env: dict[str, str], stack: AsyncExitStack) -> Mount | None:
         """A socket of our own that leads to the agent, for whom the step wants: the agent's own stays as it is."""
-        agent = self._given.agents.get(asked.id)
+        agent = await self._given.agent(asked.id)
         if agent is None:
             if asked.required:
                 raise NotFound(f"ssh agent {asked.id}: not found; give it with --ssh {asked.id}")
@@ -222,7 +247,7 @@ class BuildMounts:
         target = asked.target or f"/run/buildkit/ssh_agent.{sum(name == 'SSH_AUTH_SOCK' for name in env)}"
         env["SSH_AUTH_SOCK"] = target
         path = self._memory(stack) / "agent"
-        server = await asyncio.start_unix_server(lambda reader, writer: _relay(agent, reader, writer), path)
+        server = await asyncio.start_unix_server(agent, path)
         stack.callback(server.close)
         os.chmod(path, asked.mode)
         os.chown(path, asked.uid, asked.gid)

@@ -11,33 +11,28 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
-
-import msgspec
 
 from cove import ids
 from cove.build import context as contexts
-from cove.build import emulation, exporters
 from cove.build.cache import BuildCache
-from cove.build.dockerfile import instructions, lint, reader
-from cove.build.dockerfile.options import PROXIES, Missing, Options
-from cove.build.dockerfile.plan import Plan, plan
+from cove.build.dockerfile.options import PROXIES
 from cove.build.layers import Workshop
-from cove.build.solver import Event, Solver
-from cove.build.steps import Result, StepFailed, Steps, Surroundings
+from cove.build.solver import Solver
+from cove.build.steps import Result, StepFailed
 from cove.engine.attachments import Attachments
 from cove.engine.bridging import Message, blocking
-from cove.engine.build_bases import Bases
-from cove.engine.build_mounts import BuildMounts, CacheLocks, Given, sweep_memory
+from cove.engine.build_bases import Bases, listed_credentials
+from cove.engine.build_job import Build, Files, Recipe, Tools
+from cove.engine.build_mounts import BuildMounts, CacheLocks, Given, Giver, sweep_memory
 from cove.engine.build_prune import prune_cache
 from cove.engine.build_runner import BuildExits, ContainerRunner, proxies
 from cove.engine.build_stream import Classic, Events, Quiet, Stream
 from cove.engine.context import Context
 from cove.engine.launch import Launcher
 from cove.errors import InvalidArgument, NotFound, Unsupported
-from cove.image.images import Image
-from cove.oci.platform import Platform, host_platform
+from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 from cove.runtime.messages import Exit
 from cove.wire.builds import BuildOptions, BuildPruneResponse, BuildSecrets
@@ -113,20 +108,46 @@ class BuildService:
         self, options: BuildOptions, body: AsyncIterator[bytes], auth: dict[str, dict[str, str]]
     ) -> AsyncIterator[Message]:
         """The messages of a build; what is wrong with the request or the Dockerfile is raised before the first."""
-        names = _names(options)
+        names = full_names(options.tags)
         _check(options)
-        one = _Build(self, options, names, auth)
+        given = self.taken(options.session)
+        scratch = self.scratch()
+        bases = Bases(self._context, listed_credentials(auth), pull=options.pull)
+        files = _Received(self, options, scratch, body)
+        build = self.job(options, files=files, bases=bases, giver=given, scratch=scratch)
         try:
-            await one.prepare(body)
+            await build.read()
         except BaseException:
-            self._sweep(one.scratch)
+            self.sweep(scratch)
             raise
         identity = options.build_id or ids.new_id()
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
-        task = asyncio.ensure_future(one.run(queue.put_nowait))
+        stream = _stream(options, queue.put_nowait, self._cache)
+        task = asyncio.ensure_future(_run(build, names, stream, queue.put_nowait))
         self._running[identity] = task
         task.add_done_callback(lambda _: queue.put_nowait(None))
-        return self._messages(identity, task, queue, one.scratch)
+        return self._messages(identity, task, queue, scratch)
+
+    def job(
+        self,
+        options: BuildOptions,
+        *,
+        files: Files,
+        bases: Bases,
+        giver: Giver,
+        scratch: Path,
+        contexts: Mapping[str, str] | None = None,
+    ) -> Build:
+        """A build that somebody else takes through its steps."""
+        tools = Tools(self._context, self._workshop, self._cache, self._solver)
+        runner = self._runner(options, giver)
+        return Build(tools, options, files=files, bases=bases, runner=runner, scratch=scratch, contexts=contexts)
+
+    def scratch(self) -> Path:
+        """A directory of its own for what passes through a build; `sweep` it afterwards."""
+        directory = self._context.data.tmp / f"build-{ids.new_id()[:16]}"
+        directory.mkdir(mode=0o700)
+        return directory
 
     async def _messages(
         self, identity: str, task: asyncio.Task[None], queue: asyncio.Queue[Message | None], scratch: Path
@@ -145,11 +166,11 @@ class BuildService:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             self._running.pop(identity, None)
-            self._context.store.layers.flush()
-            self._sweep(scratch)
+            self.sweep(scratch)
 
-    def _sweep(self, scratch: Path) -> None:
-        """Remove what a build left, beside everything else."""
+    def sweep(self, scratch: Path) -> None:
+        """At a build's end: its layers go to the disk, what it left goes away, both beside everything else."""
+        self._context.store.layers.flush()
         work = self._context.executors.disk(shutil.rmtree, scratch, ignore_errors=True)
         task = asyncio.ensure_future(work)
         self._sweeps.add(task)
@@ -178,124 +199,52 @@ class BuildService:
     def cache(self) -> BuildCache:
         return self._cache
 
-    @property
-    def solver(self) -> Solver[Result]:
-        return self._solver
-
-    def runner(self, options: BuildOptions, given: Given) -> ContainerRunner:
+    def _runner(self, options: BuildOptions, given: Giver) -> ContainerRunner:
         """Who runs programs for one build."""
         mounts = BuildMounts(self._context, self._workshop, self._locks, given)
         around = proxies(options.arguments, PROXIES)
         return ContainerRunner(self._context, self._launcher, self._attachments, self._exits, options, mounts, around)
 
 
-class _Build:
-    """One build from its request to its image."""
+class _Received:
+    """The files of a build whose context is the request's body, or an address in the request."""
 
     def __init__(
-        self, service: BuildService, options: BuildOptions, names: list[str], auth: dict[str, dict[str, str]]
+        self, service: BuildService, options: BuildOptions, scratch: Path, body: AsyncIterator[bytes]
     ) -> None:
-        self._service = service
+        self._executors = service.context.executors
+        self._workshop = service.workshop
         self._options = options
-        self._names = names
-        self._given = service.taken(options.session)
-        self._bases = Bases(service.context, auth, pull=options.pull)
-        self.scratch = service.context.data.tmp / f"build-{ids.new_id()[:16]}"
-        self._received: contexts.Context | None = None
-        self._dockerfile: instructions.Dockerfile | None = None
-        self._results: dict[str, Result] = {}
+        self._scratch = scratch
+        self._body = body
+        self._directory = scratch
 
-    async def prepare(self, body: AsyncIterator[bytes]) -> None:
-        """The context on disk and the Dockerfile read."""
-        service, options = self._service, self._options
-        executors = service.context.executors
-        self.scratch.mkdir(mode=0o700)
+    async def read(self) -> Recipe:
+        """The context is on disk afterwards."""
+        options, run = self._options, self._executors.bulk
         if options.remote:
-            self._received = await executors.bulk(
-                contexts.fetch, service.workshop, self.scratch, options.remote, options.dockerfile
-            )
+            found = await run(contexts.fetch, self._workshop, self._scratch, options.remote, options.dockerfile)
         else:
-            self._received = await executors.bulk(
-                contexts.receive, service.workshop, self.scratch, blocking(body), options.dockerfile
+            found = await run(
+                contexts.receive, self._workshop, self._scratch, blocking(self._body), options.dockerfile
             )
-        self._dockerfile = reader.parse(self._received.dockerfile)
+        self._directory = found.directory
+        return Recipe(found.dockerfile, found.ignore)
 
-    async def run(self, sink: Sink) -> None:
-        """Plan, solve, name."""
-        assert self._received is not None and self._dockerfile is not None
-        if self._options.cache_only and not self._bases.any_here(self._options.cache_only):
-            self._options = msgspec.structs.replace(self._options, no_cache=True)
-        options = self._options
-        stream = _stream(options, sink, self._service.cache)
-        plans = [await self._plan(platform, sink) for platform in _platforms(options)]
-        joined = _joined(plans)
-        _refuse_warnings(self._dockerfile, joined)
-        stream.planned(joined)
-        if options.check:
-            sink({"aux": {"Warnings": len(joined.warnings)}})
-            return
-        for each in plans:
-            emulation.check(each.made.vertex, self._bases.known.values())
-        offered = await self._bases.cached(options.cache_from, _platforms(options)[0], sink)
-
-        async def imported(key: str) -> tuple[str, int] | None:
-            return offered.get(key)
-
-        around = Surroundings(
-            workshop=self._service.workshop,
-            cache=self._service.cache,
-            runner=self._service.runner(options, self._given),
-            blocking=self._service.context.executors.bulk,
-            contexts={"context": self._received.directory},
-            scratch=self.scratch,
-            ignore=self._received.ignore,
-            imported=imported,
-        )
-
-        def heard(event: Event) -> None:
-            if isinstance(event.result, Result):
-                self._results[event.vertex.key] = event.result
-            stream.heard(event)
-
-        steps = Steps(around)
-        await self._service.solver.solve(tuple(each.made.vertex for each in plans), steps, heard)
-        image = await self._export(plans, steps.keys)
-        stream.built(image.id, [Reference.parse(name).familiar for name in self._names])
-
-    async def _plan(self, platform: Platform, sink: Sink) -> Plan:
-        """The plan for a platform, as soon as every image that it needs is known."""
-        assert self._dockerfile is not None and self._received is not None
-        asked = _plan_options(self._options, platform, self._received.ignore)
-        while True:
-            try:
-                return plan(self._dockerfile, asked, self._bases.known)
-            except Missing as missing:
-                await self._bases.find(missing.images, sink)
-
-    async def _export(self, plans: list[Plan], keys: dict[str, str]) -> Image:
-        context, options = self._service.context, self._options
-
-        def work() -> Image:
-            parts = [
-                exporters.assemble(context.store, self._service.cache, each.made, self._results, keys, each.epoch)
-                for each in plans
-            ]
-            return exporters.name_image(context.store, parts, self._names, cached="inline" in options.cache_to)
-
-        image = await context.executors.bulk(work)
-        for name in self._names:
-            context.events.emit("image", "tag", image.id, {"name": Reference.parse(name).familiar})
-        return image
+    async def trees(self, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, Path]:
+        return {"context": self._directory}
 
 
-def _platforms(options: BuildOptions) -> list[Platform]:
-    return [Platform.parse(text) for text in dict.fromkeys(options.platforms)] or [host_platform()]
-
-
-def _joined(plans: list[Plan]) -> Plan:
-    """What is told of builds for several platforms: the steps of each, one after the other."""
-    warnings = tuple(dict.fromkeys(warning for each in plans for warning in each.warnings))
-    return Plan(plans[0].made, warnings, tuple(line for each in plans for line in each.lines))
+async def _run(build: Build, names: list[str], stream: Stream, sink: Sink) -> None:
+    """Plan, solve, name; what happens goes to the stream."""
+    joined = await build.plan(sink)
+    stream.planned(joined)
+    if build.options.check:
+        sink({"aux": {"Warnings": len(joined.warnings)}})
+        return
+    await build.solve(stream.heard, sink)
+    image = await build.image(names)
+    stream.built(image.id, [Reference.parse(name).familiar for name in names])
 
 
 def _stream(options: BuildOptions, sink: Sink, cache: BuildCache) -> Stream:
@@ -304,10 +253,10 @@ def _stream(options: BuildOptions, sink: Sink, cache: BuildCache) -> Stream:
     return Quiet(sink) if options.quiet else Classic(sink, lambda name: cache.known(name) and not options.no_cache)
 
 
-def _names(options: BuildOptions) -> list[str]:
-    """The names of the result in full; InvalidArgument for a bad one."""
+def full_names(tags: Iterable[str]) -> list[str]:
+    """The names of a result in full; InvalidArgument for a bad one."""
     found = []
-    for tag in options.tags:
+    for tag in tags:
         reference = Reference.parse(tag)
         if reference.digest:
             raise InvalidArgument(f"refusing to create a tag with a digest reference: {tag}")
@@ -327,35 +276,3 @@ def _check(options: BuildOptions) -> None:
         raise InvalidArgument(f"the cache cannot be put to {sorted(unknown)[0]!r} over this call; inline is known")
     if options.outputs:
         raise Unsupported("this build's outputs other than an image are not supported over this call")
-
-
-def _refuse_warnings(dockerfile: instructions.Dockerfile, planned: Plan) -> None:
-    if planned.warnings and lint.Checks.parse(dockerfile.directives.get("check", "")).errors:
-        first = planned.warnings[0]
-        raise InvalidArgument(
-            "the Dockerfile's check directive makes warnings errors: "
-            f"{first.rule}: {first.message} (line {first.line})"
-        )
-
-
-def _plan_options(options: BuildOptions, platform: Platform, ignore: tuple[str, ...]) -> Options:
-    host = host_platform()
-    entitled = set(options.allow)
-    if options.network == "host":
-        entitled.add("network.host")
-    return Options(
-        target=options.target,
-        arguments=options.arguments,
-        labels=options.labels,
-        platform=platform,
-        build_platform=host,
-        no_cache=options.no_cache,
-        no_cache_filter=frozenset(options.no_cache_filter),
-        epoch=options.epoch,
-        network=options.network if options.network != "default" else "",
-        extra_hosts=options.extra_hosts,
-        shm_size=options.shm_size,
-        entitlements=frozenset(entitled),
-        ignore=ignore,
-        place=f"{options.tags[0] if options.tags else options.target}:{platform}",
-    )
