@@ -215,7 +215,7 @@ def test_a_caches_name_is_no_path(daemon: Daemon, tmp_path: Path, words: str) ->
 
 
 def test_a_binds_propagation_is_not_the_files_to_say(daemon: Daemon, tmp_path: Path) -> None:
-    """CVE-2024-9407: an option smuggled into a bind mount; the twin: the bind without it, from which nothing leaks."""
+    """CVE-2024-9407: options smuggled into a bind mount; the twin: a bind from which nothing leaks."""
     for number, word in enumerate(("bind-propagation=rshared", "bind-propagation=rslave", "z=1", "U=true")):
         where = context(tmp_path / str(number), f"FROM busybox\nRUN --mount=type=bind,target=/c,{word} true\n")
         told = build(daemon, str(where)).stderr

@@ -179,7 +179,7 @@ class BuildMounts:
     # ── cache ─────────────────────────────────────────────────────────────────────────────────────
 
     async def _cache(self, asked: ops.RunMount, sources: tuple[Source, ...], stack: AsyncExitStack) -> Mount:
-        identity = f"{asked.id}\0{asked.source}" if asked.source else asked.id
+        identity = _cache_identity(asked, sources)
         if asked.sharing == "locked":
             await stack.enter_async_context(self._locks.of(identity))
         elif asked.sharing == "private":
@@ -298,6 +298,15 @@ class BuildMounts:
                 closing.callback(os.close, lower[-1])
             missing = [path for path in paths if not exists_below(lower, path)]
         return tuple(sorted(missing, key=len, reverse=True))
+
+
+def _cache_identity(asked: ops.RunMount, sources: tuple[Source, ...]) -> str:
+    """What makes a cache the same: its id, and how it begins; another owner or base is another cache."""
+    identity = f"{asked.id}\0{asked.source}" if asked.source else asked.id
+    if (asked.uid, asked.gid, asked.mode) != (0, 0, 0o755):
+        identity += f"\0{asked.uid}:{asked.gid} {asked.mode:o}"
+    base = sources[asked.input] if asked.input > 0 else None
+    return f"{identity}\0{base}" if isinstance(base, str) else identity
 
 
 def _memory_places(context: Context) -> tuple[Path, ...]:

@@ -88,6 +88,7 @@ class Selection:
 
     def _matching(self, above: str, names: list[str]) -> Iterator[str]:
         name, rest = names[0], names[1:]
+        any_depth = name == "**" and self._asked.parents  # elsewhere it is an asterisk, as in the reference
         try:
             fd = open_in(self._base, above or "/", _DIRECTORY)
         except OSError:
@@ -101,18 +102,18 @@ class Selection:
         finally:
             os.close(fd)
         for found in listed:
-            if has_wildcard(name) and name != "**" and not matcher(name).fullmatch(found):
+            if has_wildcard(name) and not any_depth and not matcher(name).fullmatch(found):
                 continue
             path = f"{above}/{found}" if above else found
             if self._ignore.excludes(path) and self._ignore.prunes(path):
                 continue
             if rest:
                 yield from self._matching(path, rest)
-                if name == "**":
+                if any_depth:
                     yield from self._matching(path, names)
             elif not self._ignore.excludes(path):
                 yield path
-        if name == "**" and rest:
+        if any_depth and rest:
             yield from self._matching(above, rest)
 
     def open(self, top: str) -> tuple[int, str, os.stat_result]:

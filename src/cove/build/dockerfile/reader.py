@@ -241,8 +241,6 @@ def _copy(node: Node) -> Copy:
         if destination in announced:
             raise DockerfileError(f"{node.name} cannot accept a heredoc as a destination", node.position)
         sources = [word for word in sources if word not in announced]
-        if flags.get("from"):
-            raise DockerfileError(f"{node.name} --from cannot be used with a heredoc", flags["from"].position)
     return Copy(
         node=node,
         sources=tuple(sources),
