@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from cove.build.cache import BuildCache
 from cove.engine.attachments import Attachments
+from cove.engine.backups import Backups
 from cove.engine.builds import BuildService
 from cove.engine.containers import Containers
 from cove.engine.context import Context
@@ -32,6 +33,7 @@ from cove.engine.prune import Prune
 from cove.engine.recovery import Recovery
 from cove.engine.registry import Container, Registry
 from cove.engine.removal import Removal
+from cove.engine.restores import Restores
 from cove.engine.stats import Stats
 from cove.engine.streams import Streams
 from cove.engine.system import System
@@ -70,6 +72,8 @@ class Engine:
         self.containers = Containers(
             context, registry, self._network_store, mounts, self.lifecycle, self._removal, users, attachments
         )
+        self.backups = Backups(context, registry, self.volumes)
+        self.restores = Restores(context, registry, self._network_store, self.containers, mounts, self.volumes, users)
         self.streams = Streams(context, registry, self.lifecycle)
         self.files = Files(context, registry, mounts, self.volumes)
         self.containers.fill_volumes = self.files.fill_volumes
