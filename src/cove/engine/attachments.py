@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from cove.engine import security
 from cove.engine.confining import confined
 from cove.engine.context import Context
 from cove.engine.naming import Naming
@@ -218,6 +219,7 @@ def endpoint_request(settings: EndpointSettings, record: Record, ifname: str, *,
         mac=settings.mac_address or (record.config.mac_address if first else ""),
         ifname=options.get(IFNAME_OPTION, ifname),
         rate=rates.parse(record.host.net_rate),
+        without_ipv6=security.without_ipv6(record.host.sysctls),
     )
 
 

@@ -85,7 +85,7 @@ class Containers:
             mounts = await self._mounts.resolve(draft.config, draft.host)
             undo.push_async_callback(self._mounts.undo, mounts)
             record = msgspec.structs.replace(draft, mounts=mounts)
-            await self._unpacked(image)
+            await self.unpacked(image)
             shown = [mount.chain for mount in mounts if mount.type == "image"]
             self._context.snapshots.prepare(identity, image.top, shown)
             undo.callback(self._context.snapshots.remove, identity)
@@ -94,7 +94,7 @@ class Containers:
             undo.pop_all()
         return container, warnings
 
-    async def _unpacked(self, image: Image) -> None:
+    async def unpacked(self, image: Image) -> None:
         """A variant that was pulled among others is unpacked when it is needed first."""
         layers = self._context.store.layers
         if not all(layers.is_unpacked(chain) for chain in image.chain_ids):
@@ -106,8 +106,8 @@ class Containers:
         """The record of a container as far as it can be written without making anything: all but its mounts."""
         image = self._image(body.image, platform)
         config = merge.merge(body.config(), image.config.config)
-        asked = self._with_lenders(_normal(body.host_config))
-        warnings = self._check(config, asked) + foreign.warnings(image.config.platform, asked=bool(platform))
+        asked = self.with_lenders(_normal(body.host_config))
+        warnings = self.check(config, asked) + foreign.warnings(image.config.platform, asked=bool(platform))
         words = merge.command(config)
         record = Record(
             id=identity,
@@ -144,7 +144,8 @@ class Containers:
         self._context.store.content.note_use(image.target.digest)
         return image
 
-    def _check(self, config: wire.ContainerConfig, asked: wire.HostConfig) -> tuple[str, ...]:
+    def check(self, config: wire.ContainerConfig, asked: wire.HostConfig) -> tuple[str, ...]:
+        """Refuse what this host cannot honour; warnings of what it honours in part."""
         check_log(asked.log_config)
         for text in asked.extra_hosts or ():
             resolv.parse_extra(text, "0.0.0.0")
@@ -165,7 +166,7 @@ class Containers:
             warnings += ("Published ports are discarded when using host network mode",)
         return warnings
 
-    def _with_lenders(self, asked: wire.HostConfig) -> wire.HostConfig:
+    def with_lenders(self, asked: wire.HostConfig) -> wire.HostConfig:
         """Modes like "container:NAME" with the identity in the name's place, which a rename does not change."""
         fields = {"pid": "pid_mode", "ipc": "ipc_mode", "network": "network_mode"}
         changes = {}

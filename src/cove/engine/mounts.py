@@ -110,6 +110,15 @@ class Mounts:
         await self._context.executors.bulk(self._context.store.layers.ensure_unpacked, image)
         return msgspec.structs.replace(record, source=image.id, chain=image.top or "")
 
+    async def again(self, records: Iterable[MountRecord]) -> tuple[MountRecord, ...]:
+        """The mounts of a container that comes from elsewhere, on this host; its volumes are the caller's."""
+        found = []
+        for record in records:
+            if record.type == "bind":
+                binds.check_source(record.source, make=record.make)
+            found.append(await self._pinned(record) if record.type == "image" else record)
+        return tuple(found)
+
     def _from_container(self, text: str) -> Iterable[MountRecord]:
         name, _, mode = text.partition(":")
         if mode not in ("", "ro", "rw", "z", "Z"):

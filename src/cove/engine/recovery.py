@@ -96,7 +96,12 @@ class Recovery:
             _log.warning("container %s could not be adopted: %s", container.name, error.message)
             return False
         container.process = adopted(status, pidfd, other)
-        changes: dict[str, object] = {"phase": status.phase, "pid": status.pid}
+        phase = status.phase
+        if phase == "paused" and container.facts.phase == "running":
+            # Nobody asked for that: a daemon died while it copied something of a container that stood still for it.
+            await self._context.runtime.freeze(container.id, False)
+            phase = "running"
+        changes: dict[str, object] = {"phase": phase, "pid": status.pid}
         if not container.facts.running:
             changes |= {"wanted": "running", "started_ns": int(status.started_at * 1e9) or time.time_ns()}
         self._registry.note(container, **changes)

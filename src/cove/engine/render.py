@@ -178,9 +178,17 @@ def inspection(container: Container, networks: NetworkStore, data: DataRoot) -> 
         host_config=record.host,
         graph_driver=wire.GraphDriver(data={"UpperDir": str(files.upper), "WorkDir": str(files.work)}),
         mounts=tuple(mount_point(mount) for mount in record.mounts if mount.type != "tmpfs"),
-        config=record.config,
+        config=_config(record),
         network_settings=_network_settings(record, facts, places),
     )
+
+
+def _config(record: Record) -> wire.ContainerConfig:
+    """As asked for, with the MAC address that was asked for on the first network."""
+    first = next(iter(record.endpoints.values()), None)
+    if record.config.mac_address or first is None or not first.mac_address:
+        return record.config
+    return msgspec.structs.replace(record.config, mac_address=first.mac_address)
 
 
 def state(container: Container) -> wire.ContainerState:

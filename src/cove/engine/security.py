@@ -238,6 +238,11 @@ _IPC_SYSCTLS = frozenset(
 )
 
 
+def without_ipv6(asked: Mapping[str, str]) -> bool:
+    """Whether a container's sysctls switch IPv6 off, so that it needs no such address and no name for one."""
+    return any(asked.get(f"net{dot}ipv6{dot}conf{dot}all{dot}disable_ipv6", "0").strip() != "0" for dot in "./")
+
+
 def sysctls(
     asked: Mapping[str, str], *, own_network: bool, own_ipc: bool, own_uts: bool, groups: int = 1 << 31
 ) -> dict[str, str]:

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
+
+import msgspec
 
 from cove import ids
 from cove.engine.bridging import blocking
 from cove.engine.context import Context
+from cove.engine.freezing import standing_still
 from cove.engine.records import MountRecord, VolumeRecord
 from cove.engine.volumes import VolumeService
-from cove.errors import Conflict
+from cove.errors import Conflict, Unsupported
 from cove.image import archives
+from cove.image.members import Limits
+from cove.oci.spec import Mount
 from cove.wire import volumes as wire
 
+WHOLE = Limits(size=1 << 50, entries=1 << 40)
+"""A volume may be as large as a disk: what bounds it is that."""
 _SNAPSHOT_OF = "cove.snapshot.of"
 
 
@@ -35,27 +42,28 @@ class VolumeMoves:
 
     async def import_(self, name: str, stream: AsyncIterator[bytes]) -> None:
         """Put an archive's content into a volume, which is made when it is not there."""
-        record = await self._volumes.ensure(ids.check_name("volume", name))
         body = blocking(stream)
+        bulk = self._context.executors.bulk
+        if not self._volumes.exists(ids.check_name("volume", name)):
+            new = VolumeRecord(name=name, created_ns=time.time_ns())
+            async with self._volumes.appearing(new) as made:
+                await bulk(archives.write_archive, archives.stopped((made,)), "/", body, top=True, limits=WHOLE)
+            return
+        record = self._volumes.record(name)
         async with self._ready(record), self._frozen(name):
-            await self._context.executors.bulk(
-                archives.write_archive, self._root(record, rw=True), "/", body, top=True
-            )
+            root = self._root(record, rw=True)
+            await bulk(archives.write_archive, root, "/", body, top=True, limits=WHOLE)
 
     async def clone(self, name: str, to: str, *, labels: dict[str, str] | None = None) -> wire.Volume:
         """A second volume with the same content and options; Conflict when the name is taken."""
         source = self._volumes.record(name)
+        if source.options.get("device"):
+            raise Unsupported(f"The volume {name} is a device, and so would the new one be; make a volume and copy")
         if self._volumes.exists(ids.check_name("volume", to)):
             raise Conflict(f"a volume with the name {to} exists already; remove it or choose another name")
-        made = await self._volumes.ensure(
-            to, source.driver, options=dict(source.options), labels={**source.labels, **(labels or {})}
-        )
-        try:
-            async with self._ready(source), self._ready(made), self._frozen(name):
-                await self._context.executors.bulk(self._copy, source, made)
-        except BaseException:
-            await self._volumes.remove(to, force=True)
-            raise
+        wanted = msgspec.structs.replace(source, name=to, labels={**source.labels, **(labels or {})}, anonymous=False)
+        async with self._ready(source), self._volumes.appearing(wanted) as made, self._frozen(name):
+            await self._context.executors.bulk(self._copy, source, made)
         return await self._volumes.inspect(to)
 
     async def snapshot(self, name: str, to: str = "") -> wire.Volume:
@@ -68,42 +76,29 @@ class VolumeMoves:
         await self._volumes.rename(name, ids.check_name("volume", to))
         return await self._volumes.inspect(to)
 
-    def _copy(self, source: VolumeRecord, target: VolumeRecord) -> None:
-        archives.write_archive(
-            self._root(target, rw=True), "/", archives.read_archive(self._root(source), "/."), top=True
-        )
+    def _copy(self, source: VolumeRecord, target: Mount) -> None:
+        pieces = archives.read_archive(self._root(source), "/.", sparse=True)
+        archives.write_archive(archives.stopped((target,)), "/", pieces, top=True, limits=WHOLE)
 
     def _root(self, record: VolumeRecord, *, rw: bool = False) -> archives.FsRoot:
         shown = MountRecord(type="volume", destination="/", name=record.name, driver=record.driver, rw=rw)
-        return archives.stopped((self._volumes.mount(shown),))
+        mount = self._volumes.mount(shown)
+        if mount.type != "bind" and "loop" not in mount.options:
+            raise Unsupported(
+                f"The volume {record.name} is a device of the type {mount.type}, which only containers mount; "
+                "copy its content from one"
+            )
+        return archives.stopped((mount,))
 
     def _ready(self, record: VolumeRecord) -> AbstractAsyncContextManager[None]:
         return self._volumes.held((MountRecord(type="volume", destination="/", name=record.name),))
 
     async def _still(self, record: VolumeRecord) -> AsyncIterator[bytes]:
         async with self._ready(record), self._frozen(record.name):
-            async for piece in self._context.executors.stream(archives.export(self._root(record))):
+            async for piece in self._context.executors.stream(archives.export(self._root(record), sparse=True)):
                 yield piece
 
-    def _frozen(self, name: str) -> AsyncExitStack:
+    def _frozen(self, name: str) -> AbstractAsyncContextManager[None]:
         """The volume's running containers stand still until its exit."""
-        return _Frozen(self._context, self._volumes, name)
-
-
-class _Frozen(AsyncExitStack):
-    def __init__(self, context: Context, volumes: VolumeService, name: str) -> None:
-        super().__init__()
-        self._context = context
-        self._consumers = [user for user in volumes.users(name) if user.facts.phase == "running"]
-
-    async def __aenter__(self) -> _Frozen:
-        runtime = self._context.runtime
-        for container in self._consumers:
-            await self.enter_async_context(container.lock)
-            if container.facts.phase == "running":
-                try:
-                    await runtime.freeze(container.id, True)
-                except Conflict:
-                    continue  # it ended this very moment
-                self.push_async_callback(runtime.freeze, container.id, False)
-        return self
+        running = [user for user in self._volumes.users(name) if user.facts.phase == "running"]
+        return standing_still(self._context.runtime, running)

@@ -148,6 +148,38 @@ class VolumeService:
             self._records.pop(name, None)
         self._context.events.emit("volume", "destroy", name, {"driver": record.driver})
 
+    @asynccontextmanager
+    async def appearing(self, record: VolumeRecord) -> AsyncIterator[Mount]:
+        """A new volume that bears its name when the block ends well, and is never there half: its mount at "/"."""
+        async with self._lock(record.name):
+            if record.name in self._records:
+                raise Conflict(
+                    f"a volume with the name {record.name} exists already; remove it or choose another name"
+                )
+            if not self._is_ours(record.driver):
+                await self._plugins.create(record.driver, record.name, record.options)
+                await self._plugins.hold((record,), record.name)
+                try:
+                    yield self._plugins.mount(record, "/", ("rw",))
+                except BaseException:
+                    await self._plugins.remove(record)
+                    raise
+                finally:
+                    await self._plugins.release((record,), record.name)
+            else:
+                driver, disk = self._driver(record.driver), self._context.executors.disk
+                hidden = driver.unfinished(ids.new_id())
+                try:
+                    await disk(driver.create, hidden, record.options)
+                    yield driver.mount(hidden, "/", record.options)
+                    await disk(driver.rename, hidden, record.name)
+                except BaseException:
+                    await disk(driver.remove, hidden)
+                    raise
+            self._documents.put(record.name, record)
+            self._records[record.name] = record
+        self._context.events.emit("volume", "create", record.name, {"driver": record.driver})
+
     def users(self, name: str) -> Sequence[Container]:
         """The containers that name a volume."""
         return [
