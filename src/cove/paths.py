@@ -63,6 +63,11 @@ class ContainerData:
     def resolv_conf(self) -> Path:
         return self.root / "resolv.conf"
 
+    @property
+    def bundle(self) -> Path:
+        """For hooks, where there are any."""
+        return self.root / "bundle"
+
 
 @dataclass(frozen=True, slots=True)
 class DataRoot:

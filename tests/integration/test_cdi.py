@@ -38,16 +38,30 @@ devices:
           hostPath: /dev/fuse
           permissions: r
 """
-_HOOKED = {
-    "cdiVersion": "1.0.0",
-    "kind": "hooks.example/thing",
-    "devices": [
-        {
-            "name": "one",
-            "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/usr/bin/vendor-hook"}]},
-        }
-    ],
-}
+_HOOK = """#!/bin/sh
+# As vendors' tools do: from the state to the bundle, from there to the root file system, and links made in it.
+bundle=$(sed 's/.*"bundle":"\\([^"]*\\)".*/\\1/')
+root=$(sed 's/.*"root":{"path":"\\([^"]*\\)".*/\\1/' "$bundle/config.json")
+test "$1" = links -a "$PWD" = "$bundle" -a -d "$root/proc/self" || exit 3
+test -z "$SECRET_OF_THE_DAEMON" || exit 4
+ln -s "$2" "$root/lib-of-the-vendor" && hostname > "$root/hook-was-here"
+"""
+
+
+def _hooked(place: Path) -> dict[str, object]:
+    """Devices whose file has programs to run."""
+
+    def device(name: str, hook: str, program: str) -> dict[str, object]:
+        asked = {"hookName": hook, "path": f"{place}/{program}", "args": ["vendor-hook", "links", "/opt/driver"]}
+        return {"name": name, "containerEdits": {"hooks": [asked]}}
+
+    devices = [
+        device("one", "createContainer", "hook"),
+        device("outside", "prestart", "hook"),
+        device("anybodys", "createContainer", "anybodys-hook"),
+        device("failing", "createContainer", "failing-hook"),
+    ]
+    return {"cdiVersion": "1.0.0", "kind": "hooks.example/thing", "devices": devices}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +73,16 @@ def vendor(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     second.mkdir()
     (first / "gpu.json").write_text(json.dumps(_SPEC))
     (first / "net.yaml").write_text(_YAML)
-    (first / "hooked.json").write_text(json.dumps(_HOOKED))
+    for name, content, mode in (
+        ("hook", _HOOK, 0o755),
+        ("anybodys-hook", _HOOK, 0o777),
+        ("failing-hook", "#!/bin/sh\necho no such driver >&2\nexit 7\n", 0o755),
+    ):
+        (place / name).write_text(content)
+        (place / name).chmod(mode)
+    (first / "hooked.json").write_text(json.dumps(_hooked(place)))
+    (first / "anybodys.json").write_text(json.dumps(_hooked(place) | {"kind": "anybody.example/thing"}))
+    (first / "anybodys.json").chmod(0o666)
     (first / "broken.yaml").write_text("cdiVersion: [")
     (second / "over.json").write_text(json.dumps(_SPEC | {"containerEdits": {"env": ["VENDOR=newer"]}}))
     (place / "daemon.toml").write_text(f'cdi_directories = ["{first}", "{second}"]\n')
@@ -103,7 +126,14 @@ def test_gpus(vendor: Daemon, client: str, gpus: str, found: str) -> None:
     [
         (("--device", "example.com/gpu=9"), "unresolvable CDI devices example.com/gpu=9"),
         (("--device", "nobody.example/x=y"), "broken.yaml cannot be used"),
-        (("--device", "hooks.example/thing=one"), "needs /usr/bin/vendor-hook to run as a createContainer hook"),
+        (("--device", "hooks.example/thing=outside"), "/hook to run as a prestart hook"),
+        (("--device", "hooks.example/thing=anybodys"), "cannot be run: others than root may write it"),
+        (
+            ("--device", "anybody.example/thing=one"),
+            "names programs to run (hooks), and others than root may write it",
+        ),
+        (("--device", "hooks.example/thing=one", "--userns", "auto"), "give the container --userns=host"),
+        (("--device", "hooks.example/thing=failing"), "failed: exit status 7: no such driver"),
         (("--gpus", "3"), "3 GPUs were asked for and the CDI files of this host name 2"),
         (("--gpus", "driver=nvidia,count=1"), "no CDI file in the CDI directories of this host describes a GPU"),
         (("--gpus", "count=some"), "is not all, a number"),
@@ -114,6 +144,20 @@ def test_what_is_not_there_is_said(vendor: Daemon, words: tuple[str, ...], sente
     assert done.returncode == 125
     assert sentence in done.stderr
     assert not vendor.cove("ps", "-aq").stdout
+
+
+@pytest.mark.parametrize("client", ["cove", "docker"])
+def test_the_hooks_of_a_device_prepare_its_container(vendor: Daemon, client: str) -> None:
+    """As a GPU's need: they make links, and a cache of libraries, in the container's own tree and nowhere else."""
+    run = getattr(vendor, client)
+    script = "readlink /lib-of-the-vendor; cat /hook-was-here; hostname"
+    done = run("run", "--rm", "--device", "hooks.example/thing=one", "busybox", "sh", "-c", script)
+    link, by_the_hook, own = done.stdout.split()
+    assert (link, by_the_hook) == ("/opt/driver", own)
+    name = vendor.cove("create", "--device", "hooks.example/thing=one", "busybox", "test", "-e", "/hook-was-here")
+    for _ in range(2):  # each start runs them anew, in a tree that has what they left
+        assert vendor.cove("start", "-a", name.stdout.strip(), check=False).returncode in (0, 125)
+    vendor.cove("rm", name.stdout.strip())
 
 
 def test_info_names_the_directories(vendor: Daemon) -> None:

@@ -13,9 +13,19 @@ import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cove.engine.cdi_files import Catalogue, ContainerEdits, DeviceMount, DeviceNode, Spec, is_name, load
+from cove.engine.cdi_files import (
+    Catalogue,
+    ContainerEdits,
+    DeviceMount,
+    DeviceNode,
+    Spec,
+    check_program,
+    is_name,
+    load,
+)
+from cove.engine.cdi_files import Hook as DeviceHook
 from cove.errors import InvalidArgument, Unsupported
-from cove.oci.spec import Device, DeviceRule, Mount
+from cove.oci.spec import Device, DeviceRule, Hook, Mount
 from cove.wire.containers import DeviceRequest
 
 
@@ -28,9 +38,14 @@ class Edits:
     rules: tuple[DeviceRule, ...] = ()
     mounts: tuple[Mount, ...] = ()
     groups: tuple[str, ...] = ()
+    hooks: tuple[Hook, ...] = ()
 
 
 NO_EDITS = Edits()
+
+_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PATIENCE = 60
+"""Seconds for a hook of a file that gives none."""
 
 
 def edits(requests: Sequence[DeviceRequest] | None, directories: Iterable[str]) -> Edits:
@@ -77,7 +92,7 @@ def resolve(names: Sequence[str], catalogue: Catalogue) -> Edits:
     nodes: list[Device] = []
     rules: list[DeviceRule] = []
     for name, edits in parts:
-        _refuse(name, edits)
+        _check(name, edits)
         for node in edits.device_nodes:
             made = _node(name, node)
             nodes.append(made)
@@ -96,16 +111,19 @@ def resolve(names: Sequence[str], catalogue: Catalogue) -> Edits:
         devices=tuple({node.path: node for node in nodes}.values()),
         rules=tuple(dict.fromkeys(rules)),
         mounts=tuple(dict.fromkeys(_mount(mount) for _, edits in parts for mount in edits.mounts)),
+        hooks=tuple(dict.fromkeys(_hook(hook) for _, edits in parts for hook in edits.hooks)),
         groups=tuple(dict.fromkeys(str(gid) for _, edits in parts for gid in edits.additional_gids if gid > 0)),
     )
 
 
-def _refuse(name: str, edits: ContainerEdits) -> None:
-    if edits.hooks:
-        raise Unsupported(
-            f"the CDI device {name} needs {edits.hooks[0].path} to run as a {edits.hooks[0].hook_name} hook, and "
-            "Cove's daemon runs no hooks; run it in a bundle with cove-oci, or describe the device without hooks"
-        )
+def _check(name: str, edits: ContainerEdits) -> None:
+    for hook in edits.hooks:
+        if hook.hook_name != "createContainer":
+            raise Unsupported(
+                f"the CDI device {name} needs {hook.path} to run as a {hook.hook_name} hook, and Cove's daemon runs "
+                "createContainer hooks alone; run it in a bundle with cove-oci"
+            )
+        check_program(hook.path)
     if edits.intel_rdt or edits.net_devices:
         what = "Intel RDT settings" if edits.intel_rdt else "network interfaces of the host"
         raise Unsupported(f"the CDI device {name} needs {what}, which Cove gives no container")
@@ -135,6 +153,11 @@ def _node(name: str, node: DeviceNode) -> Device:
         uid=node.uid,
         gid=node.gid,
     )
+
+
+def _hook(hook: DeviceHook) -> Hook:
+    """It gets no environment of the daemon's, and no more time than a start may take."""
+    return Hook(path=hook.path, args=hook.args, env=(_PATH, *hook.env), timeout=hook.timeout or _PATIENCE)
 
 
 def _mount(mount: DeviceMount) -> Mount:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -146,13 +147,38 @@ def _read(path: str) -> Spec:
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST + 1)
+            trusted = _is_roots_alone(os.fstat(file.fileno()))
         if len(content) > _LARGEST:
             raise ValueError(f"it is larger than {_LARGEST >> 20} MiB")
         spec = msgspec.convert(_parse(path, content), Spec)
         _check(spec)
+        if not trusted and any(_hooks(spec)):
+            raise ValueError("it names programs to run (hooks), and others than root may write it")
     except (OSError, ValueError, msgspec.DecodeError) as error:
         raise InvalidArgument(f"the CDI file {path} cannot be used: {error}") from None
     return spec
+
+
+def _is_roots_alone(found: os.stat_result) -> bool:
+    """Whether nobody but root can have written a file: what a daemon of root's then does is what root asked for."""
+    return found.st_uid == 0 and not found.st_mode & (stat.S_IWOTH | (stat.S_IWGRP if found.st_gid else 0))
+
+
+def _hooks(spec: Spec) -> Iterator[Hook]:
+    for edits in (spec.container_edits, *(device.container_edits for device in spec.devices)):
+        yield from edits.hooks
+
+
+def check_program(path: str) -> None:
+    """Whether a hook's program may be run: root's, and nobody else can have written it; else InvalidArgument."""
+    try:
+        if path != os.path.abspath(path):
+            raise ValueError("its path must be absolute")
+        if not _is_roots_alone(os.stat(path)):
+            raise ValueError("others than root may write it")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidArgument(f"the hook {path} that a CDI file names cannot be run: {reason}") from None
 
 
 def _parse(path: str, content: bytes) -> object:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from cove import ids
-from cove.engine import cdi, links, spec
+from cove.engine import cdi, hook_bundle, links, spec
 from cove.engine.context import Context
 from cove.engine.mounts import Mounts
 from cove.engine.naming import named
@@ -62,9 +62,10 @@ class Launcher:
         )
         linked = links.variables(record.name, links.resolved(self._registry, record))
         config = msgspec.structs.replace(record.config, env=(*linked, *record.config.env))
+        built = spec.build(msgspec.structs.replace(record, config=config), around, self._context.host)
         return Launch(
             id=record.id,
-            spec=spec.build(msgspec.structs.replace(record, config=config), around, self._context.host),
+            spec=hook_bundle.prepare(built, edits.hooks, self._context.data.container(record.id).bundle),
             rootfs=self._rootfs(record),
             user=record.config.user,
             group_add=(*(record.host.group_add or ()), *edits.groups),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from cove.oci.spec import Linux, Process, Spec
+from cove.runtime import hooks as runtime_hooks
 from cove.runtime import labels
 from cove.runtime.child import Failure
 
 
 def check(spec: Spec, *, hooks: bool) -> None:
-    """Failure that names the first member of `spec` that cannot be honoured. `hooks`: whether somebody runs them."""
+    """Failure that names the first member of `spec` that cannot be honoured. `hooks`: whether somebody runs
+    those that are not init's own, which createContainer's are.
+    """
     if spec.process is None:
         raise Failure("the runtime spec has no process to run")
     linux = spec.linux
@@ -22,9 +25,11 @@ def check(spec: Spec, *, hooks: bool) -> None:
         raise Failure("a container without a mount namespace of its own (linux.namespaces) is not supported")
     if spec.hostname and "uts" not in kinds:
         raise Failure("hostname needs a uts namespace of the container's own")
+    if spec.domainname and linux.sysctl.get("kernel.domainname", spec.domainname) != spec.domainname:
+        raise Failure("the sysctl kernel.domainname and domainname are two names for one thing and differ: give one")
     _refuse(
         {
-            "hooks": spec.hooks if not hooks else None,
+            "hooks": spec.hooks if not hooks and runtime_hooks.beside_init(spec.hooks) else None,
             "linux.personality.flags": linux.personality.flags if linux.personality else (),
         }
     )
