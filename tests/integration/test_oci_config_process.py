@@ -152,15 +152,22 @@ def test_devices(bundle: Bundle) -> None:
     assert "/dev/odd" in bundle.refusal(content)
 
 
-def test_devices_in_a_user_namespace_are_the_hosts(bundle: Bundle) -> None:
-    content = config("sh", "-c", "head -c2 /dev/renamed | wc -c")
+def test_devices_in_a_user_namespace_are_as_asked_for(bundle: Bundle) -> None:
+    """Made outside, as nobody inside may: with a mode, an owner of the container's, and none of the host's names."""
+    content = config(
+        "sh",
+        "-c",
+        "head -c2 /dev/renamed | wc -c; stat -c '%a %u:%g' /dev/renamed; grep -c /dev/renamed /proc/mounts",
+    )
     content["linux"]["namespaces"].append({"type": "user"})
     content["linux"]["uidMappings"] = [{"containerID": 0, "hostID": 200000, "size": 1000}]
     content["linux"]["gidMappings"] = content["linux"]["uidMappings"]
-    content["linux"]["devices"] = [{"type": "c", "path": "/dev/renamed", "major": 1, "minor": 5}]
-    assert bundle.out(content).strip() == "2"
+    node = {"type": "c", "path": "/dev/renamed", "major": 1, "minor": 5, "fileMode": 0o640, "uid": 10, "gid": 11}
+    content["linux"]["devices"] = [node]
+    assert bundle.out(content).split() == ["2", "640", "10:11", "1"]
+    content["process"]["args"] = ["stat", "-c", "%t:%T", "/dev/renamed"]
     content["linux"]["devices"] = [{"type": "c", "path": "/dev/renamed", "major": 240, "minor": 77}]
-    assert "240:77" in bundle.refusal(content)
+    assert bundle.out(content) == "f0:4d\n"
 
 
 def test_sysctls(bundle: Bundle) -> None:

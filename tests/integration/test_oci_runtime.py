@@ -79,7 +79,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def groups_of(name: str) -> list[Path]:
-    return list(Path("/sys/fs/cgroup").glob(f"**/cove-oci/{name}"))
+    return [*Path("/sys/fs/cgroup").glob(f"*/cove-oci/{name}"), *Path("/sys/fs/cgroup").glob(f"cove-oci/{name}")]
 
 
 # ── the lifecycle ─────────────────────────────────────────────────────────────────────────────────
@@ -505,7 +505,10 @@ def test_the_hosts_devices_keep_their_owner(bundle: Bundle) -> None:
 
 
 def test_exec_in_a_group_below(bundle: Bundle, living: str) -> None:
-    assert "no such control group" in refused(bundle, "exec", "--cgroup", "nope", living, "true", code=255)
+    absent = "/nope below its own failed: no such file or directory"
+    assert absent in refused(bundle, "exec", "--cgroup", "nope", living, "true", code=255)
+    for outside in ("..", "below/../../..", "cpu:.."):
+        assert "bad sub cgroup path" in refused(bundle, "exec", "--cgroup", outside, living, "true", code=255)
     directories = json.loads((bundle.state / living / "state.json").read_text())["cgroup_directories"]
     if len(directories) == 1:
         pytest.skip("on version 2 a group with processes of its own has none below it that takes any")
@@ -516,6 +519,10 @@ def test_exec_in_a_group_below(bundle: Bundle, living: str) -> None:
         below.write_text((below.parent.parent / file).read_text())
     done = bundle.call("exec", "--cgroup", "below", living, "cat", "/proc/self/cgroup")
     assert "/below" in done.stdout, done
+    words = ("exec", "--cgroup", "pids:below", "--cgroup", "memory:/", living, "cat", "/proc/self/cgroup")
+    groups = dict(line.split(":")[1:] for line in good(bundle, *words).splitlines())
+    assert groups["pids"].endswith("/below") and not groups["memory"].endswith("/below")
+    assert "unknown controller nope" in refused(bundle, "exec", "--cgroup", "nope:/", living, "true", code=255)
     for directory in directories:
         Path(directory, "below").rmdir()
 

@@ -110,6 +110,10 @@ class Cgroups(ABC):
     def directories(self, path: str) -> list[Path]:
         """The directories of one group, in every hierarchy."""
 
+    def directory_of(self, controller: str, path: str) -> Path:
+        """The directory of one controller's group; one that the host does not have gives a path that is not there."""
+        return next(iter(self.directories(path)), ROOT / controller / path.strip("/"))
+
     @abstractmethod
     def update(self, path: str, resources: Resources) -> None:
         """Apply limits. Raises InvalidArgument with the kernel's reason."""

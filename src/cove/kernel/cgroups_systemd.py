@@ -132,6 +132,9 @@ class CgroupsSystemd(Cgroups):
 
     # ── the files' ────────────────────────────────────────────────────────────────────────────────
 
+    def directory_of(self, controller: str, path: str) -> Path:
+        return self._files.directory_of(controller, self._at(path))
+
     def directories(self, path: str) -> list[Path]:
         return self._files.directories(self._at(path))
 

@@ -68,8 +68,7 @@ class CgroupsV1(Cgroups):
             )
         return mounted
 
-    def _group(self, controller: str, path: str) -> Path:
-        """A controller's directory of this group; one that is not mounted gives a path that is not there."""
+    def directory_of(self, controller: str, path: str) -> Path:
         return self._hierarchies.get(controller, ROOT / controller) / path.strip("/")
 
     def directories(self, path: str) -> list[Path]:
@@ -81,7 +80,7 @@ class CgroupsV1(Cgroups):
         return tuple(dict.fromkeys(self._hierarchies.values()))
 
     def procs_file(self, path: str) -> Path:
-        return self._group("pids", path) / "cgroup.procs"
+        return self.directory_of("pids", path) / "cgroup.procs"
 
     def prepare(self, path: str) -> None:
         """A new cpuset is empty, and takes no process until it has CPUs and memory nodes.
@@ -104,39 +103,41 @@ class CgroupsV1(Cgroups):
     def update(self, path: str, resources: Resources) -> None:
         if resources.unified:
             names = ", ".join(sorted(resources.unified))
-            raise Unsupported(f"Unified control files ({names}) exist only with cgroup v2; this host has version 1")
+            raise Unsupported(
+                f"Unified control files ({names}) are an invalid configuration on this host: only cgroup v2 has them"
+            )
         if resources.memory is not None:
-            _limit_memory(self._group("memory", path), resources.memory)
+            _limit_memory(self.directory_of("memory", path), resources.memory)
         if resources.cpu is not None:
-            _limit_cpu(self._group("cpu", path), self._group("cpuset", path), resources.cpu)
+            _limit_cpu(self.directory_of("cpu", path), self.directory_of("cpuset", path), resources.cpu)
             if resources.cpu.realtime_period or resources.cpu.realtime_runtime:
-                _limit_realtime(self._group("cpu", ""), path, resources.cpu)
+                _limit_realtime(self.directory_of("cpu", ""), path, resources.cpu)
         if resources.pids is not None:
             limit = resources.pids.limit
             set_limit(
-                self._group("pids", path) / "pids.max", limit if limit > 0 else "max", "the number of processes"
+                self.directory_of("pids", path) / "pids.max", limit if limit > 0 else "max", "the number of processes"
             )
         if resources.devices:
-            _limit_devices(self._group("devices", path), resources.devices)
+            _limit_devices(self.directory_of("devices", path), resources.devices)
         if resources.block_io is not None:
-            _limit_block_io(self._group("blkio", path), resources.block_io)
+            _limit_block_io(self.directory_of("blkio", path), resources.block_io)
         for page in resources.hugepage_limits:
-            file = self._group("hugetlb", path) / f"hugetlb.{page.page_size}.limit_in_bytes"
+            file = self.directory_of("hugetlb", path) / f"hugetlb.{page.page_size}.limit_in_bytes"
             set_limit(file, page.limit, f"huge pages of {page.page_size}")
         for name, rdma in resources.rdma.items():
-            set_limit(self._group("rdma", path) / "rdma.max", rdma_text(name, rdma), "RDMA resources")
+            set_limit(self.directory_of("rdma", path) / "rdma.max", rdma_text(name, rdma), "RDMA resources")
         if resources.network is not None:
             self._limit_network(path, resources.network)
 
     def _limit_network(self, path: str, limits: NetworkLimits) -> None:
         if limits.class_id is not None:
-            set_limit(self._group("net_cls", path) / "net_cls.classid", limits.class_id, "the network class")
+            set_limit(self.directory_of("net_cls", path) / "net_cls.classid", limits.class_id, "the network class")
         for each in limits.priorities:
-            file = self._group("net_prio", path) / "net_prio.ifpriomap"
+            file = self.directory_of("net_prio", path) / "net_prio.ifpriomap"
             set_limit(file, f"{each.name} {each.priority}", "an interface's priority")
 
     def freeze(self, path: str, frozen: bool) -> None:
-        file = self._group("freezer", path) / "freezer.state"
+        file = self.directory_of("freezer", path) / "freezer.state"
         wanted = "FROZEN" if frozen else "THAWED"
         for attempt in range(400):
             try:
@@ -150,13 +151,13 @@ class CgroupsV1(Cgroups):
         raise Unsupported(f"The processes of {path} did not stop within two seconds; they run on")
 
     def oom_kills(self, path: str) -> int:
-        return table(self._group("memory", path) / "memory.oom_control").get("oom_kill", 0)
+        return table(self.directory_of("memory", path) / "memory.oom_control").get("oom_kill", 0)
 
     def memory_peak(self, path: str) -> int:
-        return number(self._group("memory", path) / "memory.max_usage_in_bytes")
+        return number(self.directory_of("memory", path) / "memory.max_usage_in_bytes")
 
     def open_oom_events(self, path: str) -> int | None:
-        group = self._group("memory", path)
+        group = self.directory_of("memory", path)
         events = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             control = os.open(group / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
@@ -170,8 +171,8 @@ class CgroupsV1(Cgroups):
         return events
 
     def stats(self, path: str) -> CgroupStats:
-        memory, cpu = self._group("memory", path), table(self._group("cpu", path) / "cpu.stat")
-        account = self._group("cpuacct", path)
+        memory, cpu = self.directory_of("memory", path), table(self.directory_of("cpu", path) / "cpu.stat")
+        account = self.directory_of("cpuacct", path)
         ticks = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
         times = table(account / "cpuacct.stat")
         limit = number(memory / "memory.limit_in_bytes")
@@ -193,10 +194,10 @@ class CgroupsV1(Cgroups):
             memory_failures=number(memory / "memory.failcnt"),
             memory_stat=table(memory / "memory.stat"),
             oom_kills=self.oom_kills(path),
-            pids=number(self._group("pids", path) / "pids.current"),
-            pids_limit=number(self._group("pids", path) / "pids.max"),
+            pids=number(self.directory_of("pids", path) / "pids.current"),
+            pids_limit=number(self.directory_of("pids", path) / "pids.max"),
             swap=max(number(memory / "memory.memsw.usage_in_bytes") - number(memory / "memory.usage_in_bytes"), 0),
-            io=self._io(self._group("blkio", path)),
+            io=self._io(self.directory_of("blkio", path)),
         )
 
     @staticmethod

@@ -22,6 +22,7 @@ RESOLVE_IN_ROOT = 0x10
 
 PROC_MAGIC = 0x9FA0
 _PATH_MAX = 4096
+_MOST_LINKS = 40  # as the kernel follows in one path
 _INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 
 
@@ -108,19 +109,22 @@ def _first(path: str) -> tuple[str, str]:
 def _make_one(parent: int, name: str, mode: int, owner: tuple[int, int] | None) -> int:
     os.mkdir(name, mode, dir_fd=parent)
     made = openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
-    os.fchmod(made, mode)
+    os.fchmod(made, mode | (os.fstat(made).st_mode & stat.S_ISGID))  # which the kernel inherits from above
     if owner is not None:
         os.fchown(made, *owner)
     return made
 
 
 def mount_target(root: int, path: str, *, directory: bool, resolve: int = 0) -> int:
-    """A descriptor of the place to mount on, made (a directory, or an empty file) where absent."""
+    """A descriptor of the place to mount on, made (a directory, or an empty file) where absent.
+
+    A dangling link, as images have for /etc/resolv.conf, is followed inside the root: its target is made.
+    """
     path = clean(path)
     try:
         return open_in(root, path, os.O_PATH, resolve=resolve)
     except FileNotFoundError:
-        pass
+        path = path if resolve else _without_links(root, path)
     if directory:
         made = make_directories(root, path)
         if not resolve:
@@ -134,6 +138,45 @@ def mount_target(root: int, path: str, *, directory: bool, resolve: int = 0) -> 
         return openat2(parent, name, os.O_PATH, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
     finally:
         os.close(parent)
+
+
+def _without_links(root: int, path: str) -> str:
+    """`path` with its links replaced by what they say, dangling ones too; a name, to be resolved in `root` again."""
+    done: list[str] = []
+    names, links = components(path)[::-1], 0
+    while names:
+        name = names.pop()
+        if name == "..":
+            del done[-1:]
+            continue
+        try:
+            fd = open_in(root, "/" + "/".join((*done, name)), os.O_PATH | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            done.append(name)
+            continue
+        try:
+            target = os.readlink("", dir_fd=fd) if stat.S_ISLNK(os.fstat(fd).st_mode) else None
+        finally:
+            os.close(fd)
+        if target is None:
+            done.append(name)
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        if target.startswith("/"):
+            done.clear()
+        names += components(target)[::-1]
+    return "/" + "/".join(done)
+
+
+def exists(root: int, path: str) -> bool:
+    """Whether anything is there inside `root`."""
+    try:
+        os.close(open_in(root, clean(path), os.O_PATH))
+    except OSError:
+        return False
+    return True
 
 
 def read_small(root: int, path: str, limit: int = 1 << 20) -> bytes:

@@ -18,7 +18,7 @@ def mount(target: int, options: Options, *, own: bool) -> int:
     Without one, version 1 would show every group of the host: there the container's is bound instead.
     """
     attributes = options.attributes[0]
-    hierarchies = _version_1_hierarchies()
+    hierarchies = version_1_hierarchies()
     if not hierarchies:
         made = mounts.new_filesystem("cgroup2", "cgroup", (), attributes)
         mounts.attach(made, target)
@@ -27,18 +27,16 @@ def mount(target: int, options: Options, *, own: bool) -> int:
     mounts.attach(directory, target)
     groups = {} if own else _groups(hierarchies)
     # Nobody else has this fresh tmpfs: names in it can be trusted, and mount(2) does each in one call.
-    os.fchdir(directory)
     for controllers in hierarchies:
         if own:
-            _mount_hierarchy(controllers, attributes & _PLAIN)
+            _mount_hierarchy(directory, controllers, attributes & _PLAIN)
         elif controllers in groups:
-            _bind_group(controllers, groups[controllers], attributes)
-    os.chdir("/")
+            _bind_group(directory, controllers, groups[controllers], attributes)
     mounts.set_attributes(directory, (attributes & mounts.ATTR_RDONLY, 0))
     return directory
 
 
-def _version_1_hierarchies() -> dict[str, str]:
+def version_1_hierarchies() -> dict[str, str]:
     """The controllers of each version 1 hierarchy, as cgroups(7)'s /proc/self/cgroup names them, and our group."""
     with open("/proc/self/cgroup", encoding="utf-8") as file:
         lines = [line.rstrip("\n").split(":", 2) for line in file]
@@ -63,30 +61,30 @@ def _groups(hierarchies: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _bind_group(controllers: str, path: str, attributes: int) -> None:
-    """The same in the working directory for the group at `path`, which is all that is shown."""
-    name = _directory(controllers)
+def _bind_group(directory: int, controllers: str, path: str, attributes: int) -> None:
+    """The same in `directory` for the group at `path`, which is all that is shown."""
+    name = _directory(directory, controllers)
     made = mounts.clone(syscalls.AT_FDCWD, path)
     mounts.set_attributes(made, (attributes, 0))
-    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
     mounts.attach(made, place)
     os.close(place)
     os.close(made)
 
 
-def _directory(controllers: str) -> str:
-    """Make a hierarchy's directory in the working one; joint controllers are also found by each one's name."""
+def _directory(directory: int, controllers: str) -> str:
+    """Make a hierarchy's place in `directory`; joint controllers are also found by each one's name."""
     name = controllers.removeprefix("name=")
-    os.mkdir(name, 0o755)
+    os.mkdir(name, 0o755, dir_fd=directory)
     if "," in name:
         for each in name.split(","):
-            os.symlink(name, each)
+            os.symlink(name, each, dir_fd=directory)
     return name
 
 
-def _mount_hierarchy(controllers: str, flags: int) -> None:
-    """Mount one hierarchy in the working directory."""
-    name = _directory(controllers)
+def _mount_hierarchy(directory: int, controllers: str, flags: int) -> None:
+    """Mount one hierarchy in `directory`. The working directory stays: hooks find the bundle there."""
+    name = _directory(directory, controllers)
     # A named hierarchy without controllers must not come with any.
     data = f"none,{controllers}" if controllers.startswith("name=") else controllers
-    syscalls.mount("cgroup", name, "cgroup", flags, data)
+    syscalls.mount("cgroup", f"/proc/self/fd/{directory}/{name}", "cgroup", flags, data)

@@ -1,8 +1,8 @@
 """A container's /dev: device nodes, the usual links, and the console from its own devpts.
 
 Works on a descriptor of the mounted /dev, so that an image's own /dev (which may be a link to anywhere) has
-no say, and with an empty umask, so that modes are exact. In a user namespace, where nodes cannot be made,
-the host's nodes are bound instead.
+no say, and with an empty umask, so that modes are exact. In a user namespace, where nodes cannot be made, those
+that the helper outside made (`nodes`) are bound; where even that may make none, the host's.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import os
 import stat
 import struct
 import termios
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from cove.kernel import mounts, rootpath
-from cove.kernel.syscalls import AT_FDCWD, filesystem_magic
-from cove.oci.spec import ConsoleSize, Device
+from cove.kernel.syscalls import AT_FDCWD, filesystem_magic, umount2
+from cove.oci.spec import ConsoleSize, Device, IDMapping
+from cove.runtime import idmaps
 from cove.runtime.child import Failure
 
 DEFAULT_DEVICES = (
@@ -41,16 +43,64 @@ _DEVPTS_MAGIC = 0x1CD1
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 
 
-def populate(root: int, dev: int, devices: Iterable[Device]) -> None:
-    """Make the nodes (later ones of a path win) and links in `dev`, the descriptor of the container's /dev."""
-    wanted = {device.path: device for device in (*DEFAULT_DEVICES, *devices)}
-    for device in wanted.values():
-        _make(root, dev, device)
+def populate(root: int, dev: int, devices: Iterable[Device], given: int | None = None) -> None:
+    """Make the nodes and links in `dev`, the descriptor of the container's /dev; `given`: what `nodes` made."""
+    with _lent(given, dev) as lent:
+        for number, device in enumerate(_all(devices)):
+            _make(root, dev, device, None if lent is None else (lent, str(number)))
     for name, target in _LINKS:
         _link(dev, name, target)
     if os.path.exists("/proc/kcore"):
         _link(dev, "core", "/proc/kcore")
     _link(dev, "ptmx", "pts/ptmx")
+
+
+def _all(devices: Iterable[Device]) -> Iterable[Device]:
+    """What every container has and what was asked for; later ones of a path win."""
+    return {device.path: device for device in (*DEFAULT_DEVICES, *devices)}.values()
+
+
+def nodes(devices: Iterable[Device], uids: Sequence[IDMapping], gids: Sequence[IDMapping]) -> int | None:
+    """Outside of a user namespace with these maps: a detached tmpfs with its nodes, called 0, 1, 2…
+
+    None when this process may make none either.
+    """
+    attributes = mounts.ATTR_NOSUID | mounts.ATTR_NOEXEC
+    try:
+        made = mounts.new_filesystem("tmpfs", "tmpfs", ("mode=711",), attributes)
+    except PermissionError:
+        return None
+    try:
+        for number, device in enumerate(_all(devices)):
+            name, owner = str(number), (_outside(uids, device.uid), _outside(gids, device.gid))
+            os.mknod(name, _kind(device) | _mode(device), os.makedev(device.major, device.minor), dir_fd=made)
+            os.chown(name, *owner, dir_fd=made, follow_symlinks=False)
+    except PermissionError:
+        os.close(made)
+        return None
+    return made
+
+
+def _outside(mappings: Sequence[IDMapping], owner: int) -> int:
+    """An owner that the container does not have stays the host's, which it sees as nobody."""
+    try:
+        return idmaps.host_id(mappings, owner)
+    except Failure:
+        return owner
+
+
+@contextmanager
+def _lent(given: int | None, dev: int) -> Iterator[int | None]:
+    """Within, the nodes `given` stand on top of `dev`: what is mounted nowhere cannot be bound before Linux 6.15."""
+    if given is None:
+        yield None
+        return
+    mounts.attach(given, dev)
+    try:
+        yield given
+    finally:
+        umount2(f"/proc/self/fd/{given}", mounts.MNT_DETACH)
+        os.close(given)
 
 
 def verify_null(fd: int) -> None:
@@ -86,19 +136,28 @@ def _link(dev: int, name: str, target: str) -> None:
         os.symlink(target, name, dir_fd=dev)
 
 
-def _make(root: int, dev: int, device: Device) -> None:
+def _kind(device: Device) -> int:
     kind = _KINDS.get(device.type)
     if kind is None:
         raise Failure(f"device {device.path} has the unknown type {device.type!r}, it is one of c, u, b, p")
+    return kind
+
+
+def _mode(device: Device) -> int:
+    return 0o666 if device.file_mode is None else device.file_mode & 0o7777
+
+
+def _make(root: int, dev: int, device: Device, lent: tuple[int, str] | None) -> None:
+    """One node; where it cannot be made, `lent` (a directory and a name in it) or else the host's is bound."""
+    kind = _kind(device)
     parent, name = _parent(root, dev, device.path)
-    mode = 0o666 if device.file_mode is None else device.file_mode & 0o7777
     try:
-        os.mknod(name, kind | mode, os.makedev(device.major, device.minor), dir_fd=parent)
+        os.mknod(name, kind | _mode(device), os.makedev(device.major, device.minor), dir_fd=parent)
         _own(parent, name, device)
     except FileExistsError:
         _check_same(parent, name, kind, device)
     except PermissionError:
-        _bind(parent, name, device)
+        _bind(parent, name, mounts.clone(*lent) if lent is not None else _host_node(device))
     finally:
         if parent != dev:
             os.close(parent)
@@ -128,9 +187,8 @@ def _check_same(parent: int, name: str, kind: int, device: Device) -> None:
         raise Failure(f"{device.path} exists already and is another device", number=errno.EEXIST)
 
 
-def _bind(parent: int, name: str, device: Device) -> None:
-    """Bind the host's node of that device, which is mostly called the same there."""
-    source = _host_node(device)
+def _bind(parent: int, name: str, source: int) -> None:
+    """Bind the node `source`, a detached mount."""
     try:
         target = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o644, dir_fd=parent)
         mounts.attach(source, target)
@@ -140,7 +198,7 @@ def _bind(parent: int, name: str, device: Device) -> None:
 
 
 def _host_node(device: Device) -> int:
-    """A detached mount of a node of the host that is `device`, by its path or by the name the kernel gives it."""
+    """A detached mount of the host's node that is `device`, found by its path or by the name the kernel gives it."""
     number = os.makedev(device.major, device.minor)
     kind = "block" if device.type == "b" else "char"
     for path in (device.path, _kernel_name(f"/sys/dev/{kind}/{device.major}:{device.minor}/uevent")):

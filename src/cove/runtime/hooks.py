@@ -48,13 +48,18 @@ def at_creation(hooks: Hooks | None) -> bool:
     return bool(hooks.prestart or hooks.create_runtime or hooks.create_container or hooks.start_container)
 
 
-def run(stage: str, hooks: Iterable[Hook], state: State) -> None:
+def beside_init(hooks: Hooks | None) -> bool:
+    """Whether there is any that init does not run by itself."""
+    return hooks is not None and hooks != Hooks(create_container=hooks.create_container)
+
+
+def run(stage: str, hooks: Iterable[Hook], state: State, env: Iterable[str] | None = None) -> None:
     """Run `hooks` one after the other; Failure tells of the first that fails.
 
-    A hook without an environment has the runtime's, but for one inside the container, which has none.
+    A hook without an environment has the runtime's, or `env`: inside the container, that of its process.
     """
     content = encode(state)
-    inherited = {} if stage == "startContainer" else dict(os.environ)
+    inherited = dict(os.environ) if env is None else dict(entry.split("=", 1) for entry in env if "=" in entry)
     for hook in hooks:
         _run(stage, hook, content, inherited)
 

@@ -215,8 +215,18 @@ class _Init:
             return
         assert listed is not None
         with self.child.stage("hooks"):
-            self.state = hooks.decode(self.child.ask(b"hooks"))
+            self.state = self._state()
             hooks.run("createContainer", listed.create_container, self.state)
+
+    def _state(self) -> hooks.State:
+        """What hooks are told: by the maker when that runs some too, or else what init itself knows."""
+        if self.child.manner.hold:
+            return hooks.decode(self.child.ask(b"hooks"))
+        spec = self.launch.spec
+        bundle = os.path.dirname(spec.root.path) if spec.root is not None else "/"
+        os.chdir(bundle)
+        pid = int(os.readlink("/proc/self"))  # the host's procfs
+        return hooks.State(id=self.launch.id, status="creating", pid=pid, bundle=bundle, annotations=spec.annotations)
 
     def _enter_cgroup(self, linux: Linux) -> None:
         """Once this process is in its group, which the supervisor does meanwhile, its namespace begins there."""
@@ -267,14 +277,14 @@ class _Init:
             found=found,
             console=self.console,
             reaper=self.launch.init,
-            before_exec=self._hooks_of_start,
+            before_exec=lambda: self._hooks_of_start(process),
         )
 
-    def _hooks_of_start(self) -> None:
+    def _hooks_of_start(self, process: Process) -> None:
         if self.state is not None and self.launch.spec.hooks is not None:
             with self.child.stage("hooks"):
                 state = msgspec.structs.replace(self.state, status="created")
-                hooks.run("startContainer", self.launch.spec.hooks.start_container, state)
+                hooks.run("startContainer", self.launch.spec.hooks.start_container, state, process.env)
 
 
 def become(

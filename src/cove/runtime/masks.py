@@ -22,7 +22,7 @@ def mask(root: int, paths: Iterable[str], dev: int) -> None:
     """
     null = devices.find_null(dev)
     empty = -1
-    for path in paths:
+    for path in dict.fromkeys(paths):
         target = _find(root, path)
         if target is None:
             continue

@@ -28,11 +28,11 @@ from cove.ipc import channel
 from cove.kernel import mounts, namespaces
 from cove.kernel.mounts import parse_options
 from cove.oci.spec import Linux, Mount, NamespaceType, Spec
-from cove.runtime import credentials, idmaps, limits, net_devices, resctrl, sources
+from cove.runtime import cgroupfs, credentials, devices, idmaps, limits, net_devices, resctrl, sources
 from cove.runtime.child import Child
 from cove.runtime.messages import Launch
 
-_DONE, _ROOT, _PROC, _FIRST = 0, 1, 2, 3
+_DONE, _ROOT, _PROC, _NODES, _FIRST = 0, 1, 2, 3, 4
 # What init may mount by itself; and those that show a namespace, which only that one's owner may mount.
 _ITS_OWN = {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs", "binfmt_misc"}
 _SHOWN: dict[str, tuple[NamespaceType, str]] = {"sysfs": ("network", "net"), "mqueue": ("ipc", "ipc")}
@@ -40,10 +40,13 @@ _SHOWN: dict[str, tuple[NamespaceType, str]] = {"sysfs": ("network", "net"), "mq
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What init gets: its root, a procfs unless it may make its own, and the mounts of the spec by their index."""
+    """What init gets: its root, a procfs unless it may make its own, device nodes that it may not make (see
+    `devices.nodes`), and the mounts of the spec by their index.
+    """
 
     root: int = -1
     proc: int | None = None
+    nodes: int | None = None
     mounts: Mapping[int, int] = field(default_factory=dict)
 
 
@@ -72,7 +75,7 @@ def joined(spec: Spec) -> str:
 
 def receive(link: int) -> Given:
     """In init: wait until the helper has done its part; end silently if it failed, as it has said why."""
-    root, proc = -1, None
+    root, proc, nodes = -1, None, None
     found: dict[int, int] = {}
     with socket.socket(fileno=link) as sock:
         while True:
@@ -80,12 +83,14 @@ def receive(link: int) -> Given:
             if packet is None:
                 os._exit(125)
             if packet.number == _DONE:
-                return Given(root, proc, found)
+                return Given(root, proc, nodes, found)
             (fd,) = packet.fds
             if packet.number == _ROOT:
                 root = fd
             elif packet.number == _PROC:
                 proc = fd
+            elif packet.number == _NODES:
+                nodes = fd
             else:
                 found[packet.number - _FIRST] = fd
 
@@ -146,6 +151,8 @@ def _mounts(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Map
     own = {each.type for each in linux.namespaces if not each.path}
     if joined(spec):
         own.discard("pid")  # it was made before init joined the user namespace, which therefore does not own it
+    if all(each.type != "cgroup" for each in linux.namespaces) and cgroupfs.version_1_hierarchies():
+        own.add("cgroup")  # then it sees its own groups bound, which it can do by itself
     for index, mount in enumerate(spec.mounts):
         made = _make(mount, maps, own, pid)
         if made is not None:
@@ -153,6 +160,8 @@ def _mounts(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Map
             os.close(made)
     if "pid" not in own:
         channel.send(sock, _PROC, b"", [mounts.new_filesystem("proc", "proc", ())])
+    if (nodes := devices.nodes(linux.devices, maps.uids, maps.gids)) is not None:
+        channel.send(sock, _NODES, b"", [nodes])
     channel.send(sock, _ROOT, b"", [sources.root(spec, launch.rootfs, maps)])
 
 

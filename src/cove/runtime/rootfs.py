@@ -54,15 +54,20 @@ class Tree:
         made = given.mounts if given is not None else {}
         self._sources = [made.get(index) for index in range(len(spec.mounts))]
         self._alone = given is None or given.root < 0
+        hooked = hooks.at_creation(spec.hooks)
+        named = spec.root is not None and (hooked or (self._alone and rootfs is None))
+        self._place = spec.root.path if named and spec.root is not None else "/"
         if self._alone:
             for index, (mount, options) in enumerate(zip(spec.mounts, self._options, strict=True)):
-                if sources.is_bind(mount, options) and _is_early(mount, options):
+                if sources.is_bind(mount, options) and _is_early(mount, options, covered=self._place == "/"):
                     self._sources[index] = sources.bind(mount, options)
             self.root = sources.root(spec, rootfs)
         elif given is not None:
             self.root = given.root
+        self._nodes = given.nodes if given is not None else None
         self.dev: int | None = None
         self.owns_dev = False
+        self._dev_readonly = False
 
     def _root_propagation(self) -> tuple[int, bool]:
         wanted = self._spec.linux.rootfs_propagation if self._spec.linux else ""
@@ -71,13 +76,13 @@ class Tree:
         return _PROPAGATIONS[wanted]
 
     def enter(self) -> None:
-        """Cut this namespace off from the host's and put the root on top of "/"; no name is hidden by that.
+        """Cut this namespace off from the host's, and put the root where the spec has it, or else on top of "/".
 
-        Hooks look for it, and for what is mounted in it, at the path that the spec gives it: then it stands there.
+        Hooks look for it, and for what is mounted in it, at its path, and so do later mounts whose source lies in
+        the root. On top of "/" it hides no name.
         """
         syscalls.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
-        hooked = self._spec.root is not None and hooks.at_creation(self._spec.hooks)
-        place = os.open(self._spec.root.path if hooked and self._spec.root else "/", _DIRECTORY_FILESYSTEMS_ONLY)
+        place = os.open(self._place, _DIRECTORY_FILESYSTEMS_ONLY)
         mounts.attach(self.root, place)
         os.close(place)
         mounts.set_propagation(self.root, mounts.MS_PRIVATE, recursive=True)
@@ -117,13 +122,22 @@ class Tree:
     def _mount(self, mount: Mount, options: Options, source: int | None) -> None:
         directory = source is None or sources.is_directory(source)
         fixed = rootpath.RESOLVE_NO_SYMLINKS if mount.type in _FIXED else 0
-        target = rootpath.mount_target(self.root, mount.destination, directory=directory, resolve=fixed)
+        fresh = mount.type == "tmpfs" and not rootpath.exists(self.root, mount.destination)
+        try:
+            target = rootpath.mount_target(self.root, mount.destination, directory=directory, resolve=fixed)
+        except OSError as error:
+            if not fixed or error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            raise Failure(
+                f"{mount.type} must be mounted on ordinary directory: {mount.destination} is, or lies behind, a link",
+                number=error.errno,
+            ) from None
         _refuse_proc(mount, source, target)
         if source is None and mount.type == "cgroup":
             listed = self._spec.linux.namespaces if self._spec.linux else ()
             made = cgroupfs.mount(target, options, own=any(each.type == "cgroup" for each in listed))
         else:
-            made = self._new(mount, options, target) if source is None else source
+            made = self._new(mount, options, target, fresh=fresh) if source is None else source
             mounts.attach(made, target)
             if source is not None:
                 mounts.set_attributes(made, options.attributes)
@@ -139,19 +153,23 @@ class Tree:
         else:
             os.close(made)
 
-    def _new(self, mount: Mount, options: Options, target: int) -> int:
-        data = list(options.data)
+    def _new(self, mount: Mount, options: Options, target: int, *, fresh: bool) -> int:
+        """`fresh`: nothing was in its place, whose mode a tmpfs else has."""
+        data, attributes = list(options.data), options.attributes[0]
         if options.idmap or mount.uid_mappings or mount.gid_mappings:
             raise Failure(f"the mount at {mount.destination} is not a bind mount, so its ids cannot be mapped")
         label = self._spec.linux.mount_label if self._spec.linux else ""
         data += labels.context(mount.type, label)
         if "tmpcopyup" in data:
             return self._copied_up(mount, options, data, target)
-        if mount.type == "tmpfs" and not any(option.startswith("mode=") for option in data):
+        if mount.type == "tmpfs" and rootpath.clean(mount.destination) == "/dev" and attributes & mounts.ATTR_RDONLY:
+            attributes ^= mounts.ATTR_RDONLY
+            self._dev_readonly = True  # once all of it is there
+        if mount.type == "tmpfs" and not fresh and not any(option.startswith("mode=") for option in data):
             data.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
         if not mount.type:
             raise Failure(f"the mount at {mount.destination} has neither a type nor the option bind")
-        return mounts.new_filesystem(mount.type, mount.source or mount.type, data, options.attributes[0])
+        return mounts.new_filesystem(mount.type, mount.source or mount.type, data, attributes)
 
     @staticmethod
     def _copied_up(mount: Mount, options: Options, data: list[str], target: int) -> int:
@@ -179,7 +197,7 @@ class Tree:
             self.dev = rootpath.make_directories(self.root, "/dev")
             self.owns_dev = True
         if self.owns_dev:
-            devices.populate(self.root, self.dev, wanted)
+            devices.populate(self.root, self.dev, wanted, self._nodes)
 
     def pivot(self, *, move: bool = False) -> None:
         """Make the root this process' own; the host's tree is gone from here.
@@ -188,6 +206,9 @@ class Tree:
         """
         os.fchdir(self.root)
         if move:
+            _uncover(self.root)
+            if self._place != "/":  # on top of "/", or the kernel calls this a chroot, where no namespace can be made
+                syscalls.mount(".", "/", None, mounts.MS_MOVE)
             os.chroot(".")
         else:
             syscalls.pivot_root(".", ".")
@@ -198,7 +219,12 @@ class Tree:
             mounts.set_propagation(self.root, propagation, recursive=recursive)
 
     def seal(self) -> None:
-        """Make the root read-only if the spec says so."""
+        """Make what shall be read-only so, now that all is in its place: /dev and the root."""
+        if self._dev_readonly:
+            mounts.set_attributes(self.dev_fd, (mounts.ATTR_RDONLY, 0))
+        if self.dev is not None:
+            os.close(self.dev)
+            self.dev = None
         if self._spec.root is not None and self._spec.root.readonly:
             mounts.set_attributes(self.root, (mounts.ATTR_RDONLY, 0))
 
@@ -210,14 +236,45 @@ def _is_shown_whole(mount: Mount, options: Options) -> bool:
     return bool(options.subdirectory) or sources.is_layers(mount, options)
 
 
-def _is_early(mount: Mount, options: Options) -> bool:
+def _uncover(root: int) -> None:
+    """Take away every procfs and sysfs that is not in the tree at `root`.
+
+    They stay in this mount namespace, though out of reach; as long as one is whole, the kernel lets a user
+    namespace mount another, without the masks of the container's.
+    """
+    with open(f"/proc/self/fdinfo/{root}", encoding="ascii") as file:
+        top = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        listed = [line.split() for line in file]
+    parents = {words[0]: words[1] for words in listed}
+
+    def inside(mount: str) -> bool:
+        while mount in parents and mount != top:
+            mount = parents[mount]
+        return mount == top
+
+    for words in reversed(listed):
+        kind = words[words.index("-") + 1]
+        if kind in _FIXED and not inside(words[0]):
+            path = words[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+            try:
+                syscalls.umount2(path, mounts.MNT_DETACH)
+            except OSError as error:
+                raise Failure(
+                    f"--no-pivot leaves {path} of the host in the container's mount namespace, and it cannot be "
+                    f"unmounted there: {error.strerror}",
+                    number=error.errno or 0,
+                ) from None
+
+
+def _is_early(mount: Mount, options: Options, *, covered: bool) -> bool:
     """Whether a source must be copied before the namespace is cut off from the host's.
 
     One that goes on sharing mounts with the host; and one that maps ids, by a user namespace which nobody can make
-    any more whose root is covered.
+    any more whose root is `covered`.
     """
-    mapped = options.idmap or mount.uid_mappings or mount.gid_mappings
-    return bool(mapped) or options.propagation in (mounts.MS_SHARED, mounts.MS_SLAVE)
+    mapped = covered and bool(options.idmap or mount.uid_mappings or mount.gid_mappings)
+    return mapped or options.propagation in (mounts.MS_SHARED, mounts.MS_SLAVE)
 
 
 def _refuse_proc(mount: Mount, source: int | None, target: int) -> None:

@@ -7,7 +7,9 @@ import os
 import msgspec
 
 from cove.errors import InvalidArgument
+from cove.kernel import privileges
 from cove.oci.spec import DeviceRule, Process, Resources, Spec
+from cove.runtime.oci.log import Log
 from cove.runtime.oci.store import CGROUP_PARENT
 
 _decode = msgspec.json.Decoder(Spec).decode
@@ -59,6 +61,20 @@ def decode_process(content: bytes, path: str) -> Process:
         raise InvalidArgument(f"{path} is no valid process: {error}") from None
 
 
+def with_known_capabilities(process: Process, log: Log) -> Process:
+    """`process` without capabilities that this kernel does not have: a newer caller's, told as a warning."""
+    given = process.capabilities
+    if given is None:
+        return process
+    sets = msgspec.structs.asdict(given)
+    unknown = sorted({name for names in sets.values() for name in names}.difference(privileges.CAPABILITIES))
+    if not unknown:
+        return process
+    log.warning(f"ignoring unknown capabilities: {', '.join(unknown)}")
+    kept = {each: tuple(name for name in names if name not in unknown) for each, names in sets.items()}
+    return msgspec.structs.replace(process, capabilities=msgspec.structs.replace(given, **kept))
+
+
 def _without_nulls(value: object) -> object:
     """`value` without members that are null: some generators write an absent list so."""
     if isinstance(value, dict):
@@ -68,7 +84,7 @@ def _without_nulls(value: object) -> object:
     return value
 
 
-def complete(spec: Spec, bundle: str, identity: str) -> Spec:
+def complete(spec: Spec, bundle: str, identity: str, log: Log) -> Spec:
     """`spec` with its root's absolute path, a control group and the device rules that hold for everyone."""
     if spec.root is None:
         raise InvalidArgument("config.json has no root: it names the directory with the container's file system")
@@ -84,4 +100,6 @@ def complete(spec: Spec, bundle: str, identity: str) -> Spec:
         cgroups_path=spec.linux.cgroups_path or f"/{CGROUP_PARENT}/{identity}",
         resources=msgspec.structs.replace(given, devices=rules),
     )
-    return msgspec.structs.replace(spec, root=msgspec.structs.replace(spec.root, path=root), linux=linux)
+    process = with_known_capabilities(spec.process, log) if spec.process is not None else None
+    root_ = msgspec.structs.replace(spec.root, path=root)
+    return msgspec.structs.replace(spec, root=root_, linux=linux, process=process)

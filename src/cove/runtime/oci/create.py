@@ -56,17 +56,15 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
     pid_file, console_socket = (_absolute(options.text(name)) for name in ("pid-file", "console-socket"))
     directory = os.path.abspath(options.text("bundle") or ".")
     spec, content = bundles.load(directory, options.text("config") or "config.json")
-    spec = bundles.complete(spec, directory, call.arguments[0])
+    spec = bundles.complete(spec, directory, call.arguments[0], call.log)
     _check_terminal(spec, detached=detached, console_socket=console_socket)
     os.chdir(directory)  # a mount's relative source begins there
     with ExitStack() as opened, ExitStack() as undo:
         container = store.make(call.root, call.arguments[0])
         undo.callback(container.remove)
         container.write("config.json", content)
-        cgroups = groups.driver(systemd=call.systemd)
         assert spec.linux is not None
-        group = groups.path_of(spec.linux.cgroups_path, systemd=call.systemd)
-        cgroups.create(group, spec.linux.resources)
+        manager, cgroups, group = groups.make(call, spec.linux)
         undo.callback(_remove_group, cgroups, group)
         bpf = filters.compiled(spec.linux.seccomp) if spec.linux.seccomp is not None else b""
         if bpf:
@@ -86,7 +84,7 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         cgroups.admit(group, newborn.pid)
         for warning in limits.warnings(spec.process) if spec.process is not None else ():
             call.log.warning(warning)
-        container.save(_record(call, container, spec, newborn, directory, cgroups, group))
+        container.save(_record(manager, container, spec, newborn, directory, cgroups, group))
         _attend(newborn, container, spec, directory, call)
         if newborn.master is not None and console_socket:
             stdio.send_master(console_socket, newborn.master)
@@ -168,7 +166,7 @@ def _opened(around: ExitStack, path: str) -> int:
 
 
 def _record(
-    call: Call, container: store.Container, spec: Spec, newborn: Newborn, bundle: str, cgroups: Cgroups, group: str
+    manager: str, container: store.Container, spec: Spec, newborn: Newborn, bundle: str, cgroups: Cgroups, group: str
 ) -> store.Record:
     import pwd
 
@@ -188,7 +186,7 @@ def _record(
         owner=owner,
         annotations=spec.annotations,
         cgroup=group,
-        systemd=call.systemd,
+        manager=manager,
         cgroup_directories=[str(each) for each in cgroups.directories(group)],
         poststart=bool(spec.hooks and spec.hooks.poststart),
         poststop=bool(spec.hooks and spec.hooks.poststop),

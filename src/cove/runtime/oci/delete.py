@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from cove.errors import Conflict, Internal, NotFound
+from cove.errors import Conflict, Internal, InvalidArgument, NotFound
 from cove.kernel import procstat
 from cove.runtime.oci import store
 from cove.runtime.oci.kill import signal_first
@@ -18,25 +18,45 @@ _PATIENCE = 10.0
 
 def delete(call: Call, words: list[str]) -> int:
     """Remove it when it has stopped or was never started; with --force whatever it does, and no matter if it is."""
-    call.parse(words, ("force|f",), 1, 1)
+    call.parse(words, ("force|f", "regex"), 1, 1)
     force = call.options.switch("force")
-    identity = call.arguments[0]
+    if not call.options.switch("regex"):
+        _delete(call, call.arguments[0], force=force)
+        return 0
+    for identity in _matching(call.root, call.arguments[0]):
+        _delete(call, identity, force=force)
+    return 0
+
+
+def _matching(root: str, pattern: str) -> list[str]:
+    """The ids in which `pattern` is found (crun's --regex); those of damaged containers too."""
+    import re
+
+    try:
+        wanted = re.compile(pattern)
+        return sorted(name for name in os.listdir(root) if wanted.search(name))
+    except re.error as error:
+        raise InvalidArgument(f"--regex {pattern} is no regular expression: {error}") from None
+    except FileNotFoundError:
+        return []
+
+
+def _delete(call: Call, identity: str, *, force: bool) -> None:
     try:
         container = store.find(call.root, identity)
         container.lock()
     except NotFound:
         if force:
-            return 0
+            return
         raise
     except Internal:
         if not force:
             raise
         store.discard(call.root, identity)
-        return 0
+        return
     if not force:
         _check_deletable(container)
     destroy(container, call.log)
-    return 0
 
 
 def _check_deletable(container: store.Container) -> None:
@@ -82,12 +102,12 @@ def _thaw(record: store.Record) -> None:
     if store.is_frozen(record.cgroup_directories):
         from cove.runtime.oci import groups
 
-        groups.driver(systemd=record.systemd).freeze(record.cgroup, False)
+        groups.of(record).freeze(record.cgroup, False)
 
 
 def _remove_group(record: store.Record) -> None:
     """An empty group is one rmdir a hierarchy; whatever else it is needs the whole of it, and so does a scope."""
-    if record.systemd:
+    if record.manager == "systemd":
         _remove_used_group(record)
         return
     for directory in record.cgroup_directories:
@@ -114,7 +134,7 @@ def _remove_parent(directory: str) -> None:
 def _remove_used_group(record: store.Record) -> None:
     from cove.runtime.oci import groups
 
-    cgroups = groups.driver(systemd=record.systemd)
+    cgroups = groups.of(record)
     cgroups.kill(record.cgroup)
     cgroups.remove(record.cgroup)
     cgroups.remove_parent()

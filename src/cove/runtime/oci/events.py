@@ -28,7 +28,7 @@ def events(call: Call, words: list[str]) -> int:
     if container.status() == "stopped":
         raise Conflict(f"container not running: {container.id} has stopped")
     record = container.known
-    cgroups = groups.driver(systemd=record.systemd)
+    cgroups = groups.of(record)
     _print("stats", container.id, _stats(cgroups.stats(record.cgroup)))
     if not call.options.switch("stats"):
         _follow(container, cgroups, interval)

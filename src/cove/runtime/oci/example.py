@@ -10,54 +10,74 @@ from cove.errors import Conflict
 from cove.oci.spec import (
     OCI_VERSION,
     Capabilities,
+    DeviceRule,
     IDMapping,
     Linux,
     Mount,
     Namespace,
     NamespaceType,
     Process,
+    Resources,
+    Rlimit,
     Root,
     Spec,
 )
 from cove.runtime.oci.main import Call
 
+_MASKED = (
+    *(f"/proc/{name}" for name in "acpi asound interrupts kcore keys latency_stats sched_debug scsi".split()),
+    *("/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
+)
 _ROOTLESS: tuple[NamespaceType, ...] = ("pid", "ipc", "uts", "mount", "cgroup", "user")
 _CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 
 
 def example() -> Spec:
-    """A config.json that runs a shell, for people to edit."""
-    sets = Capabilities(bounding=_CAPABILITIES, effective=_CAPABILITIES, permitted=_CAPABILITIES)
+    """A config.json that runs a shell in a terminal, for people to edit; it has the members that runc's has."""
+    sets = Capabilities(**dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES))
     return Spec(
         root=Root(path="rootfs", readonly=True),
         hostname="cove",
         process=Process(
+            terminal=True,
             cwd="/",
             args=("sh",),
             env=("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"),
             capabilities=sets,
+            rlimits=(Rlimit(type="RLIMIT_NOFILE", soft=1024, hard=1024),),
             no_new_privileges=True,
         ),
         mounts=(
             Mount(destination="/proc", type="proc", source="proc"),
-            Mount(destination="/dev", type="tmpfs", source="tmpfs", options=("nosuid", "strictatime", "mode=755")),
+            _mount("/dev", "tmpfs", "nosuid strictatime mode=755 size=65536k"),
+            _mount("/dev/pts", "devpts", "nosuid noexec newinstance ptmxmode=0666 mode=0620 gid=5"),
             Mount(
-                destination="/dev/pts",
-                type="devpts",
-                source="devpts",
-                options=("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+                destination="/dev/shm",
+                type="tmpfs",
+                source="shm",
+                options=("nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
             ),
-            Mount(
-                destination="/dev/shm", type="tmpfs", source="shm", options=("nosuid", "noexec", "nodev", "mode=1777")
-            ),
-            Mount(destination="/sys", type="sysfs", source="sysfs", options=("nosuid", "noexec", "nodev", "ro")),
+            _mount("/dev/mqueue", "mqueue", "nosuid noexec nodev"),
+            _mount("/sys", "sysfs", "nosuid noexec nodev ro"),
+            _mount("/sys/fs/cgroup", "cgroup", "nosuid noexec nodev relatime ro"),
         ),
         linux=Linux(
-            namespaces=tuple(Namespace(type=kind) for kind in ("pid", "network", "ipc", "uts", "mount", "cgroup")),
-            masked_paths=("/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"),
+            resources=Resources(devices=(DeviceRule(allow=False, access="rwm"),)),
+            namespaces=tuple(Namespace(type=kind) for kind in _namespaces()),
+            masked_paths=_MASKED,
             readonly_paths=("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"),
         ),
     )
+
+
+def _mount(destination: str, kind: str, options: str) -> Mount:
+    return Mount(destination=destination, type=kind, source=kind, options=tuple(options.split()))
+
+
+def _namespaces() -> tuple[NamespaceType, ...]:
+    """Those of a machine of its own; of control groups only where there is one tree of them."""
+    kinds: tuple[NamespaceType, ...] = ("pid", "network", "ipc", "uts", "mount")
+    return (*kinds, "cgroup") if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else kinds
 
 
 def rootless(spec: Spec) -> Spec:

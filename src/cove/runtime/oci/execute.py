@@ -17,7 +17,7 @@ from cove.oci.spec import Capabilities, Process, User
 from cove.runtime import affinity, exec_child, limits
 from cove.runtime.child import ChildStdio, Manner
 from cove.runtime.messages import ExecLaunch
-from cove.runtime.oci import bundle, create, foreground, groups, stdio, store
+from cove.runtime.oci import bundle, create, foreground, groups, joining, stdio, store
 from cove.runtime.oci.birth import Newborn, born
 from cove.runtime.oci.main import Call
 
@@ -59,7 +59,7 @@ def execute(call: Call, words: list[str]) -> int:
         raise InvalidArgument("--console-socket needs --tty or process.terminal: there is no terminal to send")
     with ExitStack() as opened, ExitStack() as undo:
         manner = Manner(preserved=preserved)
-        newborn = _join(container, _group(container, options.all("cgroup")), wanted, manner)
+        newborn = _join(container, options.all("cgroup"), wanted, manner)
         opened.callback(newborn.close)
         undo.callback(newborn.kill)
         for warning in limits.warnings(wanted):
@@ -69,6 +69,8 @@ def execute(call: Call, words: list[str]) -> int:
             newborn.receive_master()
         if newborn.master is not None and console_socket:
             stdio.send_master(os.path.abspath(console_socket), newborn.master)
+        elif newborn.master is not None:
+            foreground.without_returns(newborn.master)
         newborn.go()
         if options.text("pid-file"):
             create.write_pid_file(os.path.abspath(options.text("pid-file")), newborn.pid)
@@ -168,27 +170,12 @@ def _with_capabilities(own: Capabilities | None, added: list[str]) -> Capabiliti
     )
 
 
-def _group(container: store.Container, asked: list[str]) -> str:
-    """The control group to begin in: the container's, or one below it that is there already (--cgroup)."""
-    record = container.known
-    if not asked:
-        return record.cgroup
-    if record.systemd or len(asked) > 1 or ":" in asked[0]:
-        raise InvalidArgument(
-            f"--cgroup {' '.join(asked)} is not supported: name one group below the container's, for all controllers"
-        )
-    below = os.path.normpath("/" + asked[0])
-    if not all(os.path.isdir(directory + below) for directory in record.cgroup_directories):
-        raise InvalidArgument(f"--cgroup {asked[0]}: the container {record.id} has no such control group")
-    return record.cgroup + below.rstrip("/")
-
-
-def _join(container: store.Container, group: str, wanted: Process, manner: Manner) -> Newborn:
+def _join(container: store.Container, asked: list[str], wanted: Process, manner: Manner) -> Newborn:
     record = container.known
     linux = bundle.decode(container.read("config.json"), "config.json").linux
     launch = ExecLaunch(id="", container=record.id, process=wanted, seccomp=linux.seccomp if linux else None)
     bpf = container.read("seccomp.bpf")
-    cgroups: Cgroups = groups.driver(systemd=record.systemd)
+    cgroups: Cgroups = groups.of(record)
     with ExitStack() as opened:
         target = os.pidfd_open(record.pid)
         opened.callback(os.close, target)
@@ -201,6 +188,6 @@ def _join(container: store.Container, group: str, wanted: Process, manner: Manne
                 launch, target_pidfd=target, sync_fd=sync_fd, gate_fd=gate_fd, stdio=ends, seccomp=bpf, manner=manner
             )
 
-        place = opened.enter_context(cgroups.birthplace(group, beside=record.pid))
+        place = opened.enter_context(joining.place(record, cgroups, asked))
         affinity.before(wanted)
         return born(0, place, [("pid", target)], become)

@@ -37,6 +37,14 @@ def wait(pid: int, pidfd: int, master: int | None) -> int:
     return process.exit_code(status)
 
 
+def without_returns(master: int) -> None:
+    """What is no terminal at our end shall get lines that end as the program ended them."""
+    if not os.isatty(1):
+        attributes = termios.tcgetattr(master)
+        attributes[1] &= ~termios.ONLCR
+        termios.tcsetattr(master, termios.TCSANOW, attributes)
+
+
 def _pass_on(pidfd: int, number: int) -> None:
     process.send_signal(pidfd, number)
 

@@ -48,7 +48,7 @@ def _signal_all(container: store.Container, number: int) -> None:
     from cove.runtime.oci import groups
 
     record = container.known
-    cgroups = groups.driver(systemd=record.systemd)
+    cgroups = groups.of(record)
     if number == signal.SIGKILL:
         cgroups.kill(record.cgroup)
     else:

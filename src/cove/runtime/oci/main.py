@@ -61,7 +61,7 @@ _NOT_HERE = {
 class Call:
     """One command as it was given: global flags, the verb's flags and arguments."""
 
-    __slots__ = ("arguments", "log", "options", "root", "rootless", "systemd", "verb")
+    __slots__ = ("arguments", "log", "manager", "options", "root", "rootless", "verb")
 
     def __init__(self, verb: str, given: Options, log: Log) -> None:
         self.verb = verb
@@ -70,12 +70,9 @@ class Call:
         self.rootless = given.text("rootless", "auto")
         if self.rootless not in ("auto", "true", "false"):
             raise InvalidArgument(f'invalid value "{self.rootless}" for --rootless: it is true, false or auto')
-        manager = given.text("cgroup-manager", "systemd" if given.switch("systemd-cgroup") else "cgroupfs")
-        if manager not in ("cgroupfs", "systemd", "disabled"):
-            raise InvalidArgument(f"unknown cgroup manager {manager}, it is cgroupfs or systemd")
-        if manager == "disabled":
-            raise InvalidArgument("a container without a control group (--cgroup-manager disabled) is not supported")
-        self.systemd = manager == "systemd"
+        self.manager = given.text("cgroup-manager", "systemd" if given.switch("systemd-cgroup") else "cgroupfs")
+        if self.manager not in ("cgroupfs", "systemd", "disabled"):
+            raise InvalidArgument(f"unknown cgroup manager {self.manager}, it is cgroupfs, systemd or disabled")
         self.options = Options()
         self.arguments: list[str] = []
 

@@ -27,5 +27,5 @@ def _freeze(call: Call, words: list[str], wanted: tuple[str, ...], *, frozen: bo
     if status not in wanted:
         raise Conflict(f"container not {' or '.join(wanted)}: {container.id} is {status}, {call.verb} cannot be done")
     record = container.known
-    groups.driver(systemd=record.systemd).freeze(record.cgroup, frozen)
+    groups.of(record).freeze(record.cgroup, frozen)
     return 0

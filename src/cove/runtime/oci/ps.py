@@ -20,7 +20,7 @@ def ps(call: Call, words: list[str]) -> int:
     if container.status() == "stopped":
         raise Conflict(f"container not running: {container.id} has no processes")
     record = container.known
-    pids = groups.driver(systemd=record.systemd).procs(record.cgroup)
+    pids = groups.of(record).procs(record.cgroup)
     if form == "json":
         print(json.dumps(pids))
         return 0

@@ -19,12 +19,14 @@ def run(call: Call, words: list[str]) -> int:
     if not detach and not call.options.switch("no-subreaper"):
         syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     with create.made(call, detached=detach, listen=False) as (container, newborn, _):
+        master = None if call.options.text("console-socket") else newborn.master
+        if master is not None:
+            foreground.without_returns(master)
         newborn.go()
         if container.known.poststart:
             afterwards.run_poststart(container, call.log)
         if detach:
             return 0
-        master = None if call.options.text("console-socket") else newborn.master
         code = foreground.wait(newborn.pid, newborn.pidfd, master)
     if not call.options.switch("keep"):
         destroy(container, call.log)

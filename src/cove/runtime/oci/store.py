@@ -33,7 +33,7 @@ CGROUP_PARENT = "cove-oci"
 _ALLOWED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _FIELDS = ("id", "pid", "ticks", "boot", "bundle", "rootfs", "created", "owner", "annotations", "cgroup")
 _OPTIONAL = {
-    "systemd": False,
+    "manager": "cgroupfs",
     "cgroup_directories": [],
     "poststart": False,
     "poststop": False,
@@ -45,7 +45,8 @@ _OPTIONAL = {
 class Record:
     """The content of state.json. `ticks` and `boot` make `pid` unmistakable; `own_pids`: a pid namespace of its own.
 
-    `monitored`: it has a group of Intel RDT. `cgroup_directories`: the container's group in each hierarchy.
+    `manager`: of its control group, "disabled" when it has none. `cgroup_directories`: the container's group in each
+    hierarchy. `monitored`: it has a group of Intel RDT.
     """
 
     __slots__ = (*_FIELDS, *_OPTIONAL)
@@ -60,7 +61,7 @@ class Record:
     owner: str
     annotations: dict[str, str]
     cgroup: str
-    systemd: bool
+    manager: str
     cgroup_directories: list[str]
     poststart: bool
     poststop: bool

@@ -48,7 +48,7 @@ def update(call: Call, words: list[str]) -> int:
     source = call.options.text("resources")
     resources = _read(source) if source else _from_flags(call)
     record = container.known
-    groups.driver(systemd=record.systemd).update(record.cgroup, resources)
+    groups.of(record).update(record.cgroup, resources)
     return 0
 
 
