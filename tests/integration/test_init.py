@@ -220,10 +220,8 @@ def test_volumes_and_links_stay_inside(rootfs: Path, tmp_path: Path) -> None:
     started = Started(launch)
     code, text = started.finish()
     assert not Path("/escape").exists()
-    if started.failed is None:
-        assert (code, text.splitlines()[0], text.splitlines()[-1]) == (0, "hello", "no")
-    else:
-        assert started.failed.stage == "mounts"
+    assert started.failed is None  # the dangling link is followed, and its target made, inside
+    assert code == 0 and text.startswith("hello") and text.splitlines()[-1] == "no"
 
 
 def test_readonly_root_and_init(rootfs: Path) -> None:
