@@ -11,7 +11,9 @@ from urllib.parse import urlencode
 from tests.conftest import PATIENCE, Daemon
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
     def __init__(self, path: str) -> None:
         super().__init__("localhost")
         self._path = path
@@ -26,14 +28,14 @@ class Api:
     """The API of one daemon, at one version."""
 
     def __init__(self, daemon: Daemon, version: str = "1.51") -> None:
-        self._path = str(daemon.run / "cove.sock")
+        self.path = str(daemon.run / "cove.sock")
         self._version = version
 
     def send(
         self, method: str, path: str, body: object = None, *, kind: str = "application/json", **query: object
     ) -> tuple[int, bytes]:
         """One request; a body that is no bytes is sent as JSON."""
-        connection = _Connection(self._path)
+        connection = Connection(self.path)
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         target = f"/v{self._version}{path}" + (f"?{urlencode(query, doseq=True)}" if query else "")
         try:

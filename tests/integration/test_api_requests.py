@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Daemon
-from tests.integration.api_client import Api
+from tests.integration.api_client import Api, Connection
 
 
 @pytest.fixture
@@ -181,9 +182,7 @@ def test_credentials_of_a_build_may_be_null(api: Api) -> None:
         member = tarfile.TarInfo("Dockerfile")
         member.size = len(text)
         archive.addfile(member, io.BytesIO(text))
-    from tests.integration.api_client import _Connection
-
-    connection = _Connection(api._path)
+    connection = Connection(api.path)
     headers = {"Content-Type": "application/x-tar", "X-Registry-Config": base64.b64encode(b"null").decode()}
     connection.request("POST", "/v1.51/build?t=nullauth&version=1", out.getvalue(), headers)
     answer = connection.getresponse()
@@ -205,3 +204,24 @@ def test_what_cannot_be_honoured_is_refused(api: Api, method: str, path: str, qu
     status, answer = api.call(method, path, **query)
     assert status in (400, 501)
     assert answer["message"]
+
+
+def test_who_waits_hears_of_the_end_after_who_is_attached_has_the_output(api: Api, make: Callable[..., str]) -> None:
+    """The attached client reads nothing until the wait is answered; its output must be there by then."""
+    container = make(started=False, Cmd=["sh", "-c", "head -c 50000 /dev/zero | tr '\\0' x; echo; echo end"])
+    connection = Connection(api.path)
+    try:
+        headers = {"Connection": "Upgrade", "Upgrade": "tcp"}
+        connection.request("POST", f"/v1.51/containers/{container}/attach?stream=1&stdout=1", headers=headers)
+        while b"\r\n\r\n" not in (head := connection.sock.recv(4096, socket.MSG_PEEK)):
+            pass
+        connection.sock.recv(head.index(b"\r\n\r\n") + 4)
+        assert api.call("POST", f"/containers/{container}/start")[0] == 204
+        assert api.call("POST", f"/containers/{container}/wait")[1]["StatusCode"] == 0
+        connection.sock.setblocking(False)
+        arrived = b""
+        while b"end\n" not in arrived:
+            arrived += connection.sock.recv(1 << 20)  # raises BlockingIOError where something is missing
+        assert arrived.count(b"x") == 50_000
+    finally:
+        connection.close()

@@ -184,6 +184,10 @@ class Containers:
 
     # ── show ──────────────────────────────────────────────────────────────────────────────────────
 
+    def identity(self, ref: str) -> str:
+        """The id of the container that `ref` means. Raises NotFound."""
+        return self._registry.find(ref).id
+
     async def inspect(self, ref: str, *, size: bool = False) -> wire.ContainerInspect:
         """All about one container."""
         container = self._registry.find(ref)

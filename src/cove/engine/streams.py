@@ -12,7 +12,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from cove.engine.context import Context
 from cove.engine.descriptors import write_all
@@ -28,6 +28,8 @@ from cove.wire.times import moment, stamp
 __all__ = ["Attachment", "Detached", "LogStream", "Streams"]
 
 _BATCH = 64
+_SLOW_CLIENT = 1.0
+"""Seconds that somebody who waits for a container's end is kept from it by a client that does not read its output."""
 
 
 class Attachment:
@@ -51,6 +53,8 @@ class Attachment:
         self._stdin = stdin
         self._keys = DetachKeys(keys) if self.tty else None
         self._closed = asyncio.Event()
+        self.done = asyncio.Event()
+        """Set once the client has all of it, or is gone."""
 
     async def output(self) -> AsyncIterator[bytes]:
         """What it writes; with no output wanted, it ends when the container does."""
@@ -83,6 +87,8 @@ class Attachment:
     async def close(self) -> None:
         """The client is gone."""
         self.finish()
+        self.done.set()
+        self._streams.forget(self._container, self)
         if self._stdin and not self.tty:
             self._stdin = False
             if self._container.started.is_set():
@@ -192,6 +198,25 @@ class Streams:
         self._registry = registry
         self._lifecycle = lifecycle
         self._watch: LogWatcher | None = None
+        self._live: dict[str, set[Attachment]] = {}
+
+    def forget(self, container: Container, attachment: Attachment) -> None:
+        """An attachment was closed."""
+        live = self._live.get(container.id, set())
+        live.discard(attachment)
+        if not live:
+            self._live.pop(container.id, None)
+
+    async def delivered(self, container_id: str) -> None:
+        """Wait until those who are attached to a container that ended have its output; not for long.
+
+        Clients take the answer to a wait for the sign that they have read everything.
+        """
+        live = [attachment.done.wait() for attachment in self._live.get(container_id, ())]
+        if live:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SLOW_CLIENT):
+                    await asyncio.gather(*live)
 
     def _follow(self, container: Container, reader: LogReader) -> LogFollower:
         """A follower from the reader's cursor on; a container that never ran gets its empty log now."""
@@ -242,6 +267,7 @@ class Streams:
             stdin=stdin and stream and container.record.config.open_stdin,
             keys=keys,
         )
+        self._live.setdefault(container.id, set()).add(attachment)
         if stream:
             self._at_end(container, attachment)
         else:

@@ -136,11 +136,14 @@ async def wait(engine: Engine, request: Request) -> Reply:
     condition = request.query.text("condition")
     if condition not in _WAIT_CONDITIONS:
         raise InvalidArgument(f'invalid condition: "{condition}"')
-    return Stream(_ended(engine.lifecycle.wait(request.params["id"], condition=condition)))
+    identity = engine.containers.identity(request.params["id"])
+    return Stream(_ended(engine, identity, engine.lifecycle.wait(identity, condition=condition)))
 
 
-async def _ended(exit_: Awaitable[WaitResponse]) -> AsyncIterator[bytes]:
-    yield base.encode(await exit_)
+async def _ended(engine: Engine, identity: str, exit_: Awaitable[WaitResponse]) -> AsyncIterator[bytes]:
+    found = await exit_
+    await engine.streams.delivered(identity)
+    yield base.encode(found)
 
 
 # ── streams ───────────────────────────────────────────────────────────────────────────────────────
