@@ -29,12 +29,12 @@ class Pump:
     interpreter's lock to and fro. `digest` and `total` are right once the pieces have come to their end.
     """
 
-    def __init__(self, fd: int, limit: int) -> None:
+    def __init__(self, fd: int, limit: int, through: tuple[int, int] | None = None) -> None:
+        """`through` is a pipe for the pieces, made by `wide_pipe` while that was allowed."""
         self.digest = ""
         self.total = 0
-        self._pieces, pieces = os.pipe()
+        self._pieces, pieces = through or wide_pipe()
         self._verdict, verdict = os.pipe()
-        pipes.widen(pieces, _PIECE)
         self._child = os.fork()
         if self._child == 0:
             os.close(self._pieces)
@@ -59,6 +59,13 @@ class Pump:
         if not kind.startswith("sha256:"):
             raise Internal(text) if kind == "Internal" else InvalidArgument(text)
         self.digest, self.total = kind, int(text)
+
+
+def wide_pipe() -> tuple[int, int]:
+    """A pipe for a pump; a confined process gets a narrow one when a host's pipes are many (pipe(7))."""
+    outlet, inlet = os.pipe()
+    pipes.widen(inlet, _PIECE)
+    return outlet, inlet
 
 
 def _decompress(fd: int, limit: int, pieces: int, verdict: int) -> NoReturn:

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from cove.errors import CoveError, Internal, InvalidArgument, describe
 from cove.image import confine, copying, extract, inside, members, pack, sealing, trees
-from cove.image.pump import Pump
+from cove.image.pump import Pump, wide_pipe
 
 Report = dict[str, Any]
 
@@ -36,6 +36,8 @@ def run(job: dict[str, Any]) -> NoReturn:
     """Do the job and report; the exit status says only whether the report is complete."""
     report = job["report"]
     try:
+        if job["verb"] in ("unpack", "put"):
+            job["pump"] = wide_pipe()
         root = _confined(job)
         answer: Report = {"done": _VERBS[job["verb"]](job, root)}
     except CoveError as error:
@@ -72,7 +74,7 @@ def _confined(job: dict[str, Any]) -> int:
 
 def _unpack(job: dict[str, Any], root: int) -> Report:
     limits = members.Limits(**job["limits"])
-    pump = Pump(0, limits.size)
+    pump = Pump(0, limits.size, job["pump"])
     rules = extract.Rules(layer=True)
     totals = extract.extract(
         members.Source(pump), root, "", rules, limits, lambda path: _say(job["report"], {"opaque": path})
@@ -90,7 +92,7 @@ def _put(job: dict[str, Any], root: int) -> Report:
     limits = members.Limits(**job["limits"])
     owner = tuple(job["owner"]) if job["owner"] else None
     rules = extract.Rules(keep_kinds=job["keep_kinds"], owner=owner, top=job.get("top", False))
-    source = members.Source(Pump(0, limits.size))
+    source = members.Source(Pump(0, limits.size, job["pump"]))
     # The path was resolved once; from here its directory is the root of all names, and links in the
     # archive's way are followed inside the container's root only.
     totals = extract.extract(source, root, base, rules, limits, lambda _: None)
