@@ -1,43 +1,53 @@
-"""Taking the compression from a stranger's archive, a bounded piece at a time; inside the confined worker.
+"""Taking the compression from a stranger's archive, a bounded piece at a time, in bounded memory.
 
-Nothing is imported late here: by then the root is another one's. zstandard and isal were loaded before
-(`cove.image.workshop`).
+gzip, bzip2, xz, zstd, seen by its first bytes; one stream after another; zeros between and after them.
+Nothing is imported late here: in the confined worker the root is another one's by then.
 """
 
 from __future__ import annotations
 
 import bz2
 import lzma
-import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import zstandard
+
 from cove.errors import InvalidArgument
 
+try:
+    from isal import isal_zlib
+
+    _zlib: Any = isal_zlib  # the same interface, more than twice as fast
+except ImportError:
+    _zlib = zlib  # there is no isal for this processor
+
 _INFLATED = 256 << 10
+_PIECE = 1 << 20
+_ZSTD_STEP = 1 << 10
+"""Bytes given to zstd at once: a block of four bytes may stand for 128 KiB (RFC 8878), so this for 32 MiB."""
 _MAX_WINDOW = 128 << 20
+"""Of zstd; and what xz may need, which its strongest setting does not reach."""
 
 
 def decompressed(stream: Iterable[bytes]) -> Iterator[bytes]:
-    """The stream without its gzip or zstd compression, if its first bytes show one."""
+    """The stream without its compression, if its first bytes show one."""
     pieces = iter(stream)
     head = b""
     while len(head) < 4 and (piece := next(pieces, None)) is not None:
         head += piece
     if head.startswith(b"\x1f\x8b"):
-        inflater: Any = sys.modules.get("isal.isal_zlib", zlib)  # the same interface, more than twice as fast
-        return _inflated(head, pieces, lambda: inflater.decompressobj(31), inflater.error)
+        return _inflated(head, pieces, lambda: _zlib.decompressobj(31), _zlib.error)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
-        zstandard = sys.modules.get("zstandard")  # never imported here, where the root is a stranger's
-        if zstandard is None:
-            raise InvalidArgument("the archive is compressed with zstd, which this worker cannot read")
         decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
-        return _inflated(head, pieces, lambda: _Zstd(decompressor.decompressobj()), zstandard.ZstdError)
+        return _inflated(
+            b"", _sliced(_chained(head, pieces)), lambda: _Zstd(decompressor.decompressobj()), zstandard.ZstdError
+        )
     if head.startswith(b"BZh"):
         return _inflated(head, pieces, lambda: _Bounded(bz2.BZ2Decompressor()), OSError)
     if head.startswith(b"\xfd7zX"):
-        return _inflated(head, pieces, lambda: _Bounded(lzma.LZMADecompressor()), lzma.LZMAError)
+        return _inflated(head, pieces, lambda: _Bounded(lzma.LZMADecompressor(memlimit=_MAX_WINDOW)), lzma.LZMAError)
     return _chained(head, pieces)
 
 
@@ -66,7 +76,7 @@ class _Bounded:
 
 
 class _Zstd:
-    """A zstd frame with zlib's interface; its window, not the caller, bounds a piece."""
+    """A zstd frame with zlib's interface; what it is given, not the caller, bounds a piece."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -94,12 +104,15 @@ def _inflated(
         for data in _chained(head, pieces):
             while data:
                 if inflate.eof:
+                    data = data.lstrip(b"\0")
+                    if not data:
+                        break
                     inflate, fed = new(), False
                 piece = inflate.decompress(data, _INFLATED)
                 fed = True
                 data = inflate.unused_data if inflate.eof else inflate.unconsumed_tail
-                if piece:
-                    yield piece
+                for at in range(0, len(piece), _PIECE):
+                    yield piece[at : at + _PIECE] if len(piece) > _PIECE else piece
     except broken as error:
         raise InvalidArgument(f"the archive is damaged: it cannot be decompressed ({error})") from error
     if fed and not inflate.eof:
@@ -110,3 +123,9 @@ def _chained(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     if head:
         yield head
     yield from rest
+
+
+def _sliced(stream: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in stream:
+        for at in range(0, len(piece), _ZSTD_STEP):
+            yield piece[at : at + _ZSTD_STEP]

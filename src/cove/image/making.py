@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cove.image.content import ContentStore
+from cove.image.decompress import decompressed
 from cove.image.images import Image, Images
 from cove.image.layers import Layers
-from cove.image.tarstream import decompressed
 from cove.oci import image as oci
 from cove.oci.image import Descriptor, ImageConfig, Manifest
 

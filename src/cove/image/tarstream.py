@@ -1,6 +1,6 @@
 """Reading a tar archive from an untrusted stream, once, front to back, in bounded memory.
 
-    stream ─▶ decompress (gzip, bzip2, xz, zstd: seen by its first bytes) ─▶ headers ─▶ Entry, Entry, …
+    stream ─▶ cove.image.decompress ─▶ headers ─▶ Entry, Entry, …
 
 An Entry's content must be read, if at all, before the next Entry is asked for. Nothing is ever written
 here; names and link targets are just text. Source: POSIX pax, GNU tar's manual ("Basic Tar Format").
@@ -8,23 +8,16 @@ here; names and link targets are just text. Source: POSIX pax, GNU tar's manual 
 
 from __future__ import annotations
 
-import bz2
-import io
-import lzma
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import zstandard
+from typing import Literal
 
 from cove.errors import InvalidArgument
+from cove.image.decompress import decompressed
 
 _BLOCK = 512
-_PIECE = 1 << 20
 _MAX_EXTENSION = 1 << 20
 _MAX_ENTRIES = 1_000_000
-_MAX_WINDOW = 128 << 20
 
 Kind = Literal["file", "directory", "symlink", "hardlink", "other"]
 _KINDS: dict[bytes, Kind] = {
@@ -117,13 +110,6 @@ class _Source:
             count -= len(piece)
             yield bytes(piece)
 
-    def some(self, count: int) -> bytes:
-        """At most `count` bytes; none at the end of the stream."""
-        self._more()
-        piece = self._rest[:count]
-        self._rest = self._rest[len(piece) :]
-        return bytes(piece)
-
     def exactly(self, count: int) -> bytes | None:
         """The next `count` bytes; None at a clean end of the stream."""
         return b"".join(self.pieces(count)) if self._more() else None
@@ -132,76 +118,6 @@ class _Source:
         """Read what follows the archive's end, so that the sender is not cut off."""
         for _ in self._stream:
             pass
-
-
-def decompressed(stream: Iterable[bytes]) -> Iterator[bytes]:
-    """The stream without its compression, if its first bytes show one."""
-    pieces = iter(stream)
-    head = b""
-    while len(head) < 6 and (piece := next(pieces, None)) is not None:
-        head += piece
-    whole = _chained(head, pieces)
-    try:
-        if head.startswith(b"\x28\xb5\x2f\xfd"):
-            yield from _unzstd(whole)
-        elif head.startswith(b"\x1f\x8b"):
-            yield from _ungzip(whole)
-        elif head.startswith((b"BZh", b"\xfd7zXZ\0")):
-            yield from _unpacked(whole, bz2.BZ2Decompressor() if head[:1] == b"B" else lzma.LZMADecompressor())
-        else:
-            yield from whole
-    except (zlib.error, OSError, EOFError, lzma.LZMAError, zstandard.ZstdError) as error:
-        raise InvalidArgument(f"the archive is damaged: it cannot be decompressed ({error})") from error
-
-
-def _ungzip(stream: Iterator[bytes]) -> Iterator[bytes]:
-    """gzip, of one or more members, at most a piece at a time in memory."""
-    inflate = zlib.decompressobj(31)
-    for data in stream:
-        while data:
-            yield inflate.decompress(data, _PIECE)
-            data = inflate.unconsumed_tail
-            if inflate.eof:
-                data = inflate.unused_data
-                inflate = zlib.decompressobj(31)
-
-
-def _unzstd(stream: Iterator[bytes]) -> Iterator[bytes]:
-    source = io.BufferedReader(_Readable(stream))
-    reader = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW).stream_reader(source, read_across_frames=True)
-    while data := reader.read(_PIECE):
-        yield data
-
-
-def _unpacked(stream: Iterator[bytes], decompressor: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> Iterator[bytes]:
-    for data in stream:
-        if decompressor.eof:
-            return
-        yield decompressor.decompress(data, _PIECE)
-        while not decompressor.needs_input and not decompressor.eof:
-            yield decompressor.decompress(b"", _PIECE)
-
-
-class _Readable(io.RawIOBase):
-    """The stream as the file that the zstd reader wants."""
-
-    def __init__(self, stream: Iterator[bytes]) -> None:
-        super().__init__()
-        self._source = _Source(stream)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._source.some(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-def _chained(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    if head:
-        yield head
-    yield from rest
 
 
 def _header_size(header: bytes) -> int:

@@ -14,24 +14,15 @@ It never reads what a job is about, and holds nothing of the daemon's.
 
 from __future__ import annotations
 
-import bz2  # noqa: F401  all that any job may need is imported here, before any root changes
 import gc
-import grp  # noqa: F401
+import grp  # noqa: F401  all that any job may need is imported here, before any root changes
 import json
-import lzma  # noqa: F401
 import os
 import select
 import socket
 import sys
 from contextlib import suppress
 from typing import Any, NoReturn
-
-import zstandard  # noqa: F401
-
-try:
-    import isal.isal_zlib  # noqa: F401
-except ImportError:
-    pass  # there is none for this processor; zlib does the same, slower
 
 from cove.errors import describe
 from cove.image import confine, worker
