@@ -32,6 +32,7 @@ async def prune_cache(
         if all_ and not filters and not keep_bytes:
             cache.forget_digests()
         freed = context.store.collector.collect() if gone else 0
+        context.store.layers.finish_removals()
         mounts, room = ([], 0) if keep_bytes or wanted_ids else _prune_mounts(context.data.build_mounts, limit)
         return BuildPruneResponse(
             caches_deleted=tuple(record.key for record in gone) + tuple(mounts), space_reclaimed=freed + room

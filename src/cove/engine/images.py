@@ -190,6 +190,7 @@ class ImageService:
             done = await self._remove_unused(dangling, keep)
         else:
             done = await self._shrink(dangling, keep, most)
+        await bulk(self._context.store.layers.finish_removals)
         room = max(0, before - await bulk(usage.total))
         return wire.ImagePruneResponse(images_deleted=tuple(self._deleted(None, done)) or None, space_reclaimed=room)
 

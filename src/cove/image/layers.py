@@ -2,7 +2,7 @@
 
     layers/<chain id>.json       facts: parent, diff id, size, and the boot in which it was unpacked
     layers/<chain id>/           the layer's files, as overlayfs wants them
-    layers/.<random>             a layer that is being unpacked; removed at start
+    layers/.<random>             a layer that is being unpacked, or deleted; removed at start
 
     unpack in the confined worker (`cove.image.extraction`) ─▶ diff id verified ─▶ opaque marks
     ─▶ facts (with this boot's id) ─▶ rename ─▶ in the background: flush the file system
@@ -18,8 +18,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +32,7 @@ from cove.image.extraction import Extraction, Unpacked
 from cove.image.flushing import Flusher
 from cove.image.images import Image
 from cove.image.members import Limits
+from cove.image.reaping import Reaper, discard, set_aside
 from cove.kernel import inodes
 from cove.oci import digest as digests
 from cove.oci.image import Descriptor
@@ -82,6 +81,7 @@ class Layers:
         self._underway: set[str] = set()
         self._free = threading.Condition()
         self._flusher = Flusher(data.layers, self._settle)
+        self._reaper = Reaper()
         data.layers.mkdir(mode=0o700, parents=True, exist_ok=True)
         inodes.spread(data.layers)
         self._recover()
@@ -229,14 +229,23 @@ class Layers:
         return self._facts.get(chain_id)
 
     def remove(self, chain_id: str) -> None:
-        """Delete an unpacked layer, which nothing may stand on any more."""
+        """Delete an unpacked layer, which nothing may stand on any more; its files go in the background."""
         with self._alone(chain_id):
             with self._lock:
                 self._facts.pop(chain_id, None)
             self._facts_path(chain_id).unlink(missing_ok=True)
-            discard(self._data.layer(chain_id), self._data.layers)
+            self._reap(self._data.layer(chain_id))
+
+    def finish_removals(self) -> None:
+        """Wait until the room of removed layers is free."""
+        self._reaper.finish()
 
     # Inside
+
+    def _reap(self, directory: Path) -> None:
+        gone = set_aside(directory, self._data.layers)
+        if gone is not None:
+            self._reaper.take(gone)
 
     def _want(self, chain_id: str) -> bool:
         """Keep the layer for a while if it is there; whether it is."""
@@ -284,7 +293,7 @@ class Layers:
         """Read the facts; throw away what was interrupted, by a kill or by a power failure."""
         for path in self._data.layers.iterdir():
             if path.name.startswith("."):
-                discard(path, self._data.layers)
+                self._reaper.take(path)
             elif path.suffix == ".json":
                 chain_id = f"sha256:{path.stem}"
                 facts = _read_facts(path)
@@ -293,8 +302,13 @@ class Layers:
                 else:
                     self._facts[chain_id] = facts
         for path in self._data.layers.iterdir():
-            if path.is_dir() and path.name != EMPTY and f"sha256:{path.name}" not in self._facts:
-                discard(path, self._data.layers)
+            if (
+                path.name[0] != "."
+                and path.is_dir()
+                and path.name != EMPTY
+                and f"sha256:{path.name}" not in self._facts
+            ):
+                self._reap(path)
 
     @contextmanager
     def _alone(self, chain_id: str) -> Iterator[None]:
@@ -358,20 +372,6 @@ class _There:
 
     def finish(self) -> None:
         """It is there already."""
-
-
-def discard(directory: Path, within: Path) -> None:
-    """Take a tree's name away at once, then delete it; links in it are removed, never followed."""
-    gone = within / f".{secrets.token_hex(8)}"
-    try:
-        directory.rename(gone)
-    except FileNotFoundError:
-        return
-    try:
-        shutil.rmtree(gone)
-    except RecursionError:
-        # A container may nest directories deeper than Python's stack; rm(1) knows no such bound.
-        subprocess.run(["rm", "-rf", "--", str(gone)], check=True)
 
 
 def _read_facts(path: Path) -> Facts | None:

@@ -18,7 +18,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cove.errors import Internal, InvalidArgument, NotFound, describe
-from cove.image.layers import EMPTY, Layers, discard
+from cove.image.layers import EMPTY, Layers
+from cove.image.reaping import discard
 from cove.image.snapshots import Change
 from cove.kernel.mounts import subdirectory
 from cove.kernel.syscalls import openat2

@@ -74,6 +74,7 @@ class Usage:
 
     def measure(self, in_use: Collection[str], cached: Collection[str] = ()) -> StoreUsage:
         """Everything; `in_use` are ids of images that containers use, `cached` chain ids of the build cache."""
+        self._layers.finish_removals()
         images = {image.id: self._parts(image) for image in self._images.list()}
         blobs = Counter(blob for parts in images.values() for blob in parts.blobs)
         chains = Counter(chain for parts in images.values() for chain in parts.chains)
