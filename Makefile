@@ -50,6 +50,7 @@ bench: setup
 	@tools/install-packages bench
 	@$(BIN)/python -m compileall -q src
 	$(SUDO) $(BIN)/python bench/bench.py $(BENCH_ARGS)
+	$(SUDO) $(BIN)/python bench/images.py $(BENCH_IMAGES_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

@@ -20,7 +20,8 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 ALONE = 'ip link set lo up; mount -t tmpfs run "$RUN"; exec "$@"'
-IN_NAMESPACES = ["unshare", "--mount", "--net", "--propagation", "private", "sh", "-c", ALONE, "sh"]
+OWN_NETWORK = ["unshare", "--net"]
+IN_NAMESPACES = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ALONE, "sh"]
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -65,11 +66,14 @@ class Engine:
         """What the daemon's environment has besides ours."""
         return {}
 
-    def start(self, *, pause: float = 0.05) -> None:
-        """Start it and ask every `pause` seconds until it answers."""
+    def start(self, network: list[str] | None = None, *, pause: float = 0.05) -> None:
+        """Start it and ask every `pause` seconds until it answers.
+
+        `network` is what runs a program in another network namespace than one of its own.
+        """
         log = (self.root / "log").open("wb")
         self.process = subprocess.Popen(
-            [*IN_NAMESPACES, *self.daemon_command()],
+            [*(network or OWN_NETWORK), *IN_NAMESPACES, *self.daemon_command()],
             stdout=log,
             stderr=log,
             env=os.environ | {"RUN": str(self.run)} | self.environment(),
@@ -186,7 +190,10 @@ class PodmanEngine(Engine):
         """Limits that a host without CAP_SYS_RESOURCE can set too."""
         configuration = self.root / "containers.conf"
         configuration.write_text('[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n')
-        return {"CONTAINERS_CONF": str(configuration)}
+        registries = self.root / "registries.conf"
+        plain = '[[registry]]\nlocation = "127.0.0.1:{}"\ninsecure = true\n'
+        registries.write_text("".join(plain.format(port) for port in (5000, 5001)))
+        return {"CONTAINERS_CONF": str(configuration), "CONTAINERS_REGISTRIES_CONF": str(registries)}
 
 
 ENGINES: dict[str, type[Engine]] = {"cove": CoveEngine, "docker": DockerEngine, "podman": PodmanEngine}
