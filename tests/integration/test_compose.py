@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Daemon
+from tests.integration.debian_image import debian_archive, load
 from tests.integration.test_names import Box
+
+__all__ = ["debian_archive"]
 
 pytestmark = [pytest.mark.root]
 
@@ -126,21 +129,21 @@ REAL = """
 version: "2.4"
 services:
   db:
-    image: debian:application
+    image: debian:work
     command: ["/app/db.sh"]
     user: postgres
     volumes: ["data:/var/lib/postgresql", "./:/app:ro"]
     networks: [back]
     healthcheck: {test: ["CMD-SHELL", "/usr/lib/postgresql/*/bin/pg_isready -h localhost"], interval: 1s, retries: 60}
   api:
-    image: debian:application
+    image: debian:work
     command: ["python3", "/app/api.py"]
     volumes: ["./:/app:ro"]
     environment: {DSN: "host=db user=postgres dbname=postgres"}
     networks: {front: {aliases: [backend]}, back: {}}
     depends_on: {db: {condition: service_healthy}}
   web:
-    image: debian:application
+    image: debian:work
     command: ["nginx", "-c", "/app/nginx.conf"]
     volumes: ["./:/app:ro"]
     ports: ["18189:80"]
@@ -176,13 +179,9 @@ http { resolver 127.0.0.11 valid=1s; access_log off;
 """
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.skipif(
-    not os.environ.get("COVE_SLOW_TESTS"), reason="takes two minutes and a Debian mirror; COVE_SLOW_TESTS=1 runs it"
-)
-def test_a_real_application_web_service_and_database(project: Project) -> None:
-    packages = "nginx-light,postgresql,python3-minimal,python3-psycopg2"
-    project.daemon.cove("image", "bootstrap", "debian:application", "--include", packages, timeout=400)
+@pytest.mark.timeout(900)
+def test_a_real_application_web_service_and_database(project: Project, debian_archive: Path) -> None:
+    load(project.daemon, debian_archive)
     for name, text in (
         ("docker-compose.yml", REAL),
         ("db.sh", DATABASE),

@@ -1,13 +1,11 @@
 """Whole Dockerfiles of the kinds that people have: each is built and its result is run.
 
-They stand on one image, bootstrapped of Debian's packages once for the whole run; COVE_TEST_DEBIAN may name an
-archive of such an image instead (python3, python3-pip, gcc, libc6-dev, nginx-light; with npm the Node case runs too).
+They stand on one image of Debian's packages (`debian_image`); with npm in it the Node case runs too.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
 import time
@@ -18,30 +16,21 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Daemon, new_daemon
+from tests.integration.debian_image import debian_archive, load
 from tests.integration.test_build_command import serving
 
+__all__ = ["debian_archive"]
+
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
-_PACKAGES = "python3,python3-pip,gcc,libc6-dev,nginx-light"
 
 
 @pytest.fixture(scope="module")
-def debian() -> Iterator[Daemon]:
+def debian(debian_archive: Path) -> Iterator[Daemon]:
     """A daemon with the image debian:work."""
     daemon = new_daemon()
     daemon.start()
     try:
-        archive = os.environ.get("COVE_TEST_DEBIAN", "")
-        if archive:
-            daemon.cove("load", "-i", archive, timeout=300)
-            daemon.cove("tag", "debian:bookworm", "debian:work")
-        else:
-            words = ("image", "bootstrap", "--suite", "bookworm", "--include", _PACKAGES, "debian:work")
-            try:
-                done = daemon.cove(*words, check=False, timeout=500)
-            except subprocess.TimeoutExpired:
-                pytest.skip("Debian's packages take more than 500 s to come and unpack here")
-            if done.returncode:
-                pytest.skip(f"Debian's packages cannot be reached from here: {done.stderr.strip()[-200:]}")
+        load(daemon, debian_archive)
         yield daemon
     finally:
         daemon.clean()
@@ -96,7 +85,7 @@ CMD ["python3", "main.py"]
 
 def test_node_with_npm(debian: Daemon, tmp_path: Path) -> None:
     if "npm" not in run(debian, "debian:work", "ls", "/usr/bin").split():
-        pytest.skip("the image has no npm, whose packages take minutes to unpack; COVE_TEST_DEBIAN may name one")
+        pytest.skip("the image has no npm, whose packages take minutes to unpack")
     dockerfile = """FROM debian:work AS deps
 WORKDIR /app
 COPY package*.json ./
