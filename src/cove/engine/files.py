@@ -10,8 +10,8 @@ import asyncio
 import os
 import shlex
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,19 @@ import msgspec
 
 from cove.engine.bridging import blocking
 from cove.engine.context import Context
-from cove.engine.launch import cgroup_of
+from cove.engine.launch import cgroup_of, managed
 from cove.engine.mounts import Mounts
 from cove.engine.records import MountRecord, Record
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
 from cove.engine.volumes import VolumeService
-from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
+from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound
 from cove.image import archives
 from cove.image.archives import FsRoot
 from cove.volume import binds
 from cove.wire.containers import Change, TopResponse
 
 _PS_PATIENCE = 10.0
-
-
-def _owner(user: str) -> tuple[int, int] | None:
-    """(uid, gid) that copied files get for a container's user; None for a container that names none."""
-    if not user:
-        return None
-    uid, _, gid = user.partition(":")
-    if not (uid.isdecimal() and (gid or "0").isdecimal()):
-        raise Unsupported(
-            f"Copying to the container's user is not supported for the name {user!r}; copy without -a, "
-            "or run the container with a numeric user"
-        )
-    return int(uid), int(gid or 0)
 
 
 class Files:
@@ -65,10 +52,8 @@ class Files:
             return await self._context.executors.bulk(self._stat, container, ref, path)
 
     def _stat(self, container: Container, ref: str, path: str) -> dict[str, Any]:
-        try:
+        with _named(path, ref):
             return archives.stat_path(self._root(container), path)
-        except NotFound:
-            raise NotFound(f"Could not find the file {path} in container {ref}") from None
 
     async def read(self, ref: str, path: str) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
         """(stat, archive) of what lies at a path."""
@@ -93,20 +78,18 @@ class Files:
     ) -> None:
         """Unpack an archive into the directory at `path`."""
         container = self._registry.find(ref)
-        if container.record.host.readonly_rootfs and not _on_writable_mount(container.record, path):
-            raise Forbidden("container rootfs is marked read-only")
-        owner = _owner(container.record.config.user) if copy_uid_gid else None
+        owner = container.record.config.user if copy_uid_gid else ""
         body = blocking(stream)
         async with self._ready(container):
-            await self._context.executors.bulk(
-                archives.write_archive,
-                self._root(container),
-                path,
-                body,
-                no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
-                copy_uid_gid=owner is not None,
-                owner=owner,
-            )
+            with _named(path, ref), _readable_only(container.record, path):
+                await self._context.executors.bulk(
+                    archives.write_archive,
+                    self._root(container),
+                    path,
+                    body,
+                    no_overwrite_dir_non_dir=no_overwrite_dir_non_dir,
+                    owner=owner,
+                )
         tell(self._context.events, container, "extract-to-dir")
 
     async def export(self, ref: str) -> AsyncIterator[bytes]:
@@ -129,7 +112,11 @@ class Files:
             return archives.running(container.facts.pid)
         record = container.record
         visible = [mount for mount in record.mounts if mount.type != "tmpfs"]
-        return archives.stopped((self._context.snapshots.mount(record.id), *self._mounts.perform(visible)))
+        snapshot = self._context.snapshots.mount(record.id, readonly=record.host.readonly_rootfs)
+        own = [
+            each for each in managed(record, self._context.data.container(record.id)) if os.path.exists(each.source)
+        ]
+        return archives.stopped((snapshot, *self._mounts.perform(visible), *own))
 
     # ── volumes ───────────────────────────────────────────────────────────────────────────────────
 
@@ -181,6 +168,27 @@ class Files:
         return select(output, pids)
 
 
+@contextmanager
+def _named(path: str, ref: str) -> Iterator[None]:
+    """A path that is not there is told with its container."""
+    try:
+        yield
+    except NotFound:
+        raise NotFound(f"Could not find the file {path} in container {ref}") from None
+
+
+@contextmanager
+def _readable_only(record: Record, path: str) -> Iterator[None]:
+    """The kernel's refusal to write, in Docker's words: it is the volume that may not be written to, or the root."""
+    try:
+        yield
+    except Forbidden:
+        clean = binds.clean(path if path.startswith("/") else f"/{path}")
+        inside = any(clean == each.destination or clean.startswith(f"{each.destination}/") for each in record.mounts)
+        what = "mounted volume" if inside else "container rootfs"
+        raise Forbidden(f"{what} is marked read-only: {path} cannot be written to") from None
+
+
 async def _ps(words: list[str]) -> str:
     program = next((path for path in ("/usr/bin/ps", "/bin/ps") if Path(path).exists()), "")
     if not program:
@@ -221,11 +229,3 @@ def select(output: str, pids: set[int]) -> TopResponse:
         if len(fields) > column and fields[column].isdecimal() and int(fields[column]) in pids:
             rows.append(tuple(fields))
     return TopResponse(titles=titles, processes=tuple(rows))
-
-
-def _on_writable_mount(record: Record, path: str) -> bool:
-    clean = binds.clean(path if path.startswith("/") else f"/{path}")
-    return any(
-        mount.rw and (clean == mount.destination or clean.startswith(f"{mount.destination}/"))
-        for mount in record.mounts
-    )

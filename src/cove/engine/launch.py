@@ -107,18 +107,7 @@ class Launcher:
         else:
             files = self._context.data.container(record.id)
             self._write(files, record, attached, hostname)
-        taken = {mount.destination for mount in record.mounts}
-        access = "ro" if record.host.readonly_rootfs else "rw"
-        options = ("bind", access, "rprivate", *(["idmap"] if record.uid_map else []))
-        return tuple(
-            Mount(destination=destination, source=str(source), type="bind", options=options)
-            for destination, source in (
-                ("/etc/hostname", files.hostname),
-                ("/etc/hosts", files.hosts),
-                (_RESOLV, files.resolv_conf),
-            )
-            if destination not in taken
-        )
+        return managed(record, files)
 
     def _write(self, files: ContainerData, record: Record, attached: Attached, hostname: str) -> None:
         hosts, names = self._texts(record, attached, hostname)
@@ -165,6 +154,22 @@ class Launcher:
             resolver=ADDRESS if named(record) else "",
         )
         return hosts, names
+
+
+def managed(record: Record, files: ContainerData) -> tuple[Mount, ...]:
+    """The mounts of the three files, as far as nothing of the user's stands in their places."""
+    taken = {mount.destination for mount in record.mounts}
+    access = "ro" if record.host.readonly_rootfs else "rw"
+    options = ("bind", access, "rprivate", *(["idmap"] if record.uid_map else []))
+    return tuple(
+        Mount(destination=destination, source=str(source), type="bind", options=options)
+        for destination, source in (
+            ("/etc/hostname", files.hostname),
+            ("/etc/hosts", files.hosts),
+            (_RESOLV, files.resolv_conf),
+        )
+        if destination not in taken
+    )
 
 
 def new_cgroup(record: Record, context: Context) -> str:

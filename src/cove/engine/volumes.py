@@ -51,6 +51,7 @@ class VolumeService:
 
     async def list(self, *, filters: Filters = Filters()) -> wire.VolumeListResponse:  # noqa: B008 - frozen
         """Every volume that passes the filters; those of plugins too that were made elsewhere."""
+        filters.flag("dangling")  # nonsense is refused even where there is nothing to list
         theirs, complaints = await self._plugins.all()
         seen = {(driver, each.name): (each, scope) for driver, (all_, scope) in theirs.items() for each in all_}
         known = {(record.driver, record.name): record for record in self._records.values()}

@@ -24,6 +24,24 @@ def owner_of(root: int, text: str) -> tuple[int, int]:
     return uid, _group(root, group)
 
 
+def user_of(root: int, text: str) -> tuple[int, int]:
+    """The ids of a process that runs as "user", "user:group", ":group"; without a group, the user's own or 0."""
+    user, _, group = text.partition(":")
+    uid, gid = 0, 0
+    if user:
+        number = _number(user, "user")
+        uid, gid = _user(root, user) if number is None else (number, _own_group(root, number))
+    return uid, _group(root, group) if group else gid
+
+
+def _own_group(root: int, uid: int) -> int:
+    """The group of the first user with this number; 0 for a number without a name."""
+    for fields in _lines(root, "etc/passwd", 4):
+        if fields[2] == str(uid) and fields[3].isdecimal():
+            return int(fields[3])
+    return 0
+
+
 def _user(root: int, name: str) -> tuple[int, int]:
     number = _number(name, "user")
     if number is not None:

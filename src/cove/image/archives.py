@@ -64,19 +64,18 @@ def write_archive(
     stream: Iterable[bytes],
     *,
     no_overwrite_dir_non_dir: bool = False,
-    copy_uid_gid: bool = False,
-    owner: tuple[int, int] | None = None,
+    owner: str = "",
     top: bool = False,
     limits: Limits = Limits(),  # noqa: B008 - frozen
 ) -> None:
     """Unpack an archive (plain or gzip) into the directory at `path`.
 
-    Owners are the archive's; with `copy_uid_gid` everything belongs to `owner`, the container's user.
+    Owners are the archive's, unless everything shall belong to `owner`: a container's user, by names that its own
+    accounts know, or by numbers.
     `top`: the directory itself becomes as the archive's top is, too.
     `no_overwrite_dir_non_dir` refuses to put a file in a directory's place and the other way round.
     """
-    given = owner if copy_uid_gid else None
-    job = {"owner": given, "keep_kinds": no_overwrite_dir_non_dir, "limits": asdict(limits), "top": top}
+    job = {"owner": owner, "keep_kinds": no_overwrite_dir_non_dir, "limits": asdict(limits), "top": top}
     with _worker("put", root, stdin=PIPE, path=path, **job) as worker:
         worker.feed(stream)
         worker.result()

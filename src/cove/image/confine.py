@@ -43,9 +43,13 @@ def enter(
     os.umask(0)
     syscalls.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
     if layers:
+        sources = [(layer, _source(layer)) for layer in layers[1:]]  # before the root hides what lies at `place`
         root = _first(place, layers[0])
-        for layer in layers[1:]:
-            _bind(root, layer)
+        for layer, source in sources:
+            if source >= 0:
+                _attach(root, layer, source)
+        if layers[0].get("type") == "overlay" and "ro" in layers[0]["options"]:
+            mounts.set_attributes(root, (mounts.ATTR_RDONLY, 0))  # only now: mounts may have needed places
     os.fchdir(root)
     os.chroot(".")
     os.chdir("/")
@@ -72,8 +76,6 @@ def _first(place: str, layer: dict[str, Any]) -> int:
         made = _attached(_file_system(layer), place)
     elif layer.get("type") == "overlay":
         made = _attached(_overlay(layer), place)
-        if options.attributes[0] & mounts.ATTR_RDONLY:
-            mounts.set_attributes(made, (mounts.ATTR_RDONLY, 0))
     else:
         made = os.open(layer["source"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if not options.subdirectory:
@@ -117,35 +119,37 @@ def _file_system(layer: dict[str, Any]) -> int:
     return loop.mount(layer["type"], layer["source"], data, options.attributes[0])
 
 
-def _bind(root: int, layer: dict[str, Any]) -> None:
-    """Put a volume where the container has it; kinds that live only while it runs are left out."""
+def _source(layer: dict[str, Any]) -> int:
+    """What a container shows somewhere, detached; -1 for kinds that live only while it runs."""
     options = mounts.parse_options(layer.get("options", ()))
     if "loop" in options.data:
         source = _file_system(layer)
-    elif options.bind or layer.get("type") == "bind":
-        source = mounts.clone(syscalls.AT_FDCWD, layer["source"], recursive=options.recursive)
     elif layer.get("type") == "overlay":
         source = _overlay(layer)
+    elif not (options.bind or layer.get("type") == "bind"):
+        return -1
+    elif options.subdirectory:
+        source = os.open(layer["source"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     else:
-        return
-    if options.subdirectory:
-        source = _part(source, options)
+        return mounts.clone(syscalls.AT_FDCWD, layer["source"], recursive=options.recursive)
+    if not options.subdirectory:
+        return source
+    try:
+        return mounts.part(source, options.subdirectory, recursive=options.recursive)
+    finally:
+        os.close(source)
+
+
+def _attach(root: int, layer: dict[str, Any], source: int) -> None:
+    """Put something where the container has it."""
     directory = stat.S_ISDIR(os.fstat(source).st_mode)
     try:
         target = rootpath.mount_target(root, layer["destination"], directory=directory)
         try:
             mounts.attach(source, target)
-            mounts.set_attributes(source, options.attributes)
+            mounts.set_attributes(source, mounts.parse_options(layer.get("options", ())).attributes)
         finally:
             os.close(target)
-    finally:
-        os.close(source)
-
-
-def _part(source: int, options: mounts.Options) -> int:
-    """The part of a volume or an image that the container shows."""
-    try:
-        return mounts.part(source, options.subdirectory, recursive=options.recursive)
     finally:
         os.close(source)
 

@@ -105,13 +105,19 @@ class _Packer:
             if self._left_out(fd, found):
                 return
             if self._view.layer and _is_opaque(fd):
-                self._header(tarfile.TarInfo(_joined(arcname, OPAQUE)))
+                self._header(tarfile.TarInfo(self._below(arcname, OPAQUE)))
             for child in sorted(os.listdir(fd)):
                 below = f"{path}/{child}" if path else child
                 if below not in self._view.skip:
-                    self.add(fd, child, _joined(arcname, child), below)
+                    self.add(fd, child, self._below(arcname, child), below)
         finally:
             os.close(fd)
+
+    def _below(self, directory: str, name: str) -> str:
+        """A name below a directory of the archive; below a top that is not shown it stands alone."""
+        if directory in (".", "./", ""):
+            return name if self._view.bare or not directory else f"./{name}"
+        return f"{directory.rstrip('/')}/{name}"
 
     def _left_out(self, fd: int, found: os.stat_result) -> bool:
         """Whether something is mounted here whose content is not shown."""
@@ -169,7 +175,7 @@ class _Packer:
             "GNU.sparse.realsize": str(info.size),
         }
         directory, _, name = info.name.rpartition("/")
-        info.name = _joined(directory, f"GNUSparseFile.0/{name}")
+        info.name = f"{directory}/GNUSparseFile.0/{name}" if directory else f"GNUSparseFile.0/{name}"
         info.size = len(listed) + sum(length for _, length in runs)
         self._header(info)
         self._write(listed)
@@ -245,11 +251,6 @@ def _plain_header(info: tarfile.TarInfo) -> bytes | None:
         link=info.linkname.encode("utf-8", "surrogateescape"),
         device=(info.devmajor, info.devminor),
     )
-
-
-def _joined(directory: str, name: str) -> str:
-    """A name below a directory of the archive; below "." it stands alone."""
-    return name if directory in (".", "./", "") else f"{directory.rstrip('/')}/{name}"
 
 
 def _shown(keys: Iterable[str]) -> list[str]:

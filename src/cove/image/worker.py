@@ -26,7 +26,7 @@ import tarfile  # noqa: F401
 from typing import Any, NoReturn
 
 from cove.errors import CoveError, Internal, InvalidArgument, describe
-from cove.image import confine, copying, extract, inside, members, pack, sealing, trees
+from cove.image import accounts, confine, copying, extract, inside, members, pack, sealing, trees
 from cove.image.pump import Pump, wide_pipe
 
 Report = dict[str, Any]
@@ -90,7 +90,7 @@ def _unpack(job: dict[str, Any], root: int) -> Report:
 def _put(job: dict[str, Any], root: int) -> Report:
     base = inside.directory(root, job["path"])
     limits = members.Limits(**job["limits"])
-    owner = tuple(job["owner"]) if job["owner"] else None
+    owner = accounts.user_of(root, job["owner"]) if job["owner"] else None
     rules = extract.Rules(keep_kinds=job["keep_kinds"], owner=owner, top=job.get("top", False))
     source = members.Source(Pump(0, limits.size, job["pump"]))
     # The path was resolved once; from here its directory is the root of all names, and links in the
