@@ -169,3 +169,39 @@ def test_a_list_is_made_annotated_pushed_and_removed(daemon: Daemon, registry: s
         assert json.loads(daemon.cove("manifest", "inspect", listname).stdout) == shown, "from the registry now"
     finally:
         daemon.cove("rmi", "-f", "part:amd64", "part:arm64")
+
+
+def test_single_platforms_of_an_image_are_removed(daemon: Daemon, name: str) -> None:
+    daemon.cove("pull", "-q", "--all-platforms", name)
+    before = {path.name for path in (daemon.data / "image/blobs/sha256").iterdir()}
+    assert "Deleted: sha256:" in daemon.docker("rmi", "--platform", "linux/arm64", name).stdout
+    shown = listed(daemon, name)
+    assert shown["linux/arm64"] == "no" and shown["linux/amd64"] == "yes"
+    gone = before - {path.name for path in (daemon.data / "image/blobs/sha256").iterdir()}
+    assert len(gone) >= 3, "a manifest, a configuration and a layer"
+    twice = daemon.cove("rmi", "--platform", "linux/arm64", name, check=False)
+    assert "does not provide the specified platform (linux/arm64)" in twice.stderr
+    daemon.cove("rmi", "--platform", "windows/amd64", name)
+    last = daemon.cove("rmi", "--platform", "linux/amd64", name, check=False)
+    assert "no other platform here" in last.stderr
+    daemon.cove("pull", "-q", "--platform", "linux/arm64", name)
+    assert listed(daemon, name)["linux/arm64"] == "yes"
+
+
+def test_parts_of_a_list_go_with_their_names_and_prune_takes_all(own_daemon: Daemon, registry: str) -> None:
+    """Images whose only other name is one by digest do not stay behind; nor does one image's end stop a prune."""
+    for architecture in ("amd64", "arm64"):
+        script = f"printf {architecture} > /tmp/cove-list && tar -C /tmp -c cove-list && rm /tmp/cove-list"
+        tar = subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout
+        part = f"{registry}/parts/app:{architecture}"
+        own_daemon.cove("import", "--platform", f"linux/{architecture}", "-", part, input=tar, text=False)
+        own_daemon.cove("push", "-q", part)
+    whole = f"{registry}/parts/app:all"
+    own_daemon.cove("manifest", "create", whole, f"{registry}/parts/app:amd64", f"{registry}/parts/app:arm64")
+    own_daemon.cove("manifest", "push", whole)
+    own_daemon.cove("rmi", f"{registry}/parts/app:arm64", f"{registry}/parts/app:amd64")
+    shown = own_daemon.docker("images", "--format", "{{.Repository}}:{{.Tag}}", f"{registry}/parts/app").stdout
+    assert shown.split() == [whole]
+    own_daemon.cove("tag", f"{registry}/parts/app:all", "another:1")
+    own_daemon.docker("image", "prune", "-af")
+    assert own_daemon.cove("images", "-q").stdout == ""

@@ -22,7 +22,7 @@ from cove.engine.image_selection import narrowed, wanted
 from cove.engine.image_view import defaults, descriptor, inspection, manifest, summary, unix_seconds
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
-from cove.errors import Conflict, InvalidArgument, NotFound, Unsupported
+from cove.errors import Conflict, InvalidArgument, NotFound
 from cove.image import changes as instructions
 from cove.image.bootstrap import Options, bootstrap
 from cove.image.diff import commit
@@ -137,11 +137,14 @@ class ImageService:
     async def remove(
         self, name: str, *, force: bool = False, noprune: bool = False, platforms: Sequence[str] = ()
     ) -> Sequence[wire.ImageDeleteItem]:
-        """Take away a name, and with the last one the image; Conflict while a container needs it."""
+        """Take away a name, and with the last one the image; Conflict while a container needs it.
+
+        With `platforms` those variants of an index alone.
+        """
         if platforms:
-            raise Unsupported(
-                f"an image's platforms are removed together: remove {name}, then pull the one that shall stay"
-            )
+            wanted = [each for text in platforms if (each := _platform(text))]
+            drop = self._context.images.drop_variants
+            return self._deleted(None, await self._context.executors.disk(drop, name, wanted, set(self._users())))
         image = self._context.images.get(name)
         done = await self._context.executors.disk(
             self._context.images.delete, name, force=force, in_use=self._users()

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -24,7 +25,7 @@ import msgspec
 from cove.errors import Conflict, CoveError, Internal, InvalidArgument, NotFound, Unavailable, describe
 from cove.image.attachments import Attachments
 from cove.image.content import ContentStore
-from cove.image.removal import refuse_in_use
+from cove.image.removal import refuse_in_use, refuse_variants
 from cove.image.variants import Offer, Target, Variant, Variants
 from cove.oci import image as oci
 from cove.oci.image import Descriptor, ImageConfig, Index
@@ -242,8 +243,9 @@ class Images:
             names = [known for entry in entries if (known := _name(entry))]
             tags = [known for known in names if not _parsed(known).digest]
             if name and [known for known in tags if known != name]:
-                self._save([entry for entry in self._entries if _name(entry) != name])
-                return [{"Untagged": _parsed(name).familiar}]
+                gone = {name, *_lone_digests(self._entries, name)}
+                self._save([entry for entry in self._entries if _name(entry) not in gone])
+                return [{"Untagged": _parsed(each).familiar} for each in sorted(gone)]
             users = [user for identity in sorted(image.ids) for user in in_use.get(identity, ())]
             refuse_in_use(image.id, name_or_id, name, repositories(tags), force=force, containers=users)
             self._save([entry for entry in self._entries if entry not in entries])
@@ -251,6 +253,23 @@ class Images:
             return [*untagged, {"Deleted": image.id}, *self._unshared(image)]
 
     untag = delete
+
+    def drop_variants(self, name_or_id: str, platforms: Sequence[Platform], in_use: Collection[str]) -> Deletions:
+        """Let go of some of an index's variants, which stays with the others; Conflict while it cannot.
+
+        `in_use` are the ids of images that containers use.
+        """
+        with self.content.stable, self._lock:
+            target = self._target(self._find(name_or_id).target)
+            chosen = [_chosen(target, "", platform, name_or_id) for platform in platforms]
+            named = {entry.digest for entry in self._entries}
+            refuse_variants(name_or_id, target, chosen, named=named, in_use=in_use)
+            for variant in chosen:
+                self.content.delete(variant.manifest.digest)
+            self._targets.clear()
+            self._variants.forget(set())
+        self._tell()
+        return [{"Deleted": variant.manifest.digest} for variant in chosen]
 
     def prune(
         self, *, in_use: Collection[str] = (), dangling: bool = True, keep: Callable[[Image], bool] = lambda _: False
@@ -263,7 +282,8 @@ class Images:
         with self._lock:
             for image in self.list():
                 if not image.ids & set(in_use) and not (dangling and image.names) and not keep(image):
-                    deleted += self._delete(image.id, True, {})
+                    with suppress(NotFound):  # it was a variant of one that went a moment ago
+                        deleted += self._delete(image.id, True, {})
         self._tell()
         return deleted
 
@@ -416,6 +436,15 @@ def _chosen(target: Target, variant: str, platform: Platform | None, called: str
             f"here is {here}"
         )
     return found
+
+
+def _lone_digests(entries: Iterable[Descriptor], name: str) -> Iterator[str]:
+    """The names by digest that a tag's repository has for what it points at, when no other tag of it does."""
+    repository = _parsed(name).name
+    targets = {_name(entry): entry.digest for entry in entries if _name(entry)}
+    same = [each for each, target in targets.items() if target == targets.get(name) and each != name]
+    same = [each for each in same if _parsed(each).name == repository]
+    return iter(same if all(_parsed(each).digest for each in same) else ())
 
 
 def repositories(tags: Iterable[str]) -> int:

@@ -1,10 +1,11 @@
-"""When an image may be removed: Docker's rules, in Docker's words."""
+"""When an image, or a variant of one, may be removed: Docker's rules, in Docker's words."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from cove.errors import Conflict
+from cove.image.variants import Target, Variant
 from cove.oci import digest as digests
 
 
@@ -41,3 +42,16 @@ def refuse_in_use(
         raise Conflict(f"conflict: {what} (must force) - {why}")
     if not name and repositories > 1:
         raise Conflict(f"conflict: {what} (must be forced) - image is referenced in multiple repositories")
+
+
+def refuse_variants(
+    called: str, target: Target, chosen: Collection[Variant], *, named: Collection[str], in_use: Collection[str]
+) -> None:
+    """Raise Conflict unless an index may lose the `chosen` variants; `named` are the targets of all names."""
+    if len({variant.manifest.digest for variant in chosen}) == len(target.variants):
+        raise Conflict(f"{called} has no other platform here: remove it without --platform")
+    for variant in chosen:
+        if variant.id in in_use:
+            raise Conflict(f"a container uses {called} for {variant.platform}; remove the container first")
+        if variant.manifest.digest in named:
+            raise Conflict(f"{called} for {variant.platform} has a name of its own here; remove that name first")
