@@ -48,6 +48,8 @@ def make(api: Api) -> Iterator[Callable[..., str]]:
         ({"Healthcheck": {"Retries": -1}}, "cannot be negative"),
         ({"HostConfig": {"Annotations": {"": "x"}}}, "annotation key"),
         ({"WorkingDir": "here"}, "absolute path"),
+        ({"StopSignal": "FOO"}, "invalid signal"),
+        ({"HostConfig": {"VolumesFrom": ["nobody"]}}, "No such container"),
     ],
 )
 def test_a_bad_wish_is_refused_at_creation(api: Api, body: dict[str, Any], words: str) -> None:
@@ -80,6 +82,26 @@ def test_an_exec_of_a_container_that_ended_is_no_longer_running(api: Api, make: 
     assert api.call("POST", f"/containers/{container}/wait")[0] == 200
     status, answer = api.call("POST", f"/exec/{made['Id']}/resize", h=20, w=20)
     assert (status, "is not running" in answer["message"]) == (409, True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "words"),
+    [
+        ({"Cmd": ["true"], "WorkingDir": "/nowhere"}, 126, b'chdir to cwd ("/nowhere") failed'),
+        ({"Cmd": ["true"], "User": "nobody-here"}, 126, b"unable to find user nobody-here"),
+        ({"Cmd": ["no-such-program"]}, 127, b"executable file not found"),
+    ],
+)
+def test_an_exec_that_cannot_run_says_so(
+    api: Api, make: Callable[..., str], asked: dict[str, Any], code: int, words: bytes
+) -> None:
+    container = make()
+    _, made = api.call("POST", f"/containers/{container}/exec", {"AttachStderr": True, "AttachStdout": True, **asked})
+    status, said = api.send("POST", f"/exec/{made['Id']}/start", {})
+    assert (status, words in said) == (200, True), said
+    assert api.call("GET", f"/exec/{made['Id']}/json")[1]["ExitCode"] == code
+    _, changes = api.call("GET", f"/containers/{container}/changes")
+    assert not changes
 
 
 def test_a_limit_of_processes_is_lifted_again(api: Api, make: Callable[..., str]) -> None:

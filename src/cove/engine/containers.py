@@ -13,7 +13,20 @@ from contextlib import AsyncExitStack
 import msgspec
 
 from cove import ids
-from cove.engine import cdi, foreign, links, merge, naming, publishing, render, resources, security, spec, trust
+from cove.engine import (
+    cdi,
+    foreign,
+    links,
+    merge,
+    naming,
+    publishing,
+    render,
+    resources,
+    security,
+    signals,
+    spec,
+    trust,
+)
 from cove.engine.attachments import Attachments
 from cove.engine.context import Context
 from cove.engine.health import check_config as check_health
@@ -158,6 +171,8 @@ class Containers:
         for key in config.exposed_ports:
             parse_port(key)
         check_health(config.healthcheck)
+        if config.stop_signal:
+            signals.parse(config.stop_signal)
         if any(not key.strip() for key in asked.annotations):
             raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key")
         cdi.edits(asked.device_requests, self._context.settings.cdi_directories)

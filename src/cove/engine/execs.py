@@ -32,6 +32,8 @@ from cove.wire.times import duration
 
 _KEPT = 64
 _REMEMBERED = 1024
+_NOT_RUN = 126
+"""The exit code of an exec that could not be run; 127 where its program is not there."""
 """Execs that have ended and can still be inspected, of each container."""
 
 
@@ -237,14 +239,15 @@ class Execs:
         try:
             attachment = await self._run(found, body)
         except CoveError as error:
-            found.running, found.exit_code = False, getattr(error, "exit_code", 128)
+            found.running, found.exit_code = False, 128
             found.ended.set()
             if not isinstance(error, StartFailed):
                 raise
+            found.exit_code = max(error.exit_code, _NOT_RUN)
             message = (
                 f"OCI runtime exec failed: exec failed: unable to start container process: {error.message}: unknown"
             )
-            raise StartFailed(message, stage=error.stage, errno=error.errno, exit_code=error.exit_code) from error
+            raise StartFailed(message, stage=error.stage, errno=error.errno, exit_code=found.exit_code) from error
         tell(self._context.events, found.container, f"exec_start: {' '.join(found.asked.cmd)}", execID=found.id)
         return attachment
 

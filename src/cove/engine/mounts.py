@@ -123,7 +123,11 @@ class Mounts:
         name, _, mode = text.partition(":")
         if mode not in ("", "ro", "rw", "z", "Z"):
             raise InvalidArgument(f"invalid mode: {mode} in volumes-from {text!r}")
-        for record in self._registry.find(name).record.mounts:
+        try:
+            lender = self._registry.find(name)
+        except NotFound as error:  # 404 at creation means to clients that the image is missing
+            raise InvalidArgument(f"cannot take volumes from it: {error.message}") from None
+        for record in lender.record.mounts:
             if record.type != "tmpfs":
                 yield msgspec.structs.replace(record, rw=record.rw and mode != "ro", copy=False, anonymous=False)
 

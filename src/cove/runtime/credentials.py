@@ -141,15 +141,18 @@ def _schedule(process: Process) -> None:
     )
 
 
-def enter_directory(root: int, path: str) -> None:
-    """Make `path` the working directory, by a descriptor resolved inside `root`; made when absent.
+def enter_directory(root: int, path: str, *, make: bool) -> None:
+    """Make `path` the working directory, by a descriptor resolved inside `root`; with `make`, made when absent.
 
     A magic link (/proc/self/fd/N) may lead anywhere and is refused.
     """
     if not path.startswith("/"):
         raise Failure(f"the working directory '{path}' is invalid, it needs to be an absolute path")
     try:
-        fd = rootpath.make_directories(root, path)
+        if make:
+            fd = rootpath.make_directories(root, path)
+        else:
+            fd = rootpath.open_in(root, path, os.O_PATH | os.O_DIRECTORY)
         os.fchdir(fd)
         os.close(fd)
     except OSError as error:

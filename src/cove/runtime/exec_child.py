@@ -68,7 +68,7 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
     with child.stage("user"):
         identity = credentials.identify(root, wanted, launch.user, launch.group_add)
     with child.stage("cwd"):
-        credentials.enter_directory(root, wanted.cwd)
+        credentials.enter_directory(root, wanted.cwd, make=False)
     with child.stage("stdio"):
         credentials.place_stdio(root, stdio, console, identity)
     with child.stage("exec"):

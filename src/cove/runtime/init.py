@@ -244,7 +244,7 @@ class _Init:
         with self.child.stage("user"):
             identity = credentials.identify(tree.root, process, self.launch.user, self.launch.group_add)
         with self.child.stage("cwd"):
-            credentials.enter_directory(tree.root, process.cwd)
+            credentials.enter_directory(tree.root, process.cwd, make=True)
         with self.child.stage("rootfs"):
             tree.seal()
         with self.child.stage("stdio"):
