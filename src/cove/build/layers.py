@@ -196,7 +196,7 @@ class Workshop:
                 root,
                 stdin=PIPE,
                 path="/",
-                owner=(0, 0),
+                owner="0:0",
                 keep_kinds=False,
                 limits=_LIMITS,
             ) as worker:
