@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from cove.image.attachments import COSIGN_SIGNATURE
+from cove.image.claims import ANNOTATION, PAYLOAD
 from cove.image.distribution.attached import signature_tag
-from cove.image.signatures import ANNOTATION, PAYLOAD
 from cove.oci import image
 from cove.oci.reference import Reference
 from tests.conftest import Daemon, new_daemon
@@ -28,6 +28,8 @@ from tests.integration.scripted_registry import Client
 pytestmark = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
 
 SBOM = "application/spdx+json"
+BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+SIGNED = "https://sigstore.dev/cosign/sign/v1"
 
 
 class Signer:
@@ -36,6 +38,7 @@ class Signer:
     def __init__(self, directory: Path, kind: str = "ecdsa") -> None:
         self.private: Any = {
             "ecdsa": lambda: ec.generate_private_key(ec.SECP256R1()),
+            "ecdsa-384": lambda: ec.generate_private_key(ec.SECP384R1()),
             "ed25519": ed25519.Ed25519PrivateKey.generate,
             "rsa": lambda: rsa.generate_private_key(65537, 2048),
         }[kind]()
@@ -47,7 +50,8 @@ class Signer:
 
     def sign(self, data: bytes) -> str:
         if isinstance(self.private, ec.EllipticCurvePrivateKey):
-            made = self.private.sign(data, ec.ECDSA(hashes.SHA256()))
+            larger = self.private.curve.key_size > 256
+            made = self.private.sign(data, ec.ECDSA(hashes.SHA384() if larger else hashes.SHA256()))
         elif isinstance(self.private, rsa.RSAPrivateKey):
             made = self.private.sign(data, padding.PKCS1v15(), hashes.SHA256())
         else:
@@ -78,6 +82,28 @@ class Publisher:
         payload = json.dumps({"critical": said, "optional": None}).encode()
         notes = {ANNOTATION: signer.sign(payload)}
         self.attach(name, digest, payload, PAYLOAD, COSIGN_SIGNATURE if subject else "", notes, subject)
+
+    def bundle(self, name: str, digest: str, signer: Signer, predicate: str = SIGNED, of: str = "") -> None:
+        """As cosign 3 does it: a statement in an envelope, in a bundle, in a manifest that refers to the image."""
+        statement = {
+            "_type": "https://in-toto.io/Statement/v1",
+            "subject": [{"digest": {"sha256": (of or digest).partition(":")[2]}}],
+            "predicateType": predicate,
+            "predicate": {},
+        }
+        payload = json.dumps(statement).encode()
+        kind = b"application/vnd.in-toto+json"
+        signed = b" ".join([b"DSSEv1", b"%d" % len(kind), kind, b"%d" % len(payload), payload])
+        made = {
+            "mediaType": BUNDLE,
+            "verificationMaterial": {"publicKey": {"hint": "x"}},
+            "dsseEnvelope": {
+                "payload": base64.b64encode(payload).decode(),
+                "payloadType": kind.decode(),
+                "signatures": [{"sig": signer.sign(signed)}],
+            },
+        }
+        self.attach(name, digest, json.dumps(made).encode(), BUNDLE, BUNDLE, {}, digest)
 
     def attach(
         self, name: str, digest: str, blob: bytes, kind: str, artifact: str, notes: dict[str, str], subject: str
@@ -119,6 +145,28 @@ def _digest(data: bytes) -> str:
 def publisher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Publisher]:
     with real_registry(tmp_path_factory.mktemp("registry")) as host:
         yield Publisher(host)
+
+
+@pytest.mark.parametrize("kind", ["ecdsa", "ecdsa-384", "ed25519", "rsa"])
+def test_a_bundle_by_the_key_is_found_and_no_other(
+    daemon: Daemon, publisher: Publisher, tmp_path: Path, kind: str
+) -> None:
+    signer, stranger = Signer(tmp_path, kind), Signer(tmp_path)
+    name, digest = publisher.image(f"bundled/{kind}:1", kind.encode())
+    publisher.bundle(name, digest, signer)
+    assert signer.fingerprint in daemon.cove("image", "verify", "--key", str(signer.path), name).stdout
+    assert daemon.cove("image", "verify", "--key", str(stranger.path), name, check=False).returncode
+
+
+def test_a_statement_of_something_else_is_no_signature(daemon: Daemon, publisher: Publisher, tmp_path: Path) -> None:
+    """That the key's owner said how the image was made does not mean that he wants it to run."""
+    signer = Signer(tmp_path)
+    name, digest = publisher.image("provenance/app:1", b"provenance")
+    publisher.bundle(name, digest, signer, predicate="https://slsa.dev/provenance/v1")
+    assert daemon.cove("image", "verify", "--key", str(signer.path), name, check=False).returncode
+    name, digest = publisher.image("provenance/other:1", b"other one")
+    publisher.bundle(name, digest, signer, of="sha256:" + "0" * 64)
+    assert daemon.cove("image", "verify", "--key", str(signer.path), name, check=False).returncode
 
 
 @pytest.mark.parametrize("kind", ["ecdsa", "ed25519", "rsa"])

@@ -1,35 +1,22 @@
-"""Signatures of images, in the form that cosign makes with a key.
+"""Signatures of images, in the forms that cosign makes with a key (`cove.image.claims`): whether they hold.
 
-An attached manifest has one layer for each signature: a payload ("simple signing") and, as its annotation
-`dev.cosignproject.cosign/signature`, the signature of the payload's bytes in base64.
-
-    {"critical": {"identity": {"docker-reference": "registry/app"},
-                  "image": {"docker-manifest-digest": "sha256:…"},
-                  "type": "cosign container image signature"}, "optional": {…}}
-
-Keys are PEM: ECDSA (SHA-256), Ed25519 or RSA (PKCS #1 v1.5, SHA-256). The library that verifies them is loaded
-only when there is a key.
+Keys are PEM: ECDSA (with SHA-256, or the hash of the curve's size), Ed25519 or RSA (PKCS #1 v1.5, SHA-256). The
+library that verifies them is loaded only when there is a key.
 """
 
 from __future__ import annotations
 
-import binascii
 import hashlib
-from base64 import b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from cove.errors import CoveError, InvalidArgument
+from cove.image.claims import Claim, claims, is_signature
 from cove.image.content import ContentStore
 from cove.oci import image as oci
 from cove.oci.image import Descriptor, Manifest
 
-PAYLOAD = "application/vnd.dev.cosign.simplesigning.v1+json"
-ANNOTATION = "dev.cosignproject.cosign/signature"
-_TYPES = frozenset({"cosign container image signature", "atomic container signature"})
 _MAX_PAYLOAD = 1 << 20
 _MOST = 100
 
@@ -48,24 +35,6 @@ class Key:
 
     fingerprint: str
     public: Any
-
-
-class _Image(msgspec.Struct, frozen=True):
-    digest: str = msgspec.field(name="docker-manifest-digest")
-
-
-class _Identity(msgspec.Struct, frozen=True):
-    reference: str = msgspec.field(name="docker-reference", default="")
-
-
-class _Critical(msgspec.Struct, frozen=True):
-    image: _Image
-    type: str
-    identity: _Identity = _Identity()
-
-
-class _Payload(msgspec.Struct, frozen=True):
-    critical: _Critical
 
 
 def read_key(pem: bytes, name: str) -> Key:
@@ -87,53 +56,45 @@ def verified(
     """The signatures of `subject` among its attachments that one of the keys made."""
     keys = list(keys)
     found: list[Signature] = []
-    for payload, signature in _signatures(content, attached):
-        said = _said(payload)
-        if said is None or said.image.digest != subject:
-            continue
-        found += [
-            Signature(key.fingerprint, said.identity.reference) for key in keys if _holds(key, payload, signature)
-        ]
+    for claim in _claims(content, attached):
+        if claim.subject == subject:
+            found += [Signature(key.fingerprint, claim.identity) for key in keys if _holds(key, claim)]
     return list(dict.fromkeys(found))
 
 
-def _signatures(content: ContentStore, attached: Iterable[Descriptor]) -> list[tuple[bytes, bytes]]:
-    """(payload, signature) pairs; what is damaged or of another form is no signature."""
-    found: list[tuple[bytes, bytes]] = []
+def _claims(content: ContentStore, attached: Iterable[Descriptor]) -> list[Claim]:
+    """What is damaged or of another form claims nothing."""
+    found: list[Claim] = []
     for each in attached:
         try:
             manifest = oci.decode_manifest(content.read(each.digest))
             for layer in manifest.layers if isinstance(manifest, Manifest) else ():
-                text = layer.annotations.get(ANNOTATION, "")
-                if layer.media_type == PAYLOAD and text and layer.size <= _MAX_PAYLOAD and len(found) < _MOST:
-                    found.append((content.read(layer.digest), b64decode(text, validate=True)))
-        except (CoveError, binascii.Error):
+                if is_signature(layer.media_type) and layer.size <= _MAX_PAYLOAD and len(found) < _MOST:
+                    found += claims(layer, content.read(layer.digest))
+        except CoveError:
             continue
     return found
 
 
-def _said(payload: bytes) -> _Critical | None:
-    try:
-        said = msgspec.json.decode(payload, type=_Payload).critical
-    except msgspec.DecodeError:
-        return None
-    return said if said.type in _TYPES else None
-
-
-def _holds(key: Key, payload: bytes, signature: bytes) -> bool:
+def _holds(key: Key, claim: Claim) -> bool:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-    try:
-        if isinstance(key.public, ec.EllipticCurvePublicKey):
-            key.public.verify(signature, payload, ec.ECDSA(hashes.SHA256()))
-        elif isinstance(key.public, ed25519.Ed25519PublicKey):
-            key.public.verify(signature, payload)
-        elif isinstance(key.public, rsa.RSAPublicKey):
-            key.public.verify(signature, payload, padding.PKCS1v15(), hashes.SHA256())
-        else:
-            return False
-    except InvalidSignature:
+    public, signature, signed = key.public, claim.signature, claim.signed
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        larger = [hashes.SHA384()] if public.key_size == 384 else [hashes.SHA512()] if public.key_size > 384 else []
+        ways: list[tuple[Any, ...]] = [(ec.ECDSA(each),) for each in (hashes.SHA256(), *larger)]
+    elif isinstance(public, ed25519.Ed25519PublicKey):
+        ways = [()]
+    elif isinstance(public, rsa.RSAPublicKey):
+        ways = [(padding.PKCS1v15(), hashes.SHA256())]
+    else:
         return False
-    return True
+    for way in ways:
+        try:
+            public.verify(signature, signed, *way)
+        except InvalidSignature:
+            continue
+        return True
+    return False
