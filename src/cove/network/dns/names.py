@@ -74,26 +74,33 @@ class Names:
 
     def __init__(self) -> None:
         self._networks: dict[str, _Network] = {}
+        self.generation = 0
+        """Another one with each change."""
 
     def know(self, network: Know) -> None:
+        self.generation += 1
         known = self._networks.setdefault(network.network, _Network(network.name))
         known.subnets = [ipaddress.ip_network(each) for each in network.subnets]
 
     def join(self, network: str, member: Member) -> None:
+        self.generation += 1
         if network in self._networks:
             self._networks[network].add(member)
 
     def leave(self, network: str, container: str) -> None:
+        self.generation += 1
         if network in self._networks:
             self._networks[network].discard(container)
 
     def forget(self, container: str) -> None:
         """Take a container's names from every network."""
+        self.generation += 1
         for network in self._networks.values():
             network.discard(container)
 
     def keep(self, networks: set[str], containers: set[str]) -> None:
         """Forget all others."""
+        self.generation += 1
         for identity in [each for each in self._networks if each not in networks]:
             del self._networks[identity]
         for network in self._networks.values():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 from cove.network.dns import wire
@@ -19,9 +18,13 @@ _log = logging.getLogger("cove.dns")
 _PORT = 53
 _BATCH = 64
 """Datagrams of one container that are read before another one's turn."""
+_REMEMBERED, _REMEMBERED_SIZE = 1024, 512
+"""Answers that are kept for one container, and how long a question may be for it."""
 _CLIENTS = 128
 _IDLE = 10.0
 _RECEIVE = 65535
+_buffer = memoryview(bytearray(_RECEIVE))
+"""Of the one thread: the datagram that is being answered."""
 
 Reply = Callable[[bytes], None]
 
@@ -51,6 +54,8 @@ class Service:
         self._follow = follow
         self._loop, self._names, self._sandbox, self._budget = loop, names, sandbox, budget
         self._host_servers = host_servers
+        self._remembered: dict[bytes, bytes] = {}
+        self._remembered_of: tuple[int, View] = (-1, view)
         self._exchanges: set[Exchange] = set()
         self._clients: set[_Client] = set()
         loop.watch(sandbox.udp.fileno(), self._datagrams)
@@ -75,19 +80,34 @@ class Service:
     # ── questions ─────────────────────────────────────────────────────────────────────────────────
 
     def _datagrams(self) -> None:
-        udp = self._sandbox.udp
+        udp, remembered = self._sandbox.udp, self._still_true()
         for _ in range(_BATCH):
             try:
-                data, client = udp.recvfrom(_RECEIVE)
+                size, client = udp.recvfrom_into(_buffer)
             except BlockingIOError:
                 return
             except OSError:  # ICMP of a client that did not wait for its answer
                 continue
-            self._answer(data, partial(self._send, client), tcp=False)
+            data = _buffer[:size].tobytes()
+            if (message := remembered.get(data[2:])) is not None:
+                self._send(client, data[:2] + message)
+            else:
+                self._answer(data, partial(self._send, client), tcp=False)
+
+    def _still_true(self) -> dict[bytes, bytes]:
+        """The answers, without their numbers, to questions that came before; none once a name or the view changed."""
+        generation, view = self._remembered_of
+        full = len(self._remembered) >= _REMEMBERED
+        if generation != self._names.generation or view is not self.view or full:
+            self._remembered.clear()
+            self._remembered_of = (self._names.generation, self.view)
+        return self._remembered
 
     def _send(self, client: tuple[str, int], message: bytes) -> None:
-        with suppress(OSError):  # a full buffer or a client that is gone: it will ask again, or not
+        try:
             self._sandbox.udp.sendto(message, client)
+        except OSError:
+            pass  # a full buffer or a client that is gone: it will ask again, or not
 
     def _answer(self, data: bytes, reply: Reply, *, tcp: bool) -> None:
         query = wire.parse(data)
@@ -100,8 +120,10 @@ class Service:
         if found.forward:
             self._forward(query, data, reply, tcp=tcp)
             return
-        limit = _RECEIVE if tcp else query.limit
-        reply(wire.respond(query, found.answers, found.rcode, limit=limit))
+        message = wire.respond(query, found.answers, found.rcode, limit=_RECEIVE if tcp else query.limit)
+        if not tcp and len(found.answers) < 2 and len(data) <= _REMEMBERED_SIZE:  # several come in any order
+            self._remembered[data[2:]] = message[2:]
+        reply(message)
 
     def _forward(self, query: wire.Query, data: bytes, reply: Reply, *, tcp: bool) -> None:
         servers = self._servers()
