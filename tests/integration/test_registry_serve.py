@@ -323,6 +323,7 @@ def test_the_page_shows_platforms_side_by_side_and_escapes(shared_registry: Serv
     page = shared_registry.get("/r/team/python").body.decode()
     assert page.index("linux/amd64") < page.index("windows/amd64") and "10.0.20348.2227" in page
     assert f"cove pull {shared_registry.host}/team/python:3" in page and "5&nbsp;kB" in page
+    assert 'href="#main"' in page and 'id="main"' in page and 'href="/"' in page, "by keyboard, and back"
     assert evil not in shared_registry.get("/r/team/evil").body.decode()
     assert "<script" not in shared_registry.get("/?q=<script>").body.decode()
     assert shared_registry.get("/r/none").status == 404

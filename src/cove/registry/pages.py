@@ -78,7 +78,8 @@ def _page(title: str, body: Iterable[str]) -> Response:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)} · registry</title><style>{STYLE}</style></head><body>"
-        '<header><a class="brand" href="/">cove<span>registry</span></a></header><main>'
+        '<a class="skip" href="#main">Skip to the content</a>'
+        '<header><a class="brand" href="/">cove<span>registry</span></a></header><main id="main">'
         f"{''.join(body)}</main></body></html>"
     )
     return Response(body=html.encode(), content_type="text/html; charset=utf-8", headers=_HEADERS)
@@ -88,15 +89,15 @@ def _page(title: str, body: Iterable[str]) -> Response:
 
 
 def _overview(lines: list[RepositoryLine], wanted: str, onward: str, taken: int) -> Iterable[str]:
-    yield '<div class="head"><h1>Repositories</h1><form action="/"><input type="search" name="q" '
+    yield '<div class="head"><h1>Repositories</h1><form action="/" role="search"><input type="search" name="q" '
     yield f'value="{escape(wanted)}" placeholder="Search" aria-label="Search"></form></div>'
     if not lines:
         yield f'<p class="empty">{"No repository fits." if wanted else "Nothing has been pushed yet."}</p>'
         return
-    yield '<table class="list"><thead><tr><th>Name<th class="n">Tags<th class="n">Size<th>Last push</thead><tbody>'
+    yield '<table><thead><tr><th>Name<th class="n">Tags<th class="n">Size<th class="late">Last push</thead><tbody>'
     for each in lines:
         yield f'<tr><td><a href="/r/{quote(each.name)}">{escape(each.name)}</a><td class="n">{each.tags}'
-        yield f'<td class="n">{size(each.size)}<td>{ago(each.changed)}'
+        yield f'<td class="n">{size(each.size)}<td class="late">{ago(each.changed)}'
     yield f'</tbody></table><p class="note">{size(taken)} on disk; what repositories share is stored once.</p>'
     yield _onward(onward)
 
@@ -109,7 +110,11 @@ def _onward(onward: str) -> str:
 
 
 def _repository(name: str, views: list[TagView], onward: str, host: str) -> Iterable[str]:
+    yield '<p class="trail"><a href="/">All repositories</a></p>'
     yield f'<div class="head"><h1>{escape(name)}</h1></div>'
+    if len(views) > 1:
+        links = "".join(f'<li><a href="#{escape(view.name)}">{escape(view.name)}</a>' for view in views)
+        yield f'<nav aria-label="Tags"><ul class="tags">{links}</ul></nav>'
     if not views:
         yield '<p class="empty">There is no tag here.</p>'
     for view in views:
@@ -145,17 +150,21 @@ def _variant(variant: Variant) -> Iterable[str]:
     if not variant.layers and not variant.complete:
         yield '<p class="note">Not stored here.</p></article>'
         return
-    yield f"<dl><dt>Size<dd>{size(variant.size)}<dt>Layers<dd>{len(variant.layers)}"
-    yield f'<dt>Digest<dd><code title="{escape(variant.digest)}">{_short(variant.digest)}</code>'
+    yield f"<dl>{_fact('Size', size(variant.size))}{_fact('Layers', str(len(variant.layers)))}"
+    yield _fact("Digest", f'<code title="{escape(variant.digest)}">{_short(variant.digest)}</code>')
     if variant.created:
-        yield f"<dt>Created<dd>{escape(variant.created[:10])}"
+        yield _fact("Created", escape(variant.created[:10]))
     if variant.command:
-        yield f"<dt>Runs<dd><code>{escape(' '.join(variant.command)[:200])}</code>"
+        yield _fact("Runs", f"<code>{escape(' '.join(variant.command)[:200])}</code>")
     yield "</dl>"
     if not variant.complete:
         yield '<p class="note">Some of its layers are not stored here.</p>'
     yield from _layers(variant.layers)
     yield "</article>"
+
+
+def _fact(name: str, value: str) -> str:
+    return f"<div><dt>{name}<dd>{value}</div>"
 
 
 def _layers(layers: tuple[Layer, ...]) -> Iterable[str]:

@@ -11,6 +11,9 @@ header{background:var(--card);border-bottom:1px solid var(--line);padding:.9rem 
 main{max-width:70.4rem;margin:0 auto;padding:1.6rem 1.2rem 4rem}
 a{color:var(--accent);text-decoration:none}
 a:hover{text-decoration:underline}
+:focus-visible{outline:2px solid var(--accent);outline-offset:2px;border-radius:.25rem}
+.skip{position:absolute;left:1rem;top:-4rem;background:var(--card);padding:.4rem .8rem}
+.skip:focus{top:.6rem}
 .brand{font-weight:700;font-size:1.15rem;letter-spacing:-.01em}
 .brand span{font-weight:400;color:var(--soft);margin-left:.4rem}
 h1{font-size:1.6rem;margin:0;overflow-wrap:anywhere;letter-spacing:-.015em}
@@ -18,6 +21,10 @@ h2{font-size:1.15rem;margin:0;overflow-wrap:anywhere}
 h3{font-size:1rem;margin:0}
 .head{display:flex;gap:.8rem;align-items:baseline;flex-wrap:wrap;margin-bottom:1rem}
 .head form{margin-left:auto}
+.trail{margin:0 0 .3rem;font-size:.9rem;color:var(--soft)}
+.tags{display:flex;flex-wrap:wrap;gap:.4rem;margin:0 0 1.2rem;padding:0;list-style:none}
+.tags a{display:block;background:var(--card);border:1px solid var(--line);border-radius:1rem;padding:.1rem .7rem;
+font-size:.9rem}
 .head span{color:var(--soft);font-size:.9rem;margin-left:auto}
 input{font:inherit;color:inherit;background:var(--card);border:1px solid var(--line);border-radius:.5rem;
 padding:.35rem .7rem}
@@ -29,6 +36,7 @@ table{width:100%;border-collapse:collapse;background:var(--card);border:1px soli
 overflow:hidden}
 th,td{text-align:left;padding:.6rem 1rem;border-bottom:1px solid var(--line)}
 tbody tr:last-child td{border-bottom:0}
+tbody tr:hover{background:var(--back)}
 th{font-size:.8rem;color:var(--soft);font-weight:600}
 .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td{overflow-wrap:anywhere}
@@ -41,7 +49,10 @@ min-width:0}
 article.linux{border-top-color:var(--linux)}
 article.windows{border-top-color:var(--windows)}
 .version{margin:0;color:var(--soft);font-size:.88rem}
-dl{display:grid;grid-template-columns:auto 1fr;gap:.15rem .9rem;margin:.6rem 0 .4rem}
+dl{display:grid;gap:.15rem;margin:.6rem 0 .4rem}
+dl div{display:grid;grid-template-columns:4.2rem 1fr;gap:.9rem;align-items:baseline}
+article:only-child dl{display:flex;flex-wrap:wrap;gap:.3rem 2.2rem}
+article:only-child dl div{grid-template-columns:auto 1fr;gap:.6rem}
 dt{color:var(--soft);font-size:.88rem}
 dd{margin:0;min-width:0}
 details summary{cursor:pointer;color:var(--accent);font-size:.9rem}
@@ -54,4 +65,7 @@ meter{grid-column:1/-1;width:100%;height:.35rem}
 .empty{padding:3rem 0;text-align:center}
 .more{display:inline-block;border:1px solid var(--line);border-radius:.5rem;padding:.35rem .9rem;
 background:var(--card)}
+@media(max-width:32rem){main{padding-top:1.1rem}th,td{padding:.6rem .7rem}.late{display:none}.tag{padding:.9rem}
+.head form,.head input{width:100%}}
+@media print{header,form,.more{display:none}}
 """
