@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from cove.build.cache import BuildCache
 from cove.daemon.config import Config
@@ -20,7 +22,6 @@ from cove.engine.engine import Engine
 from cove.engine.executors import Executors
 from cove.engine.host import read_facts
 from cove.errors import Internal, InvalidArgument, describe
-from cove.image.distribution import Distribution, Policy
 from cove.image.store import ImageStore
 from cove.image.trust import Trust
 from cove.kernel import systemd
@@ -37,6 +38,11 @@ from cove.runtime.client import Runtime
 from cove.store.database import Database
 from cove.volume.local import LocalDriver
 from cove.volume.plugin import Plugins
+
+if TYPE_CHECKING:
+    from cove.image.distribution import Distribution
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -92,14 +98,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             cgroups=Cgroups.detect(instance.cgroup_parent, "systemd"),
             firewall=firewall,
             trust=trust,
-            distribution=Distribution(
-                store.content,
-                store.images,
-                store.layers,
-                _policy(config),
-                attachments=store.images.attachments,
-                admission=trust,
-            ),
+            connect=_once(lambda: _distribution(config, store, trust)),
             executors=executors,
             settings=_settings(config),
         )
@@ -126,13 +125,32 @@ def _check_cgroup_driver(config: Config) -> None:
         raise InvalidArgument("systemd is not this host's init, so it can make no control groups; choose cgroupfs")
 
 
-def _policy(config: Config) -> Policy:
+def _once(make: Callable[[], T]) -> Callable[[], T]:
+    """`make`, called by whoever comes first, in whatever thread."""
+    lock = threading.Lock()
+    made: list[T] = []
+
+    def get() -> T:
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+    return get
+
+
+def _distribution(config: Config, store: ImageStore, trust: Trust) -> Distribution:
+    """Loads HTTP and TLS, which a daemon has no use for before it speaks with a registry."""
+    from cove.image.distribution import Distribution, Policy
+
     file = config.file
-    return Policy(
+    policy = Policy(
         insecure=file.insecure_registries,
         certificates=tuple(Path(directory) for directory in file.certificates),
         registries=Path(file.registries),
     )
+    content, images, layers = store.content, store.images, store.layers
+    return Distribution(content, images, layers, policy, attachments=images.attachments, admission=trust)
 
 
 def _settings(config: Config) -> Settings:

@@ -25,7 +25,7 @@ from cove.engine.attachments import Attachments
 from cove.engine.bridging import Message, blocking
 from cove.engine.build_bases import Bases, listed_credentials
 from cove.engine.build_job import Build, Files, Recipe, Tools
-from cove.engine.build_mounts import BuildMounts, CacheLocks, Given, Giver, sweep_memory
+from cove.engine.build_mounts import BuildMounts, CacheLocks, Given, Giver
 from cove.engine.build_prune import prune_cache
 from cove.engine.build_runner import BuildExits, ContainerRunner, proxies
 from cove.engine.build_stream import Classic, Events, Quiet, Stream
@@ -58,7 +58,6 @@ class BuildService:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._sweeps: set[asyncio.Task[None]] = set()
         self._given: dict[str, Given] = {}
-        sweep_memory(context)
 
     def give(self, secrets: BuildSecrets) -> str:
         """Keep secrets in memory for the one build that asks for them by this name."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cove.engine.events import Events
 from cove.engine.executors import Executors
 from cove.engine.host import HostFacts
-from cove.image.distribution import Distribution
 from cove.image.images import Images
 from cove.image.snapshots import Snapshots
 from cove.image.store import ImageStore
@@ -28,6 +28,9 @@ from cove.runtime.messages import Report
 from cove.store.database import Database
 from cove.volume.driver import Driver as VolumeDriver
 from cove.volume.plugin import Plugins
+
+if TYPE_CHECKING:
+    from cove.image.distribution import Distribution
 
 
 class Reports:
@@ -99,7 +102,7 @@ class Context:
     host: HostFacts
     cgroups: Cgroups
     firewall: Firewall
-    distribution: Distribution
+    connect: Callable[[], Distribution]
     trust: Trust
     events: Events = field(default_factory=Events)
     executors: Executors = field(default_factory=Executors)
@@ -109,6 +112,11 @@ class Context:
     def images(self) -> Images:
         """The images and their names."""
         return self.store.images
+
+    @property
+    def distribution(self) -> Distribution:
+        """The ways to registries. To be asked for in a thread: with the first use HTTP and TLS are loaded."""
+        return self.connect()
 
     @property
     def snapshots(self) -> Snapshots:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from cove.build.cache import BuildCache
 from cove.engine.attachments import Attachments
 from cove.engine.backups import Backups
-from cove.engine.builds import BuildService
+from cove.engine.build_mounts import sweep_memory
 from cove.engine.containers import Containers
 from cove.engine.context import Context
 from cove.engine.disk_usage import DiskUsage
@@ -45,6 +46,9 @@ from cove.engine.volume_moves import VolumeMoves
 from cove.engine.volumes import VolumeService
 from cove.runtime.messages import Exited, OutOfMemory, Report
 
+if TYPE_CHECKING:
+    from cove.engine.builds import BuildService
+
 _CHECKPOINT_PERIOD = 60.0
 
 
@@ -64,7 +68,9 @@ class Engine:
         launcher = Launcher(context, registry, mounts)
         self._removal = Removal(context, registry, self.volumes)
         self.lifecycle = Lifecycle(context, registry, launcher, attachments, self._removal, self.volumes, self._tasks)
-        self.builds = BuildService(context, launcher, attachments, BuildCache(context.database))
+        self._launcher, self._attachments = launcher, attachments
+        self._build_cache = BuildCache(context.database)
+        self._builds: BuildService | None = None
         self.execs = Execs(context, registry, self._tasks)
         joining = Joining(context, self._network_store, registry, attachments, launcher)
         self.networks = NetworkService(context, self._network_store, registry, joining)
@@ -87,11 +93,20 @@ class Engine:
         self.trust = TrustService(context)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)
         self.system = System(context, registry, users)
-        self.disk_usage = DiskUsage(context, registry, self.containers, self.images, self.volumes, self.builds.cache)
+        self.disk_usage = DiskUsage(context, registry, self.containers, self.images, self.volumes, self._build_cache)
         self._health = HealthChecks(context, self.execs, self._tasks)
         self.lifecycle.on_start.append(self._health.begin)
         self.lifecycle.on_end.extend((self._health.end, self._end_execs))
         self._recovery = Recovery(context, registry, attachments, self.lifecycle, self._removal, self._tasks)
+
+    @property
+    def builds(self) -> BuildService:
+        """Builds. What they need is loaded with the first one: a quarter of all that a daemon would load."""
+        if self._builds is None:
+            from cove.engine.builds import BuildService
+
+            self._builds = BuildService(self._context, self._launcher, self._attachments, self._build_cache)
+        return self._builds
 
     def _called(self, identity: str) -> str:
         """How a complaint calls a container."""
@@ -105,13 +120,15 @@ class Engine:
         """Recover, then follow what the supervisor reports."""
         self._network_store.load()
         self.volumes.load()
+        sweep_memory(self._context)
         await self._recovery.run()
         self._context.reports.listen(self._report, self._reconnected)
         self._tasks.begin(self._checkpoints(), "checkpoint of the database")
 
     async def close(self) -> None:
         """Let go; containers run on."""
-        await self.builds.close()
+        if self._builds is not None:
+            await self._builds.close()
         await self._tasks.close()
         await self._removal.close()
         self.streams.close()
@@ -121,11 +138,12 @@ class Engine:
             self.lifecycle.out_of_memory(report.id)
         elif isinstance(report, Exited) and report.exec_id:
             self.execs.exited(report.exec_id, report.exit)
-        elif not self.builds.exited(report.id, report.exit):
+        elif self._builds is None or not self._builds.exited(report.id, report.exit):
             self.lifecycle.exited(report.id, report.exit)
 
     def _reconnected(self) -> None:
-        self._tasks.begin(self.builds.lost(), "builds after the supervisor's death")
+        if self._builds is not None:
+            self._tasks.begin(self._builds.lost(), "builds after the supervisor's death")
         self._tasks.begin(self._recovery.after_reconnect(), "taking stock after the supervisor's death")
 
     async def _checkpoints(self) -> None:

@@ -226,10 +226,9 @@ class ImageService:
             raise InvalidArgument("choose between one platform and all of them")
         credentials = Credentials.from_header(auth) if auth else None
 
-        distribution = self._context.distribution
-        pull = distribution.pull if reference.tag or reference.digest else distribution.pull_all
-
         def work(sink: Sink, cancel: threading.Event) -> None:
+            distribution = self._context.distribution
+            pull = distribution.pull if reference.tag or reference.digest else distribution.pull_all
             pull(reference, platform=wanted, every=every, credentials=credentials, progress=sink, cancel=cancel)
 
         messages = await told(self._context.executors, work)
@@ -262,7 +261,7 @@ class ImageService:
         """What a name stands for at its registry, without pulling it."""
         credentials = Credentials.from_header(auth) if auth else None
         found = await self._context.executors.bulk(
-            self._context.distribution.describe, Reference.parse(name), credentials
+            lambda: self._context.distribution.describe(Reference.parse(name), credentials)
         )
         return wire.DistributionInspect(
             descriptor=descriptor(found.descriptor),
@@ -276,7 +275,7 @@ class ImageService:
             domain, word = DEFAULT_DOMAIN, term.strip()
         credentials = Credentials.from_header(auth) if auth else None
         names = await self._context.executors.bulk(
-            self._context.distribution.search, domain, word.lower(), max(1, min(limit, 100)), credentials
+            lambda: self._context.distribution.search(domain, word.lower(), max(1, min(limit, 100)), credentials)
         )
         return [wire.SearchResult(name=f"{domain}/{name}") for name in names]
 

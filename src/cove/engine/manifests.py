@@ -54,6 +54,6 @@ class ManifestService:
         except NotFound:
             credentials = Credentials.from_header(auth) if auth else None
             described = await self._context.executors.bulk(
-                self._context.distribution.describe, Reference.parse(name), credentials
+                lambda: self._context.distribution.describe(Reference.parse(name), credentials)
             )
             return described.raw

@@ -78,9 +78,10 @@ class Restores:
     ) -> CreateResponse:
         """A container out of a registry."""
         credentials = Credentials.from_header(auth) if auth else None
-        fetch = self._context.distribution.fetch_artifact
         manifest = await self._context.executors.bulk(
-            lambda: fetch(Reference.parse(source), document.ARTIFACT, credentials=credentials, progress=_unheard)
+            lambda: self._context.distribution.fetch_artifact(
+                Reference.parse(source), document.ARTIFACT, credentials=credentials, progress=_unheard
+            )
         )
         return await self._restore(manifest, name, volumes or {})
 
@@ -145,7 +146,7 @@ class Restores:
             return found
         if saved.repo_digests:
             where = Reference.parse(saved.repo_digests[0])
-            await bulk(self._context.distribution.pull, where, progress=_unheard)
+            await bulk(lambda: self._context.distribution.pull(where, progress=_unheard))
             return images.get(saved.id)
         raise NotFound(
             f"The backup stands on the image {saved.name} ({saved.id[:19]}), which is neither in it nor here; load "

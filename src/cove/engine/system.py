@@ -120,7 +120,7 @@ class System:
     async def auth(self, body: RegistryAuth) -> wire.AuthResponse:
         """Try credentials at their registry."""
         credentials = Credentials(username=body.username, password=body.password, server_address=body.serveraddress)
-        status = await self._context.executors.bulk(self._context.distribution.login, credentials)
+        status = await self._context.executors.bulk(lambda: self._context.distribution.login(credentials))
         return wire.AuthResponse(status=status)
 
 

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from cove.errors import CoveError, InvalidArgument, NotFound, Unauthorized, Unavailable, describe
 from cove.httpd.messages import Disconnected
-from cove.image.distribution.auth import Credentials
+from cove.image.distribution.credentials import Credentials
 from cove.image.distribution.registries import Host, Place, RegistriesFile, host_name
 from cove.image.distribution.registry import Repository
 from cove.image.distribution.transport import Policy, Transport

@@ -10,7 +10,8 @@ import pytest
 import urllib3
 
 from cove.errors import InvalidArgument, Unauthorized, Unavailable
-from cove.image.distribution.auth import Authenticator, Challenge, Credentials, challenges
+from cove.image.distribution.auth import Authenticator, Challenge, challenges
+from cove.image.distribution.credentials import Credentials
 from cove.image.distribution.progress import bar
 from cove.image.distribution.service import registry_of
 from cove.image.distribution.transport import Policy, Transport

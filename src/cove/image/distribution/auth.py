@@ -14,8 +14,6 @@ Sources: RFC 9110 section 11, distribution's token and oauth2 specifications, Do
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import threading
 import time
@@ -24,7 +22,8 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from cove.errors import InvalidArgument, Unauthorized, Unavailable
+from cove.errors import Unauthorized, Unavailable
+from cove.image.distribution.credentials import Credentials
 from cove.image.distribution.transport import Call, Response, Transport, error_body, host_of
 
 _DEFAULT_LIFE = 60
@@ -32,48 +31,6 @@ _MARGIN = 10
 _MAX_TOKEN = 1 << 20
 _PARAMETER = re.compile(r'([A-Za-z_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _SCHEME = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9-]*)(?:\s+(?=[A-Za-z_-]+\s*=)|\s*(?:,|$))")
-
-
-class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client sends in X-Registry-Auth; all empty means anonymous. Never printed."""
-
-    username: str = ""
-    password: str = ""
-    auth: str = ""
-    identity_token: str = msgspec.field(default="", name="identitytoken")
-    registry_token: str = msgspec.field(default="", name="registrytoken")
-    server_address: str = msgspec.field(default="", name="serveraddress")
-
-    @classmethod
-    def from_header(cls, value: str) -> Credentials:
-        """The credentials in a X-Registry-Auth header: base64url of JSON, padded or not."""
-        if not value:
-            return cls()
-        try:
-            raw = base64.b64decode(value.replace("-", "+").replace("_", "/") + "=" * (-len(value) % 4), validate=True)
-            found = msgspec.json.decode(raw or b"{}")
-            credentials = msgspec.convert({k: v for k, v in (found or {}).items() if v is not None}, cls)
-            return credentials._completed()
-        except (binascii.Error, msgspec.MsgspecError, AttributeError, UnicodeDecodeError) as error:
-            # The value itself stays out of the message: it is a secret.
-            raise InvalidArgument("invalid X-Registry-Auth header: it is not base64url-encoded JSON") from error
-
-    def _completed(self) -> Credentials:
-        """With `auth` ("user:password" in base64) taken apart, as old configuration files have it."""
-        if self.username or not self.auth:
-            return self
-        username, _, password = base64.b64decode(self.auth).decode().partition(":")
-        return msgspec.structs.replace(self, username=username, password=password.rstrip("\0"), auth="")
-
-    def __bool__(self) -> bool:
-        return bool(self.username or self.identity_token or self.registry_token)
-
-    def __repr__(self) -> str:
-        return f"Credentials(username={self.username!r}, …)"
-
-    @property
-    def basic(self) -> str:
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
 
 
 class Challenge(msgspec.Struct, frozen=True):

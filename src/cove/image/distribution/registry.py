@@ -22,7 +22,8 @@ from urllib3.exceptions import HTTPError
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
 from cove.image.distribution import transport as http
-from cove.image.distribution.auth import Authenticator, Credentials, challenges
+from cove.image.distribution.auth import Authenticator, challenges
+from cove.image.distribution.credentials import Credentials
 from cove.image.distribution.registries import Place
 from cove.image.distribution.transport import Body, Call, Response, Transport
 from cove.oci import digest as digests

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from cove.errors import InvalidArgument, Unavailable
 from cove.image.distribution import artifacts, attached, catalogue
-from cove.image.distribution.auth import Credentials
+from cove.image.distribution.credentials import Credentials
 from cove.image.distribution.progress import Progress, Sink
 from cove.image.distribution.pull import Flights, Pull
 from cove.image.distribution.push import Push
