@@ -11,7 +11,11 @@ import pytest
 
 from tests.conftest import Daemon
 
-COUNTER = "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; usleep 500; done; exit 9"
+COUNTER = (
+    "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; usleep 500; done; "
+    "while [ ! -e /seen ]; do usleep 10000; done; exit 9"
+)
+"""It ends only once a successor has been there, however long that takes to come."""
 
 
 def supervisor_pid(daemon: Daemon) -> int:
@@ -37,7 +41,7 @@ def test_numbered_lines_survive(own_daemon: Daemon, victims: tuple[str, ...]) ->
         own_daemon.kill()
         time.sleep(0.3)
         own_daemon.start()
-    assert own_daemon.cove("exec", "counter", "echo", "there").stdout == "there\n"
+    assert own_daemon.cove("exec", "counter", "sh", "-c", "echo there; touch /seen").stdout == "there\n"
     assert own_daemon.cove("wait", "counter").stdout.strip() == "9"
     lines = own_daemon.cove("logs", "counter").stdout.split()
     assert lines == [str(number) for number in range(1, 4001)]
