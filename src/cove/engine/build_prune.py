@@ -35,7 +35,8 @@ async def prune_cache(
         context.store.layers.finish_removals()
         mounts, room = ([], 0) if keep_bytes or wanted_ids else _prune_mounts(context.data.build_mounts, limit)
         return BuildPruneResponse(
-            caches_deleted=tuple(record.key for record in gone) + tuple(mounts), space_reclaimed=freed + room
+            caches_deleted=(tuple(record.key for record in gone) + tuple(mounts)) or None,
+            space_reclaimed=freed + room,
         )
 
     used = await context.executors.disk(_in_use, context)

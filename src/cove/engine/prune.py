@@ -84,7 +84,7 @@ class Prune:
                 removed.append(record.name)
                 room += size
         self._context.events.emit("volume", "prune", "", {"reclaimed": str(room)})
-        return VolumePruneResponse(volumes_deleted=tuple(removed) or None, space_reclaimed=room)
+        return VolumePruneResponse(volumes_deleted=tuple(removed), space_reclaimed=room)
 
 
 def older_than(filters: Filters) -> int:

@@ -28,6 +28,7 @@ from cove.wire.times import moment, stamp
 __all__ = ["Attachment", "Detached", "LogStream", "Streams"]
 
 _BATCH = 64
+_FEW = 32 << 10
 _SLOW_CLIENT = 1.0
 """Seconds that somebody who waits for a container's end is kept from it by a client that does not read its output."""
 
@@ -160,7 +161,7 @@ class LogStream:
         data = self._marked(chunk) if self._stamps or self._details else chunk.data
         if self.tty:
             return data
-        if self._by_line:  # clients that follow take a frame for a line
+        if self._by_line or len(data) <= _FEW:  # some clients take a frame for a line; a large log is read faster
             return b"".join(frame(chunk.stream, line) for line in data.splitlines(keepends=True))
         return frame(chunk.stream, data)
 

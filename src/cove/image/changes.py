@@ -9,7 +9,7 @@ import json
 import posixpath
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
 
@@ -25,8 +25,11 @@ _FLAGS["start-interval"] = "start_interval"
 
 
 def apply(config: ContainerConfig, changes: Iterable[str]) -> ContainerConfig:
-    """The configuration after every change in order; InvalidArgument names the one that makes no sense."""
-    for change in changes:
+    """The configuration after every change in order; InvalidArgument names the one that makes no sense.
+
+    A change may hold several lines, each with an instruction.
+    """
+    for change in _instructions(changes):
         word, _, rest = change.strip().partition(" ")
         word, rest = word.upper(), rest.strip()
         if word in _EXPANDED:
@@ -34,6 +37,12 @@ def apply(config: ContainerConfig, changes: Iterable[str]) -> ContainerConfig:
             rest = _expanded(rest, known, shell=word in ("ENV", "LABEL") and "=" in rest.partition(" ")[0])
         config = _one(config, word, rest, change)
     return config
+
+
+def _instructions(changes: Iterable[str]) -> Iterator[str]:
+    for change in changes:
+        lines = [line for line in change.splitlines() if line.strip()]
+        yield from lines or [change]
 
 
 def _expanded(text: str, known: Mapping[str, str], *, shell: bool) -> str:

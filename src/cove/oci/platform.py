@@ -71,7 +71,9 @@ class Platform(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
             return msgspec.structs.replace(host_platform(), os=lower).normalised()
         if lower in _KNOWN_ARCHITECTURES or lower in _ARCHITECTURES:
             return cls(os="linux", architecture=lower).normalised()
-        raise InvalidArgument(f"{text!r} is an invalid platform specifier: unknown operating system or architecture")
+        raise InvalidArgument(
+            f"{text!r} is an invalid platform specifier: unknown operating system or architecture: invalid argument"
+        )
 
     def normalised(self) -> Platform:
         """The same platform in the one spelling that is compared; a family's baseline variant is ""."""

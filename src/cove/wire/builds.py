@@ -64,5 +64,5 @@ class BuildSecrets(Value, frozen=True, kw_only=True):
 class BuildPruneResponse(Value, frozen=True, kw_only=True):
     """What POST /build/prune removed."""
 
-    caches_deleted: tuple[str, ...] = ()
+    caches_deleted: tuple[str, ...] | None = None
     space_reclaimed: int = 0

@@ -43,5 +43,5 @@ class VolumeListResponse(Value, frozen=True, kw_only=True):
 
 
 class VolumePruneResponse(Value, frozen=True, kw_only=True):
-    volumes_deleted: tuple[str, ...] | None = None
+    volumes_deleted: tuple[str, ...] = ()
     space_reclaimed: int = 0

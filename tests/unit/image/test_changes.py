@@ -35,3 +35,18 @@ def test_each_instruction_has_dockers_meaning() -> None:
 def test_what_makes_no_sense_is_refused(change: str) -> None:
     with pytest.raises(InvalidArgument):
         apply(ContainerConfig(), [change])
+
+
+def test_variables_are_those_of_the_image() -> None:
+    before = ContainerConfig(env=("DIR=/opt/a b",))
+    after = apply(before, ["ENV A=$DIR B=${NO:-none} C='$DIR' D=\"x $DIR\" E=\\$DIR", "ENV OLD $DIR", "USER ${NO}u"])
+    assert dict(each.split("=", 1) for each in after.env) == {
+        "DIR": "/opt/a b", "A": "/opt/a b", "B": "none", "C": "$DIR",
+        "D": "x /opt/a b", "E": "$DIR", "OLD": "/opt/a b",
+    }  # fmt: skip
+    assert after.user == "u"
+
+
+def test_a_change_may_have_several_lines() -> None:
+    after = apply(ContainerConfig(), ['EXPOSE 80\nCMD ["a"]\n'])
+    assert (set(after.exposed_ports), after.cmd) == ({"80/tcp"}, ("a",))
