@@ -69,11 +69,14 @@ class Ports:
         """
         with self._lock, ExitStack() as undo:
             holds: list[_Hold] = []
+            mine: set[tuple[str, int]] = set()
+            everywhere = _EVERYWHERE if _has_ipv6() else _EVERYWHERE[:1]
             for wish in wishes:
-                for hold in self._hold(wish, [hold.binding for hold in holds], routed):
+                for hold in self._hold(wish, _addresses(wish.host_ip) or everywhere, mine, routed):
                     if hold.socket is not None:
                         undo.callback(hold.socket.close)
                     holds.append(hold)
+                    mine.add((hold.binding.proto, hold.binding.host_port))
             undo.pop_all()
             self._held.setdefault(owner, []).extend(holds)
             return tuple(hold.binding for hold in holds)
@@ -150,31 +153,34 @@ class Ports:
 
     # ── choosing and holding ──────────────────────────────────────────────────────────────────────
 
-    def _hold(self, wish: PortBinding, mine: list[PortBinding], routed: Sequence[int] = ()) -> list[_Hold]:
-        """Hold one wish: a fixed port, the first free one of its range, or any."""
-        addresses = [(each, 6 if ":" in each else 4) for each in _addresses(wish.host_ip)]
-        if any(version in routed for _, version in addresses):
+    def _hold(
+        self, wish: PortBinding, addresses: Sequence[str], mine: Collection[tuple[str, int]], routed: Sequence[int]
+    ) -> list[_Hold]:
+        """Hold one wish at some addresses: a fixed port, the first free one of its range, or any.
+
+        `mine`: (protocol, port) of the same container's that are held already.
+        """
+        if any((6 if ":" in each else 4) in routed for each in addresses):
             holds: list[_Hold] = []
-            for each, version in addresses:
-                open_ = version in routed
-                holds += [_Hold(_routed(wish, each), None)] if open_ else self._hold(_at(wish, each), mine)
+            for each in addresses:
+                open_ = (6 if ":" in each else 4) in routed
+                holds += [_Hold(_routed(wish, each), None)] if open_ else self._hold(wish, (each,), mine, ())
             return holds
         if wish.host_port and not wish.host_port_end:
-            return self._hold_port(wish, wish.host_port)
+            return self._hold_port(wish, wish.host_port, addresses)
         last: Conflict | None = None
         for port in self._choices(wish, mine):
             try:
-                return self._hold_port(wish, port)
+                return self._hold_port(wish, port, addresses)
             except Conflict as error:
                 last = error
         if wish.host_port_end:
             raise last or Conflict(f"No port of {wish.host_port}-{wish.host_port_end} is left on the host")
         raise Conflict("No free port is left on the host; name one, or stop a container that publishes some")
 
-    def _choices(self, wish: PortBinding, mine: list[PortBinding]) -> Iterable[int]:
-        used = {each.host_port for each in mine if each.proto == wish.proto}
+    def _choices(self, wish: PortBinding, mine: Collection[tuple[str, int]]) -> Iterable[int]:
         if wish.host_port_end:
-            return [port for port in range(wish.host_port, wish.host_port_end + 1) if port not in used]
+            return [port for port in range(wish.host_port, wish.host_port_end + 1) if (wish.proto, port) not in mine]
         low, high = _local_range()
         if not low <= self._next <= high:
             self._next = random.randint(low, high)
@@ -182,14 +188,14 @@ class Ports:
         self._next = start + 1
         span = high - low + 1
         ports = (low + (start - low + step) % span for step in range(_TRIES))
-        return [port for port in ports if port not in used]
+        return [port for port in ports if (wish.proto, port) not in mine]
 
-    def _hold_port(self, wish: PortBinding, port: int) -> list[_Hold]:
+    def _hold_port(self, wish: PortBinding, port: int, addresses: Sequence[str]) -> list[_Hold]:
         if not 0 < port < 65536:
             raise InvalidArgument(f"Invalid host port {port}: 1 to 65535 is possible")
         with ExitStack() as undo:
             holds: list[_Hold] = []
-            for host_ip in _addresses(wish.host_ip):
+            for host_ip in addresses:
                 binding = msgspec.structs.replace(wish, host_ip=host_ip, host_port=port, host_port_end=0)
                 hold = _Hold(binding, self._claim(binding))
                 if hold.socket is not None:
@@ -250,10 +256,6 @@ def _welcome(scope: str) -> Callable[[str], bool]:
     return welcome
 
 
-def _at(wish: PortBinding, host_ip: str) -> PortBinding:
-    return msgspec.structs.replace(wish, host_ip=host_ip)
-
-
 def _routed(wish: PortBinding, host_ip: str) -> PortBinding:
     """A container's port that is reached under its own address."""
     return msgspec.structs.replace(wish, host_ip=host_ip, host_port=0, host_port_end=0)
@@ -287,9 +289,9 @@ def _forget_flows(publications: Iterable[Publication]) -> None:
 
 
 def _addresses(host_ip: str) -> tuple[str, ...]:
-    """The host addresses a wish stands for."""
+    """The host address a wish names; none for every address."""
     if not host_ip:
-        return _EVERYWHERE if _has_ipv6() else _EVERYWHERE[:1]
+        return ()
     try:
         return (str(ipaddress.ip_address(host_ip.strip("[]"))),)
     except ValueError:
