@@ -41,7 +41,8 @@ def test_numbered_lines_survive(own_daemon: Daemon, victims: tuple[str, ...]) ->
         own_daemon.kill()
         time.sleep(0.3)
         own_daemon.start()
-    assert own_daemon.cove("exec", "counter", "sh", "-c", "echo there; touch /seen").stdout == "there\n"
+    assert own_daemon.cove("exec", "counter", "echo", "there").stdout == "there\n"
+    own_daemon.cove("exec", "-d", "counter", "touch", "/seen")
     assert own_daemon.cove("wait", "counter").stdout.strip() == "9"
     lines = own_daemon.cove("logs", "counter").stdout.split()
     assert lines == [str(number) for number in range(1, 4001)]
