@@ -36,7 +36,8 @@ def check_config(config: HealthConfig | None) -> None:
     for name in ("interval", "timeout", "start_period", "start_interval"):
         value = getattr(config, name)
         if value and value < _SHORTEST:
-            raise InvalidArgument(f"{name.replace('_', ' ').capitalize()} in Healthcheck cannot be less than 1ms")
+            called = name.title().replace("_", "")
+            raise InvalidArgument(f"{called} in Healthcheck cannot be less than 1ms")
     if config.retries < 0:
         raise InvalidArgument("Retries in Healthcheck cannot be negative")
 

@@ -100,11 +100,12 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
 
 def with_paths(asked: HostConfig, host: HostFacts) -> HostConfig:
     """The same wishes with the masked and read-only paths spelt out that the container has."""
-    paths = security.security_options(asked, host).system_paths
+    if not security.security_options(asked, host).system_paths:
+        return asked
     return msgspec.structs.replace(
         asked,
-        masked_paths=_paths(asked.masked_paths, security.masked_paths(host.cpus) if paths else ()),
-        readonly_paths=_paths(asked.readonly_paths, security.READONLY_PATHS if paths else ()),
+        masked_paths=_paths(asked.masked_paths, security.masked_paths(host.cpus)),
+        readonly_paths=_paths(asked.readonly_paths, security.READONLY_PATHS),
     )
 
 

@@ -67,3 +67,15 @@ def test_templates(source: str, text: str | None) -> None:
 def test_mistakes(source: str, said: str) -> None:
     with pytest.raises(TemplateError, match=said):
         render(parse(source), VALUE)
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("{{html .}}", "a &lt;b&gt; &amp; &#34;c&#34;"),
+        ("{{js .}}", 'a \\u003Cb\\u003E \\u0026 \\"c\\"'),
+        ("{{urlquery .}}", "a+%3Cb%3E+%26+%22c%22"),
+    ],
+)
+def test_escapes_for_other_languages(form: str, expected: str) -> None:
+    assert render(parse(form), 'a <b> & "c"') == expected

@@ -52,7 +52,7 @@ def _rows(image: dict[str, Any], *, full: bool, digests: bool) -> Iterable[dict[
         "CreatedAt": humanize.local(image.get("Created", 0)),
         "CreatedSince": humanize.ago(image.get("Created", 0)),
         "Size": humanize.size(image.get("Size", 0)),
-        "VirtualSize": humanize.size(image.get("Size", 0)),
+        "VirtualSize": humanize.size(image.get("Size", 0), digits=4),
         "SharedSize": "N/A",
         "UniqueSize": "N/A",
         "Containers": _count(image.get("Containers", -1)),

@@ -66,8 +66,7 @@ def _print(found: list[dict[str, Any]], form: str) -> None:
     import json
 
     if form == "json":
-        for one in found:
-            print(json.dumps(one, separators=(",", ":"), ensure_ascii=False))
+        print(json.dumps(found, separators=(",", ":"), ensure_ascii=False))
     else:
         print(json.dumps(found, indent=4, ensure_ascii=False))
 

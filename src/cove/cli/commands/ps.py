@@ -62,6 +62,12 @@ def run(call: Call) -> int:
     return 0
 
 
+def _platform(one: dict[str, Any]) -> str | None:
+    """The platform of its image, where the daemon tells."""
+    found = (one.get("ImageManifestDescriptor") or {}).get("platform") or {}
+    return "/".join(found[key] for key in ("os", "architecture", "variant") if found.get(key)) or None
+
+
 def row(one: dict[str, Any], *, full: bool) -> dict[str, Any]:
     """A container as the fields that `--format` knows."""
     labels = one.get("Labels") or {}
@@ -79,6 +85,7 @@ def row(one: dict[str, Any], *, full: bool) -> dict[str, Any]:
         "CreatedAt": humanize.local(one["Created"]),
         "RunningFor": humanize.ago(one["Created"]),
         "Ports": ports(one.get("Ports") or ()),
+        "Platform": _platform(one),
         "State": one.get("State", ""),
         "Status": one.get("Status", ""),
         "Size": _size(one),

@@ -88,7 +88,8 @@ def version(call: Call) -> int:
         server: dict[str, Any] | None = connect(call.host).system.version()
     except NoDaemon as error:
         server, problem = None, error.message
-    if not _formatted({"Client": client, "Server": server}, call.text("format")):
+    shown = server and {**server, "APIVersion": lambda: server["ApiVersion"]}  # what docker's templates call it
+    if not _formatted({"Client": client, "Server": shown}, call.text("format")):
         print("Client: Cove")
         for key, value in client.items():
             print(f" {key + ':':<15}{value}")

@@ -56,8 +56,8 @@ def _line(kind: str, total: int, active: int, size: int, free: int) -> dict[str,
         "Type": kind,
         "TotalCount": str(total),
         "Active": str(active),
-        "Size": humanize.size(size),
-        "Reclaimable": humanize.size(free) + share,
+        "Size": humanize.size(size, digits=4),
+        "Reclaimable": humanize.size(free, digits=4) + share,
     }
 
 

@@ -52,6 +52,8 @@ def _row(volume: dict[str, Any]) -> dict[str, Any]:
         "Mountpoint": volume.get("Mountpoint", ""),
         "Labels": ",".join(f"{key}={labels[key]}" for key in sorted(labels)),
         "Status": "N/A",
+        "Availability": "N/A",
+        "Group": "N/A",
         "Size": "N/A",
         "Links": "N/A",
         "Label": lambda name: labels.get(name, ""),

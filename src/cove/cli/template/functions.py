@@ -54,6 +54,21 @@ def _index(value: Any, *keys: Any) -> Any:
     return value
 
 
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;", "\0": "\ufffd"}
+_JS = {"\\": "\\\\", "'": "\\'", '"': '\\"', "<": "\\u003C", ">": "\\u003E", "&": "\\u0026", "=": "\\u003D"}
+_JS |= {"\n": "\\u000A", "\t": "\\u0009", "\r": "\\u000D"}
+
+
+def _escaped(values: tuple[Any, ...], how: dict[str, str]) -> str:
+    return "".join(how.get(letter, letter) for value in values for letter in text(value))
+
+
+def _urlquery(value: str) -> str:
+    from urllib.parse import quote_plus
+
+    return quote_plus(value)
+
+
 def _printf(form: str, *values: Any) -> str:
     """Go's verbs as Python's: %v and %s write a value, %q quotes it, %d %x %f %t %% are as expected."""
     import re
@@ -141,4 +156,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "and": _and,
     "or": _or,
     "not": lambda value: not true(value),
+    "html": lambda *values: _escaped(values, _HTML),
+    "js": lambda *values: _escaped(values, _JS),
+    "urlquery": lambda *values: _urlquery("".join(map(text, values))),
 }
