@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _LISTEN, _UNCONNECTED = "0A", "07"
+_SCTP_LISTEN = "10"
 
 
 class Listener(NamedTuple):
@@ -41,6 +42,8 @@ def listening(pid: int) -> list[Listener]:
             with suppress(OSError):
                 text = Path(f"/proc/{pid}/net/{protocol}{version}").read_text()
                 found += _parse(text, protocol, state)
+    with suppress(OSError):  # where the kernel has SCTP
+        found += _parse_sctp(Path(f"/proc/{pid}/net/sctp/eps").read_text())
     return found
 
 
@@ -69,6 +72,16 @@ def _parse(text: str, protocol: str, state: str) -> list[Listener]:
         if len(fields) > 9 and fields[3] == state:
             address, _, port = fields[1].partition(":")
             found.append(Listener(protocol, _address(address), int(port, 16), int(fields[9])))
+    return found
+
+
+def _parse_sctp(text: str) -> list[Listener]:
+    """Lines of ENDPT SOCK STY SST HBKT LPORT UID INODE LADDRS…: those in the state of listening, once per address."""
+    found = []
+    for line in text.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 8 and fields[3] == _SCTP_LISTEN:
+            found += [Listener("sctp", address, int(fields[5]), int(fields[7])) for address in fields[8:]]
     return found
 
 
