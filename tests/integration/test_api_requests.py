@@ -168,6 +168,7 @@ def test_commits_are_told_apart_and_changes_know_the_variables(api: Api, make: C
     try:
         assert len(set(made)) == 3
         _, shown = api.call("GET", "/images/told:v0/json")
+        assert shown["Parent"] == api.call("GET", "/images/busybox/json")[1]["Id"]
         assert {"PATH=/opt/a b/bin:/bin", "QUOTED=/opt/a b", "PLAIN=$DIR"} <= set(shown["Config"]["Env"])
         between = json.dumps({"since": [made[0]], "before": [made[2]]})
         assert [each["Id"] for each in api.call("GET", "/images/json", filters=between)[1]] == [made[1]]

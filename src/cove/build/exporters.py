@@ -55,7 +55,7 @@ def assemble(
     chain = str(results[made.vertex.key].source)
     layers = _layers(store, chain, base)
     diff_ids = _diff_ids(store, chain)
-    bare = msgspec.structs.replace(made.config, created="", rootfs=RootFS(diff_ids=diff_ids), comment="")
+    bare = msgspec.structs.replace(made.config, parent="", created="", rootfs=RootFS(diff_ids=diff_ids), comment="")
     times = [str(results[line.vertex.key].created_ns) for line in made.history if line.vertex is not None]
     lines = [line.created_by for line in made.history]
     name = hashlib.sha256(msgspec.json.encode([bare, times, lines])).hexdigest()

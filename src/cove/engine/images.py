@@ -22,7 +22,7 @@ from cove.engine.image_selection import narrowed, wanted
 from cove.engine.image_view import defaults, descriptor, inspection, manifest, summary, unix_seconds
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
-from cove.errors import Conflict, InvalidArgument, NotFound
+from cove.errors import Conflict, CoveError, InvalidArgument, NotFound
 from cove.image import changes as instructions
 from cove.image.bootstrap import Options, bootstrap
 from cove.image.diff import commit
@@ -102,9 +102,17 @@ class ImageService:
     async def inspect(self, name: str, *, platform: str = "", manifests: bool = False) -> wire.ImageInspect:
         """All about one image, or its variant for a platform; with `manifests`, which variants there are."""
         image = self._context.images.get(name, _platform(platform))
-        if not manifests:
-            return inspection(image)
-        return inspection(image, await self._context.executors.disk(self._manifests, image, self._users()))
+        variants = await self._context.executors.disk(self._manifests, image, self._users()) if manifests else None
+        shown = inspection(image, variants)
+        return msgspec.structs.replace(
+            shown, parent=image.config.parent if self._is_here(image.config.parent) else ""
+        )
+
+    def _is_here(self, image_id: str) -> bool:
+        try:
+            return bool(image_id and self._context.images.get(image_id))
+        except CoveError:
+            return False
 
     async def history(self, name: str, *, platform: str = "") -> Sequence[wire.ImageHistoryItem]:
         """The steps of its making, the newest first."""

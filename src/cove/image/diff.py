@@ -89,6 +89,7 @@ def commit(
     step = History(created=made, created_by=created_by, author=author, comment=comment)
     document = replace(
         old,
+        parent=base.id if base else "",
         created=made,
         author=author or old.author,
         comment=comment,

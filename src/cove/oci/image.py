@@ -148,8 +148,12 @@ class History(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class ImageConfig(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """An image's configuration; the digest of its bytes is the image's id."""
+    """An image's configuration; the digest of its bytes is the image's id.
 
+    `parent`: the id of the image whose container this one was committed from, as Docker's images have it.
+    """
+
+    parent: str = ""
     architecture: str = ""
     os: str = ""
     os_version: str = msgspec.field(default="", name="os.version")
