@@ -231,6 +231,8 @@ def _limit_memory(group: Path, limits: MemoryLimits) -> None:
         (limit, limits.limit, "the memory limit"),
         (swap, limits.swap, "the limit of memory and swap"),
     ]
+    if limits.limit == -1 and limits.swap is None and swap.exists():
+        writes.insert(0, (swap, -1, "the limit of memory and swap"))  # which memory alone may never exceed
     before = number(swap, _UNLIMITED)
     if limits.limit and limits.swap and before < _UNLIMITED and (limits.swap == -1 or limits.swap > before):
         writes.reverse()  # memory may never exceed memory and swap, not even between two writes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cove.kernel import process
 from cove.kernel.syscalls import setns, unshare
@@ -48,7 +48,8 @@ def children_in(target: int, kind: str = "pid") -> Iterator[None]:
     """Within, this process' new children are born in the namespace `target` of `kind` (not a user or mount one).
 
     `target` is a descriptor of a namespace, or a pidfd. Of a pid namespace, the process itself stays where it
-    is; a child that is cloned within must never leave the block: it cannot come back up.
+    is; a child that is cloned within must never leave the block: it cannot come back up. Neither can a maker that
+    joined a user namespace before, from which it has no right to its old one: its later children are born there too.
     """
     own = os.open(f"/proc/self/ns/{_FILES.get(kind, kind)}", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -56,7 +57,8 @@ def children_in(target: int, kind: str = "pid") -> Iterator[None]:
         try:
             yield
         finally:
-            setns(own, FLAGS[kind])
+            with suppress(PermissionError):
+                setns(own, FLAGS[kind])
     finally:
         os.close(own)
 

@@ -87,11 +87,26 @@ def set_no_new_privs() -> None:
     syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def become(uid: int, gid: int, groups: Iterable[int]) -> None:
-    """Take the ids (real, effective, saved) and supplementary groups."""
-    os.setgroups(list(groups))
+def become(uid: int, gid: int, groups: Iterable[int] | None) -> None:
+    """Take the ids (real, effective, saved) and supplementary groups, see `set_groups`."""
+    set_groups(groups, gid)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def set_groups(groups: Iterable[int] | None, gid: int) -> None:
+    """Take the supplementary groups of somebody whose own group is `gid`; None keeps those there are.
+
+    Where a user namespace forbids it (its maker had no rights) they stay, if none but the own one is asked for.
+    """
+    if groups is None:
+        return
+    wanted = list(groups)
+    try:
+        os.setgroups(wanted)
+    except PermissionError:
+        if set(wanted) - {gid}:
+            raise
 
 
 def set_rlimit(name: str, soft: int, hard: int) -> bool:

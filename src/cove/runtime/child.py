@@ -48,6 +48,7 @@ class Manner:
     `preserved`: so many descriptors from 3 on go to the program.
     `keyring`: a session keyring of its own. `pivot`: pivot_root; else the root is moved and chroot does the rest.
     `link`: a socket to the helper outside, for a container with a user namespace of its own (`runtime.outside`).
+    `rootless`: its maker has no rights on the host, and looks into /proc/PID as its user, until the ids are mapped.
     """
 
     hold: bool = False
@@ -56,6 +57,7 @@ class Manner:
     keyring: bool = True
     pivot: bool = True
     link: int | None = None
+    rootless: bool = False
 
 
 ORDINARY = Manner()
@@ -81,11 +83,11 @@ _READY = msgspec.json.encode(Ready())
 _GO_BYTES = 1 << 16
 
 
-def hide() -> None:
+def hide(*, dumpable: bool = False) -> None:
     """Be of no use to anybody who looks at this process, and change nothing behind its back."""
     # A collected object of the forking process would close numbers that are ours by now.
     gc.disable()
-    privileges.set_dumpable(False)
+    privileges.set_dumpable(dumpable)
 
 
 def enter(place: Birthplace, sync_fd: int) -> None:
@@ -117,7 +119,7 @@ class Child:
 
     def isolate(self, keep: list[int]) -> None:
         """Close every descriptor above 2 but the sockets, `keep` and preserved ones; be hidden; have no umask."""
-        hide()
+        hide(dumpable=self.manner.rootless)
         os.umask(0)
         following = 3 + self.manner.preserved
         if self.manner.listener is not None:

@@ -222,7 +222,7 @@ def _mapped(identity: Identity) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        ids = ", ".join(str(each) for each in dict.fromkeys((identity.uid, identity.gid, *identity.groups)))
+        ids = ", ".join(map(str, dict.fromkeys((identity.uid, identity.gid, *(identity.groups or ())))))
         raise Failure(
             f"the container's user namespace does not have all of the ids {ids}; give it more of them "
             "(--userns=auto:size=N, or linux.uidMappings and gidMappings)",
@@ -254,7 +254,7 @@ def find_program(root: int, process: Process, identity: Identity) -> Program:
     """Look args[0] up as the process' user would, while every system call is still allowed."""
     env = environment(process, identity)
     with _mapped(identity):
-        os.setgroups(identity.groups)
+        privileges.set_groups(identity.groups, identity.gid)
     syscalls.setfsid(identity.uid, identity.gid)
     try:
         return Program(program.find(root, process.args[0], env.get("PATH")), env)

@@ -92,11 +92,19 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
     )
 
 
+_FILES = {"mount": "mnt", "network": "net"}
+
+
 def _join(target: int, wanted: Process, stdio: ChildStdio) -> None:
     """All namespaces of the target but the pid one; its time and user namespaces when they are others than ours."""
     kinds = _SHARED if _shares(target, "time") else _SHARED | process.CLONE_NEWTIME
     if _shares(target, "user"):
-        namespaces.join_process(target, kinds)
+        try:
+            namespaces.join_process(target, kinds)
+        except PermissionError:  # root of a user namespace has no right to those that others own, and is in them
+            for kind, flag in namespaces.FLAGS.items():
+                if kinds & flag and not _shares(target, _FILES.get(kind, kind)):
+                    namespaces.join_process(target, flag)
     else:
         idmaps.lend(stdio.descriptors(), process.pid_of(target))
         if wanted.oom_score_adj is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -53,27 +53,29 @@ def beside_init(hooks: Hooks | None) -> bool:
     return hooks is not None and hooks != Hooks(create_container=hooks.create_container)
 
 
-def run(stage: str, hooks: Iterable[Hook], state: State, env: Iterable[str] | None = None) -> None:
+def run(stage: str, hooks: Iterable[Hook], state: State, env: Mapping[str, str] | None = None) -> None:
     """Run `hooks` one after the other; Failure tells of the first that fails.
 
     A hook without an environment has the runtime's, or `env`: inside the container, that of its process.
     """
     content = encode(state)
-    inherited = dict(os.environ) if env is None else dict(entry.split("=", 1) for entry in env if "=" in entry)
+    inherited = dict(os.environ if env is None else env)
     for hook in hooks:
-        _run(stage, hook, content, inherited)
+        _run(stage, hook, content, inherited, state.annotations)
 
 
-def _run(stage: str, hook: Hook, content: bytes, inherited: dict[str, str]) -> None:
+def _run(stage: str, hook: Hook, content: bytes, inherited: dict[str, str], annotations: Mapping[str, str]) -> None:
     if not hook.path.startswith("/"):
         raise Failure(f"the {stage} hook {hook.path} needs an absolute path")
     given, told = _memory(content), _memory(b"")
+    opened = [given, told]
     try:
+        streams = [given, *(_output(stage, name, annotations, told, opened) for name in ("stdout", "stderr"))]
         pid = os.posix_spawn(
             hook.path,
             list(hook.args) or [hook.path],
             dict(entry.split("=", 1) for entry in hook.env if "=" in entry) or inherited,
-            file_actions=[(os.POSIX_SPAWN_DUP2, source, number) for number, source in enumerate((given, told, told))],
+            file_actions=[(os.POSIX_SPAWN_DUP2, source, number) for number, source in enumerate(streams)],
             setpgroup=0,
             setsigmask=(),
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
@@ -88,8 +90,17 @@ def _run(stage: str, hook: Hook, content: bytes, inherited: dict[str, str]) -> N
         reason = os.strerror(error.errno or 0).lower()
         raise Failure(f"the {stage} hook {hook.path} cannot be run: {reason}", number=error.errno or 0) from None
     finally:
-        os.close(given)
-        os.close(told)
+        for fd in opened:
+            os.close(fd)
+
+
+def _output(stage: str, name: str, annotations: Mapping[str, str], told: int, opened: list[int]) -> int:
+    """Where a hook's output goes: to the file that crun's annotation names, outside the container; else to us."""
+    path = annotations.get(f"run.oci.hooks.{name}")
+    if not path or stage == "startContainer":
+        return told
+    opened.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
+    return opened[-1]
 
 
 def _memory(content: bytes) -> int:

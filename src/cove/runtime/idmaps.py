@@ -7,7 +7,7 @@ import os
 import signal
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cove.kernel import idmapped, mounts, process, rootpath
 from cove.oci.spec import IDMapping
@@ -35,7 +35,8 @@ def lend(fds: Iterable[int], pid: int) -> None:
     root = [_outside(f"/proc/{pid}/{name}") for name in ("uid_map", "gid_map")]
     for fd in fds:
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
-            os.fchown(fd, *root)
+            with suppress(PermissionError):  # somebody else's, and the maker is not the host's root
+                os.fchown(fd, *root)
 
 
 def _outside(path: str) -> int:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NoReturn
 
 import msgspec
@@ -132,6 +133,8 @@ class _Init:
         self.in_cgroup = False
         self.given: outside.Given | None = None
         self.state: hooks.State | None = None
+        # crun's annotation; podman sets it for --group-add keep-groups. Not for whoever may only call the daemon.
+        self.keeps_groups = child.manner.hold and launch.spec.annotations.get("run.oci.keep_original_groups") == "1"
 
     def run(self, seccomp: bytes) -> NoReturn:
         self.child.isolate(self.stdio.descriptors())
@@ -149,6 +152,7 @@ class _Init:
                 if self.child.manner.link is None:
                     raise Failure("a container with a user namespace of its own needs its maker's help")
                 self.given = outside.receive(self.child.manner.link)
+                privileges.set_dumpable(False)
         with self.child.stage("namespaces"):
             os.setsid()
             if self.child.manner.keyring:
@@ -185,7 +189,7 @@ class _Init:
             tree.enter()
             self.proc = given.proc if given and given.proc is not None else mounts.new_filesystem("proc", "proc", ())
             if any(each.type == "user" for each in linux.namespaces):
-                privileges.become(0, 0, ())
+                privileges.become(0, 0, None if self.keeps_groups else ())
                 privileges.set_dumpable(False)
         with self.child.stage("mounts"):
             tree.mount_all(lambda: self._enter_cgroup(linux))
@@ -226,7 +230,9 @@ class _Init:
         bundle = os.path.dirname(spec.root.path) if spec.root is not None else "/"
         os.chdir(bundle)
         pid = int(os.readlink("/proc/self"))  # the host's procfs
-        return hooks.State(id=self.launch.id, status="creating", pid=pid, bundle=bundle, annotations=spec.annotations)
+        # Where hooks write is not for whoever may only call the daemon.
+        told = {name: value for name, value in spec.annotations.items() if not name.startswith("run.oci.")}
+        return hooks.State(id=self.launch.id, status="creating", pid=pid, bundle=bundle, annotations=told)
 
     def _enter_cgroup(self, linux: Linux) -> None:
         """Once this process is in its group, which the supervisor does meanwhile, its namespace begins there."""
@@ -243,6 +249,8 @@ class _Init:
             tree.pivot(move=not self.child.manner.pivot)
         with self.child.stage("user"):
             identity = credentials.identify(tree.root, process, self.launch.user, self.launch.group_add)
+            if self.keeps_groups:
+                identity = replace(identity, groups=None)
         with self.child.stage("cwd"):
             credentials.enter_directory(tree.root, process.cwd, make=True)
         with self.child.stage("rootfs"):
@@ -277,14 +285,14 @@ class _Init:
             found=found,
             console=self.console,
             reaper=self.launch.init,
-            before_exec=lambda: self._hooks_of_start(process),
+            before_exec=lambda: self._hooks_of_start(found),
         )
 
-    def _hooks_of_start(self, process: Process) -> None:
+    def _hooks_of_start(self, found: credentials.Program) -> None:
         if self.state is not None and self.launch.spec.hooks is not None:
             with self.child.stage("hooks"):
                 state = msgspec.structs.replace(self.state, status="created")
-                hooks.run("startContainer", self.launch.spec.hooks.start_container, state, process.env)
+                hooks.run("startContainer", self.launch.spec.hooks.start_container, state, found.env)
 
 
 def become(

@@ -28,7 +28,7 @@ from cove.ipc import channel
 from cove.kernel import mounts, namespaces
 from cove.kernel.mounts import parse_options
 from cove.oci.spec import Linux, Mount, NamespaceType, Spec
-from cove.runtime import cgroupfs, credentials, devices, idmaps, limits, net_devices, resctrl, sources
+from cove.runtime import cgroupfs, credentials, devices, idmaps, limits, net_devices, resctrl, rootless, sources
 from cove.runtime.child import Child
 from cove.runtime.messages import Launch
 
@@ -126,7 +126,7 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
                 maps = _map(linux, pid, joined(spec))
                 idmaps.lend(stdio, pid)
                 if spec.process is not None:
-                    limits.raise_ceilings(spec.process, pid)
+                    limits.raise_ceilings(spec.process, _inside(pid) if joined(spec) else pid)
                 if spec.process is not None and spec.process.oom_score_adj is not None:
                     credentials.write_oom_score(f"/proc/{pid}/oom_score_adj", spec.process.oom_score_adj)
         if linux.intel_rdt is not None:
@@ -135,7 +135,7 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
         if linux.net_devices:
             with child.stage("network devices"):
                 net_devices.move(linux.net_devices, pid)
-        if maps is not None:
+        if maps is not None and rootless.may_mount():
             with child.stage("rootfs"):
                 _mounts(sock, launch, linux, maps, pid)
         else:
@@ -174,6 +174,12 @@ def _devices(sock: socket.socket, spec: Spec) -> None:
             os.close(made)
 
 
+def _inside(pid: int) -> int:
+    """What the process `pid` of the host's is in its own pid namespace, where this helper then is too."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[-1]) for line in file if line.startswith("NSpid:"))
+
+
 def _map(linux: Linux, pid: int, path: str) -> sources.Maps:
     """The user namespace of `pid`, given its maps; or the one at `path`, which has them."""
     if path:
@@ -182,7 +188,10 @@ def _map(linux: Linux, pid: int, path: str) -> sources.Maps:
         [(entry.container_id, entry.host_id, entry.size) for entry in entries]
         for entries in (linux.uid_mappings, linux.gid_mappings)
     )
-    namespaces.write_id_maps(pid, uids, gids)
+    if rootless.may_mount():
+        namespaces.write_id_maps(pid, uids, gids)
+    else:
+        rootless.write_id_maps(pid, linux.uid_mappings, linux.gid_mappings)
     namespace = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     return sources.Maps(namespace, linux.uid_mappings, linux.gid_mappings)
 

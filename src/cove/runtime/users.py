@@ -24,11 +24,12 @@ class Identity:
     """The ids to take; `home` is what HOME becomes where the environment has none.
 
     `groups` has the primary group too: what denies it something cannot be got around by becoming another group.
+    None leaves the groups of whoever made the container.
     """
 
     uid: int
     gid: int
-    groups: tuple[int, ...]
+    groups: tuple[int, ...] | None
     home: str
 
 

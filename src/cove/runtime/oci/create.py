@@ -18,7 +18,7 @@ from cove.errors import CoveError, InvalidArgument
 from cove.kernel import process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Process, Spec
-from cove.runtime import filters, hooks, init, limits, outside
+from cove.runtime import filters, hooks, init, limits, outside, rootless
 from cove.runtime.child import ChildStdio, Failure, Manner
 from cove.runtime.messages import Launch
 from cove.runtime.oci import afterwards, groups, stdio, store
@@ -148,7 +148,7 @@ def _first_process(launch: Launch, manner: Manner, cgroups: Cgroups, group: str,
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         opened.callback(near.close)
         opened.callback(far.close)
-        manner = replace(manner, link=near.fileno())
+        manner = replace(manner, link=near.fileno(), rootless=not rootless.may_mount())
         return born(
             flags,
             place,

@@ -28,7 +28,7 @@ _MASKED = (
     *(f"/proc/{name}" for name in "acpi asound interrupts kcore keys latency_stats sched_debug scsi".split()),
     *("/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware"),
 )
-_ROOTLESS: tuple[NamespaceType, ...] = ("pid", "ipc", "uts", "mount", "cgroup", "user")
+_ROOTLESS: tuple[NamespaceType, ...] = ("pid", "ipc", "uts", "mount", "user")
 _CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 
 
@@ -88,12 +88,14 @@ def rootless(spec: Spec) -> Spec:
         namespaces=tuple(Namespace(type=kind) for kind in _ROOTLESS),
         uid_mappings=(IDMapping(container_id=0, host_id=os.geteuid(), size=1),),
         gid_mappings=(IDMapping(container_id=0, host_id=os.getegid(), size=1),),
+        resources=None,
     )
     mounts = tuple(
         Mount(destination="/sys", type="none", source="/sys", options=("rbind", "nosuid", "noexec", "nodev", "ro"))
         if each.destination == "/sys"
         else msgspec.structs.replace(each, options=tuple(o for o in each.options if not o.startswith("gid=")))
         for each in spec.mounts
+        if each.type != "cgroup"
     )
     return msgspec.structs.replace(spec, linux=linux, mounts=mounts)
 
@@ -104,6 +106,7 @@ def spec(call: Call, words: list[str]) -> int:
     path = os.path.join(call.options.text("bundle") or ".", call.options.text("file") or "config.json")
     found = rootless(example()) if call.options.switch("rootless") else example()
     members = {"ociVersion": OCI_VERSION, **msgspec.to_builtins(found)}
+    members["process"] = {"user": {"uid": 0, "gid": 0}} | members["process"]  # what people edit first
     content = msgspec.json.format(msgspec.json.encode(members), indent=4) + b"\n"
     try:
         with open(path, "xb") as file:

@@ -11,10 +11,10 @@ from contextlib import ExitStack
 import msgspec
 
 from cove.errors import Conflict, InvalidArgument
-from cove.kernel import privileges
+from cove.kernel import namespaces, privileges, process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Capabilities, Process, User
-from cove.runtime import affinity, exec_child, limits
+from cove.runtime import affinity, exec_child, limits, rootless
 from cove.runtime.child import ChildStdio, Manner
 from cove.runtime.messages import ExecLaunch
 from cove.runtime.oci import bundle, create, foreground, groups, joining, stdio, store
@@ -181,6 +181,9 @@ def _join(container: store.Container, asked: list[str], wanted: Process, manner:
         opened.callback(os.close, target)
         if container.status() == "stopped":
             raise Conflict(f"cannot exec in a stopped container: {record.id} has just ended")
+
+        if not rootless.may_mount():  # then only as root of the container's user namespace may this join the others
+            namespaces.join_process(target, process.CLONE_NEWUSER)
 
         def become(sync_fd: int, gate_fd: int) -> None:
             ends = ChildStdio(console=True) if wanted.terminal else stdio.inherited()

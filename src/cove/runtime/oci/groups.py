@@ -78,13 +78,12 @@ def _begins_pids(linux: Linux) -> bool:
 
 
 def _is_rootless(call: Call) -> bool:
-    """Whether the caller is not the root of this host; --rootless says so against appearances."""
+    """--rootless says so against appearances."""
     if call.rootless != "auto":
         return call.rootless == "true"
-    if os.geteuid() != 0:
-        return True
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return file.read().split() != ["0", "0", "4294967295"]
+    from cove.runtime import rootless
+
+    return rootless.is_rootless()
 
 
 def path_of(given: str, manager: str) -> str:

@@ -17,10 +17,11 @@ def kill(call: Call, words: list[str]) -> int:
     number = signals.parse(call.arguments[1] if len(call.arguments) > 1 else "TERM")
     container = store.find(call.root, call.arguments[0])
     everyone = call.options.switch("all")
-    if not everyone and not signal_first(container.known, number):
+    shared = not container.known.own_pids
+    if not everyone and not signal_first(container.known, number) and not (shared and _left(container)):
         raise Conflict(f"container not running: {container.id} has no process that a signal could be sent to")
     # Without a pid namespace of its own, the end of the first process ends nobody else.
-    if everyone or (number == signal.SIGKILL and not container.known.own_pids):
+    if everyone or (number == signal.SIGKILL and shared):
         _signal_all(container, number)
     return 0
 
@@ -42,6 +43,13 @@ def signal_first(record: store.Record, number: int) -> bool:
     finally:
         os.close(pidfd)
     return True
+
+
+def _left(container: store.Container) -> bool:
+    """Whether processes outlived the first one."""
+    from cove.runtime.oci import groups
+
+    return bool(groups.of(container.known).procs(container.known.cgroup))
 
 
 def _signal_all(container: store.Container, number: int) -> None:

@@ -24,7 +24,7 @@ def listing(call: Call, words: list[str]) -> int:
         print("".join(f"{each.id}\n" for each in containers), end="")
         return 0
     found = [describe(each) for each in containers]
-    print(json.dumps(found) if form == "json" else _table(found))
+    print(json.dumps(found, separators=(",", ":")) if form == "json" else _table(found))
     return 0
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_ROOT = "/run/cove-oci"
+"""For the host's root; everybody else has one below $XDG_RUNTIME_DIR."""
 
 _GLOBAL = (
     "root=",
@@ -66,7 +67,7 @@ class Call:
     def __init__(self, verb: str, given: Options, log: Log) -> None:
         self.verb = verb
         self.log = log
-        self.root = os.path.abspath(given.text("root") or DEFAULT_ROOT)
+        self.root = os.path.abspath(given.text("root") or _default_root())
         self.rootless = given.text("rootless", "auto")
         if self.rootless not in ("auto", "true", "false"):
             raise InvalidArgument(f'invalid value "{self.rootless}" for --rootless: it is true, false or auto')
@@ -89,6 +90,15 @@ class Call:
         if count < least or (most is not None and count > most):
             wanted = f"exactly {least}" if most == least else f"at least {least}"
             raise InvalidArgument(f'"{self.verb}" requires {wanted} argument(s), {count} given')
+
+
+def _default_root() -> str:
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    if not own or (os.geteuid() == 0 and os.environ.get("USER") == "root"):
+        return DEFAULT_ROOT
+    from cove.runtime import rootless
+
+    return f"{own}/cove-oci" if rootless.is_rootless() else DEFAULT_ROOT
 
 
 def _shown(flag: str) -> str:

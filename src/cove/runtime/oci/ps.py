@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 
-from cove.errors import Conflict, InvalidArgument, Unsupported
+from cove.errors import InvalidArgument, Unsupported
 from cove.runtime.oci import groups, store
 from cove.runtime.oci.main import Call
 
@@ -17,8 +17,6 @@ def ps(call: Call, words: list[str]) -> int:
     if form not in ("table", "json"):
         raise InvalidArgument(f'invalid format option "{form}", it is table or json')
     container = store.find(call.root, call.arguments[0])
-    if container.status() == "stopped":
-        raise Conflict(f"container not running: {container.id} has no processes")
     record = container.known
     pids = groups.of(record).procs(record.cgroup)
     if form == "json":

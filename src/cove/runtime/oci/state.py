@@ -18,11 +18,11 @@ _VERSION = "1.2.1"
 def describe(container: store.Container) -> dict[str, Any]:
     """The State, with what runc adds to it."""
     status, record = container.status(), container.record
-    found: dict[str, Any] = {"ociVersion": _VERSION, "id": container.id, "status": status}
+    pid = 0 if record is None or status == "stopped" else record.pid
+    found: dict[str, Any] = {"ociVersion": _VERSION, "id": container.id, "pid": pid, "status": status}
     if record is None:
-        return found | {"pid": 0, "bundle": ""}
+        return found | {"bundle": ""}
     return found | {
-        "pid": 0 if status == "stopped" else record.pid,
         "bundle": record.bundle,
         "rootfs": record.rootfs,
         "created": record.created,
