@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -168,3 +169,11 @@ def test_what_outlived_the_first_process_can_be_killed_and_listed(bundle: Bundle
         assert len(json.loads(good(bundle, "ps", "--format", "json", name))) >= 2
         good(bundle, "kill", name, "KILL")
         until(lambda: json.loads(good(bundle, "ps", "--format", "json", name)) == [])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only there a 32-bit personality has another name")
+def test_an_exec_has_the_containers_personality(bundle: Bundle) -> None:
+    content = config(*SLEEP)
+    content["linux"]["personality"] = {"domain": "LINUX32"}
+    with bundle.living(content) as name:
+        assert good(bundle, "exec", name, "uname", "-m") == "i686\n"

@@ -50,10 +50,12 @@ def make(call: Call, linux: Linux) -> tuple[str, Cgroups, str]:
             "a container without a control group needs a pid namespace of its own: nothing else could end all of it"
         )
     if call.manager == "cgroupfs" and is_frozen([str(each) for each in cgroups.directories(group)]):
-        raise Conflict(f"the container's cgroup {group} is frozen: no process could begin in it; thaw or remove it")
+        raise Conflict(
+            f"container's cgroup unexpectedly frozen: no process could begin in {group}; thaw or remove it"
+        )
     if call.manager == "cgroupfs" and (inside := cgroups.procs(group)):
         raise Conflict(
-            f"the container's cgroup {group} is not empty: {len(inside)} process(es) found, such as {inside[0]}; "
+            f"container's cgroup is not empty: {len(inside)} process(es) found in {group}, such as {inside[0]}; "
             "give the container another one (linux.cgroupsPath)"
         )
     try:
