@@ -40,6 +40,8 @@ from cove.paths import DataRoot
 from cove.store.files import write_atomic
 
 _GRACE = 3600.0
+_SCARCE = 2 << 30
+"""Bytes of free disk below which an unpacking waits until the room of removed layers is free."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 EMPTY = "empty"
 """The directory under images without layers."""
@@ -257,6 +259,9 @@ class Layers:
     def _unpacking(self, diff_id: str) -> Iterator[tuple[Path, Extraction]]:
         """A new directory and the way into it; it is removed unless it gets a name within."""
         directory = self._data.layers / f".{secrets.token_hex(8)}"
+        found = os.statvfs(self._data.layers)
+        if found.f_bavail * found.f_frsize < _SCARCE:
+            self._reaper.finish()
         try:
             directory.mkdir(mode=0o755)
             directory.chmod(0o755)
