@@ -58,7 +58,11 @@ class _Copier:
         opened = [(top, *self._selection.open(top)) for top in tops]
         several = len(opened) > 1
         trailing = asked.destination.endswith(("/", "/.")) or asked.destination in (".", "")
-        files = [top for top, _, _, found in opened if not stat.S_ISDIR(found.st_mode)]
+        files = [
+            top
+            for top, fd, name, found in opened
+            if not stat.S_ISDIR(found.st_mode) and not (asked.unpack and self._archive(fd, name))
+        ]
         if several and files and not trailing and not asked.parents and not self._is_directory(destination):
             raise InvalidArgument(
                 f"when using COPY or ADD with more than one source file, the destination {asked.destination} "
