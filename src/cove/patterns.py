@@ -38,7 +38,10 @@ class Ignore:
     """Decides what a context leaves out; the last pattern that fits decides."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._rules = [(p.startswith("!"), _compiled(p.removeprefix("!")), p) for p in patterns if p not in ("", "!")]
+        patterns = tuple(patterns)
+        if "!" in patterns:
+            raise InvalidArgument('illegal exclusion pattern: "!"')
+        self._rules = [(p.startswith("!"), _compiled(p.removeprefix("!")), p) for p in patterns if p]
         self._exceptions = [p[1:] for negated, _, p in self._rules if negated]
 
     def __bool__(self) -> bool:

@@ -266,3 +266,18 @@ def test_steps_on_a_network_and_in_a_containers(daemon: Daemon, tmp_path: Path) 
     finally:
         daemon.docker("rm", "-f", "site")
         daemon.docker("network", "rm", "works")
+
+
+def test_contexts_small_and_large_leave_nothing(own_daemon: Daemon, tmp_path: Path) -> None:
+    """A small context lies in memory, one that becomes larger than it looks on disk: both are gone afterwards."""
+    lines = "FROM busybox\nRUN --mount=type=bind,target=/c /c/run\nUSER 1000\nRUN --mount=type=bind,target=/c ls /c\n"
+    where = context(tmp_path / "c", lines, run="#!/bin/sh\nwc -c < /c/large\n")
+    (where / "run").chmod(0o755)
+    for size in (10, 40 << 20):
+        with open(where / "large", "wb") as file:
+            file.truncate(size)
+        told = own_daemon.cove("build", "--no-cache", "--progress", "plain", str(where)).stderr
+        assert f" {size}\n" in told and " large\n" in told
+    own_daemon.stop()
+    left = [*own_daemon.run.glob("*secret*"), *(own_daemon.root / "data/tmp").glob("build-*")]
+    assert not left

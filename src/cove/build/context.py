@@ -14,16 +14,20 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from cove.build import fetching
 from cove.build.giturl import parse_git
 from cove.build.layers import Workshop
-from cove.errors import InvalidArgument, NotFound, describe
+from cove.errors import CoveError, InvalidArgument, NotFound, describe
+from cove.image.members import Limits
 from cove.kernel.rootpath import read_small
 from cove.patterns import parse_ignore
 
 _MOST = 16 << 20
+_SMALL = Limits(size=16 << 20, entries=12_000)
+"""What of a context may lie in memory: with 4 KiB pages and inodes, at most some 64 MiB."""
 _MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 _CHUNK = 1 << 20
 
@@ -37,11 +41,39 @@ class Context:
     ignore: tuple[str, ...]
 
 
-def receive(workshop: Workshop, scratch: Path, archive: Iterator[bytes], dockerfile: str) -> Context:
-    """The context out of the request's body."""
+def receive(
+    workshop: Workshop, scratch: Path, archive: Iterator[bytes], dockerfile: str, memory: Path | None = None
+) -> Context:
+    """The context out of the request's body: a small one below the empty directory `memory`, another on disk."""
+    if memory is not None:
+        beginning, whole = _beginning(archive)
+        if whole and _fits(workshop, _new(memory), beginning):
+            return opened(memory / "context", dockerfile)
+        archive = chain(beginning, archive)
     directory = _new(scratch)
     workshop.gather(directory, archive)
     return opened(directory, dockerfile)
+
+
+def _beginning(archive: Iterator[bytes]) -> tuple[list[bytes], bool]:
+    """The first pieces, and whether they are all."""
+    pieces: list[bytes] = []
+    length = 0
+    for piece in archive:
+        pieces.append(piece)
+        length += len(piece)
+        if length > _SMALL.size:
+            return pieces, False
+    return pieces, True
+
+
+def _fits(workshop: Workshop, directory: Path, pieces: list[bytes]) -> bool:
+    """Unpack into a directory in memory, unless it becomes too much; a wrong archive is told of by the second try."""
+    try:
+        workshop.gather(directory, iter(pieces), _SMALL)
+    except CoveError:
+        return False
+    return True
 
 
 def fetch(workshop: Workshop, scratch: Path, address: str, dockerfile: str) -> Context:

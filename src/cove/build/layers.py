@@ -187,7 +187,7 @@ class Workshop:
         ):
             return worker.result()
 
-    def gather(self, directory: Path, archive: Iterator[bytes]) -> None:
+    def gather(self, directory: Path, archive: Iterator[bytes], limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
         """Unpack a context's archive into an empty directory; it belongs to root, whatever the archive says."""
         root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -198,7 +198,7 @@ class Workshop:
                 path="/",
                 owner="0:0",
                 keep_kinds=False,
-                limits=_LIMITS,
+                limits=asdict(limits),
             ) as worker:
                 worker.feed(archive)
                 worker.result()

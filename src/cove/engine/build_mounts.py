@@ -25,15 +25,14 @@ from typing import Protocol
 
 from cove.build import ops
 from cove.build.layers import Source, Workshop
+from cove.engine import memory
 from cove.engine.context import Context
 from cove.errors import InvalidArgument, NotFound, Unsupported, describe
 from cove.image.overlayfs import exists_below
 from cove.kernel.rootpath import open_in
-from cove.kernel.syscalls import filesystem_magic
 from cove.oci.spec import Mount
 from cove.wire.builds import BuildSecrets
 
-_TMPFS_MAGIC, _RAMFS_MAGIC = 0x01021994, 0x858458F6
 _MAX_SECRET = 500 << 10
 
 
@@ -269,20 +268,11 @@ class BuildMounts:
 
     def _memory(self, stack: AsyncExitStack) -> Path:
         """A private directory that is in memory only: what lies there never reaches a disk."""
-        for place in _memory_places(self._context):
-            with ExitStack() as closing:
-                try:
-                    fd = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-                except OSError:
-                    continue
-                closing.callback(os.close, fd)
-                if filesystem_magic(fd) not in (_TMPFS_MAGIC, _RAMFS_MAGIC):
-                    continue
-            directory = place / f"{_memory_name(self._context)}{secrets.token_hex(8)}"
-            directory.mkdir(mode=0o700)
-            stack.callback(shutil.rmtree, directory, ignore_errors=True)
-            return directory
-        raise Unsupported("secrets need a tmpfs at /run or /dev/shm on this host, so that they never reach a disk")
+        directory = memory.directory(self._context)
+        if directory is None:
+            raise Unsupported("secrets need a tmpfs at /run or /dev/shm, so that they never reach a disk")
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        return directory
 
     def _stubs(self, base: Source, targets: list[str]) -> tuple[str, ...]:
         """Mount points, and directories on the way to them, that the layers below do not have."""
@@ -307,22 +297,6 @@ def _cache_identity(asked: ops.RunMount, sources: tuple[Source, ...]) -> str:
         identity += f"\0{asked.uid}:{asked.gid} {asked.mode:o}"
     base = sources[asked.input] if asked.input > 0 else None
     return f"{identity}\0{base}" if isinstance(base, str) else identity
-
-
-def _memory_places(context: Context) -> tuple[Path, ...]:
-    return context.run.root, Path("/dev/shm"), Path("/run")
-
-
-def _memory_name(context: Context) -> str:
-    """How the directories of this daemon begin, so that several daemons live side by side."""
-    return f"{context.instance.nft_table}-secret-"
-
-
-def sweep_memory(context: Context) -> None:
-    """At a daemon's start: what a killed one left of its builds' secrets goes."""
-    for place in _memory_places(context):
-        for found in place.glob(f"{_memory_name(context)}*"):
-            shutil.rmtree(found, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> Path:

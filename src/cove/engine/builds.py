@@ -12,6 +12,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from cove import ids
@@ -21,6 +22,7 @@ from cove.build.dockerfile.options import PROXIES
 from cove.build.layers import Workshop
 from cove.build.solver import Solver
 from cove.build.steps import Result, StepFailed
+from cove.engine import memory
 from cove.engine.attachments import Attachments
 from cove.engine.bridging import Message, blocking
 from cove.engine.build_bases import Bases, listed_credentials
@@ -148,6 +150,19 @@ class BuildService:
         directory.mkdir(mode=0o700)
         return directory
 
+    def in_memory(self, scratch: Path) -> Path | None:
+        """A directory in memory that goes with `scratch`, for a small context; None where there is none.
+
+        Not with a remapped daemon: its steps would see the files through an id-mapped mount, which old kernels do
+        not have for memory.
+        """
+        if self._context.settings.userns_remap:
+            return None
+        directory = memory.directory(self._context, programs=True)
+        if directory is not None:
+            (scratch / "memory").symlink_to(directory)
+        return directory
+
     async def _messages(
         self, identity: str, task: asyncio.Task[None], queue: asyncio.Queue[Message | None], scratch: Path
     ) -> AsyncIterator[Message]:
@@ -170,7 +185,7 @@ class BuildService:
     def sweep(self, scratch: Path) -> None:
         """At a build's end: its layers go to the disk, what it left goes away, both beside everything else."""
         self._context.store.layers.flush()
-        work = self._context.executors.disk(shutil.rmtree, scratch, ignore_errors=True)
+        work = self._context.executors.disk(_remove, scratch)
         task = asyncio.ensure_future(work)
         self._sweeps.add(task)
         task.add_done_callback(self._sweeps.discard)
@@ -205,6 +220,13 @@ class BuildService:
         return ContainerRunner(self._context, self._launcher, self._attachments, self._exits, options, mounts, around)
 
 
+def _remove(scratch: Path) -> None:
+    """What a build left on disk and in memory."""
+    with suppress(OSError):
+        shutil.rmtree((scratch / "memory").readlink(), ignore_errors=True)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
 class _Received:
     """The files of a build whose context is the request's body, or an address in the request."""
 
@@ -217,6 +239,7 @@ class _Received:
         self._scratch = scratch
         self._body = body
         self._directory = scratch
+        self._service = service
 
     async def read(self) -> Recipe:
         """The context is on disk afterwards."""
@@ -224,9 +247,8 @@ class _Received:
         if options.remote:
             found = await run(contexts.fetch, self._workshop, self._scratch, options.remote, options.dockerfile)
         else:
-            found = await run(
-                contexts.receive, self._workshop, self._scratch, blocking(self._body), options.dockerfile
-            )
+            memory, body = self._service.in_memory(self._scratch), blocking(self._body)
+            found = await run(contexts.receive, self._workshop, self._scratch, body, options.dockerfile, memory)
         self._directory = found.directory
         return Recipe(found.dockerfile, found.ignore)
 

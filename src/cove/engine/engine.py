@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cove.build.cache import BuildCache
+from cove.engine import memory
 from cove.engine.attachments import Attachments
 from cove.engine.backups import Backups
-from cove.engine.build_mounts import sweep_memory
 from cove.engine.containers import Containers
 from cove.engine.context import Context
 from cove.engine.disk_usage import DiskUsage
@@ -120,7 +120,7 @@ class Engine:
         """Recover, then follow what the supervisor reports."""
         self._network_store.load()
         self.volumes.load()
-        sweep_memory(self._context)
+        memory.sweep(self._context)
         await self._recovery.run()
         self._context.reports.listen(self._report, self._reconnected)
         self._tasks.begin(self._checkpoints(), "checkpoint of the database")

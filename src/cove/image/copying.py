@@ -94,14 +94,15 @@ class _Copier:
             self._leaf(Item(fd, name, last, found), target, last, clean(f"{above}/{last}"))
 
     def _make(self, path: str) -> int:
-        """The directory, made with its parents; they belong to whom the copy belongs.
+        """The directory, made with its parents; they belong to whom the copy belongs, with its mode if it has one.
 
         Where a link on the way leads to nothing, what it names is made, inside the root as everything.
         """
+        owner, mode = self._owner or (0, 0), self._mode(stat.S_IFDIR | 0o755)
         try:
-            fd = make_directories(self._root, path, owner=self._owner or (0, 0))
+            fd = make_directories(self._root, path, mode, owner)
         except FileExistsError:
-            fd = make_directories(self._root, landing(self._root, path), owner=self._owner or (0, 0))
+            fd = make_directories(self._root, landing(self._root, path), mode, owner)
         try:
             return os.open(".", _DIRECTORY, dir_fd=fd)
         finally:
