@@ -226,8 +226,9 @@ def test_an_interrupted_build_leaves_nothing(own_daemon: Daemon, tmp_path: Path)
                 break
         time.sleep(0.3)
         client.kill()
-    deadline = time.monotonic() + 10
-    while any((own_daemon.data / "containers").iterdir()) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 20
+    places = own_daemon.data / "containers", own_daemon.run / "containers"
+    while any(each for place in places for each in place.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any((own_daemon.data / "containers").iterdir())
     assert not any((own_daemon.run / "containers").iterdir())
