@@ -251,7 +251,8 @@ def test_a_killed_daemon_forgets_the_step_and_its_secret(own_daemon: Daemon, tmp
         client.wait(10)
     own_daemon.start()
     assert not any((own_daemon.data / "containers").iterdir())
-    assert not list(Path("/dev/shm").glob("cove-*-secret-*")) + list(own_daemon.run.glob("*secret*"))
+    left = [*Path("/dev/shm").glob("cove-*-secret-*/secret"), *own_daemon.run.glob("*secret*/secret")]
+    assert not [each for each in left if "left-behind" in each.read_text()]
 
 
 def test_steps_on_a_network_and_in_a_containers(daemon: Daemon, tmp_path: Path) -> None:
