@@ -142,7 +142,12 @@ def test_a_health_check_that_takes_too_long_tells_what_it_said(api: Api, make: C
 
 
 def test_what_old_clients_expect(daemon: Daemon, make: Callable[..., str]) -> None:
-    container = make(started=False)
+    container = make(started=False, HostConfig={"Annotations": {"a": "b"}})
+    mine = json.dumps({"id": [container]})
+    for version, annotated, described in (("1.45", False, False), ("1.47", True, False), ("1.48", True, True)):
+        (line,) = Api(daemon, version).call("GET", "/containers/json", all=1, filters=mine)[1]
+        found = ("Annotations" in line["HostConfig"], "ImageManifestDescriptor" in line)
+        assert found == (annotated, described), version
     _, shown = Api(daemon, "1.47").call("GET", f"/containers/{container}/json")
     assert "ImageManifestDescriptor" not in shown
     assert Api(daemon, "1.49").call("GET", "/info")[1]["BridgeNfIptables"] is True

@@ -245,7 +245,8 @@ class Containers:
         ]
         now = time.time_ns()
         lines = [
-            render.line(each, self._image_name(each), self._networks, now) for each in found[: limit or len(found)]
+            render.line(each, self._image_name(each), self._networks, self._manifest, now)
+            for each in found[: limit or len(found)]
         ]
         if size:
             for position, container in enumerate(found[: limit or len(found)]):

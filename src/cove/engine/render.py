@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -18,6 +19,7 @@ from cove.engine.registry import Container
 from cove.network.driver import Endpoint
 from cove.paths import DataRoot
 from cove.wire import containers as wire
+from cove.wire.descriptors import Descriptor
 from cove.wire.mounts import MountPoint
 from cove.wire.networks import EndpointSettings
 from cove.wire.times import ZERO, stamp
@@ -75,11 +77,19 @@ def status_text(container: Container, now_ns: int) -> str:
 # ── a line of a list ──────────────────────────────────────────────────────────────────────────────
 
 
-def line(container: Container, image: str, networks: NetworkStore, now_ns: int) -> wire.ContainerSummary:
-    """One container of a list; the unchanging part is kept with the container."""
+def line(
+    container: Container,
+    image: str,
+    networks: NetworkStore,
+    manifest: Callable[[str], Descriptor | msgspec.UnsetType],
+    now_ns: int,
+) -> wire.ContainerSummary:
+    """One container of a list; the unchanging part is kept with the container. `manifest` knows images' by id."""
     known = container.summary
     if known is None:
-        known = container.summary = _summary(container, image, networks)
+        known = _summary(container, image, networks)
+        known = msgspec.structs.replace(known, image_manifest_descriptor=manifest(container.record.image_id))
+        container.summary = known
     return msgspec.structs.replace(known, status=status_text(container, now_ns))
 
 
@@ -97,7 +107,9 @@ def _summary(container: Container, image: str, networks: NetworkStore) -> wire.C
         labels=record.config.labels,
         state=container.status,
         status="",
-        host_config=wire.SummaryHostConfig(network_mode=record.host.network_mode),
+        host_config=wire.SummaryHostConfig(
+            network_mode=record.host.network_mode, annotations=record.host.annotations or msgspec.UNSET
+        ),
         network_settings=wire.SummaryNetworks(networks=endpoints(record, facts, networks)),
         mounts=tuple(mount_point(mount) for mount in record.mounts if mount.type != "tmpfs"),
         health=wire.SummaryHealth(status=health.status, failing_streak=health.failing_streak)

@@ -349,6 +349,7 @@ class ContainerSummary(Value, frozen=True, kw_only=True):
     network_settings: SummaryNetworks = SummaryNetworks()
     mounts: tuple[MountPoint, ...] = ()
     health: SummaryHealth | UnsetType = UNSET
+    image_manifest_descriptor: Descriptor | UnsetType = UNSET
 
 
 class TopResponse(Value, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from cove.engine.engine import Engine
 from cove.engine.streams import Detached, LogStream
 from cove.errors import InvalidArgument
 from cove.wire import base
-from cove.wire.containers import CreateRequest, UpdateRequest, WaitResponse
+from cove.wire.containers import ContainerSummary, CreateRequest, UpdateRequest, WaitResponse
 
 _LIST_FILTERS = (
     "ancestor", "before", "expose", "exited", "health", "id", "isolation", "is-task", "label", "label!", "name",
@@ -25,6 +25,7 @@ _LIST_FILTERS = (
 _PRUNE_FILTERS = ("until", "label", "label!")
 _PRIVATE_IPC_SINCE = (1, 40)
 _SEVERAL_NETWORKS_SINCE = (1, 44)
+_ANNOTATIONS_SINCE = (1, 46)
 _IMAGE_MANIFEST_SINCE = (1, 48)
 _WAIT_CONDITIONS = ("", "not-running", "next-exit", "removed")
 
@@ -37,7 +38,17 @@ async def list_(engine: Engine, request: Request) -> Reply:
         size=query.flag("size"),
         filters=query.filters(_LIST_FILTERS),
     )
+    if request.version < _IMAGE_MANIFEST_SINCE:
+        found = [_as_known(each, request.version) for each in found]
     return json_reply(found)
+
+
+def _as_known(line: ContainerSummary, version: tuple[int, int]) -> ContainerSummary:
+    """A line of a list without what a client of that version does not know."""
+    host = line.host_config
+    if version < _ANNOTATIONS_SINCE:
+        host = msgspec.structs.replace(host, annotations=msgspec.UNSET)
+    return msgspec.structs.replace(line, host_config=host, image_manifest_descriptor=msgspec.UNSET)
 
 
 async def create(engine: Engine, request: Request) -> Reply:
