@@ -154,7 +154,7 @@ def test_a_memory_limit_is_lifted(bundle: Bundle) -> None:
     with bundle.living(content) as name:
         good(bundle, "update", "--memory", "-1", name)
         # Asked as the caller of events is told it: 2^64-1 is no limit.
-        assert '"limit": 18446744073709551615' in good(bundle, "events", "--stats", name)
+        assert '"limit":18446744073709551615' in good(bundle, "events", "--stats", name)
 
 
 def test_what_outlived_the_first_process_can_be_killed_and_listed(bundle: Bundle) -> None:

@@ -111,7 +111,7 @@ def test_twin_its_own_processes_are_readable(daemon: Daemon) -> None:
     assert out(daemon, "busybox", "sh", "-c", "cat /proc/1/comm; cat /proc/sys/kernel/ostype") == "sh\nLinux\n"
 
 
-# ── CVE-2016-3697, CVE-2024-40635: user strings that must never be root by accident ───────────────
+# ── CVE-2016-3697, CVE-2024-40635, CVE-2026-30892: user strings that must never be root by accident ─
 
 
 @pytest.mark.parametrize("user", ["-1", "4294967295", "4294967296", "99999999999999999999", "nobody-here", "0x0"])
@@ -130,7 +130,42 @@ def test_twin_names_and_numbers_work(daemon: Daemon, user: str, ids: str) -> Non
     assert out(daemon, "-u", user, "busybox", "sh", "-c", 'echo "$(id -u) $(id -g)"') == f"{ids}\n"
 
 
-# ── CVE-2022-24769, CVE-2022-29162: inheritable capabilities ──────────────────────────────────────
+@pytest.mark.parametrize("user", ["-1", "4294967296", "1000x", " 0", "+0", "0x0", "1:nobody-here", "1000:-1"])
+def test_an_exec_as_nobody_that_is_is_refused(daemon: Daemon, user: str) -> None:
+    """A string that is half a number is no number: read so far as it goes, it may well be 0."""
+    name = daemon.cove("run", "-d", "busybox", "sleep", "60").stdout.strip()
+    try:
+        done = daemon.cove("exec", "-u", user, name, "id", "-u", check=False)
+        assert done.returncode != 0
+        assert done.stdout == ""
+        assert daemon.cove("exec", "-u", "worker", name, "id", "-u").stdout == "1000\n"  # the twin
+    finally:
+        daemon.cove("rm", "-f", name)
+
+
+# ── CVE-2022-36109, CVE-2023-25173: a group that denies something, got around ──────────────────────
+
+
+@pytest.mark.parametrize("how", ["run", "exec"])
+def test_the_primary_group_cannot_be_left(daemon: Daemon, how: str) -> None:
+    """What group 4321 may not read, its members may not: it stays among the groups of whoever takes another one."""
+    given = ("-u", "1234:4321") if how == "run" else ()
+    asked = ("grep", "Groups", "/proc/self/status")
+    if how == "run":
+        found = out(daemon, *given, "busybox", *asked)
+    else:
+        name = daemon.cove("run", "-d", "busybox", "sleep", "60").stdout.strip()
+        found = daemon.cove("exec", "-u", "1234:4321", name, *asked).stdout
+        daemon.cove("rm", "-f", name)
+    assert found.split() == ["Groups:", "4321"]
+
+
+def test_twin_groups_are_added_and_count(daemon: Daemon) -> None:
+    found = out(daemon, "-u", "1234:4321", "--group-add", "77", "busybox", "grep", "Groups", "/proc/self/status")
+    assert sorted(found.split()[1:]) == ["4321", "77"]
+
+
+# ── CVE-2022-24769, CVE-2022-27649, CVE-2022-27650, CVE-2022-29162: inheritable capabilities ──────
 
 
 def capabilities(text: str) -> dict[str, str]:

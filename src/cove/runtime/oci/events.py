@@ -50,7 +50,7 @@ def _duration(text: str) -> float:
 
 def _print(kind: str, identity: str, data: dict[str, Any] | None = None) -> None:
     event = {"type": kind, "id": identity} | ({"data": data} if data is not None else {})
-    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
     sys.stdout.flush()
 
 
