@@ -135,11 +135,11 @@ class Lifecycle:
         named = self._attachments.naming.begin(record, attached, process.pidfd)
         try:
             interfaces = self._attachments.attach(record, attached, process.pid)
+            if named is not None:
+                await named
         except CoveError:
             process.check()  # of two reasons, the one that came first: a process that ended has no namespace
             raise
-        if named is not None:
-            await named
         await process.go(interfaces)
         return attached, process
 
