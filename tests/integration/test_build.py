@@ -280,6 +280,9 @@ def test_contexts_small_and_large_leave_nothing(own_daemon: Daemon, tmp_path: Pa
             file.truncate(size)
         told = own_daemon.cove("build", "--no-cache", "--progress", "plain", str(where)).stderr
         assert f" {size}\n" in told and " large\n" in told
+    context(where, "FROM busybox\nRUN exit 3\n")
+    for _ in range(6):
+        build(own_daemon, where, check=False)
     own_daemon.stop()
     left = [*own_daemon.run.glob("*secret*"), *(own_daemon.root / "data/tmp").glob("build-*")]
     assert not left

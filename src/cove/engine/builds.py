@@ -126,8 +126,8 @@ class BuildService:
         stream = _stream(options, queue.put_nowait, self._cache)
         task = asyncio.ensure_future(_run(build, names, stream, queue.put_nowait))
         self._running[identity] = task
-        task.add_done_callback(lambda _: queue.put_nowait(None))
-        return self._messages(identity, task, queue, scratch)
+        task.add_done_callback(lambda _: self._ended(identity, scratch, queue))
+        return self._messages(task, queue)
 
     def job(
         self,
@@ -163,8 +163,14 @@ class BuildService:
             (scratch / "memory").symlink_to(directory)
         return directory
 
+    def _ended(self, identity: str, scratch: Path, queue: asyncio.Queue[Message | None]) -> None:
+        """A build is over, whether or not anybody still listens to it."""
+        queue.put_nowait(None)
+        self._running.pop(identity, None)
+        self.sweep(scratch)
+
     async def _messages(
-        self, identity: str, task: asyncio.Task[None], queue: asyncio.Queue[Message | None], scratch: Path
+        self, task: asyncio.Task[None], queue: asyncio.Queue[Message | None]
     ) -> AsyncIterator[Message]:
         try:
             while (message := await queue.get()) is not None:
@@ -179,8 +185,6 @@ class BuildService:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            self._running.pop(identity, None)
-            self.sweep(scratch)
 
     def sweep(self, scratch: Path) -> None:
         """At a build's end: its layers go to the disk, what it left goes away, both beside everything else."""
