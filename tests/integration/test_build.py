@@ -142,6 +142,19 @@ def test_links_on_the_way_to_a_destination(daemon: Daemon, tmp_path: Path) -> No
     assert "aab" in told.stdout and "/etc/file: No such file" in told.stdout + told.stderr
 
 
+def test_parents_are_kept_as_they_are_below_each_pivot(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "c",
+        "FROM busybox\nCOPY --parents a/b*/./c/**/x ./d/y none*/z /to/\nCOPY --parents none* /empty/\n"
+        "RUN cd /to && find . -type f | sort && stat -c %a d && ls -d /empty\n",
+        a__b1__c__x="1",
+        a__b2__c__e__x="2",
+        d__y="3",
+    )
+    (where / "d").chmod(0o711)
+    assert "./c/e/x\n./c/x\n./d/y\n711\n/empty\n" in build(daemon, where, "--no-cache").stdout
+
+
 def test_a_pattern_without_matches_is_nothing_to_copy(daemon: Daemon, tmp_path: Path) -> None:
     where = context(tmp_path / "c", "FROM busybox\nCOPY a.txt lock* no[ne]* /to/\nRUN ls /to\n", **{"a.txt": "a"})
     assert "\na.txt\n" in build(daemon, where, "--no-cache").stdout

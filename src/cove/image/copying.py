@@ -21,7 +21,7 @@ from cove.image import extract, members
 from cove.image.accounts import owner_of
 from cove.image.pump import Pump
 from cove.image.trees import Copy, Item, Selection, landing
-from cove.kernel.rootpath import clean, make_directories, open_in
+from cove.kernel.rootpath import clean, components, make_directories, open_in
 
 _CHUNK = 1 << 20
 _SMALL = 128 << 10
@@ -41,6 +41,7 @@ def copy(source: int, root: int, asked: Copy, limits: members.Limits) -> dict[st
 
 class _Copier:
     def __init__(self, source: int, root: int, asked: Copy, limits: members.Limits) -> None:
+        self._source = source
         self._selection = Selection(source, asked)
         self._root = root
         self._asked = asked
@@ -68,6 +69,8 @@ class _Copier:
                 f"when using COPY or ADD with more than one source file, the destination {asked.destination} "
                 "must be a directory and end with a /"
             )
+        if asked.parents and not tops:
+            os.close(self._make(destination))
         for top, fd, name, found in opened:
             try:
                 self._one(top, fd, name, found, destination, trailing or several)
@@ -76,9 +79,10 @@ class _Copier:
 
     def _one(self, top: str, fd: int, name: str, found: os.stat_result, destination: str, into: bool) -> None:
         if self._asked.parents:
-            kept = self._selection.shown(top, top)
-            destination = f"{destination}/{posixpath.dirname(kept) if not stat.S_ISDIR(found.st_mode) else kept}"
-            into = True
+            kept = self._selection.shown(top)
+            above = kept if stat.S_ISDIR(found.st_mode) else posixpath.dirname(kept)
+            self._make_parents(top.removesuffix(kept), above, destination)
+            destination, into = f"{destination}/{above}", True
         if stat.S_ISDIR(found.st_mode):
             with _held(self._make(destination)) as target:
                 self._tree(fd, top, target, clean(destination))
@@ -92,6 +96,21 @@ class _Copier:
             above, last = posixpath.split(destination)
         with _held(self._make(above)) as target:
             self._leaf(Item(fd, name, last, found), target, last, clean(f"{above}/{last}"))
+
+    def _make_parents(self, before: str, kept: str, destination: str) -> None:
+        """The directories on the way to a source, each as it is in the source, where they are not there yet."""
+        names = components(kept)
+        for count in range(1, len(names) + 1):
+            path = "/".join(names[:count])
+            if self._is_directory(f"{destination}/{path}"):
+                continue
+            with (
+                _held(open_in(self._source, f"{before}{path}", os.O_PATH | os.O_DIRECTORY)) as there,
+                _held(self._make(f"{destination}/{path}")) as made,
+            ):
+                found = os.fstat(there)
+                os.fchown(made, *(self._owner or (found.st_uid, found.st_gid)))
+                os.fchmod(made, self._mode(found.st_mode))
 
     def _make(self, path: str) -> int:
         """The directory, made with its parents; they belong to whom the copy belongs, with its mode if it has one.

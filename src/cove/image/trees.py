@@ -72,17 +72,17 @@ class Selection:
         self._asked = asked
         self._ignore = Ignore(asked.ignore)
         self._excludes = Ignore(asked.excludes)
+        self._meant: dict[str, str] = {}
 
     def tops(self) -> list[str]:
         """The sources with their patterns resolved: paths in the tree."""
         found: list[str] = []
         for source in self._asked.sources:
             path = clean(source).strip("/")
-            if not has_wildcard(path):
-                found.append(path)
-                continue
             # A pattern that fits nothing is nothing to copy: `COPY package.json package-lock.json* ./`.
-            found += sorted(self._matching("", path.split("/")))
+            matched = sorted(self._matching("", path.split("/"))) if has_wildcard(path) else [path]
+            self._meant |= dict.fromkeys(matched, source)
+            found += matched
         # What two sources mean is copied where the later one stands: it may replace what came between.
         return list(dict.fromkeys(reversed(found)))[::-1]
 
@@ -164,14 +164,10 @@ class Selection:
             finally:
                 os.close(inner)
 
-    def shown(self, top: str, source: str) -> str:
-        """With `parents`, the path that is kept: what follows "/./", or all."""
-        for asked in self._asked.sources:
-            _, pivot, kept = asked.partition("/./")
-            if pivot and (posixpath.normpath(asked).strip("/") == top or has_wildcard(asked)):
-                depth = len(components(asked.partition("/./")[0]))
-                return "/".join(top.split("/")[depth:]) if has_wildcard(asked) else kept.strip("/")
-        return top
+    def shown(self, top: str) -> str:
+        """With `parents`, the path that is kept of one of `tops`: what follows "/./" in its source, or all."""
+        before, pivot, _ = self._meant[top].partition("/./")
+        return "/".join(top.split("/")[len(components(before)) :]) if pivot else top
 
 
 def real_path(root: int, path: str) -> str:
@@ -227,7 +223,7 @@ def digest(root: int, asked: Copy, *, listed: bool) -> dict[str, Any]:
             whole = stat.S_ISDIR(found.st_mode)
             total.update(f"{'directory' if whole else 'file'} {posixpath.basename(top)}\0".encode(*_CODEC))
             if asked.parents:
-                total.update(f"{selection.shown(top, top)}\0".encode(*_CODEC))
+                total.update(f"{selection.shown(top)}\0".encode(*_CODEC))
             items = selection.below(fd, "", top) if whole else iter([Item(fd, name, "", found)])
             for item in items:
                 line = _described(item, asked)
