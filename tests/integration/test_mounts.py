@@ -160,3 +160,82 @@ def test_what_makes_no_sense_is_said(daemon: Daemon, words: str, complaint: str)
     refused = daemon.cove("run", "--rm", "--mount", words, "busybox", "true", check=False)
     assert refused.returncode and complaint in refused.stderr, refused.stderr
     assert "odd" not in daemon.cove("volume", "ls", "-q").stdout.split()
+
+
+def test_a_directory_is_not_mounted_on_a_file(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for source, target, complaint in (
+        (tmp_path, "/etc/passwd", f"cannot mount the directory {tmp_path} on the file /etc/passwd"),
+        (tmp_path / "file", "/etc", f"cannot mount the file {tmp_path}/file on the directory /etc"),
+    ):
+        for client in (daemon.cove, daemon.docker):
+            refused = client("run", "--rm", "-v", f"{source}:{target}", "busybox", "true", check=False)
+            assert refused.returncode == 127 or refused.returncode == 125 or refused.returncode == 126
+            assert complaint in refused.stderr
+    assert daemon.cove("ps", "-aq").stdout == ""
+
+
+def test_devices_are_mounted_inside_the_container(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    volumes = {
+        "memory": ("type=tmpfs", "device=tmpfs", "o=size=1m,uid=1000"),
+        "bound": ("type=none", f"device={tmp_path}", "o=bind,ro"),
+        "absent": ("type=none", "device=/nowhere/at/all", "o=bind"),
+        "strange": ("type=nonsensefs", "device=none"),
+        "distant": ("type=nfs", "device=:/exported", "o=addr=nowhere.invalid"),
+    }
+    try:
+        for name, options in volumes.items():
+            daemon.cove("volume", "create", *(f"--opt={option}" for option in options), name)
+        shown = daemon.cove("run", "--rm", "-v", "memory:/m", "busybox", "sh", "-c", "df -k /m; stat -c %u /m").stdout
+        assert " 1024 " in shown and shown.endswith("1000\n")
+        seen = daemon.cove("run", "--rm", "-v", "bound:/b", "busybox", "sh", "-c", "ls /b; touch /b/x", check=False)
+        assert seen.stdout == "file\n" and "Read-only" in seen.stderr
+        for name, complaint in (
+            ("absent", "cannot mount /nowhere/at/all at /v: no such file or directory"),
+            ("strange", "this kernel knows no file system nonsensefs"),
+            ("distant", "The volume's server nowhere.invalid cannot be found"),
+        ):
+            refused = daemon.cove("run", "--rm", "-v", f"{name}:/v", "busybox", "true", check=False)
+            assert refused.returncode and complaint in refused.stderr
+            assert len(refused.stderr.strip().splitlines()) == 1
+        for verb, name in (("export", "memory"), ("clone", "bound")):
+            words = ("x-new",) if verb == "clone" else ()
+            refused = daemon.cove("volume", verb, name, *words, check=False)
+            assert refused.returncode == 1 and "is a device" in refused.stderr
+    finally:
+        daemon.cove("volume", "rm", "-f", *volumes)
+
+
+def test_what_volumes_take_is_shown(daemon: Daemon) -> None:
+    daemon.cove("run", "--rm", "-v", "measured:/m", "busybox", "dd", "if=/dev/zero", "of=/m/f", "bs=1k", "count=100")
+    try:
+        line = next(each for each in daemon.cove("volume", "ls", "--size").stdout.splitlines() if "measured" in each)
+        assert line.split()[-2:] == ["0", "102kB"]
+        assert "measured" in daemon.cove("system", "df", "-v").stdout
+        refused = daemon.docker("volume", "update", "measured", check=False)
+        assert refused.returncode and "cluster volumes" in refused.stderr
+    finally:
+        daemon.cove("volume", "rm", "measured")
+
+
+@pytest.mark.parametrize("state", ["created", "running"])
+def test_cp_writes_only_where_the_container_may(daemon: Daemon, tmp_path: Path, state: str) -> None:
+    (tmp_path / "host").mkdir()
+    (tmp_path / "file").write_text("text")
+    words = ("--read-only", "-v", "kept:/v", "-v", "kept:/r:ro", "-v", f"{tmp_path}/host:/b:ro")
+    daemon.cove("create", "--name", "target", *words, "busybox", "sleep", "60")
+    try:
+        if state == "running":
+            daemon.cove("start", "target")
+        for client in (daemon.cove, daemon.docker):
+            client("cp", str(tmp_path / "file"), "target:/v/written")
+            for place, what in (("/r", "mounted volume"), ("/b", "mounted volume"), ("/etc", "container rootfs")):
+                refused = client("cp", str(tmp_path / "file"), f"target:{place}/written", check=False)
+                assert refused.returncode == 1 and f"{what} is marked read-only" in refused.stderr
+        assert not list((tmp_path / "host").iterdir())
+        daemon.cove("cp", "target:/r/written", str(tmp_path / "back"))
+        assert (tmp_path / "back").read_text() == "text"
+    finally:
+        daemon.cove("rm", "-f", "target")
+        daemon.cove("volume", "rm", "kept")

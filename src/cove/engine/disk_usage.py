@@ -99,10 +99,10 @@ class DiskUsage:
     async def _kept(self, found: wire.DiskUsage) -> wire.DiskUsage:
         volumes: list[Volume] = []
         active = size = free = 0
-        for record in self._volumes.all():
-            room, users = await self._volumes.size(record.name), len(self._volumes.users(record.name))
-            shown = await self._volumes.inspect(record.name)
-            volumes.append(msgspec.structs.replace(shown, usage_data=VolumeUsage(size=room, ref_count=users)))
+        for shown in (await self._volumes.list(size=True)).volumes:
+            told = shown.usage_data if isinstance(shown.usage_data, VolumeUsage) else VolumeUsage()
+            room, users = told.size, told.ref_count
+            volumes.append(shown)
             active += users > 0
             size += max(room, 0)
             free += 0 if users else max(room, 0)

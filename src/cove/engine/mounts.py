@@ -67,9 +67,8 @@ class Mounts:
             _add(
                 chosen, MountRecord(type="tmpfs", destination=clean, mode=options, options=tuple(options.split(",")))
             )
-        for text in asked.volumes_from or ():
-            for record in self._from_container(text):
-                chosen.setdefault(record.destination, record)
+        lent = {each.destination: each for text in asked.volumes_from or () for each in self._from_container(text)}
+        chosen = {**lent, **chosen}  # of several lenders, the last one
         for destination in config.volumes or ():
             clean = binds.check_destination(destination, destination)
             chosen.setdefault(

@@ -38,7 +38,9 @@ class VolumeMoves:
 
     async def export(self, name: str) -> AsyncIterator[bytes]:
         """The content as a tar archive."""
-        return self._still(self._volumes.record(name))
+        record = self._volumes.record(name)
+        self._check_movable(record)
+        return self._still(record)
 
     async def import_(self, name: str, stream: AsyncIterator[bytes]) -> None:
         """Put an archive's content into a volume, which is made when it is not there."""
@@ -50,6 +52,7 @@ class VolumeMoves:
                 await bulk(archives.write_archive, archives.stopped((made,)), "/", body, top=True, limits=WHOLE)
             return
         record = self._volumes.record(name)
+        self._check_movable(record)
         async with self._ready(record), self._frozen(name):
             root = self._root(record, rw=True)
             await bulk(archives.write_archive, root, "/", body, top=True, limits=WHOLE)
@@ -80,15 +83,18 @@ class VolumeMoves:
         pieces = archives.read_archive(self._root(source), "/.", sparse=True)
         archives.write_archive(archives.stopped((target,)), "/", pieces, top=True, limits=WHOLE)
 
+    def _check_movable(self, record: VolumeRecord) -> None:
+        """Refuse a volume that is no directory or file of this host's."""
+        kind = record.options.get("type", "")
+        if record.driver == "local" and record.options.get("device") and "bind" not in record.options.get("o", ""):
+            what = f"a device of the type {kind}" if kind else "a device"
+            raise Unsupported(
+                f"The volume {record.name} is {what}, which only containers mount; copy its content from one"
+            )
+
     def _root(self, record: VolumeRecord, *, rw: bool = False) -> archives.FsRoot:
         shown = MountRecord(type="volume", destination="/", name=record.name, driver=record.driver, rw=rw)
-        mount = self._volumes.mount(shown)
-        if mount.type != "bind" and "loop" not in mount.options:
-            raise Unsupported(
-                f"The volume {record.name} is a device of the type {mount.type}, which only containers mount; "
-                "copy its content from one"
-            )
-        return archives.stopped((mount,))
+        return archives.stopped((self._volumes.mount(shown),))
 
     def _ready(self, record: VolumeRecord) -> AbstractAsyncContextManager[None]:
         return self._volumes.held((MountRecord(type="volume", destination="/", name=record.name),))

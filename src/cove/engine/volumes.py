@@ -49,21 +49,31 @@ class VolumeService:
     def all(self) -> Sequence[VolumeRecord]:
         return list(self._records.values())
 
-    async def list(self, *, filters: Filters = Filters()) -> wire.VolumeListResponse:  # noqa: B008 - frozen
-        """Every volume that passes the filters; those of plugins too that were made elsewhere."""
+    async def list(
+        self,
+        *,
+        filters: Filters = Filters(),  # noqa: B008 - frozen
+        size: bool = False,
+    ) -> wire.VolumeListResponse:
+        """Every volume that passes the filters; those of plugins too that were made elsewhere. `size` measures."""
         filters.flag("dangling")  # nonsense is refused even where there is nothing to list
         theirs, complaints = await self._plugins.all()
         seen = {(driver, each.name): (each, scope) for driver, (all_, scope) in theirs.items() for each in all_}
         known = {(record.driver, record.name): record for record in self._records.values()}
         known |= {key: VolumeRecord(name=key[1], driver=key[0], created_ns=0) for key in seen if key not in known}
-        return wire.VolumeListResponse(
-            volumes=tuple(
-                self._render(record, *seen.get(key, ()))
-                for key, record in known.items()
-                if self._wanted(record, filters)
-            ),
-            warnings=complaints or None,
-        )
+        wanted = {key: record for key, record in known.items() if self._wanted(record, filters)}
+        shown = [self._render(record, *seen.get(key, ())) for key, record in wanted.items()]
+        if size:
+            shown = [msgspec.structs.replace(each, usage_data=await self.usage(each.name)) for each in shown]
+        return wire.VolumeListResponse(volumes=tuple(shown), warnings=complaints or None)
+
+    async def usage(self, name: str) -> wire.VolumeUsage:
+        """What a volume takes on disk, measured now (-1 when its plugin does not tell), and how many use it."""
+        record = self._records.get(name)
+        size = -1
+        if record is not None and self._is_ours(record.driver):
+            size = await self._context.executors.disk(self._driver(record.driver).size, name)
+        return wire.VolumeUsage(size=size, ref_count=len(self.users(name)))
 
     async def inspect(self, name: str) -> wire.Volume:
         """One volume; of a plugin's, what that says now."""
@@ -200,7 +210,12 @@ class VolumeService:
         )
 
     async def hold(self, mounts: Iterable[MountRecord], user: str) -> None:
-        """Before volumes are mounted for `user`: plugins make theirs ready."""
+        """Before volumes are mounted for `user`: servers' names are looked up, plugins make theirs ready."""
+        mounts = tuple(mounts)
+        for name in {mount.name for mount in mounts if mount.type == "volume"}:
+            record = self._records.get(name)
+            if record is not None and "o" in record.options and self._is_ours(record.driver):
+                await self._context.executors.bulk(self._driver(record.driver).prepare, record.options)
         if theirs := self._theirs(mounts):
             await self._plugins.hold(theirs, user)
 
@@ -276,12 +291,6 @@ class VolumeService:
         if not self._is_ours(record.driver):
             return True  # seen once it is mounted
         return self._driver(record.driver).empty(asked.name, asked.subpath)
-
-    async def size(self, name: str) -> int:
-        """Bytes on disk, measured now; -1 for a plugin's, which does not tell."""
-        if not self._is_ours(self._find(name).driver):
-            return -1
-        return await self._context.executors.disk(self._driver(self._find(name).driver).size, name)
 
     def unused(self, filters: Filters) -> Sequence[VolumeRecord]:
         """What a prune removes: anonymous ones, or with `all` any, that no container names."""

@@ -142,12 +142,14 @@ def _source(layer: dict[str, Any]) -> int:
 
 def _attach(root: int, layer: dict[str, Any], source: int) -> None:
     """Put something where the container has it."""
+    options = mounts.parse_options(layer.get("options", ()))
     directory = stat.S_ISDIR(os.fstat(source).st_mode)
     try:
         target = rootpath.mount_target(root, layer["destination"], directory=directory)
         try:
             mounts.attach(source, target)
-            mounts.set_attributes(source, mounts.parse_options(layer.get("options", ())).attributes)
+            mounts.set_attributes(source, options.attributes)
+            mounts.set_attributes(source, options.recursive_attributes, recursive=True)
         finally:
             os.close(target)
     finally:

@@ -48,6 +48,8 @@ def subject(root: int, path: str) -> tuple[int, str, str]:
     if whole:
         fd = _open(root, path, os.O_PATH | os.O_DIRECTORY)
         dotted = path.endswith("/.") or not parts or parts[-1] == ".."
+        if path and not path.strip("/"):
+            return fd, ".", "/"
         return fd, ".", "." if dotted else parts[-1]
     fd = _open(root, "/".join(parts[:-1]), os.O_PATH | os.O_DIRECTORY, path)
     try:

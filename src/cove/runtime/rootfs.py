@@ -133,6 +133,13 @@ class Tree:
                 number=error.errno,
             ) from None
         _refuse_proc(mount, source, target)
+        if directory != sources.is_directory(target):
+            what, where = ("directory", "file") if directory else ("file", "directory")
+            raise Failure(
+                f"cannot mount the {what} {mount.source or mount.type} on the {where} {mount.destination}: only a "
+                f"{where} goes there",
+                number=errno.ENOTDIR,
+            )
         if source is None and mount.type == "cgroup":
             listed = self._spec.linux.namespaces if self._spec.linux else ()
             made = cgroupfs.mount(target, options, own=any(each.type == "cgroup" for each in listed))
@@ -169,7 +176,7 @@ class Tree:
             data.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
         if not mount.type:
             raise Failure(f"the mount at {mount.destination} has neither a type nor the option bind")
-        return mounts.new_filesystem(mount.type, mount.source or mount.type, data, attributes)
+        return sources.known(mount, tuple(data), attributes)
 
     @staticmethod
     def _copied_up(mount: Mount, options: Options, data: list[str], target: int) -> int:

@@ -87,6 +87,20 @@ def filesystem(mount: Mount, options: Options, maps: Maps | None = None) -> int:
     return _part(mount, options, made) if options.subdirectory else made
 
 
+def known(mount: Mount, data: tuple[str, ...], attributes: int) -> int:
+    """A new file system; Failure when there is no such one in this kernel."""
+    try:
+        return mounts.new_filesystem(mount.type, mount.source or mount.type, data, attributes)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+        raise Failure(
+            f"cannot mount {mount.source or mount.type} at {mount.destination}: this kernel knows no file system "
+            f"{mount.type}",
+            number=errno.ENODEV,
+        ) from None
+
+
 def is_layers(mount: Mount, options: Options) -> bool:
     """Whether a mount is an overlay of layers, as an image is shown."""
     return mount.type == "overlay" and any(option.startswith("lowerdir=") for option in options.data)
@@ -97,7 +111,7 @@ def _whole(mount: Mount, options: Options, maps: Maps | None) -> int:
     if is_layers(mount, options):
         return _overlay(mount, options, maps)
     if "loop" not in options.data:
-        return mounts.new_filesystem(mount.type, mount.source or mount.type, options.data, options.attributes[0])
+        return known(mount, options.data, options.attributes[0])
     data = [option for option in options.data if option != "loop"]
     try:
         return loop.mount(mount.type, mount.source, data, options.attributes[0])

@@ -29,6 +29,9 @@ class Driver(Protocol):
     def path(self, name: str) -> Path:
         """The directory that `docker volume inspect` calls Mountpoint."""
 
+    def prepare(self, options: Mapping[str, str]) -> None:
+        """Find out what `mount` needs to know of others and must not wait for."""
+
     def mount(
         self, name: str, destination: str, options: Mapping[str, str], *, subpath: str = "", readonly: bool = False
     ) -> Mount:

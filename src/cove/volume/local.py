@@ -33,6 +33,7 @@ class LocalDriver:
 
     def __init__(self, data: DataRoot) -> None:
         self._root = data.volumes
+        self._addresses: dict[str, str] = {}
 
     def create(self, name: str, options: Mapping[str, str]) -> None:
         """Make an empty directory, or check the options of a device."""
@@ -57,6 +58,14 @@ class LocalDriver:
     def path(self, name: str) -> Path:
         return self._root / name / "_data"
 
+    def prepare(self, options: Mapping[str, str]) -> None:
+        """Look up the server of a network file system, as its kernel client wants an address."""
+        if options.get("type", "").startswith(_BY_ADDRESS):
+            for word in _words(options):
+                key, _, name = word.partition("=")
+                if key == "addr":
+                    self._addresses[name] = _address(name)
+
     def mount(
         self, name: str, destination: str, options: Mapping[str, str], *, subpath: str = "", readonly: bool = False
     ) -> Mount:
@@ -68,7 +77,21 @@ class LocalDriver:
         if not options.get("device"):
             shown = ("rbind", access, *part)
             return Mount(destination=destination, source=str(self.path(name)), type="bind", options=shown)
-        return _device(options, destination, ("ro", *part) if readonly else part)
+        return self._device(options, destination, ("ro", *part) if readonly else part)
+
+    def _device(self, options: Mapping[str, str], destination: str, further: tuple[str, ...]) -> Mount:
+        """The mount of a device, as mount(8) would make it: `further` options come after the volume's own."""
+        words = _words(options)
+        kind, device = options.get("type", ""), options["device"]
+        if kind in ("", "none") or {"bind", "rbind"} & set(words):
+            return Mount(destination=destination, source=device, type="bind", options=(*words, *further))
+        if kind.startswith(_BY_ADDRESS):
+            words = tuple(self._by_number(word) for word in words)
+        return Mount(destination=destination, source=device, type=kind, options=(*words, *further))
+
+    def _by_number(self, word: str) -> str:
+        key, _, name = word.partition("=")
+        return f"addr={self._addresses.get(name, name)}" if key == "addr" else word
 
     def empty(self, name: str, subpath: str = "") -> bool:
         """Never true of a missing directory: there is nothing to copy into."""
@@ -132,24 +155,14 @@ class LocalDriver:
                     shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _device(options: Mapping[str, str], destination: str, further: tuple[str, ...]) -> Mount:
-    """The mount of a device, as mount(8) would make it: `further` options come after the volume's own."""
-    words = tuple(word for word in options.get("o", "").split(",") if word)
-    kind, device = options.get("type", ""), options["device"]
-    if kind in ("", "none") or {"bind", "rbind"} & set(words):
-        return Mount(destination=destination, source=device, type="bind", options=(*words, *further))
-    if kind.startswith(_BY_ADDRESS):
-        words = tuple(_resolved(word) for word in words)
-    return Mount(destination=destination, source=device, type=kind, options=(*words, *further))
+def _words(options: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(word for word in options.get("o", "").split(",") if word)
 
 
-def _resolved(word: str) -> str:
-    """addr=NAME with the address, as the kernel wants it; raises Unavailable."""
-    key, _, name = word.partition("=")
-    if key != "addr":
-        return word
+def _address(name: str) -> str:
+    """The address of a server; raises Unavailable."""
     try:
-        return f"addr={socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0]}"
+        return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
         raise Unavailable(f"The volume's server {name} cannot be found: {error.strerror or error}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cove.api.http import NO_CONTENT, TAR, Reply, Request, Stream, json_reply
 from cove.api.router import Route
 from cove.engine.engine import Engine
-from cove.errors import InvalidArgument
+from cove.errors import InvalidArgument, Unsupported
 from cove.wire.volumes import VolumeCreateRequest
 
 _LIST_FILTERS = ("dangling", "driver", "label", "label!", "name")
@@ -13,7 +13,8 @@ _PRUNE_FILTERS = ("all", "label", "label!", "until")
 
 
 async def list_(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.volumes.list(filters=request.query.filters(_LIST_FILTERS)))
+    query = request.query
+    return json_reply(await engine.volumes.list(filters=query.filters(_LIST_FILTERS), size=query.flag("size")))
 
 
 async def inspect(engine: Engine, request: Request) -> Reply:
@@ -57,6 +58,11 @@ def _target(request: Request) -> str:
     return to
 
 
+async def update(engine: Engine, request: Request) -> Reply:
+    await engine.volumes.inspect(request.params["name"])
+    raise Unsupported("Only volumes of a cluster can be updated, and Cove has none; make another volume and copy")
+
+
 async def prune(engine: Engine, request: Request) -> Reply:
     return json_reply(await engine.prune.volumes(request.query.filters(_PRUNE_FILTERS)))
 
@@ -67,6 +73,7 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/volumes/prune", prune),
     Route("GET", "/volumes/{name}", inspect),
     Route("DELETE", "/volumes/{name}", remove),
+    Route("PUT", "/volumes/{name}", update),
     # Cove's own:
     Route("GET", "/volumes/{name}/archive", export),
     Route("PUT", "/volumes/{name}/archive", import_),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cove.cli import output
+from cove.cli import humanize, output
 from cove.cli.each import each
 from cove.cli.flags import Call, Flag, UsageError, Verb
 from cove.cli.options.values import pairs
@@ -28,7 +28,8 @@ def create(call: Call) -> int:
 
 
 def volumes(call: Call) -> int:
-    found = connect(call.host).volumes.list(output.filters(call.list("filter")))
+    size = call.flag("size")
+    found = connect(call.host).volumes.list(output.filters(call.list("filter")), size=size)
     found.sort(key=lambda volume: str(volume["Name"]))
     if call.flag("quiet"):
         for volume in found:
@@ -36,7 +37,7 @@ def volumes(call: Call) -> int:
         return 0
     output.show(
         map(_row, found),
-        (("Driver", "DRIVER"), ("Name", "VOLUME NAME")),
+        (("Driver", "DRIVER"), ("Name", "VOLUME NAME"), *((("Links", "LINKS"), ("Size", "SIZE")) if size else ())),
         call.text("format"),
         headings={"Mountpoint": "MOUNTPOINT", "Labels": "LABELS", "Scope": "SCOPE"},
     )
@@ -45,6 +46,7 @@ def volumes(call: Call) -> int:
 
 def _row(volume: dict[str, Any]) -> dict[str, Any]:
     labels = volume.get("Labels") or {}
+    usage = volume.get("UsageData") or {"Size": -1, "RefCount": -1}
     return {
         "Name": volume["Name"],
         "Driver": volume.get("Driver", ""),
@@ -54,8 +56,8 @@ def _row(volume: dict[str, Any]) -> dict[str, Any]:
         "Status": "N/A",
         "Availability": "N/A",
         "Group": "N/A",
-        "Size": "N/A",
-        "Links": "N/A",
+        "Size": humanize.size(usage["Size"]) if usage["Size"] >= 0 else "N/A",
+        "Links": str(usage["RefCount"]) if usage["RefCount"] >= 0 else "N/A",
         "Label": lambda name: labels.get(name, ""),
     }
 
@@ -85,6 +87,7 @@ LIST = Verb(
         Flag("filter", "Only those that fit: NAME=VALUE", "list", short="f", hint="filter"),
         Flag("format", "table, json, 'table TEMPLATE' or TEMPLATE", hint="format"),
         Flag("quiet", "Show names only", "bool", short="q"),
+        Flag("size", "Measure what each takes on disk, and count who uses it", "bool", short="s"),
     ),
 )
 REMOVE = Verb(

@@ -32,6 +32,7 @@ _KEYS = {
     "bind-propagation": "propagation",
     "bind-nonrecursive": "nonrecursive",
     "bind-recursive": "recursive",
+    "bind-create-src": "create",
     "volume-nocopy": "nocopy",
     "volume-driver": "driver",
     "volume-subpath": "subpath",
@@ -125,7 +126,7 @@ _DETAILS = {
     "npipe": "BindOptions",
 }
 _BELONGS = {
-    "bind": {"propagation", "nonrecursive", "recursive"},
+    "bind": {"propagation", "nonrecursive", "recursive", "create"},
     "volume": {"nocopy", "driver", "subpath"},
     "tmpfs": {"size", "mode"},
     "image": {"image-subpath"},
@@ -147,6 +148,8 @@ def _details(
         details["Propagation"] = fields["propagation"]
     if "nonrecursive" in fields:
         details["NonRecursive"] = truth(fields["nonrecursive"], "mount")
+    if "create" in fields:
+        details["CreateMountpoint"] = truth(fields["create"], "mount")
     if "recursive" in fields:
         details |= _recursive(fields["recursive"], text)
     if "nocopy" in fields:
