@@ -60,7 +60,7 @@ def _out(client: Client, call: Call, container: str, path: str, target: str) -> 
         path = _followed(client, container, path)
     stat = _stat(client, container, path)
     is_directory = bool(stat["mode"] & _DIRECTORY)
-    contents = path.endswith("/.") or path == "."
+    contents = path.endswith("/.") or path == "." or not path.strip("/")
     directory, name = _local_place(target, stat["name"], is_directory=is_directory, contents=contents)
     response = client.containers.read_archive(container, path)
     top = posixpath.basename(path.rstrip("/")) if not contents else ""
@@ -77,6 +77,8 @@ def _local_place(target: str, name: str, *, is_directory: bool, contents: bool) 
     """The local directory to write into and the name to take there ("" with `contents`: none)."""
     if os.path.isdir(target):
         return target, "" if contents else name
+    if os.path.islink(target.rstrip("/")):
+        target = os.path.realpath(target)  # the user's own link: what is copied goes where it points
     parent, last = os.path.split(target.rstrip("/") or "/")
     parent = parent or "."
     if not os.path.isdir(parent):
@@ -109,7 +111,7 @@ def _followed(client: Client, container: str, path: str) -> str:
 
 def _into(client: Client, call: Call, source: str, container: str, path: str) -> int:
     keep = call.flag("archive")
-    found = _target(client, container, path)
+    path, found = _target(client, container, path)
     exists_as_directory = bool(found and found["mode"] & _DIRECTORY)
     if source == "-":
         if not exists_as_directory:
@@ -135,16 +137,19 @@ def _into(client: Client, call: Call, source: str, container: str, path: str) ->
     return 0
 
 
-def _target(client: Client, container: str, path: str) -> dict[str, Any] | None:
-    """What is at a container's path, links followed once; None when there is nothing."""
+def _target(client: Client, container: str, path: str) -> tuple[str, dict[str, Any] | None]:
+    """Where a container's path leads, links followed, and what is there; None when there is nothing."""
     try:
         found = _stat(client, container, path)
-        return _stat(client, container, _followed(client, container, path)) if found["mode"] & _LINK else found
+        if not found["mode"] & _LINK:
+            return path, found
+        path = _followed(client, container, path)
+        return path, _stat(client, container, path)
     except ApiError as error:
         if error.status != 404:
             raise
     client.containers.inspect(container)  # it is only the path that is missing
-    return None
+    return path, None
 
 
 COPY = Verb(
