@@ -1,0 +1,90 @@
+"""`cove cp` does what `docker cp` does, case by case, against the same containers."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Daemon
+
+pytestmark = pytest.mark.root
+
+_SEED = (
+    "mkdir -p /w/ex/inner /w/d/sub; cd /w; echo old > file; echo 1 > d/f; ln -s f d/in; ln -s ex exl; "
+    "ln -s /w/ex exabs; ln -s file filel; ln -s gone dangl"
+)
+_IN = (
+    ("d", "/w/new"), ("d/.", "/w/new"), ("d", "/w/ex"), ("d/.", "/w/ex"), ("d", "/w/exl"), ("d/.", "/w/exabs"),
+    ("g", "/w/new"), ("g", "/w/new/"), ("g", "/w/ex"), ("g", "/w/exl"), ("g", "/w/file"), ("g", "/w/filel"),
+    ("g", "/w/dangl"), ("d", "/w/file"), ("gl", "/w/new"), ("dl", "/w/new"), ("dl/", "/w/new"), ("dang", "/w/new"),
+    ("g", "/no/parent/x"), ("nope", "/w"), ("d", "/w/ex/inner/.."),
+)  # fmt: skip
+_OUT = (
+    ("/w/d", "new"), ("/w/d", "ex"), ("/w/d/.", "new"), ("/w/d/.", "ex"), ("/w/exl", "new"), ("/w/exl/", "new"),
+    ("/w/exl/.", "new"), ("/w/d/in", "new"), ("/w/dangl", "new"), ("/w/file", "new/"), ("/w/d", "nodir/new"),
+    ("/w/d", "here"), ("/w/file", "link"), ("/w/file", "lost"), ("w/file", "."), ("/nope", "."), ("/", "new"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seeded(daemon: Daemon) -> Iterator[str]:
+    """An image with something of everything in /w."""
+    daemon.cove("run", "--name", "seed", "busybox", "sh", "-c", _SEED)
+    daemon.cove("commit", "seed", "seeded")
+    daemon.cove("rm", "seed")
+    try:
+        yield "seeded"
+    finally:
+        daemon.cove("rmi", "-f", "seeded", check=False)
+
+
+def _listed(daemon: Daemon, path: Path) -> list[tuple[object, ...]]:
+    with path.open("wb") as file:
+        daemon.docker("cp", "target:/w", "-", stdout=file, capture_output=False)
+    with tarfile.open(path) as tar:
+        return sorted((each.name, each.type, each.size, each.linkname, each.mode) for each in tar)
+
+
+@pytest.mark.parametrize("state", ["created", "running"])
+def test_into_a_container(daemon: Daemon, seeded: str, tmp_path: Path, state: str) -> None:
+    local = tmp_path / "local"
+    (local / "d/sub").mkdir(parents=True)
+    (local / "d/f").write_text("1")
+    (local / "g").write_text("two")
+    for name, to in (("dl", "d"), ("gl", "g"), ("dang", "nowhere"), ("d/in", "f")):
+        (local / name).symlink_to(to)
+    for source, target in _IN if state == "created" else _IN[::4]:
+        for follow in ((), ("-L",)) if source in ("dl", "gl", "dang") else ((),):
+            seen = []
+            for client in (daemon.docker, daemon.cove):
+                daemon.cove("create", "--name", "target", seeded, "sleep", "60")
+                if state == "running":
+                    daemon.cove("start", "target")
+                done = client("cp", *follow, source, f"target:{target}", check=False, cwd=local)
+                seen.append((bool(done.returncode), _listed(daemon, tmp_path / "tar")))
+                daemon.cove("rm", "-f", "target")
+            assert seen[0] == seen[1], (source, target, follow)
+
+
+def test_out_of_a_container(daemon: Daemon, seeded: str, tmp_path: Path) -> None:
+    daemon.cove("create", "--name", "target", seeded, "true")
+    try:
+        for source, target in _OUT:
+            for follow in ((), ("-L",)) if source in ("/w/exl", "/w/d/in", "/w/dangl") else ((),):
+                seen = []
+                for client in (daemon.docker, daemon.cove):
+                    local = tmp_path / "local"
+                    (local / "ex").mkdir(parents=True)
+                    (local / "here").write_text("x")
+                    (local / "link").symlink_to("ex")
+                    (local / "lost").symlink_to("found")
+                    done = client("cp", *follow, f"target:{source}", target, check=False, cwd=local)
+                    seen.append((bool(done.returncode), sorted(str(each) for each in local.rglob("*"))))
+                    shutil.rmtree(local)
+                assert seen[0] == seen[1], (source, target, follow)
+    finally:
+        daemon.cove("rm", "-f", "target")
