@@ -42,7 +42,9 @@ def test_all_tags_go_and_come(daemon: Daemon, registry: str) -> None:
 def test_docker_py_sees_bars_and_what_the_registry_has(daemon: Daemon, registry: str) -> None:
     client = docker.DockerClient(base_url=daemon.host)
     image = client.images.get("busybox")
-    image.tag(f"{registry}/py/app", "v1")
+    for name in ("base", "app"):
+        image.tag(f"{registry}/py/{name}", "v1")
+    client.api.push(f"{registry}/py/base", "v1")
     sent = [json.loads(line) for line in client.api.push(f"{registry}/py/app", "v1").splitlines()]
     assert sent[-1]["aux"]["Tag"] == "v1" and any("Mounted" in message.get("status", "") for message in sent)
     data = client.images.get_registry_data(f"{registry}/py/app:v1")
@@ -51,6 +53,7 @@ def test_docker_py_sees_bars_and_what_the_registry_has(daemon: Daemon, registry:
     got = list(client.api.pull(f"{registry}/py/app", "v1", stream=True, decode=True))
     assert got[-1]["status"].startswith("Status: ")
     client.images.remove(f"{registry}/py/app:v1")
+    client.images.remove(f"{registry}/py/base:v1")
     with pytest.raises(docker.errors.NotFound):
         client.images.get_registry_data(f"{registry}/py/none")
     client.close()
