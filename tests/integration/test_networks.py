@@ -180,6 +180,8 @@ def test_what_this_kernel_cannot_do_is_said(made: Made, lan: Lan) -> None:
         made.run("slave", "--network", net)
         with inside(made.pid("slave")):
             socket.create_connection(("10.97.20.9", 80), 8).close()
+    none = made.refused("network", "create", "-d", "macvlan", f"--opt=parent={lan.link}.5000", "no")
+    assert "names no VLAN: their numbers are 1 to 4094" in none
     words = ["-d", "macvlan", f"--opt=parent={lan.link}.40", "--subnet=10.97.40.0/24"]
     if "vlan" in lacking:
         assert "This kernel has no vlan links (CONFIG_VLAN_8021Q)" in made.refused("network", "create", *words, "no")

@@ -192,8 +192,10 @@ def _parent(network: Network) -> str:
 
 def _vlan(parent: str) -> tuple[str, int]:
     match = _VLAN.fullmatch(parent)
-    if match is None or not 1 <= int(match[2]) <= 4094:
+    if match is None:
         raise NotFound(f"The host has no link {parent} to be a network's parent")
+    if not 1 <= int(match[2]) <= 4094:
+        raise InvalidArgument(f"The parent {parent} names no VLAN: their numbers are 1 to 4094")
     return match[1], int(match[2])
 
 
