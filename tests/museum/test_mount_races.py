@@ -2,7 +2,8 @@
 
 CVE-2021-30465 and CVE-2019-18837 (a directory of a shared volume becomes a link between the look and the mount),
 CVE-2024-45310 (the same while missing targets are made): a process keeps exchanging a directory for a link out of
-the root, while containers start that mount something below it.
+the root, while containers start that mount something below it. And of sources that change: CVE-2017-1002101 (a part of a volume becomes a link out
+of it).
 """
 
 from __future__ import annotations
@@ -62,6 +63,22 @@ def test_a_mount_lands_inside_or_not_at_all(
         assert [path.name for path in victim.iterdir()] == ["present"]
         assert list((victim / "present").iterdir()) == []
         assert str(given) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_part_of_a_volume_is_inside_it_or_nothing(daemon: Daemon, shared: tuple[Path, Path]) -> None:
+    common, victim = shared
+    (common / "target/inside").touch()
+    (victim / "secret").touch()
+    options = ("--opt", "type=none", "--opt", f"device={common}", "--opt", "o=bind")
+    daemon.cove("volume", "create", *options, "swapped")
+    try:
+        for _ in range(12):
+            words = ("--mount", "type=volume,source=swapped,target=/part,volume-subpath=target")
+            done = daemon.cove("run", "--rm", *words, "busybox", "ls", "/part", check=False)
+            assert done.stdout in ("", "inside\n") and "secret" not in done.stdout
+            assert done.stdout or "escapes the base directory" in done.stderr
+    finally:
+        daemon.cove("volume", "rm", "swapped")
 
 
 def test_twin_a_mount_below_a_mount_and_through_an_honest_link(daemon: Daemon, tmp_path: Path) -> None:
