@@ -1,9 +1,9 @@
-"""Exhibits of mount targets that change while they are used.
+"""Exhibits of mount targets that change while they are used, and of sources.
 
 CVE-2021-30465 and CVE-2019-18837 (a directory of a shared volume becomes a link between the look and the mount),
 CVE-2024-45310 (the same while missing targets are made): a process keeps exchanging a directory for a link out of
-the root, while containers start that mount something below it. And of sources that change: CVE-2017-1002101 (a part of a volume becomes a link out
-of it).
+the root, while containers start that mount something below it. CVE-2017-1002101: a part of a volume, which a
+container is shown, becomes a link out of it.
 """
 
 from __future__ import annotations
