@@ -56,9 +56,8 @@ class Launcher:
                 *self._mounts.perform(record.mounts, uids=record.uid_map, gids=record.gid_map),
                 *self._files(record, attached, hostname, lenders.get("network")),
             ),
-            joined={
-                kind: f"/proc/{lender.facts.pid}/ns/{_NAMESPACE_FILES[kind]}" for kind, lender in lenders.items()
-            },
+            joined={kind: _namespace(lender, _NAMESPACE_FILES[kind]) for kind, lender in lenders.items()},
+            memory=_memory(lenders.get("ipc")),
         )
         linked = links.variables(record.name, links.resolved(self._registry, record))
         config = msgspec.structs.replace(record.config, env=(*linked, *record.config.env))
@@ -154,6 +153,23 @@ class Launcher:
             resolver=ADDRESS if named(record) else "",
         )
         return hosts, names
+
+
+def _namespace(lender: Container, file: str) -> str:
+    return f"/proc/{lender.facts.pid}/ns/{file}"
+
+
+def _memory(lender: Container | None) -> str:
+    """The mount namespace whose /dev/shm goes with the IPC that is joined; InvalidArgument if that is private."""
+    if lender is None:
+        return ""
+    mode = lender.record.host.ipc_mode
+    if mode in ("", "private", "none"):
+        raise InvalidArgument(
+            f"failed to join IPC namespace: container {lender.id}: non-shareable IPC (hint: use IpcMode:shareable "
+            f"for the donor container, which has {mode or 'private'})"
+        )
+    return _namespace(lender, "mnt")
 
 
 def managed(record: Record, files: ContainerData) -> tuple[Mount, ...]:

@@ -32,6 +32,7 @@ from cove.oci.spec import (
     Seccomp,
     Spec,
 )
+from cove.runtime.messages import LENT
 from cove.wire.containers import ContainerConfig, HostConfig
 
 DEFAULT_SHM = 64 << 20
@@ -46,7 +47,7 @@ class Surroundings:
 
     `mounts`: volumes, binds and the managed files, in order of depth. `joined`: for each namespace that
     another container's process lends, the path under /proc. `hostname`: the container's own, or the host's.
-    `edits`: what devices described by their vendors add.
+    `edits`: what devices described by their vendors add. `memory`: the mount namespace whose /dev/shm is shared.
     """
 
     cgroup: str
@@ -54,6 +55,7 @@ class Surroundings:
     mounts: tuple[Mount, ...] = ()
     edits: Edits = NO_EDITS
     joined: Mapping[str, str] = field(default_factory=dict)
+    memory: str = ""
 
 
 def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
@@ -72,7 +74,7 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
         root=Root(path="rootfs", readonly=asked.readonly_rootfs),
         hostname=around.hostname if "uts" in own else "",
         domainname=config.domainname if "uts" in own else "",
-        mounts=(*_system_mounts(asked, own, options), *around.edits.mounts, *around.mounts),
+        mounts=(*_system_mounts(asked, own, options, around.memory), *around.edits.mounts, *around.mounts),
         annotations=dict(asked.annotations),
         linux=Linux(
             namespaces=namespaces,
@@ -196,8 +198,6 @@ def check(config: ContainerConfig, asked: HostConfig, host: HostFacts) -> tuple[
     _, warnings = security.rlimits(asked.ulimits, host)
     if asked.memory and not host.swap_limit:
         warnings += ("Your kernel does not support swap limit capabilities. Memory is limited without swap.",)
-    if lender(asked.ipc_mode):
-        warnings += ("System V IPC and message queues are shared; /dev/shm is each container's own.",)
     return warnings
 
 
@@ -270,9 +270,9 @@ _SAFE = ("nosuid", "noexec", "nodev")
 
 
 def _system_mounts(
-    asked: HostConfig, own: set[NamespaceType], options: security.SecurityOptions
+    asked: HostConfig, own: set[NamespaceType], options: security.SecurityOptions, memory: str
 ) -> tuple[Mount, ...]:
-    """/proc, /dev and their kin, in the order they are made; then the user's tmpfs."""
+    """/proc, /dev and their kin, in the order they are made."""
     access = "rw" if asked.privileged else "ro"
     cgroups = "rw" if options.writable_cgroups and "cgroup" in own else access
     shm = asked.shm_size or DEFAULT_SHM
@@ -296,6 +296,8 @@ def _system_mounts(
     ]
     if asked.ipc_mode == "host":
         mounts.append(Mount(destination="/dev/shm", source="/dev/shm", type="bind", options=("rbind", "rprivate")))
+    elif memory:
+        mounts.append(Mount(destination="/dev/shm", source=memory, type=LENT, options=_SAFE))
     elif asked.ipc_mode != "none":
         mounts.append(
             Mount(destination="/dev/shm", source="shm", type="tmpfs", options=(*_SAFE, "mode=1777", f"size={shm}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from cove.kernel import process
 from cove.kernel.syscalls import setns, unshare
@@ -61,6 +61,32 @@ def children_in(target: int, kind: str = "pid") -> Iterator[None]:
                 setns(own, FLAGS[kind])
     finally:
         os.close(own)
+
+
+@contextmanager
+def in_mounts_of(path: str) -> Iterator[int]:
+    """Within, this process sees the mounts of the namespace that the file `path` is; yields a descriptor of its "/".
+
+    It must have a single thread, and do nothing within but system calls: every name is that namespace's.
+    """
+    with ExitStack() as undo:
+        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        undo.callback(os.close, there)
+        own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        undo.callback(os.close, own)
+        root, here = (os.open(each, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for each in ("/", "."))
+        undo.callback(os.close, root)
+        undo.callback(os.close, here)
+        setns(there, process.CLONE_NEWNS)
+        try:
+            inside = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            undo.callback(os.close, inside)
+            yield inside
+        finally:  # setns leads to the top of the namespace, which need not be where this process was
+            setns(own, process.CLONE_NEWNS)
+            os.fchdir(root)
+            os.chroot(".")
+            os.fchdir(here)
 
 
 def write_id_maps(pid: int, uids: Iterable[IdRange], gids: Iterable[IdRange]) -> None:

@@ -40,6 +40,12 @@ class LogPolicy(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     files: int = 5
 
 
+LENT = "lent"
+"""The type of a mount in a Launch's spec that another container lends: its source is a mount namespace under /proc,
+where memory (a tmpfs) lies at the same destination.
+"""
+
+
 class Launch(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """All that makes a container's first process.
 

@@ -6,7 +6,8 @@ Everything here happens in the container's own mount namespace; nothing is ever 
       ─▶ each mount on a descriptor resolved inside the root ─▶ /dev, masks ─▶ pivot_root ─▶ old root gone
 
 Such a source is copied before the namespace is made private, so that a volume asked for as "rshared" still shares
-with the host while nothing else can; every other one in its turn.
+with the host while nothing else can; every other one in its turn. So is what another container lends: this process
+comes back from that one's mounts to the top of its own, which must not be covered yet.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class Tree:
         self._place = spec.root.path if named and spec.root is not None else "/"
         if self._alone:
             for index, (mount, options) in enumerate(zip(spec.mounts, self._options, strict=True)):
-                if sources.is_bind(mount, options) and _is_early(mount, options, covered=self._place == "/"):
+                if sources.is_lent(mount):
+                    self._sources[index] = sources.lent(mount)
+                elif sources.is_bind(mount, options) and _is_early(mount, options, covered=self._place == "/"):
                     self._sources[index] = sources.bind(mount, options)
             self.root = sources.root(spec, rootfs)
         elif given is not None:

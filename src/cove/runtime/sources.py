@@ -13,11 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cove.kernel import idmapped, loop, mounts, syscalls
+from cove.kernel import idmapped, loop, mounts, namespaces, rootpath, syscalls
 from cove.kernel.mounts import Options, parse_options
 from cove.oci.spec import IDMapping, Mount, Spec
 from cove.runtime import idmaps
 from cove.runtime.child import Failure
+from cove.runtime.messages import LENT
+
+_TMPFS_MAGIC = 0x01021994  # statfs(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,23 @@ def _part(mount: Mount, options: Options, tree: int, *, recursive: bool = False)
         os.close(tree)
 
 
+def is_lent(mount: Mount) -> bool:
+    """Whether a mount is what the mount namespace `mount.source` has, as memory, at the same place."""
+    return mount.type == LENT
+
+
+def lent(mount: Mount) -> int:
+    """A detached copy of another container's tmpfs; its names and mounts are that container's to change."""
+    with namespaces.in_mounts_of(mount.source) as inside:
+        found = rootpath.open_in(inside, mount.destination, resolve=rootpath.RESOLVE_NO_SYMLINKS)
+        try:
+            if syscalls.filesystem_magic(found) != _TMPFS_MAGIC:
+                raise Failure(f"what the other container has at {mount.destination} is no memory")
+            return mounts.clone(found, "")
+        finally:
+            os.close(found)
+
+
 def is_device(mount: Mount, options: Options) -> bool:
     """Whether a mount is a block device's file system: in its own group of devices, init may not open that."""
     return not is_bind(mount, options) and ("loop" in options.data or mount.source.startswith("/dev/"))
@@ -108,6 +128,8 @@ def is_layers(mount: Mount, options: Options) -> bool:
 
 def _whole(mount: Mount, options: Options, maps: Maps | None) -> int:
     """With the option "loop", a file holds the file system."""
+    if is_lent(mount):
+        return lent(mount)
     if is_layers(mount, options):
         return _overlay(mount, options, maps)
     if "loop" not in options.data:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from cove.engine.records import MountRecord, Record
 from cove.oci import spec as oci
+from cove.runtime.messages import LENT
 from cove.wire.explain import Mount
 
 _SYSTEM = {
@@ -110,6 +111,8 @@ def _expected(spec: oci.Spec, record: Record, layers: int, upper: str) -> Iterab
 
 
 def _system(mount: oci.Mount) -> str:
+    if mount.type == LENT:
+        return "the shared memory of the container whose IPC it joins"
     if mount.destination == "/dev/shm" and mount.type == "bind":
         return "the host's shared memory"
     return _SYSTEM.get(mount.destination, "")
