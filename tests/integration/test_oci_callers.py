@@ -177,3 +177,18 @@ def test_an_exec_has_the_containers_personality(bundle: Bundle) -> None:
     content["linux"]["personality"] = {"domain": "LINUX32"}
     with bundle.living(content) as name:
         assert good(bundle, "exec", name, "uname", "-m") == "i686\n"
+
+
+def test_a_program_for_root_alone_and_the_right_to_override(bundle: Bundle) -> None:
+    tool = bundle.rootfs / "for-root"
+    tool.write_text("#!/bin/sh\necho runs\n")
+    tool.chmod(0o700)
+    content = config("/for-root")
+    content["process"]["user"] = {"uid": 1000, "gid": 100}
+    sets = content["process"]["capabilities"]
+    for name in ("bounding", "effective", "permitted"):
+        sets[name] = []
+    assert "permission denied" in bundle.refusal(content)
+    for name in ("bounding", "effective", "permitted", "inheritable", "ambient"):
+        sets[name] = ["CAP_DAC_OVERRIDE"]
+    assert bundle.out(content) == "runs\n"

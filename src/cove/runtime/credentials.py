@@ -250,12 +250,19 @@ class Program:
     env: dict[str, str]
 
 
+def _overrides(process: Process) -> bool:
+    """Whether the process keeps the right to ignore the modes of files."""
+    sets = process.capabilities
+    return sets is not None and "CAP_DAC_OVERRIDE" in sets.effective and "CAP_DAC_OVERRIDE" in sets.permitted
+
+
 def find_program(root: int, process: Process, identity: Identity) -> Program:
     """Look args[0] up as the process' user would, while every system call is still allowed."""
     env = environment(process, identity)
     with _mapped(identity):
         privileges.set_groups(identity.groups, identity.gid)
-    syscalls.setfsid(identity.uid, identity.gid)
+    if not _overrides(process):  # who does passes any mode, as root does here
+        syscalls.setfsid(identity.uid, identity.gid)
     try:
         return Program(program.find(root, process.args[0], env.get("PATH")), env)
     finally:
