@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import BIN, Daemon
 
 COUNTER = (
     "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; usleep 500; done; "
@@ -68,3 +70,28 @@ def test_an_exit_nobody_saw_has_a_reason(own_daemon: Daemon) -> None:
     reason = own_daemon.cove("inspect", "-f", "{{.State.Error}}", "unseen").stdout.strip()
     # Where the host's process 1 is slow to reap, the dead process still tells its code; else nobody knows it.
     assert (code, bool(reason)) in {("255", True), ("5", False)}
+
+
+@pytest.mark.parametrize("how", ["run", "run -t", "logs"])
+@pytest.mark.parametrize("client", ["cove", "docker"])
+def test_a_slow_reader_has_all_of_a_container_that_is_gone(daemon: Daemon, client: str, how: str) -> None:
+    """More is written than sockets and pipes hold, and read only when nothing of the container is left."""
+    program = str(BIN / "cove") if client == "cove" else shutil.which("docker")
+    if program is None:
+        pytest.skip("the docker client is not installed on this machine")
+    script = "echo y; until [ -e /go ]; do usleep 10000; done; head -c 8000000 /dev/zero | tr '\\0' x"
+    run = ("run", "--name", "talker", "--rm", *(("-t",) if how == "run -t" else ()))
+    run = (*run, *(("-d",) if how == "logs" else ()), "busybox", "sh", "-c", script)
+    if how == "logs":
+        daemon.cove(*run)
+    words = ("logs", "-f", "talker") if how == "logs" else run
+    environment = os.environ | {"COVE_HOST": daemon.host, "DOCKER_HOST": daemon.host}
+    with subprocess.Popen([program, *words], env=environment, stdout=subprocess.PIPE, bufsize=0) as talking:
+        assert talking.stdout is not None and talking.stdout.read(1) == b"y"
+        daemon.cove("exec", "talker", "touch", "/go")
+        while daemon.cove("ps", "-aq", "--filter", "name=talker").stdout:
+            assert talking.poll() is None
+        count = 0
+        while piece := talking.stdout.read(1 << 16):
+            count += piece.count(b"x")
+    assert count == 8000000

@@ -170,7 +170,7 @@ class ContainerRunner:
         """Within, what the program writes goes to `log`; at the end, all of it has."""
         directory = self._context.data.container(identity).log
         watcher = LogWatcher()
-        follower = LogFollower(LogReader(directory, hold=True), directory, watcher)
+        follower = LogFollower(LogReader(directory, hold=True), watcher)
 
         async def pass_on() -> None:
             async with aclosing(follower.chunks()) as chunks:

@@ -81,6 +81,7 @@ class Engine:
         self.backups = Backups(context, registry, self.volumes)
         self.restores = Restores(context, registry, self._network_store, self.containers, mounts, self.volumes, users)
         self.streams = Streams(context, registry, self.lifecycle)
+        self._removal.moved = self.streams.moved
         self.files = Files(context, registry, mounts, self.volumes)
         self.containers.fill_volumes = self.files.fill_volumes
         self.containers.renamed = joining.renamed

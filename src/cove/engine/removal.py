@@ -1,6 +1,7 @@
 """The end of a container: everything it has goes, or nothing does.
 
-    row deleted ──▶ directory renamed to tmp/ ──▶ answered ──▶ tmp/ emptied in the background
+    row deleted ──▶ directory renamed to tmp/ ──▶ answered ──▶ tmp/ emptied in the background, once those who
+                                                               read its output have all of it
 
 A crash after the first step leaves a directory without a row, which recovery removes; what lies in tmp/ is
 emptied at every start.
@@ -11,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from cove.engine.context import Context
 from cove.engine.registry import Container, Registry
@@ -29,6 +32,9 @@ class Removal:
         self._registry = registry
         self._volumes = volumes
         self._sweeps: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
+        self.moved: Callable[[str, Path], list[asyncio.Event]] = lambda _, __: []
+        """Told where a log was moved to; gives events that are set when its readers have it."""
 
     async def remove(self, container: Container, *, volumes: bool) -> None:
         """Remove it, with its anonymous volumes if asked; raises Internal when the disk refuses."""
@@ -39,31 +45,40 @@ class Removal:
         except OSError as error:
             container.removing = False
             raise Internal(f"The container {container.name} could not be removed: {describe(error)}") from error
+        readers = self.moved(container.id, doomed / self._context.data.container(container.id).log.name)
         await self._drop(container, doomed)
         tell(self._context.events, container, "destroy")
         for future in container.gone + container.ended:
             if not future.done():
                 future.set_result(WaitResponse(status_code=container.facts.exit_code))
-        task = asyncio.get_running_loop().create_task(self._sweep(container, doomed, volumes))
+        task = asyncio.get_running_loop().create_task(self._sweep(doomed, readers))
         self._sweeps.add(task)
         task.add_done_callback(self._sweeps.discard)
-        if volumes and any(mount.anonymous for mount in container.record.mounts):
-            await task
+        if volumes:
+            await self._sweep_volumes(container)
 
-    def _set_aside(self, identity: str) -> str:
+    def _set_aside(self, identity: str) -> Path:
         doomed = self._context.data.tmp / f"removed-{identity}"
         with suppress(FileNotFoundError):
             os.rename(self._context.data.container(identity).root, doomed)
-        return str(doomed)
+        return doomed
 
-    async def _sweep(self, container: Container, doomed: str, volumes: bool) -> None:
-        for mount in container.record.mounts if volumes else ():
+    async def _sweep_volumes(self, container: Container) -> None:
+        for mount in container.record.mounts:
             if mount.anonymous and mount.type == "volume":
                 with suppress(CoveError):
                     await self._volumes.remove(mount.name, force=True)
+
+    async def _sweep(self, doomed: Path, readers: list[asyncio.Event]) -> None:
+        if readers:
+            read = asyncio.gather(*(each.wait() for each in readers))
+            closing = asyncio.ensure_future(self._closing.wait())
+            await asyncio.wait((read, closing), return_when=asyncio.FIRST_COMPLETED)
+            for each in (read, closing):
+                each.cancel()
         await self._context.executors.disk(shutil.rmtree, doomed, ignore_errors=True)
 
-    async def _drop(self, container: Container, doomed: str) -> None:
+    async def _drop(self, container: Container, doomed: Path) -> None:
         """Forget it; on a full disk, once its files have given their room back."""
         try:
             self._registry.drop(container)
@@ -72,5 +87,6 @@ class Removal:
             self._registry.drop(container)
 
     async def close(self) -> None:
-        """Let sweeps that have begun come to their end."""
+        """Let sweeps that have begun come to their end; slow readers are not waited for."""
+        self._closing.set()
         await asyncio.gather(*self._sweeps, return_exceptions=True)

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
+from pathlib import Path
 
 from cove.engine.context import Context
 from cove.engine.descriptors import write_all
@@ -40,16 +41,17 @@ class Attachment:
         self,
         streams: Streams,
         container: Container,
-        follower: LogFollower | None,
+        reader: LogReader | None,
         wanted: frozenset[int],
         *,
         stdin: bool,
         keys: bytes,
     ) -> None:
         self.tty = container.record.config.tty
+        self.reader = reader
         self._streams = streams
         self._container = container
-        self._follower = follower
+        self._follower = streams.follow(reader) if reader is not None else None
         self._wanted = wanted
         self._stdin = stdin
         self._keys = DetachKeys(keys) if self.tty else None
@@ -107,10 +109,11 @@ class LogStream:
 
     def __init__(
         self,
+        streams: Streams,
         container: Container,
         reader: LogReader,
-        follower: LogFollower | None,
         *,
+        follow: bool,
         wanted: frozenset[int],
         since: int,
         until: int,
@@ -120,8 +123,11 @@ class LogStream:
         by_line: bool,
     ) -> None:
         self.tty = container.record.config.tty
-        self._reader = reader
-        self._follower = follower
+        self.reader = reader
+        self.done = asyncio.Event()
+        self._streams = streams
+        self._container = container
+        self._follower = streams.follow(reader) if follow else None
         self._wanted = wanted
         self._since = since
         self._until = until
@@ -135,7 +141,7 @@ class LogStream:
         """Reading is done in steps, between which others have their turn."""
         marked = self._stamps or bool(self._details)
         if self._follower is None:
-            read = self._reader.read(
+            read = self.reader.read(
                 streams=self._wanted,
                 since_ns=self._since,
                 until_ns=self._until,
@@ -187,8 +193,10 @@ class LogStream:
     async def close(self) -> None:
         """To be called in any case."""
         self.finish()
+        self.done.set()
+        self._streams.forget(self._container, self)
         if self._follower is None:
-            self._reader.close()
+            self.reader.close()
 
 
 class Streams:
@@ -199,12 +207,12 @@ class Streams:
         self._registry = registry
         self._lifecycle = lifecycle
         self._watch: LogWatcher | None = None
-        self._live: dict[str, set[Attachment]] = {}
+        self._live: dict[str, set[Attachment | LogStream]] = {}
 
-    def forget(self, container: Container, attachment: Attachment) -> None:
-        """An attachment was closed."""
+    def forget(self, container: Container, stream: Attachment | LogStream) -> None:
+        """A stream was closed."""
         live = self._live.get(container.id, set())
-        live.discard(attachment)
+        live.discard(stream)
         if not live:
             self._live.pop(container.id, None)
 
@@ -213,19 +221,26 @@ class Streams:
 
         Clients take the answer to a wait for the sign that they have read everything.
         """
-        live = [attachment.done.wait() for attachment in self._live.get(container_id, ())]
+        live = [each.done.wait() for each in self._live.get(container_id, ()) if isinstance(each, Attachment)]
         if live:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SLOW_CLIENT):
                     await asyncio.gather(*live)
 
-    def _follow(self, container: Container, reader: LogReader) -> LogFollower:
+    def moved(self, container_id: str, log: Path) -> list[asyncio.Event]:
+        """Its log lies elsewhere now: let those who read it go on there. The events say when each has all of it."""
+        live = self._live.get(container_id, ())
+        for each in live:
+            if each.reader is not None:
+                each.reader.directory = log
+        return [each.done for each in live]
+
+    def follow(self, reader: LogReader) -> LogFollower:
         """A follower from the reader's cursor on; a container that never ran gets its empty log now."""
         if self._watch is None:
             self._watch = LogWatcher()
-        directory = self.context.data.container(container.id).log
-        directory.mkdir(mode=0o700, exist_ok=True)
-        return LogFollower(reader, directory, self._watch)
+        reader.directory.mkdir(mode=0o700, exist_ok=True)
+        return LogFollower(reader, self._watch)
 
     def close(self) -> None:
         """Stop watching logs."""
@@ -254,16 +269,13 @@ class Streams:
         wanted = frozenset(number for number, want in ((1, stdout), (2, stderr)) if want)
         if container.record.config.tty and wanted:
             wanted = frozenset({1, 2})
-        follower = None
-        if wanted:
-            reader = self._reader(container, hold=True)
-            if not logs:
-                reader.seek_end()
-            follower = self._follow(container, reader)
+        reader = self._reader(container, hold=True) if wanted else None
+        if reader is not None and not logs:
+            reader.seek_end()
         attachment = Attachment(
             self,
             container,
-            follower,
+            reader,
             wanted,
             stdin=stdin and stream and container.record.config.open_stdin,
             keys=keys,
@@ -305,15 +317,13 @@ class Streams:
             raise InvalidArgument(f"tail must be a number or all, not {tail!r}")
         count = None if tail in ("", "all") or int(tail) < 0 else int(tail)
         now = time.time_ns()
-        reader, follower = self._reader(container), None
         alive = container.facts.running or container.facts.phase == "restarting"
-        if follow and alive:
-            follower = self._follow(container, reader)
         wanted = frozenset(number for number, want in ((1, stdout), (2, stderr)) if want)
         stream = LogStream(
+            self,
             container,
-            reader,
-            follower,
+            self._reader(container),
+            follow=follow and alive,
             wanted=wanted,
             since=moment(since, now_ns=now) if since not in ("", "0") else 0,
             until=moment(until, now_ns=now) if until not in ("", "0") else 0,
@@ -322,7 +332,8 @@ class Streams:
             details=_details(container) if details else "",
             by_line=follow,
         )
-        if follower is not None:
+        self._live.setdefault(container.id, set()).add(stream)
+        if follow and alive:
             self._at_end(container, stream)
         return stream
 

@@ -71,9 +71,8 @@ class LogWatcher:
 class LogFollower:
     """What a log holds from the reader's cursor on, and then whatever comes."""
 
-    def __init__(self, reader: LogReader, directory: Path, watcher: LogWatcher) -> None:
+    def __init__(self, reader: LogReader, watcher: LogWatcher) -> None:
         self._reader = reader
-        self._directory = directory
         self._watcher = watcher
         self._wake = asyncio.Event()
         self._finished = False
@@ -93,7 +92,7 @@ class LogFollower:
         merge: bool = True,
     ) -> AsyncGenerator[Chunk, None]:
         """As `LogReader.read`, without an end until `finish` (or until a record is later than `until_ns`)."""
-        watch = self._watcher.add(self._directory, self._wake)
+        watch = self._watcher.add(self._reader.directory, self._wake)
         try:
             while True:
                 self._wake.clear()
@@ -103,11 +102,11 @@ class LogFollower:
                 ):
                     yield chunk
                     await asyncio.sleep(0)  # a flood leaves the loop to others
-                tail = None if segments(self._directory) else tail
+                tail = None if segments(self._reader.directory) else tail
                 if last:
                     return
                 if watch < 0:
-                    watch = self._watcher.add(self._directory, self._wake)
+                    watch = self._watcher.add(self._reader.directory, self._wake)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), _LOOK_AGAIN)
         finally:

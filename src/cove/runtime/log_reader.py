@@ -103,10 +103,13 @@ class _Segment:
 
 
 class LogReader:
-    """Reads on from `cursor` at each `read`. With `hold`, the writer waits for it rather than drop a segment."""
+    """Reads on from `cursor` at each `read`. With `hold`, the writer waits for it rather than drop a segment.
+
+    `directory` may be set anew, between two chunks, when the log was moved.
+    """
 
     def __init__(self, directory: Path, cursor: Cursor = Cursor(), *, hold: bool = False) -> None:
-        self._directory = directory
+        self.directory = directory
         self.cursor = cursor
         self._begin: dict[int, Cursor] = {}
         self._resume = (0, 0)
@@ -115,7 +118,7 @@ class LogReader:
 
     def seek_end(self) -> None:
         """Only what comes from now on is read."""
-        numbers = segments(self._directory)
+        numbers = segments(self.directory)
         if numbers:
             with self._opened(numbers[-1]) as segment:
                 self.cursor = Cursor(numbers[-1], segment.size if segment else 0)
@@ -143,7 +146,7 @@ class LogReader:
         wanted = Filter(streams, since_ns, until_ns)
         if tail is not None:
             self._seek_tail(tail, wanted)
-        for number in segments(self._directory):
+        for number in segments(self.directory):
             if number >= self.cursor.segment:
                 self._hold_segment(number)
                 yield from self._read_segment(number, wanted, merge)
@@ -152,12 +155,12 @@ class LogReader:
     def _opened(self, number: int, first: int = 0) -> Iterator[_Segment | None]:
         """A segment, or None when it has been rotated away."""
         try:
-            data = os.open(self._directory / file_name(number, "log"), os.O_RDONLY | os.O_CLOEXEC)
+            data = os.open(self.directory / file_name(number, "log"), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             yield None
             return
         try:
-            index = os.open(self._directory / file_name(number, "idx"), os.O_RDONLY | os.O_CLOEXEC)
+            index = os.open(self.directory / file_name(number, "idx"), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             os.close(data)
             yield None
@@ -173,7 +176,7 @@ class LogReader:
         if not self._hold or (self._held is not None and self._held[0] == number):
             return
         try:
-            fd = os.open(self._directory / file_name(number, "log"), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(self.directory / file_name(number, "log"), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return
         try:
@@ -219,7 +222,7 @@ class LogReader:
             self.seek_end()
             return
         search = _Tail(lines, wanted.streams)
-        numbers = [number for number in segments(self._directory) if number >= self.cursor.segment]
+        numbers = [number for number in segments(self.directory) if number >= self.cursor.segment]
         for number in reversed(numbers):
             with self._opened(number) as segment:
                 if segment is not None:

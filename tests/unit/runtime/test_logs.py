@@ -185,7 +185,7 @@ def _pump(fifo: int, log: Path) -> int:
 def test_follower_sees_rotation_and_ends(tmp_path: Path) -> None:
     async def follow() -> bytes:
         watcher = LogWatcher()
-        follower = LogFollower(LogReader(tmp_path), tmp_path, watcher)
+        follower = LogFollower(LogReader(tmp_path), watcher)
         loop = asyncio.get_running_loop()
         for number in range(20):
             loop.call_later(0.005 * number, _fill, tmp_path, [(1, b"%d\n" % number)], 60, 50)
