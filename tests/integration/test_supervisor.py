@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import select
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cove.errors import Conflict, NotFound, StartFailed
 from cove.ids import new_id
-from cove.kernel import syscalls
+from cove.kernel import seccomp, syscalls
 from cove.kernel.cgroups import Cgroups
+from cove.kernel.proc_connector import ProcConnector
 from cove.oci import spec as oci
 from cove.paths import Instance, RunRoot
 from cove.runtime.client import Runtime
@@ -32,6 +37,7 @@ pytestmark = [
 ]
 
 _PR_SET_CHILD_SUBREAPER = 36
+_GET_INFO = 0xC040FF0B
 _KINDS: tuple[oci.NamespaceType, ...] = ("pid", "network", "mount", "ipc", "uts", "cgroup")
 _MOUNTS = (
     oci.Mount(destination="/proc", type="proc", source="proc", options=("nosuid", "noexec", "nodev")),
@@ -301,6 +307,80 @@ def test_a_kill_for_memory_is_told_while_the_container_lives(tmp_path: Path) -> 
         end = (await asyncio.wait_for(world.exit_of(launch.id), 10)).exit
         assert (end.code, end.oom) == (2, True)
         assert world.out_of_memory == [launch.id]
+        process.close()
+
+    _run(tmp_path, case)
+
+
+class _Forgetful:
+    """Start programs as on a kernel before 6.15: PIDFD_GET_INFO is unknown to them, by a seccomp filter."""
+
+    def __init__(self) -> None:
+        rule = oci.SeccompRule(
+            names=("ioctl",),
+            action="SCMP_ACT_ERRNO",
+            errno_ret=errno.ENOTTY,
+            args=(oci.SeccompArg(index=1, value=_GET_INFO, op="SCMP_CMP_EQ"),),
+        )
+        self._filter = seccomp.compile(oci.Seccomp(default_action="SCMP_ACT_ALLOW", syscalls=(rule,)))
+        self._start = subprocess.Popen
+
+    def __call__(self, *words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        return self._start(*words, **options, preexec_fn=lambda: syscalls.seccomp_set_filter(self._filter))
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither this process nor a supervisor that it starts learns anything from a dead process' pidfd."""
+    monkeypatch.setattr(subprocess, "Popen", _Forgetful())
+    monkeypatch.setattr("cove.kernel.process.exit_info", lambda pidfd: None)
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_supervisor_killed_before_it_could_write_an_exit_code_down_has_not_lost_it(tmp_path: Path) -> None:
+    """It hangs where it replaces the state's file, by a FIFO that nobody reads in its place."""
+
+    async def case(world: World) -> None:
+        launch = world.launch("sh", "-c", "read word; exit 5", stdin=True)
+        process = await world.start(launch)
+        assert process.stdin_fd is not None
+        state = world.run.container(launch.id).state
+        while '"running"' not in state.read_text():
+            await asyncio.sleep(0.01)
+        barrier = Path(f"{state}.new")
+        os.mkfifo(barrier)
+        pid = await world.supervisor_pid()
+        os.write(process.stdin_fd, b"go on\n")
+        select.select([process.pidfd], [], [], 30)
+        while "wait_for_partner" not in (wait := Path(f"/proc/{pid}/wchan").read_text()) and "fifo" not in wait:
+            await asyncio.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        barrier.unlink()
+        assert await world.code(launch.id) == 5
+        process.close()
+
+    _run(tmp_path, case)
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_code_that_the_host_s_first_process_reaps_is_heard_of_on_an_older_kernel(tmp_path: Path) -> None:
+    """This process stands for it: it ignores SIGCHLD, so that no zombie ever waits."""
+    if ProcConnector.open() is None:
+        pytest.skip("the kernel's process connector does not answer here (CONFIG_PROC_EVENTS)")
+
+    async def case(world: World) -> None:
+        launch = world.launch("sh", "-c", "read word; exit 5", stdin=True)
+        process = await world.start(launch)
+        assert process.stdin_fd is not None
+        os.kill(await world.supervisor_pid(), signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        assert len(await world.runtime.list()) == 1
+        before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        try:
+            os.write(process.stdin_fd, b"go on\n")
+            assert await world.code(launch.id) == 5
+        finally:
+            signal.signal(signal.SIGCHLD, before)
         process.close()
 
     _run(tmp_path, case)

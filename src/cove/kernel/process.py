@@ -12,6 +12,7 @@ import fcntl
 import os
 import signal
 import struct
+from contextlib import suppress
 
 from cove.kernel import syscalls
 from cove.kernel.procstat import boot_id as boot_id
@@ -182,12 +183,31 @@ def exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
-def wait(pidfd: int) -> int | None:
-    """Reap a child of ours that ended: its exit code (128+n for signal n), or None while it runs.
+def remembers_ends() -> bool:
+    """Whether `exit_info` works here, tried with a child that ends at once."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    pidfd = pidfd_open(pid)
+    try:
+        os.waitpid(pid, 0)
+        return exit_info(pidfd) is not None
+    finally:
+        os.close(pidfd)
 
-    Raises ChildProcessError when it is no child of ours.
+
+def ended(pidfd: int) -> int | None:
+    """How a child of ours ended: its exit code (128+n for signal n), or None while it runs. It stays a zombie.
+
+    Raises ChildProcessError when it is no child of ours (any more).
     """
-    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if result is None or result.si_pid == 0:
         return None
     return result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
+
+
+def reap(pidfd: int) -> None:
+    """Let a child of ours that ended go, and with it what the kernel knows of its end; else nothing."""
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)

@@ -210,7 +210,8 @@ class Runtime:
             loop.remove_reader(pidfd)
             code = 255
             with suppress(ChildProcessError):
-                code = process.wait(pidfd) or 0
+                code = process.ended(pidfd) or 0
+            process.reap(pidfd)
             owner = self._forget_exec(exec_id)
             if owner is not None:
                 self._on_report(m.Exited(id=owner, exec_id=exec_id, exit=m.Exit(code=code, at=0.0)))

@@ -38,6 +38,7 @@ from cove.paths import RunRoot
 from cove.runtime import children, state, terminal
 from cove.runtime import messages as m
 from cove.runtime.children import Child, Container
+from cove.runtime.ends import Ends
 from cove.runtime.forker import Forker
 from cove.runtime.loop import Loop
 
@@ -62,6 +63,7 @@ class Supervisor:
         self._containers: dict[str, Container] = {}
         self._awaiting_console: dict[int, Callable[[], None]] = {}
         self._ending = False
+        self._ends = Ends()
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────
 
@@ -356,7 +358,7 @@ class Supervisor:
         """A process is over: its first process takes the container along."""
         if child.gate is not None:
             self._gate(child)
-        code, reason = self._exit_code(child)
+        code, reason = self._ends.code(child.pid, child.pidfd)
         self._answer_console(child)
         self._forget_child(child)
         container = self._containers.get(child.id)
@@ -365,32 +367,13 @@ class Supervisor:
         elif container is not None:
             container.execs.pop(child.exec_id, None)
             self._report(m.Exited(id=child.id, exec_id=child.exec_id, exit=m.Exit(code=code, at=time.time())))
+        self._ends.done(child.pid, child.pidfd)
         child.close()
 
     def _forget_child(self, child: Child) -> None:
         self._loop.unwatch(child.pidfd)
         if child.gate is not None:
             self._loop.unwatch(child.gate.fileno())
-
-    def _exit_code(self, child: Child) -> tuple[int, str]:
-        """From waitid if it is ours; else from the zombie, or from the kernel's memory of it."""
-        try:
-            code = process.wait(child.pidfd)
-            if code is not None:
-                return code, ""
-        except ChildProcessError:
-            pass
-        for _ in range(50):
-            try:
-                status = process.zombie_status(child.pid)
-            except OSError:
-                status = None
-            if status is None:
-                status = process.exit_info(child.pidfd)
-            if status is not None:
-                return process.exit_code(status), ""
-            time.sleep(0.002)
-        return 255, "its exit code was taken by another process of the host"
 
     def _finish(self, container: Container, code: int, reason: str) -> None:
         """Everything it wrote is in the log before anybody hears of its end."""
@@ -434,6 +417,7 @@ class Supervisor:
         if not state.is_live(status):
             self._containers[status.id] = children.remember(status)
             return
+        self._ends.expect(status.pid)
         container = children.readopt(status, self._run, self._loop)
         self._containers[status.id] = container
         if container.child is None:
