@@ -84,6 +84,40 @@ def test_a_limit_beyond_the_hosts_is_lowered_and_told(bundle: Bundle) -> None:
     assert all("RLIMIT_MEMLOCK is lowered" in each for each in told)
 
 
+def test_a_limit_that_the_kernel_has_no_more_is_told(bundle: Bundle) -> None:
+    content = config("true")
+    content["linux"]["resources"]["memory"] = {"limit": 64 << 20, "kernel": 32 << 20}
+    done = bundle.run(content)
+    assert (done.returncode, done.stderr.count("linux.resources.memory.kernel has no effect")) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("ociVersion", "2.0.0"),
+        ("windows", {"layerFolders": ["C:"]}),
+        ("vm", {"kernel": {"path": "/boot/vmlinuz"}}),
+        ("solaris", {}),
+        ("zos", {}),
+        ("freebsd", {}),
+        ("process.commandLine", "cmd /c dir"),
+        ("linux.resources.memory.useHierarchy", False),
+        ("linux.personality.flags", ["ADDR_NO_RANDOMIZE"]),
+    ],
+)
+def test_a_member_that_cannot_be_honoured_is_refused_by_its_name(bundle: Bundle, member: str, value: object) -> None:
+    content = config("true")
+    *rooms, last = member.split(".")
+    place = content
+    for room in rooms:
+        place = place.setdefault(room, {"domain": "LINUX"} if room == "personality" else {})
+    place[last] = value
+    told = bundle.refusal(content)
+    assert member in told
+    assert told.count("\n") == 1
+    assert f"`{member}`" in (Path(__file__).parents[2] / "docs/conformance.md").read_text()
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="only there a 32-bit personality has another name")
 def test_personality(bundle: Bundle) -> None:
     content = config("uname", "-m")

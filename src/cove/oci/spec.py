@@ -1,7 +1,8 @@
 """The OCI runtime configuration (config.json) as frozen values.
 
 Source: the runtime-spec's config-schema.json and config-linux.json. Field names are the
-spec's, in Python's case; JSON names follow by rule. Unknown fields are ignored, as the spec asks.
+spec's, in Python's case; JSON names follow by rule. Unknown fields are ignored, as the spec asks; those of other
+platforms are known, so that they can be refused by name.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Root(_Value, frozen=True, kw_only=True):
 
 
 class User(_Value, frozen=True, kw_only=True):
+    """`username` means something on Windows only; here the numbers say all."""
+
     uid: int = 0
     gid: int = 0
     umask: int | None = None
@@ -95,6 +98,7 @@ class ExecCPUAffinity(_Value, frozen=True, kw_only=True):
 class Process(_Value, frozen=True, kw_only=True):
     cwd: str
     args: tuple[str, ...] = ()
+    command_line: str = ""
     env: tuple[str, ...] = ()
     terminal: bool = False
     console_size: ConsoleSize | None = None
@@ -320,7 +324,7 @@ class Linux(_Value, frozen=True, kw_only=True):
 
 
 class Spec(_Value, frozen=True, kw_only=True):
-    """A whole config.json."""
+    """A whole config.json; the sections after `linux` are other platforms'."""
 
     oci_version: str = OCI_VERSION
     process: Process | None = None
@@ -331,3 +335,8 @@ class Spec(_Value, frozen=True, kw_only=True):
     hooks: Hooks | None = None
     annotations: dict[str, str] = {}
     linux: Linux | None = None
+    windows: dict[str, object] | None = None
+    vm: dict[str, object] | None = None
+    solaris: dict[str, object] | None = None
+    zos: dict[str, object] | None = None
+    freebsd: dict[str, object] | None = None

@@ -1,11 +1,11 @@
-"""Resource limits that this host does not let anyone raise: lowered, and told in words."""
+"""Limits that this host does not let anyone raise, or that its kernel has no more: told in words."""
 
 from __future__ import annotations
 
 import resource
 
 from cove.kernel import privileges, syscalls
-from cove.oci.spec import Process
+from cove.oci.spec import Process, Resources
 
 _CAP_SYS_RESOURCE = 1 << 24
 _UNLIMITED = (1 << 64) - 1
@@ -25,6 +25,15 @@ def warnings(process: Process) -> tuple[str, ...]:
             wanted = "unlimited" if limit.hard & _UNLIMITED == _UNLIMITED else str(limit.hard)
             found.append(f"{limit.type} is lowered from {wanted} to {ceiling}, the most that this host allows")
     return tuple(found)
+
+
+def without_effect(resources: Resources | None) -> tuple[str, ...]:
+    """One sentence for each limit that the kernel counts as a part of another one; to be asked by its maker."""
+    if resources is None or resources.memory is None or not resources.memory.kernel:
+        return ()
+    return (
+        "linux.resources.memory.kernel has no effect: since Linux 5.16 what the kernel uses is part of memory.limit",
+    )
 
 
 def raise_ceilings(process: Process, pid: int) -> None:

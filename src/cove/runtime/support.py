@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cove.oci.spec import Linux, Process, Spec
+from cove.oci.spec import OCI_VERSION, Linux, Process, Spec
 from cove.runtime import hooks as runtime_hooks
 from cove.runtime import labels
 from cove.runtime.child import Failure
@@ -14,6 +14,7 @@ def check(spec: Spec, *, hooks: bool) -> None:
     """
     if spec.process is None:
         raise Failure("the runtime spec has no process to run")
+    _check_platform(spec)
     linux = spec.linux
     if linux is None:
         raise Failure("the runtime spec has no linux section")
@@ -29,6 +30,7 @@ def check(spec: Spec, *, hooks: bool) -> None:
         raise Failure("the sysctl kernel.domainname and domainname are two names for one thing and differ: give one")
     _refuse(
         {
+            "linux.resources.memory.useHierarchy": _is_flat(linux),
             "hooks": spec.hooks if not hooks and runtime_hooks.beside_init(spec.hooks) else None,
             "linux.personality.flags": linux.personality.flags if linux.personality else (),
         }
@@ -36,6 +38,22 @@ def check(spec: Spec, *, hooks: bool) -> None:
     labels.check_mounts(linux.mount_label)
     labels.check(spec.process)
     check_process(spec.process)
+
+
+def _check_platform(spec: Spec) -> None:
+    """What is meant for another version of the specification, or for another platform than Linux."""
+    if spec.oci_version and spec.oci_version.split(".")[0] != "1":
+        raise Failure(f"ociVersion {spec.oci_version} is not supported: this runtime follows {OCI_VERSION}")
+    sections = {
+        "windows": spec.windows,
+        "vm": spec.vm,
+        "solaris": spec.solaris,
+        "zos": spec.zos,
+        "freebsd": spec.freebsd,
+    }
+    for name, section in sections.items():
+        if section is not None:
+            raise Failure(f"{name} is not supported: this runtime makes processes of Linux, described by linux")
 
 
 def _check_joined(spec: Spec, linux: Linux) -> None:
@@ -61,8 +79,16 @@ def _check_joined(spec: Spec, linux: Linux) -> None:
 
 def check_process(process: Process) -> None:
     """The same for a process, a container's first or an exec's."""
+    if process.command_line:
+        raise Failure("process.commandLine is not supported: it is Windows'; give the program and its words as args")
     if not process.args:
         raise Failure("the process has no program to run (args is empty)")
+
+
+def _is_flat(linux: Linux) -> bool:
+    """Whether the memory of groups below is to be left out, which no kernel since 5.11 can."""
+    memory = linux.resources.memory if linux.resources else None
+    return memory is not None and memory.use_hierarchy is False
 
 
 def _refuse(members: dict[str, object]) -> None:

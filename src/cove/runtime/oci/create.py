@@ -82,7 +82,8 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         opened.callback(newborn.close)
         undo.callback(newborn.kill)
         cgroups.admit(group, newborn.pid)
-        for warning in limits.warnings(spec.process) if spec.process is not None else ():
+        lowered = limits.warnings(spec.process) if spec.process is not None else ()
+        for warning in (*lowered, *limits.without_effect(spec.linux.resources)):
             call.log.warning(warning)
         container.save(_record(manager, container, spec, newborn, directory, cgroups, group))
         _attend(newborn, container, spec, directory, call)
