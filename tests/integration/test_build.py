@@ -186,6 +186,19 @@ def test_the_cache_outlives_the_daemon(own_daemon: Daemon, tmp_path: Path) -> No
     assert build(own_daemon, where, "-q").stdout == first
 
 
+def test_a_context_that_was_seen_before_is_unpacked_when_a_step_needs_it(own_daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nCOPY d /d\nRUN --mount=target=/m cat /m/d/f > /g\n", d__f="one")
+    build(own_daemon, where, "-q", "-t", "seen")
+    own_daemon.cove("rmi", "seen")
+    own_daemon.cove("builder", "prune", "-f")
+    assert "Using cache" not in build(own_daemon, where, "-t", "seen").stdout
+    assert output(own_daemon, "seen", "cat", "/d/f", "/g") == "oneone"
+    assert build(own_daemon, where, "-t", "seen").stdout.count("Using cache") == 2
+    (where / "d/f").write_text("two")
+    assert "Using cache" not in build(own_daemon, where, "-t", "seen").stdout
+    assert output(own_daemon, "seen", "cat", "/d/f", "/g") == "twotwo"
+
+
 def test_docker_py_builds(daemon: Daemon) -> None:
     client = docker.DockerClient(base_url=daemon.host)
     file = io.BytesIO(b"FROM busybox\nARG who\nRUN echo hi $who > /hi\nCMD cat /hi\n")

@@ -3,6 +3,7 @@
     build_cache   key ─▶ chain id of the result · size · when it was made and last used · what people call it
     build_places  place of a step in a file ─▶ the parts of its last key, to say why it runs again
     build_digests (tree, selection) ─▶ digest of the selected files
+    build_archives  digest of a context's archive, and a question ─▶ what its unpacking showed
 
 A record is believed only while its layer is there. Owns which layers the cache keeps from being collected.
 """
@@ -13,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -20,6 +22,11 @@ from cove.build.solver import Key
 from cove.store.database import Database
 
 _MAX_PLACES = 5000
+_MAX_ARCHIVES = 500
+_FRESH_NS = 3600 * 10**9
+"""How old a note of a use may be before it is written again."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,7 @@ class BuildCache:
     def forget_digests(self) -> None:
         """Forget what can be found out again: digests of files in layers, and what is told of earlier builds."""
         with self._database.transaction():
+            self._database.execute("DELETE FROM build_archives")
             self._database.execute("DELETE FROM build_digests")
             self._database.execute("DELETE FROM build_places")
 
@@ -102,20 +110,62 @@ class BuildCache:
     def last(self, place: str) -> dict[str, str] | None:
         """The parts of the key that the step at `place` had last; None when it never ran."""
         found = self._database.rows("SELECT parts FROM build_places WHERE place = ?", (place,))
-        return msgspec.json.decode(zlib.decompress(found[0][0]), type=dict[str, str]) if found else None
+        return _unpack(found[0][0], dict[str, str]) if found else None
 
     def note(self, place: str, key: Key) -> None:
         """Remember what a step's key was made of."""
-        packed = zlib.compress(msgspec.json.encode(key.parts), 1)
+        packed = _pack(key.parts)
+        now = time.time_ns()
+        found = self._database.rows("SELECT parts, noted_ns FROM build_places WHERE place = ?", (place,))
+        if found and found[0][0] == packed and now - found[0][1] < _FRESH_NS:
+            return
         with self._database.transaction():
             self._database.execute(
-                "INSERT OR REPLACE INTO build_places (place, parts, noted_ns) VALUES (?, ?, ?)",
-                (place, packed, time.time_ns()),
+                "INSERT OR REPLACE INTO build_places (place, parts, noted_ns) VALUES (?, ?, ?)", (place, packed, now)
             )
             self._database.execute(
                 "DELETE FROM build_places WHERE place IN "
                 "(SELECT place FROM build_places ORDER BY noted_ns DESC LIMIT -1 OFFSET ?)",
                 (_MAX_PLACES,),
+            )
+
+    # What contexts' archives hold, by their digests
+
+    def recipe(self, name: str) -> tuple[bytes, tuple[str, ...]] | None:
+        """The Dockerfile of an archive, and what its ignore file says."""
+        packed = self._archive(f"recipe {name}")
+        return None if packed is None else _unpack(packed, tuple[bytes, tuple[str, ...]])
+
+    def keep_recipe(self, name: str, dockerfile: bytes, ignore: tuple[str, ...]) -> None:
+        self._keep_archive(f"recipe {name}", _pack((dockerfile, ignore)))
+
+    def selection(self, name: str) -> tuple[str, list[list[str]]] | None:
+        """The digest of a selection of an archive's files, and each file's."""
+        packed = self._archive(f"selection {name}")
+        return None if packed is None else _unpack(packed, tuple[str, list[list[str]]])
+
+    def keep_selection(self, name: str, digest: str, files: list[list[str]]) -> None:
+        self._keep_archive(f"selection {name}", _pack((digest, files)))
+
+    def _archive(self, name: str) -> bytes | None:
+        found = self._database.rows("SELECT found, used_ns FROM build_archives WHERE name = ?", (name,))
+        if not found:
+            return None
+        now = time.time_ns()
+        if now - found[0][1] > _FRESH_NS:
+            self._database.execute("UPDATE build_archives SET used_ns = ? WHERE name = ?", (now, name))
+        return bytes(found[0][0])
+
+    def _keep_archive(self, name: str, packed: bytes) -> None:
+        with self._database.transaction():
+            self._database.execute(
+                "INSERT OR REPLACE INTO build_archives (name, used_ns, found) VALUES (?, ?, ?)",
+                (name, time.time_ns(), packed),
+            )
+            self._database.execute(
+                "DELETE FROM build_archives WHERE rowid IN "
+                "(SELECT rowid FROM build_archives ORDER BY used_ns DESC LIMIT -1 OFFSET ?)",
+                (_MAX_ARCHIVES,),
             )
 
     # Digests of files in layers, which never change
@@ -140,6 +190,14 @@ class BuildCache:
 
     def keep_digest(self, tree: str, digest: str) -> None:
         self._database.execute("INSERT OR REPLACE INTO build_digests (tree, digest) VALUES (?, ?)", (tree, digest))
+
+
+def _pack(value: object) -> bytes:
+    return zlib.compress(msgspec.json.encode(value), 1)
+
+
+def _unpack(packed: bytes, kind: type[T]) -> T:
+    return msgspec.json.decode(zlib.decompress(packed), type=kind)
 
 
 def explain(before: dict[str, str] | None, now: dict[str, str]) -> str:

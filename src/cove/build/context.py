@@ -1,6 +1,6 @@
 """A build's context: the files that a client sent or that an address names, and the Dockerfile among them.
 
-    archive on the request's body ─┐
+    archive on the request's body ─┐    (a small one only when a step needs its files: cove.build.arrived)
     URL of an archive              ├─▶ unpacked by the confined worker into a directory of its own
     git repository                 ┘
     URL of a Dockerfile ───────────▶ a context of that one file
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from cove.build import fetching
+from cove.build.arrived import Arrived, gather
 from cove.build.giturl import parse_git
 from cove.build.layers import Workshop
 from cove.errors import CoveError, InvalidArgument, NotFound, describe
@@ -41,39 +42,64 @@ class Context:
     ignore: tuple[str, ...]
 
 
+class Known(Protocol):
+    """What was found out about archives before, by name."""
+
+    def recipe(self, name: str) -> tuple[bytes, tuple[str, ...]] | None: ...
+
+    def keep_recipe(self, name: str, dockerfile: bytes, ignore: tuple[str, ...]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A context that came with the request; a small one is unpacked only when its files are needed."""
+
+    files: Path | Arrived
+    dockerfile: bytes
+    ignore: tuple[str, ...]
+
+
 def receive(
-    workshop: Workshop, scratch: Path, archive: Iterator[bytes], dockerfile: str, memory: Path | None = None
-) -> Context:
-    """The context out of the request's body: a small one below the empty directory `memory`, another on disk."""
-    if memory is not None:
-        beginning, whole = _beginning(archive)
-        if whole and _fits(workshop, _new(memory), beginning):
-            return opened(memory / "context", dockerfile)
-        archive = chain(beginning, archive)
-    directory = _new(scratch)
-    workshop.gather(directory, archive)
-    return opened(directory, dockerfile)
-
-
-def _beginning(archive: Iterator[bytes]) -> tuple[list[bytes], bool]:
-    """The first pieces, and whether they are all."""
-    pieces: list[bytes] = []
-    length = 0
-    for piece in archive:
-        pieces.append(piece)
-        length += len(piece)
-        if length > _SMALL.size:
-            return pieces, False
-    return pieces, True
-
-
-def _fits(workshop: Workshop, directory: Path, pieces: list[bytes]) -> bool:
-    """Unpack into a directory in memory, unless it becomes too much; a wrong archive is told of by the second try."""
+    workshop: Workshop,
+    scratch: Path,
+    archive: Iterator[bytes],
+    dockerfile: str,
+    memory: Callable[[], Path | None],
+    known: Known,
+) -> Received:
+    """The context out of the request's body. `memory` makes an empty directory in memory, where there can be one."""
+    fd, digest, pieces = gather(archive, _SMALL.size)
+    if fd < 0:
+        directory = _new(scratch)
+        workshop.gather(directory, pieces)
+        found = opened(directory, dockerfile)
+        return Received(directory, found.dockerfile, found.ignore)
+    arrived = Arrived(fd, digest, lambda held: _unpacked(workshop, scratch, held, memory()))
     try:
-        workshop.gather(directory, iter(pieces), _SMALL)
-    except CoveError:
-        return False
-    return True
+        name = f"{digest} {dockerfile}"
+        recipe = known.recipe(name)
+        if recipe is None:
+            found = opened(arrived.tree(), dockerfile)
+            recipe = (found.dockerfile, found.ignore)
+            known.keep_recipe(name, *recipe)
+        return Received(arrived, *recipe)
+    except BaseException:
+        arrived.close()
+        raise
+
+
+def _unpacked(workshop: Workshop, scratch: Path, held: int, memory: Path | None) -> Path:
+    """In memory, unless it becomes too much there; a wrong archive is told of by the second try."""
+    if memory is not None:
+        directory = _new(memory)
+        try:
+            workshop.unpack(directory, held, _SMALL)
+            return directory
+        except CoveError:
+            pass
+    directory = _new(scratch)
+    workshop.unpack(directory, held)
+    return directory
 
 
 def fetch(workshop: Workshop, scratch: Path, address: str, dockerfile: str) -> Context:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -187,21 +187,25 @@ class Workshop:
         ):
             return worker.result()
 
-    def gather(self, directory: Path, archive: Iterator[bytes], limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+    def gather(self, directory: Path, archive: Iterable[bytes]) -> None:
         """Unpack a context's archive into an empty directory; it belongs to root, whatever the archive says."""
+        with self._filled(directory, PIPE, Limits()) as worker:
+            worker.feed(archive)
+            worker.result()
+
+    def unpack(self, directory: Path, archive: int, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+        """The same for an archive that a descriptor holds, from its beginning."""
+        os.lseek(archive, 0, os.SEEK_SET)
+        with self._filled(directory, archive, limits) as worker:
+            worker.result()
+
+    @contextmanager
+    def _filled(self, directory: Path, archive: int, limits: Limits) -> Iterator[Worker]:
         root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with Worker(
-                "put",
-                root,
-                stdin=PIPE,
-                path="/",
-                owner="0:0",
-                keep_kinds=False,
-                limits=asdict(limits),
-            ) as worker:
-                worker.feed(archive)
-                worker.result()
+            job: dict[str, Any] = {"path": "/", "owner": "0:0", "keep_kinds": False, "limits": asdict(limits)}
+            with Worker("put", root, stdin=archive, **job) as worker:
+                yield worker
         finally:
             os.close(root)
 

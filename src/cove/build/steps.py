@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from cove.build import fetching, ops
+from cove.build.arrived import Arrived
 from cove.build.cache import BuildCache, explain
 from cove.build.graph import Vertex, definition
 from cove.build.layers import Source, Workshop
@@ -31,7 +32,7 @@ _MAX_NAMED_FILES = 20_000
 class Result:
     """A file system by the chain id of its layers, or a tree on disk. `size`: bytes that the step added."""
 
-    source: Source
+    source: Source | Arrived
     identity: str
     size: int = 0
     created_ns: int = 0
@@ -67,7 +68,7 @@ class Surroundings:
     cache: BuildCache
     runner: Runner
     blocking: Blocking
-    contexts: dict[str, Path]
+    contexts: Mapping[str, Path | Arrived]
     scratch: Path
     ignore: tuple[str, ...] = ()
     digests: dict[str, tuple[str, list[list[str]]]] = field(default_factory=dict)
@@ -132,6 +133,8 @@ class Steps:
     async def _digest(self, selection: ops.Selection, source: Result) -> tuple[str, list[list[str]]]:
         """The digest of a selection; that of layers, which never change, is remembered for good."""
         around = self._around
+        if isinstance(source.source, Arrived):
+            return await self._archive_digest(selection, source, source.source)
         bare = msgspec.structs.replace(selection, destination="/", owner=selection.owner and "x")
         name = hashlib.sha256(f"{source.identity}\0".encode() + definition(bare)).hexdigest()
         if name in around.digests:
@@ -147,6 +150,29 @@ class Steps:
             around.cache.keep_digest(name, found["digest"])
         around.digests[name] = (found["digest"], found["files"][:_MAX_NAMED_FILES])
         return around.digests[name]
+
+    async def _archive_digest(
+        self, selection: ops.Selection, source: Result, archive: Arrived
+    ) -> tuple[str, list[list[str]]]:
+        """The digest of a selection of a context; the same archive again need not be unpacked for it."""
+        around = self._around
+        bare = msgspec.structs.replace(selection, destination="/", owner=selection.owner and "x")
+        question = "\0".join((archive.identity, *self._ignored(source)))
+        name = hashlib.sha256(question.encode("utf-8", "surrogateescape") + definition(bare)).hexdigest()
+        known = around.cache.selection(name)
+        if known is None:
+            tree = await around.blocking(archive.tree)
+            found = await around.blocking(around.workshop.digest, tree, bare, self._ignored(source), listed=True)
+            known = (found["digest"], found["files"][:_MAX_NAMED_FILES])
+            around.cache.keep_selection(name, *known)
+        return known
+
+    async def _at(self, source: Result) -> Source:
+        """Where its files are."""
+        if isinstance(source.source, Arrived):
+            tree: Path = await self._around.blocking(source.source.tree)
+            return tree
+        return source.source
 
     def _ignored(self, source: Result) -> tuple[str, ...]:
         return self._around.ignore if source.source == self._around.contexts.get("context") else ()
@@ -184,7 +210,8 @@ class Steps:
         if isinstance(step, ops.Run):
             chain, size = await self._run(vertex, step, inputs, log)
         elif isinstance(step, ops.Transfer):
-            chain, size = await self._around.blocking(self._transfer, step, inputs)
+            places = [await self._at(each) for each in inputs[1:]]
+            chain, size = await self._around.blocking(self._transfer, step, inputs, places)
         elif isinstance(step, ops.Link):
             chain, size = await self._around.blocking(self._around.workshop.link, base, str(inputs[1].source))
         elif isinstance(step, ops.Directory):
@@ -206,7 +233,7 @@ class Steps:
             tree = around.contexts.get(step.name)
             if tree is None:
                 raise InvalidArgument("the build has no context that files could come from")
-            return Result(tree, f"context {step.name} {tree}")
+            return Result(tree, tree.identity if isinstance(tree, Arrived) else f"context {step.name} {tree}")
         self._trees += 1
         directory = around.scratch / f"source-{self._trees}"
         if isinstance(step, ops.Inline):
@@ -226,7 +253,8 @@ class Steps:
         base = str(inputs[0].source)
         key = await around.blocking(workshop.prepare, base)
         try:
-            code, stubs = await around.runner.run(key, step, tuple(each.source for each in inputs), log)
+            places = tuple([await self._at(each) for each in inputs])
+            code, stubs = await around.runner.run(key, step, places, log)
             if code:
                 raise StepFailed(vertex, " ".join(step.args), code)
             sealed: tuple[str, int] = await around.blocking(workshop.seal, key, base, epoch=step.epoch, stubs=stubs)
@@ -234,11 +262,11 @@ class Steps:
         finally:
             await around.blocking(workshop.discard, key)
 
-    def _transfer(self, step: ops.Transfer, inputs: list[Result]) -> tuple[str, int]:
+    def _transfer(self, step: ops.Transfer, inputs: list[Result], places: list[Source]) -> tuple[str, int]:
         workshop, base = self._around.workshop, str(inputs[0].source)
         with workshop.upper(base) as key:
-            for selection, source in zip(step.copies, inputs[1:], strict=True):
-                workshop.copy(key, source.source, selection, self._ignored(source))
+            for selection, source, place in zip(step.copies, inputs[1:], places, strict=True):
+                workshop.copy(key, place, selection, self._ignored(source))
             return workshop.seal(key, base, epoch=step.epoch)
 
     def _directory(self, step: ops.Directory, base: str) -> tuple[str, int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tarfile
 
 from cove import ustar
 from cove.errors import InvalidArgument
@@ -163,6 +162,8 @@ def _head(name: str, found: os.stat_result, kind: bytes, link: str = "") -> byte
     plain = ustar.header(encoded, mode=found.st_mode, size=size, mtime=mtime, kind=kind, link=target)
     if plain is not None:
         return plain
+    import tarfile  # only for names and sizes that a plain header cannot hold: importing it takes longer than most
+
     info = tarfile.TarInfo(name)
     info.mode, info.size, info.mtime, info.type = stat.S_IMODE(found.st_mode), size, mtime, kind
     info.linkname = link

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from cove.build import emulation, exporters, ops
+from cove.build.arrived import Arrived
 from cove.build.cache import BuildCache
 from cove.build.dockerfile import instructions, lint, reader
 from cove.build.dockerfile.options import Missing, Options
@@ -53,7 +54,7 @@ class Files(Protocol):
         """The Dockerfile and the patterns."""
         ...
 
-    async def trees(self, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, Path]:
+    async def trees(self, wanted: Mapping[str, tuple[str, ...]]) -> Mapping[str, Path | Arrived]:
         """The trees of these contexts, whole or at least the paths that are named; () for all."""
         ...
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cove import ids
 from cove.build import context as contexts
+from cove.build.arrived import Arrived
 from cove.build.cache import BuildCache
 from cove.build.dockerfile.options import PROXIES
 from cove.build.layers import Workshop
@@ -119,14 +120,14 @@ class BuildService:
         try:
             await build.read()
         except BaseException:
-            self.sweep(scratch)
+            self.sweep(scratch, files.close)
             raise
         identity = options.build_id or ids.new_id()
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
         stream = _stream(options, queue.put_nowait, self._cache)
         task = asyncio.ensure_future(_run(build, names, stream, queue.put_nowait))
         self._running[identity] = task
-        task.add_done_callback(lambda _: self._ended(identity, scratch, queue))
+        task.add_done_callback(lambda _: self._ended(identity, scratch, files.close, queue))
         return self._messages(task, queue)
 
     def job(
@@ -163,11 +164,13 @@ class BuildService:
             (scratch / "memory").symlink_to(directory)
         return directory
 
-    def _ended(self, identity: str, scratch: Path, queue: asyncio.Queue[Message | None]) -> None:
+    def _ended(
+        self, identity: str, scratch: Path, close: Callable[[], None], queue: asyncio.Queue[Message | None]
+    ) -> None:
         """A build is over, whether or not anybody still listens to it."""
         queue.put_nowait(None)
         self._running.pop(identity, None)
-        self.sweep(scratch)
+        self.sweep(scratch, close)
 
     async def _messages(
         self, task: asyncio.Task[None], queue: asyncio.Queue[Message | None]
@@ -186,10 +189,16 @@ class BuildService:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def sweep(self, scratch: Path) -> None:
+    def sweep(self, scratch: Path, close: Callable[[], None] | None = None) -> None:
         """At a build's end: its layers go to the disk, what it left goes away, both beside everything else."""
         self._context.store.layers.flush()
-        work = self._context.executors.disk(_remove, scratch)
+
+        def remove() -> None:
+            if close is not None:
+                close()
+            _remove(scratch)
+
+        work = self._context.executors.disk(remove)
         task = asyncio.ensure_future(work)
         self._sweeps.add(task)
         task.add_done_callback(self._sweeps.discard)
@@ -242,22 +251,35 @@ class _Received:
         self._options = options
         self._scratch = scratch
         self._body = body
-        self._directory = scratch
+        self._files: Path | Arrived = scratch
         self._service = service
 
     async def read(self) -> Recipe:
-        """The context is on disk afterwards."""
-        options, run = self._options, self._executors.bulk
+        """The Dockerfile; the context is here afterwards."""
+        options, run, service = self._options, self._executors.bulk, self._service
         if options.remote:
-            found = await run(contexts.fetch, self._workshop, self._scratch, options.remote, options.dockerfile)
-        else:
-            memory, body = self._service.in_memory(self._scratch), blocking(self._body)
-            found = await run(contexts.receive, self._workshop, self._scratch, body, options.dockerfile, memory)
-        self._directory = found.directory
+            fetched = await run(contexts.fetch, self._workshop, self._scratch, options.remote, options.dockerfile)
+            self._files = fetched.directory
+            return Recipe(fetched.dockerfile, fetched.ignore)
+        found = await run(
+            contexts.receive,
+            self._workshop,
+            self._scratch,
+            blocking(self._body),
+            options.dockerfile,
+            lambda: service.in_memory(self._scratch),
+            service.cache,
+        )
+        self._files = found.files
         return Recipe(found.dockerfile, found.ignore)
 
-    async def trees(self, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, Path]:
-        return {"context": self._directory}
+    async def trees(self, wanted: Mapping[str, tuple[str, ...]]) -> Mapping[str, Path | Arrived]:
+        return {"context": self._files}
+
+    def close(self) -> None:
+        """Nobody needs the context any more."""
+        if isinstance(self._files, Arrived):
+            self._files.close()
 
 
 async def _run(build: Build, names: list[str], stream: Stream, sink: Sink) -> None:

@@ -37,6 +37,11 @@ _MIGRATIONS: tuple[str, ...] = (
     CREATE TABLE build_places  (place TEXT PRIMARY KEY, parts BLOB NOT NULL, noted_ns INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE build_digests (tree TEXT PRIMARY KEY, digest TEXT NOT NULL) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE build_archives (name TEXT PRIMARY KEY, used_ns INTEGER NOT NULL, found BLOB NOT NULL);
+    CREATE INDEX build_archives_used ON build_archives (used_ns);
+    CREATE INDEX build_places_noted ON build_places (noted_ns);
+    """,
 )
 """Step n brings a database from version n to n + 1; a step is never edited once it was released."""
 
