@@ -124,7 +124,7 @@ def test_links_know_capital_letters_and_can_be_removed(api: Api, make: Callable[
     make(name="Target_ONE")
     other = make(name="linking", HostConfig={"Links": ["Target_ONE:Db"]})
     _, shown = api.call("GET", f"/containers/{other}/json")
-    assert shown["HostConfig"]["Links"] == ["Target_ONE:Db"]
+    assert shown["HostConfig"]["Links"] == ["/Target_ONE:/linking/Db"]
     assert api.call("DELETE", "/containers/linking/nothing", link=1)[0] == 404
     assert api.call("DELETE", "/containers/linking/Db", link=1)[0] == 204
     _, shown = api.call("GET", f"/containers/{other}/json")
@@ -260,3 +260,49 @@ def test_who_waits_hears_of_the_end_after_who_is_attached_has_the_output(api: Ap
         assert arrived.count(b"x") == 50_000
     finally:
         connection.close()
+
+
+def test_execs_are_listed_while_they_live_and_unknown_with_their_container(
+    api: Api, make: Callable[..., str]
+) -> None:
+    container = make()
+
+    def started(*words: str) -> str:
+        _, made = api.call("POST", f"/containers/{container}/exec", {"Cmd": words})
+        assert api.call("POST", f"/exec/{made['Id']}/start", {"Detach": True})[0] == 200
+        return str(made["Id"])
+
+    living, short = started("sleep", "600"), started("true")
+    while api.call("GET", f"/exec/{short}/json")[1]["Running"]:
+        pass
+    assert api.call("GET", f"/containers/{container}/json")[1]["ExecIDs"] == [living]
+    assert api.call("POST", f"/containers/{container}/stop", t=0)[0] == 204
+    for method, path in (("GET", f"/exec/{living}/json"), ("POST", f"/exec/{living}/start")):
+        status, answer = api.call(method, path, {} if method == "POST" else None)
+        assert (status, "No such exec instance" in answer["message"]) == (404, True)
+
+
+def test_a_socket_of_the_web_carries_bare_output(api: Api, make: Callable[..., str]) -> None:
+    container = make(started=False, Cmd=["echo", "hello"])
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(60)
+        client.connect(api.path)
+        head = f"GET /v1.51/containers/{container}/attach/ws?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n"
+        head += "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        client.sendall(head.encode())
+        with client.makefile("rb") as answer:
+            assert b" 101 " in answer.readline()
+            while answer.readline() != b"\r\n":
+                pass
+            assert api.call("POST", f"/containers/{container}/start")[0] == 204
+            assert answer.read(8) == b"\x82\x06hello\n"
+    status, answer_ = api.call("GET", "/containers/nobody/attach/ws")
+    assert (status, "No such container" in answer_["message"]) == (404, True)
+
+
+def test_no_swapping_is_a_wish_too(api: Api, make: Callable[..., str], daemon: Daemon) -> None:
+    if api.call("GET", "/info")[1]["CgroupVersion"] == "2":
+        pytest.skip("control groups of version 2 have no swappiness")
+    container = make(HostConfig={"MemorySwappiness": 0})
+    shown = daemon.cove("exec", container, "cat", "/sys/fs/cgroup/memory/memory.swappiness").stdout
+    assert shown == "0\n"

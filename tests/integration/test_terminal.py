@@ -121,3 +121,14 @@ def test_a_window_that_changes(terminal: Callable[..., Terminal], daemon: Daemon
         assert shell.end() == 4
     finally:
         daemon.cove("rm", "-f", "window")
+
+
+def test_a_short_exec_with_a_terminal_is_heard(daemon: Daemon) -> None:
+    """Its program may have ended before anybody looks."""
+    daemon.cove("run", "-d", "--name", "heard", "-t", "busybox", "sleep", "300")
+    try:
+        for _ in range(20):
+            assert daemon.docker("exec", "-t", "heard", "echo", "well").stdout == "well\n"
+        assert daemon.docker("exec", "heard", "sh", "-c", "echo $TERM").stdout == "\n"
+    finally:
+        daemon.cove("rm", "-f", "heard")

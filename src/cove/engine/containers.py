@@ -118,6 +118,9 @@ class Containers:
     ) -> tuple[Record, tuple[str, ...], Image]:
         """The record of a container as far as it can be written without making anything: all but its mounts."""
         image = self._image(body.image, platform)
+        spec.check_shared_network(body.config(), body.host_config)
+        if name and spec.lender(body.host_config.network_mode) == name:
+            raise InvalidArgument("cannot join own network")
         config = merge.merge(body.config(), image.config.config)
         asked = self.with_lenders(_normal(body.host_config))
         warnings = self.check(config, asked) + foreign.warnings(image.config.platform, asked=bool(platform))
@@ -207,9 +210,10 @@ class Containers:
         """All about one container."""
         container = self._registry.find(ref)
         shown = render.inspection(container, self._networks, self._context.data)
+        host = spec.with_paths(shown.host_config, self._context.host)
         shown = msgspec.structs.replace(
             shown,
-            host_config=spec.with_paths(shown.host_config, self._context.host),
+            host_config=msgspec.structs.replace(host, links=links.shown(self._registry, container.record)),
             image_manifest_descriptor=self._manifest(container.record.image_id),
         )
         if size:

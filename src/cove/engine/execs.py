@@ -240,6 +240,7 @@ class Execs:
             attachment = await self._run(found, body)
         except CoveError as error:
             found.running, found.exit_code = False, 128
+            found.container.execs.discard(found.id)
             found.ended.set()
             if not isinstance(error, StartFailed):
                 raise
@@ -262,9 +263,8 @@ class Execs:
             seccomp=installation(found.container.record.host, self._context.host),
         )
         if asked.tty:
-            process = await self._go(found, launch, None)
-            assert process.pty_fd is not None
-            pty, process.pty_fd = process.pty_fd, None
+            pty = await self._go(found, launch, None)
+            assert pty is not None
             os.set_blocking(pty, False)
             stdin = os.dup(pty) if asked.attach_stdin else None
             attachment = ExecAttachment(
@@ -288,16 +288,20 @@ class Execs:
             return None
         return attachment
 
-    async def _go(self, found: Exec, launch: ExecLaunch, far: tuple[int, int, int] | None) -> Running:
+    async def _go(self, found: Exec, launch: ExecLaunch, far: tuple[int, int, int] | None) -> int | None:
+        """Let it run; its pty, if it has one, is the caller's: the process may have ended by then."""
         process = await self._context.runtime.exec(launch, far)
+        pty, process.pty_fd = process.pty_fd, None
         found.pid, found.process, found.running = process.pid, process, True
         try:
             await process.go()
         except BaseException:
             found.running = False
             process.close()
+            if pty is not None:
+                os.close(pty)
             raise
-        return process
+        return pty
 
     def _process(self, found: Exec, size: tuple[int, int] | None) -> Process:
         asked, record = found.asked, found.container.record
@@ -306,11 +310,11 @@ class Execs:
             host = type(host)(privileged=True)
         values, _ = security.rlimits(host.ulimits, self._context.host)
         options = security.security_options(host, self._context.host)
-        base = merge.environment(record.config, record.config.hostname)
+        base = merge.environment(record.config, record.config.hostname, tty=asked.tty)
         height, width = size or asked.console_size or (0, 0)
         return Process(
             args=asked.cmd,
-            env=_with(base, asked.env, tty=asked.tty),
+            env=_with(base, asked.env),
             cwd=asked.working_dir or record.config.working_dir or "/",
             terminal=asked.tty,
             console_size=ConsoleSize(height=height, width=width) if asked.tty and height and width else None,
@@ -332,6 +336,7 @@ class Execs:
 
     def _end(self, found: Exec, code: int) -> None:
         found.running, found.exit_code = False, code
+        found.container.execs.discard(found.id)
         process, found.process = found.process, None
         if process is not None:
             process.close()
@@ -341,13 +346,11 @@ class Execs:
 
     def container_ended(self, container: Container) -> None:
         """With its first process every other one of a container ends."""
-        for exec_id in tuple(container.execs):
-            found = self._execs.pop(exec_id, None)
-            if found is None:
-                continue
+        for found in [each for each in self._execs.values() if each.container is container]:
             if found.running:
                 self._end(found, 137)
-            self._gone[exec_id] = container.id
+            self._gone[found.id] = container.id
+            del self._execs[found.id]
         container.execs.clear()
         while len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
@@ -377,6 +380,8 @@ class Execs:
 
     async def resize(self, exec_id: str, *, height: int, width: int) -> None:
         """New size of its terminal."""
+        if exec_id in self._gone:
+            raise Conflict(f"container {self._gone[exec_id]} is not running: its processes ended with it")
         found = self._find(exec_id)
         if not found.running:
             raise Conflict(f"Exec {exec_id} is not running")
@@ -411,14 +416,15 @@ class Execs:
     def _find(self, exec_id: str) -> Exec:
         found = self._execs.get(exec_id)
         if found is None and exec_id in self._gone:
-            raise Conflict(f"container {self._gone[exec_id]} is not running: its processes ended with it")
+            ended = f"it ended with its container {self._gone[exec_id]}"
+            raise NotFound(f"No such exec instance: {exec_id}: {ended}")
         if found is None:
             raise NotFound(f"No such exec instance: {exec_id}")
         return found
 
     def _require_running(self, container: Container) -> None:
         if container.facts.phase == "paused":
-            raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
+            raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
         if not container.facts.running:
             raise Conflict(f"container {container.id} is not running")
 
@@ -426,7 +432,6 @@ class Execs:
         ended = [each for each in self._execs.values() if each.container is container and each.ended.is_set()]
         for old in ended[:-_KEPT]:
             self._execs.pop(old.id, None)
-            container.execs.discard(old.id)
 
 
 def _pipes(asked: wire.ExecCreateRequest, *, detach: bool) -> tuple[dict[int, int], tuple[int, int, int]]:
@@ -445,11 +450,9 @@ def _pipes(asked: wire.ExecCreateRequest, *, detach: bool) -> tuple[dict[int, in
     return near, (far[0], far[1], far[2])
 
 
-def _with(base: tuple[str, ...], extra: tuple[str, ...], *, tty: bool) -> tuple[str, ...]:
+def _with(base: tuple[str, ...], extra: tuple[str, ...]) -> tuple[str, ...]:
     """The container's variables with the exec's own in their place."""
     variables = dict(entry.split("=", 1) for entry in base)
-    if tty:
-        variables.setdefault("TERM", "xterm")
     for entry in extra:
         name, equals, value = entry.partition("=")
         if equals:

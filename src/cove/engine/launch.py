@@ -46,7 +46,8 @@ class Launcher:
     def launch(self, record: Record, attached: Attached) -> Launch:
         """All that makes the first process; raises CoveError for what cannot be had now."""
         lenders = {kind: self._running(name, kind) for kind, name in spec.lenders(record.host).items()}
-        hostname = hostname_of(record, lenders.get("network"))
+        named = lenders.get("network")
+        hostname = hostname_of(self._first(named).record if named is not None else record)
         edits = cdi.edits(record.host.device_requests, self._context.settings.cdi_directories)
         around = spec.Surroundings(
             edits=edits,
@@ -102,11 +103,17 @@ class Launcher:
     ) -> tuple[Mount, ...]:
         """Bind mounts of the three files; those of the lender of a network namespace are shared."""
         if lender is not None:
-            files = self._context.data.container(lender.id)
+            files = self._context.data.container(self._first(lender).id)
         else:
             files = self._context.data.container(record.id)
             self._write(files, record, attached, hostname)
         return managed(record, files)
+
+    def _first(self, lender: Container) -> Container:
+        """Whose network it is that `lender` lends: perhaps it joined another one's itself."""
+        while name := spec.lender(lender.record.host.network_mode):
+            lender = self._registry.find(name)
+        return lender
 
     def _write(self, files: ContainerData, record: Record, attached: Attached, hostname: str) -> None:
         hosts, names = self._texts(record, attached, hostname)
@@ -201,10 +208,8 @@ def cgroup_of(container: Container, context: Context) -> str:
     return container.facts.cgroup or new_cgroup(container.record, context)
 
 
-def hostname_of(record: Record, lender: Container | None = None) -> str:
-    """The host name that a container sees."""
-    if lender is not None:
-        return hostname_of(lender.record)
+def hostname_of(record: Record) -> str:
+    """The host name of a container that has a network of its own, or the host's."""
     if record.config.hostname:
         return record.config.hostname
     if "host" in (record.host.network_mode, record.host.uts_mode):

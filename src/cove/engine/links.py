@@ -28,9 +28,26 @@ def check(registry: Registry, record: Record) -> None:
     """At creation: every target exists. Raises InvalidArgument."""
     for _, target in _wanted(record):
         try:
-            registry.find(target)
+            found = registry.find(target)
         except NotFound:
             raise InvalidArgument(f"could not get container for {target}") from None
+        if found.record.host.network_mode == "host":
+            raise InvalidArgument(
+                "conflicting options: host type networking can't be used with links. This would result in undefined "
+                "behavior"
+            )
+
+
+def shown(registry: Registry, record: Record) -> tuple[str, ...] | None:
+    """As an inspection tells them: "/TARGET:/NAME/ALIAS"."""
+    found = []
+    for alias, target in _wanted(record):
+        try:
+            target = registry.find(target).name
+        except NotFound:
+            pass  # it was removed since
+        found.append(f"/{target}:/{record.name}/{alias}")
+    return tuple(found) or record.host.links
 
 
 def resolved(registry: Registry, record: Record) -> list[Linked]:
@@ -50,7 +67,7 @@ def hosts(links: list[Linked]) -> tuple[str, ...]:
     """Lines of /etc/hosts, as "names:address"."""
     lines = []
     for alias, container, address in links:
-        names = dict.fromkeys((alias, ids.short(container.id), container.name))
+        names = dict.fromkeys((alias, container.record.config.hostname or ids.short(container.id), container.name))
         lines += [f"{name}={address}" for name in names if address]
     return tuple(lines)
 

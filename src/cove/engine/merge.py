@@ -80,12 +80,12 @@ def command(config: ContainerConfig) -> tuple[str, ...]:
     return (config.entrypoint or ()) + (config.cmd or ())
 
 
-def environment(config: ContainerConfig, hostname: str) -> tuple[str, ...]:
+def environment(config: ContainerConfig, hostname: str, *, tty: bool) -> tuple[str, ...]:
     """The process's variables: the defaults, then the configuration's; "NAME" alone removes one.
 
     A later entry of the same name replaces an earlier one at the earlier one's place.
     """
-    defaults = (PATH, f"HOSTNAME={hostname}", *(("TERM=xterm",) if config.tty else ()))
+    defaults = (PATH, f"HOSTNAME={hostname}", *(("TERM=xterm",) if tty else ()))
     variables: dict[str, str] = {}
     for entry in (*defaults, *config.env):
         name, equals, value = entry.partition("=")

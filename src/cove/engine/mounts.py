@@ -79,7 +79,7 @@ class Mounts:
     async def undo(self, records: Iterable[MountRecord]) -> None:
         """Remove the anonymous volumes that `resolve` made for a container that was not made."""
         for record in records:
-            if record.anonymous:
+            if record.anonymous and not self._volumes.users(record.name):
                 await self._volumes.remove(record.name, force=True)
 
     async def _made(self, record: MountRecord, asked: HostConfig) -> MountRecord:
@@ -128,7 +128,7 @@ class Mounts:
             raise InvalidArgument(f"cannot take volumes from it: {error.message}") from None
         for record in lender.record.mounts:
             if record.type != "tmpfs":
-                yield msgspec.structs.replace(record, rw=record.rw and mode != "ro", copy=False, anonymous=False)
+                yield msgspec.structs.replace(record, rw=record.rw and mode != "ro", copy=False)
 
     def perform(self, records: Iterable[MountRecord], *, uids: _Map = (), gids: _Map = ()) -> tuple[Mount, ...]:
         """The mounts of a start, parents before children; a bind's source is looked at again.

@@ -331,7 +331,10 @@ def _check_joinable(container: Container, network: Network) -> None:
     if network.driver == "host" or container.record.host.network_mode == "host":
         raise Forbidden("container cannot be disconnected from host network or connected to host network")
     if container.record.host.network_mode.startswith("container:"):
-        raise Forbidden("container sharing network namespace with another container cannot be connected to a network")
+        raise Forbidden(
+            "container sharing network namespace with another container or host cannot be connected to any other "
+            "network"
+        )
     if network.name in container.record.endpoints:
         raise Forbidden(f"endpoint with name {container.name} already exists in network {network.name}")
     if network.driver == "none" or "none" in container.record.endpoints:

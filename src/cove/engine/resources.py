@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 
 from cove.engine.host import HostFacts
 from cove.errors import InvalidArgument, Unsupported
@@ -69,9 +70,9 @@ def check_memory(asked: wire.Resources, host: HostFacts) -> None:
 
 
 def _memory(asked: wire.Resources) -> MemoryLimits | None:
-    if not (asked.memory or asked.memory_reservation or asked.oom_kill_disable or asked.memory_swappiness):
-        return None
     swappiness = None if asked.memory_swappiness == -1 else asked.memory_swappiness
+    if not (asked.memory or asked.memory_reservation or asked.oom_kill_disable) and swappiness is None:
+        return None
     return MemoryLimits(
         limit=asked.memory or None,
         reservation=asked.memory_reservation or None,
@@ -118,9 +119,9 @@ def _check_set(text: str, available: str, what: str, plural: str) -> None:
     try:
         wanted, there = parse_set(text), parse_set(available)
     except ValueError:
-        raise InvalidArgument(f"invalid value {text} for {what}") from None
+        raise InvalidArgument(f"Invalid value {text} for {what}") from None
     if not wanted <= there:
-        raise InvalidArgument(f"requested {plural} are not available - requested {text}, available: {available}")
+        raise InvalidArgument(f"Requested {plural} are not available - requested {text}, available: {available}")
 
 
 def parse_set(text: str) -> frozenset[int]:
@@ -219,12 +220,12 @@ def _mapped(source: str, target: str) -> Iterator[Device]:
         if node is not None:
             yield node
             return
-        found = [
-            node
-            for directory, _, files in os.walk(source)
-            for file in files
-            if (node := _node(f"{directory}/{file}", f"{target}{directory[len(source) :]}/{file}"))
-        ]
+        found = []
+        for directory, _, files in os.walk(source):
+            for file in files:
+                with suppress(FileNotFoundError):  # a link that leads nowhere is no device
+                    node = _node(f"{directory}/{file}", f"{target}{directory[len(source) :]}/{file}")
+                    found += [node] if node is not None else []
     except OSError:
         raise InvalidArgument(
             f'error gathering device information while adding custom device "{source}": no such file or directory'

@@ -130,7 +130,7 @@ def _process(record: Record, around: Surroundings, options: security.SecurityOpt
     values, _ = security.rlimits(asked.ulimits, host)
     return Process(
         args=merge.command(config),
-        env=(*merge.environment(config, around.hostname), *around.edits.env),
+        env=(*merge.environment(config, around.hostname, tty=config.tty), *around.edits.env),
         cwd=config.working_dir or "/",
         terminal=config.tty,
         console_size=ConsoleSize(height=height, width=width) if config.tty and height and width else None,
@@ -192,7 +192,7 @@ def check(config: ContainerConfig, asked: HostConfig, host: HostFacts) -> tuple[
         own_uts=asked.uts_mode != "host",
     )
     if not -1000 <= asked.oom_score_adj <= 1000:
-        raise InvalidArgument(f"Invalid value {asked.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+        raise InvalidArgument(f"Invalid value {asked.oom_score_adj}, range for oom score adj is [-1000, 1000].")
     if asked.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
     _, warnings = security.rlimits(asked.ulimits, host)
@@ -224,15 +224,33 @@ def _check_modes(config: ContainerConfig, asked: HostConfig) -> None:
     if asked.net_rate and (shared or asked.network_mode == "none"):
         whose = "another container's network" if lender(asked.network_mode) else f"the network {asked.network_mode}"
         raise Unsupported(f"--net-rate needs an interface of the container's own, which {whose} does not give it")
-    if lender(asked.network_mode):
-        if config.hostname:
-            raise InvalidArgument("conflicting options: hostname and the network mode")
-        if asked.port_bindings or asked.publish_all_ports:
-            raise InvalidArgument("conflicting options: port publishing and the container type network mode")
-        if asked.dns or asked.extra_hosts:
-            raise InvalidArgument("conflicting options: dns or hosts, and the container type network mode")
-    if shared and asked.links:
-        raise InvalidArgument("conflicting options: network sharing and links")
+
+
+def check_shared_network(config: ContainerConfig, asked: HostConfig) -> None:
+    """Refuse what a container on another's network, or the host's, cannot have of its own.
+
+    `config` as the user gave it: what the image says beside it is not wished for.
+    """
+    joined = bool(lender(asked.network_mode))
+    if asked.links and (joined or asked.network_mode == "host"):
+        kind = "container type network" if joined else "host type networking"
+        raise InvalidArgument(
+            f"conflicting options: {kind} can't be used with links. This would result in undefined behavior"
+        )
+    if not joined:
+        return
+    for given, what in (
+        (config.hostname, "hostname and the network mode"),
+        (asked.dns, "dns and the network mode"),
+        (asked.extra_hosts, "custom host-to-IP mapping and the network mode"),
+        (
+            asked.port_bindings or asked.publish_all_ports,
+            "port publishing and the container type network mode",
+        ),
+        (config.exposed_ports, "port exposing and the container type network mode"),
+    ):
+        if given:
+            raise InvalidArgument(f"conflicting options: {what}")
 
 
 def _check_unsupported(asked: HostConfig, host: HostFacts) -> None:
@@ -309,6 +327,7 @@ def tmpfs(destination: str, options: str) -> Mount:
     """A `--tmpfs`: "size=64m,mode=1777,exec"; raises InvalidArgument for an unknown option."""
     words = [word for word in options.split(",") if word]
     flags = {"ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "sync", "async", "noatime", "relatime"}
+    flags |= {deep + kind for deep in ("", "r") for kind in ("private", "shared", "slave", "unbindable")}
     for word in words:
         name = word.partition("=")[0]
         if word not in flags and name not in ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge"):

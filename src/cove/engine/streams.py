@@ -46,9 +46,11 @@ class Attachment:
         *,
         stdin: bool,
         keys: bytes,
+        framed: bool,
     ) -> None:
         self.tty = container.record.config.tty
         self.reader = reader
+        self._framed = framed and not self.tty
         self._streams = streams
         self._container = container
         self._follower = streams.follow(reader) if reader is not None else None
@@ -66,7 +68,7 @@ class Attachment:
             return
         async with aclosing(self._follower.chunks(streams=self._wanted)) as chunks:
             async for chunk in chunks:
-                yield chunk.data if self.tty else frame(chunk.stream, chunk.data)
+                yield frame(chunk.stream, chunk.data) if self._framed else chunk.data
 
     async def write(self, data: bytes) -> None:
         """What the client typed, once the container runs; raises Detached on the detach keys."""
@@ -258,8 +260,12 @@ class Streams:
         stream: bool = True,
         logs: bool = False,
         detach_keys: str = "",
+        framed: bool = True,
     ) -> Attachment:
-        """Join a client to a container, which may not have started yet. Nothing written from now on is missed."""
+        """Join a client to a container, which may not have started yet. Nothing written from now on is missed.
+
+        `framed`: tell its streams apart, unless it has a terminal.
+        """
         container = self._registry.find(ref)
         if container.facts.phase == "paused":
             raise Conflict(f"Container {ref} is paused, unpause the container before attach")
@@ -279,6 +285,7 @@ class Streams:
             wanted,
             stdin=stdin and stream and container.record.config.open_stdin,
             keys=keys,
+            framed=framed,
         )
         self._live.setdefault(container.id, set()).add(attachment)
         if stream:

@@ -39,6 +39,11 @@ _TRIES = 64
 _SCTP = 132
 
 
+def _latitude(port: int, last: int) -> int:
+    """Fixed ports are held first, then those of a range, and at last those that may be any."""
+    return 0 if port and not last else 1 if port else 2
+
+
 class _Hold(NamedTuple):
     """A reserved port; the socket is None where the kernel cannot bind the protocol."""
 
@@ -71,7 +76,7 @@ class Ports:
             holds: list[_Hold] = []
             mine: set[tuple[str, int]] = set()
             everywhere = _EVERYWHERE if _has_ipv6() else _EVERYWHERE[:1]
-            for wish in wishes:
+            for wish in sorted(wishes, key=lambda each: _latitude(each.host_port, each.host_port_end)):
                 for hold in self._hold(wish, _addresses(wish.host_ip) or everywhere, mine, routed):
                     if hold.socket is not None:
                         undo.callback(hold.socket.close)

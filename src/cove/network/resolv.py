@@ -35,7 +35,8 @@ def hosts(
     """
     lines = [f"{address}\t{names}" for address, names in _STUB_HOSTS]
     lines += ["\t".join(parse_extra(each, gateway)) for each in extra]
-    own = " ".join(name for name in (f"{hostname}.{domainname}" if domainname else "", hostname, *aliases) if name)
+    full = f"{hostname}.{domainname}" if domainname else hostname
+    own = " ".join(dict.fromkeys(name for name in (full, hostname.partition(".")[0], *aliases) if name))
     lines += [f"{address}\t{own}" for address in addresses]
     return "\n".join(lines) + "\n"
 

@@ -95,9 +95,10 @@ def _group_id(root: int, group: str) -> int:
 
 def _number(text: str, kind: str) -> int | None:
     """`text` as an id, None when it is no plain decimal number; Failure when it is none that an id may have."""
-    if not (text.isascii() and text.isdecimal()):
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdecimal()):
         return None
-    if len(text) > 10 or int(text) > MAX_ID:
+    if digits != text or len(text) > 10 or int(text) > MAX_ID:
         raise Failure(f"{kind} {text[:32]} is out of range: uids and gids must be in range 0-{MAX_ID}")
     return int(text)
 

@@ -46,6 +46,8 @@ def parse(text: str) -> BindText:
         )
     words = [word for word in mode.split(",") if word]
     _check_words(text, words)
+    if "nocopy" in words and source.startswith("/"):
+        raise InvalidArgument(f"invalid mode: nocopy in volume specification '{text}': only volumes are filled")
     propagation = next((word for word in words if word in PROPAGATIONS), "")
     if propagation and not source.startswith("/"):
         raise InvalidArgument(f"invalid volume specification: '{text}': propagation is for directories of the host")

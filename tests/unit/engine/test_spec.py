@@ -119,7 +119,7 @@ def test_what_cannot_be_honoured_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_the_environment_has_defaults_and_the_last_word_wins() -> None:
     config = ContainerConfig(env=("A=1", "PATH=/x", "A=2", "TERM"), tty=True)
-    assert merge.environment(config, "box") == ("PATH=/x", "HOSTNAME=box", "A=2")
+    assert merge.environment(config, "box", tty=False) == ("PATH=/x", "HOSTNAME=box", "A=2")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable
 
 import msgspec
 
+from cove import ids
 from cove.api.hijack import carry, hijack, stream_type
 from cove.api.http import NO_CONTENT, TAR, Channel, Hijack, Reply, Request, Response, Stream, json_reply
 from cove.api.router import Route
@@ -16,7 +17,14 @@ from cove.engine.engine import Engine
 from cove.engine.streams import Detached, LogStream
 from cove.errors import InvalidArgument
 from cove.wire import base
-from cove.wire.containers import ContainerSummary, CreateRequest, UpdateRequest, WaitResponse
+from cove.wire.containers import (
+    ContainerInspect,
+    ContainerSummary,
+    CreateRequest,
+    NetworkSettings,
+    UpdateRequest,
+    WaitResponse,
+)
 
 _LIST_FILTERS = (
     "ancestor", "before", "expose", "exited", "health", "id", "isolation", "is-task", "label", "label!", "name",
@@ -26,6 +34,7 @@ _PRUNE_FILTERS = ("until", "label", "label!")
 _PRIVATE_IPC_SINCE = (1, 40)
 _SEVERAL_NETWORKS_SINCE = (1, 44)
 _ANNOTATIONS_SINCE = (1, 46)
+_OWN_NAMES_SINCE = (1, 45)
 _IMAGE_MANIFEST_SINCE = (1, 48)
 _WAIT_CONDITIONS = ("", "not-running", "next-exit", "removed")
 
@@ -67,7 +76,23 @@ async def inspect(engine: Engine, request: Request) -> Reply:
     found = await engine.containers.inspect(request.params["id"], size=request.query.flag("size"))
     if request.version < _IMAGE_MANIFEST_SINCE:
         found = msgspec.structs.replace(found, image_manifest_descriptor=msgspec.UNSET)
+    if request.version < _OWN_NAMES_SINCE:
+        found = msgspec.structs.replace(found, network_settings=_with_own_names(found))
     return json_reply(found)
+
+
+def _with_own_names(found: ContainerInspect) -> NetworkSettings:
+    """Older clients look for a container's short id among its aliases on users' networks."""
+    settings = found.network_settings
+    networks = {
+        name: msgspec.structs.replace(
+            place, aliases=tuple(dict.fromkeys((*(place.aliases or ()), ids.short(found.id))))
+        )
+        if place.dns_names is not None
+        else place
+        for name, place in settings.networks.items()
+    }
+    return msgspec.structs.replace(settings, networks=networks)
 
 
 async def explain(engine: Engine, request: Request) -> Reply:
@@ -176,6 +201,7 @@ async def attach(engine: Engine, request: Request) -> Reply:
 
 async def attach_socket(engine: Engine, request: Request) -> Reply:
     """The same over a WebSocket, always as one raw stream."""
+    engine.containers.identity(request.params["id"])
     head = handshake(request)
     query = request.query
     attachment = await engine.streams.attach(
@@ -186,6 +212,7 @@ async def attach_socket(engine: Engine, request: Request) -> Reply:
         stream=query.flag("stream"),
         logs=query.flag("logs"),
         detach_keys=query.text("detachKeys"),
+        framed=False,
     )
 
     async def run(channel: Channel) -> None:
