@@ -89,6 +89,7 @@ class Engine:
 
     def stop(self) -> None:
         assert self.process is not None
+        self._local.connection = None  # it may have been idle for longer than the engine keeps one
         for container in self.json("GET", "/containers/json?all=1"):
             self.call("DELETE", f"/containers/{container['Id']}?force=1")
         self.process.send_signal(signal.SIGTERM)

@@ -1,8 +1,8 @@
 """`make bench`, images: pull and unpack, push, import, save, load, remove; Cove beside dockerd, podman and skopeo.
 
 All use one local docker-registry in one network namespace. Rounds alternate between the engines; each cell is
-the median wall time with its ratio to Cove, the processor seconds and the memory that the work added (skopeo:
-all that its process had).
+the median wall time and the median processor time, each with its ratio to Cove, and the memory that the work added
+(skopeo: all that its process had). On a busy host only the processor time can be relied on.
 
     bench/images.py [--rounds N] [--engines cove,docker,podman,skopeo] [--images debian,forty,fifty-thousand]
                     [--only pull] [--on /var/tmp] [--markdown]
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import cargo
 import engines
-from meter import Cost, measured
+from meter import Cost, Group
 
 VERBS = ("pull", "push", "save", "remove", "load", "import")
 _PIECE = 1 << 20
@@ -45,15 +45,11 @@ class World:
 class Daemon:
     """An engine behind the Docker API."""
 
-    def __init__(self, world: World, engine: engines.Engine) -> None:
+    def __init__(self, world: World, engine: engines.Engine, group: Group) -> None:
         self._world = world
         self._engine = engine
+        self._group = group
         self.name = engine.name
-
-    @property
-    def _pid(self) -> int:
-        assert self._engine.process is not None
-        return self._engine.process.pid
 
     def _ask(self, method: str, path: str, body: Path | None = None, into: Path | None = None) -> None:
         """One request, streamed both ways; an error within the answer's stream raises."""
@@ -81,33 +77,33 @@ class Daemon:
 
     def pull(self, name: str) -> Cost:
         query = urllib.parse.urlencode({"fromImage": self._image(name), "tag": "latest"})
-        return measured(self._pid, lambda: self._ask("POST", f"/images/create?{query}"))
+        return self._group.measured(lambda: self._ask("POST", f"/images/create?{query}"))
 
     def push(self, name: str) -> Cost:
         there = f"{self._world.target.host}/{name}"
         query = urllib.parse.urlencode({"repo": there, "tag": "latest"})
         self._ask("POST", f"/images/{self._image(name)}:latest/tag?{query}")
         try:
-            return measured(self._pid, lambda: self._ask("POST", f"/images/{there}/push?tag=latest"))
+            return self._group.measured(lambda: self._ask("POST", f"/images/{there}/push?tag=latest"))
         finally:
             self._ask("DELETE", f"/images/{there}:latest")
 
     def save(self, name: str) -> Cost:
         path = self._world.scratch / f"{self.name}-{name}.tar"
-        return measured(self._pid, lambda: self._ask("GET", f"/images/{self._image(name)}:latest/get", into=path))
+        return self._group.measured(lambda: self._ask("GET", f"/images/{self._image(name)}:latest/get", into=path))
 
     def load(self, name: str) -> Cost:
         path = self._world.scratch / f"{self.name}-{name}.tar"
-        return measured(self._pid, lambda: self._ask("POST", "/images/load", body=path))
+        return self._group.measured(lambda: self._ask("POST", "/images/load", body=path))
 
     def remove(self, name: str) -> Cost:
         # All names at once: some engines keep the digest as one.
-        return measured(self._pid, lambda: self._ask("DELETE", f"/images/{self._image(name)}:latest?force=1"))
+        return self._group.measured(lambda: self._ask("DELETE", f"/images/{self._image(name)}:latest?force=1"))
 
     def take_in(self, name: str) -> Cost:
         archive = cargo.root_archive(name)
         path = "/images/create?fromSrc=-&repo=imported&tag=latest"
-        cost = measured(self._pid, lambda: self._ask("POST", path, body=archive))
+        cost = self._group.measured(lambda: self._ask("POST", path, body=archive))
         self._ask("DELETE", "/images/imported:latest?force=1")
         return cost
 
@@ -117,32 +113,17 @@ class Skopeo:
 
     name = "skopeo"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, group: Group) -> None:
         self._world = world
+        self._group = group
         self._root = world.scratch / "skopeo"
         self._root.mkdir()
 
-    def _run(self, *words: str) -> Cost:
-        command = [*self._world.inside, "skopeo", *words]
-        began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        cost = measured(process.pid, process.communicate)
-        usage = self._children()
-        if process.returncode:
-            raise RuntimeError(f"{command}: failed")
-        return Cost(time.perf_counter() - began, usage - self._before, cost.memory)
-
-    @property
-    def _before(self) -> float:
-        return self._last
-
-    def _children(self) -> float:
-        times = os.times()
-        return times.children_user + times.children_system
-
     def _cost(self, *words: str) -> Cost:
-        self._last = self._children()
-        return self._run(*words)
+        command = [*self._group.words(), *self._world.inside, "skopeo", *words]
+        return self._group.measured(
+            lambda: subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+        )
 
     def _stored(self, name: str) -> str:
         return f"containers-storage:[overlay@{self._root}/data+{self._root}/run]localhost/{name}:latest"
@@ -217,29 +198,38 @@ def started(there: World, root: Path, names: list[str], stack: ExitStack) -> lis
     """The engines that are installed, each in the registries' network namespace."""
     found: list[Engine] = []
     for name in names:
-        if name == "skopeo":
-            found.append(Skopeo(there))
-            continue
-        engine = engines.ENGINES[name](root / name)
-        if not engine.installed():
+        if shutil.which(name if name == "skopeo" else engines.ENGINES[name].program) is None:
             print(f"  {name} is not installed and is left out")
             continue
-        engine.start(there.inside)
+        group = Group(name)
+        stack.callback(group.remove)
+        if name == "skopeo":
+            found.append(Skopeo(there, group))
+            continue
+        engine = engines.ENGINES[name](root / name)
+        engine.start([*group.words(), *there.inside])
         stack.callback(engine.stop)
-        found.append(Daemon(there, engine))
+        found.append(Daemon(there, engine, group))
     return found
 
 
 def cell(costs: list[Cost], first: list[Cost]) -> str:
     if not costs:
         return "-"
-    wall = statistics.median(cost.wall for cost in costs)
-    ratio = ""
-    if first and costs is not first:
-        ratio = f" ({wall / statistics.median(cost.wall for cost in first):.1f}×)"
-    processor = statistics.median(cost.processor for cost in costs)
-    memory = max(cost.memory for cost in costs) >> 20
-    return f"{wall:.2f} s{ratio} · {processor:.2f} cpu · {memory} MiB"
+    figures = []
+    for unit, of in (("s", _wall), ("cpu", _processor)):
+        value = statistics.median(map(of, costs))
+        ratio = f" ({value / statistics.median(map(of, first)):.1f}×)" if first and costs is not first else ""
+        figures.append(f"{value:.2f} {unit}{ratio}")
+    return " · ".join([*figures, f"{max(cost.memory for cost in costs) >> 20} MiB"])
+
+
+def _wall(cost: Cost) -> float:
+    return cost.wall
+
+
+def _processor(cost: Cost) -> float:
+    return max(cost.processor, 0.001)
 
 
 def main() -> None:
@@ -276,7 +266,7 @@ def main() -> None:
                 if any(figures):
                     rows.append([f"{verb}, {image}", *(cell(each, figures[0]) for each in figures)])
                     print(
-                        "  " + "".join(text.ljust(38 if at else 24) for at, text in enumerate(rows[-1])), flush=True
+                        "  " + "".join(text.ljust(44 if at else 24) for at, text in enumerate(rows[-1])), flush=True
                     )
     if options.markdown:
         for row in [header, ["---"] * len(header), *rows]:
