@@ -120,7 +120,9 @@ class Skopeo:
         self._root.mkdir()
 
     def _cost(self, *words: str) -> Cost:
-        command = [*self._group.words(), *self._world.inside, "skopeo", *words]
+        # It leaves a mount of its store behind, which ends with a mount namespace of its own.
+        alone = ["unshare", "--mount", "--propagation", "private"]
+        command = [*self._group.words(), *self._world.inside, *alone, "skopeo", *words]
         return self._group.measured(
             lambda: subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
         )
