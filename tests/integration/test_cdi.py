@@ -42,7 +42,7 @@ _HOOK = """#!/bin/sh
 # As vendors' tools do: from the state to the bundle, from there to the root file system, and links made in it.
 bundle=$(sed 's/.*"bundle":"\\([^"]*\\)".*/\\1/')
 root=$(sed 's/.*"root":{"path":"\\([^"]*\\)".*/\\1/' "$bundle/config.json")
-test "$1" = links -a "$PWD" = "$bundle" -a -d "$root/proc/self" || exit 3
+test "$1" = links -a "$PWD" = "$root" -a -d "$root/proc/self" || exit 3
 test -z "$SECRET_OF_THE_DAEMON" || exit 4
 ln -s "$2" "$root/lib-of-the-vendor" && hostname > "$root/hook-was-here"
 """

@@ -57,6 +57,30 @@ def test_recursive_options(bundle: Bundle, nested: Path, option: str, shown: str
     assert shown in flags_of(text, "/mnt") and shown in flags_of(text, "/mnt/sub")
 
 
+@pytest.mark.parametrize(
+    ("options", "shown", "mapped"),
+    [
+        ((), {"ro", "noexec", "noatime"}, {"ro", "noexec", "noatime"}),
+        (("nosuid",), {"rw", "nosuid", "noatime"}, {"ro", "noexec", "nosuid", "noatime"}),
+        (("rw", "exec", "strictatime"), {"rw"}, None),
+        (("noexec", "nodiratime"), {"rw", "noexec", "nodiratime", "relatime"}, None),
+        (("ro", "atime"), {"ro", "noatime"}, {"ro", "noexec", "noatime"}),
+    ],
+)
+def test_a_bind_with_options_has_those_alone_but_for_what_its_user_namespace_may_not_undo(
+    bundle: Bundle, nested: Path, options: tuple[str, ...], shown: set[str], mapped: set[str] | None
+) -> None:
+    """`mapped`: with a user namespace of its own; None where all is named."""
+    source = nested / "sub"
+    subprocess.run(["mount", "-o", "remount,bind,ro,noexec,noatime", source], check=True)
+    content = with_mount(config("cat", "/proc/self/mounts"), "/mnt", "none", str(source), "bind", *options)
+    assert flags_of(bundle.out(content), "/mnt") - {"inode64"} == shown
+    content["linux"]["namespaces"].append({"type": "user"})
+    content["linux"]["uidMappings"] = content["linux"]["gidMappings"] = MAP
+    if mapped is not None:
+        assert flags_of(bundle.out(content), "/mnt") - {"inode64"} == mapped
+
+
 def test_plain_options_are_not_recursive(bundle: Bundle, nested: Path) -> None:
     content = with_mount(config("cat", "/proc/self/mounts"), "/mnt", "none", str(nested), "rbind", "ro", "nodev")
     text = bundle.out(content)

@@ -135,6 +135,8 @@ def test_memory_policy(bundle: Bundle) -> None:
     content = config("sh", "-c", "cut -d' ' -f2 /proc/self/numa_maps | sort -u")
     content["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}
     assert bundle.out(content).splitlines() == ["bind=static:0"]
+    with bundle.living(content | {"process": content["process"] | {"args": ["sleep", "60"]}}) as name:
+        assert bundle.call("exec", name, "head", "-n1", "/proc/self/numa_maps").stdout.split()[1] == "bind=static:0"
     for policy, reason in (
         ({"mode": "MPOL_ODD"}, "MPOL_ODD"),
         ({"mode": "MPOL_BIND", "nodes": "0-"}, "linux.memoryPolicy.nodes"),

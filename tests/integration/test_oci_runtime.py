@@ -474,10 +474,10 @@ def test_features(bundle: Bundle) -> None:
 
 
 def test_hooks_find_the_root_where_the_bundle_has_it(bundle: Bundle) -> None:
-    """Hooks that add devices or libraries look at what is mounted below root.path."""
+    """Hooks that add devices or libraries look at what is mounted below root.path; createContainer's begin there."""
     content = config("cat", "/added")
     (bundle.rootfs / "added").touch()
-    script = "test -e rootfs/proc/self && mount --bind /etc/hostname rootfs/added"
+    script = f"test -e {bundle.rootfs}/proc/self && mount --bind /etc/hostname ./added"
     content["hooks"] = {"createContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]}
     assert bundle.out(content) == Path("/etc/hostname").read_text()
     (bundle.rootfs / "added").unlink()

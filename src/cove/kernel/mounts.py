@@ -27,6 +27,7 @@ MNT_DETACH = 2
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC = 0x1, 0x2, 0x4, 0x8
 ATTR_ATIME, ATTR_RELATIME, ATTR_NOATIME, ATTR_STRICTATIME = 0x70, 0x00, 0x10, 0x20
 ATTR_NODIRATIME, ATTR_IDMAP, ATTR_NOSYMFOLLOW = 0x80, 0x100000, 0x200000
+_PERMISSIONS = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | ATTR_NOSYMFOLLOW
 
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
 _FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC = 1, 1
@@ -60,6 +61,8 @@ _PROPAGATION = {
     "shared": MS_SHARED,
     "unbindable": MS_UNBINDABLE,
 }
+# Whoever leaves one of these flags of mount(2) out asks for no other: the kernel keeps its own choice.
+_LEFT_OUT = ("atime", "norelatime", "nostrictatime")
 _PLACES = ("bind", "rbind", "idmap", "ridmap")
 _SUBDIRECTORY = "X-mount.subdir="
 _NO_OPERATION = {"defaults", "async", "nolazytime", "nomand", "noiversion", "remount"}
@@ -76,11 +79,13 @@ KNOWN_OPTIONS = tuple(
 class Options:
     """What a mount's options say. Pairs of attributes are (set, clear); propagation is an MS_* flag or 0.
 
+    `named`: they say something of the attributes, be it what holds anyway.
     `subdirectory`: only this directory or file of the mount is meant (mount(8), X-mount.subdir).
     """
 
     bind: bool = False
     recursive: bool = False
+    named: bool = False
     attributes: tuple[int, int] = (0, 0)
     recursive_attributes: tuple[int, int] = (0, 0)
     propagation: int = 0
@@ -100,7 +105,7 @@ def _merge(pair: tuple[int, int], more: tuple[int, int]) -> tuple[int, int]:
 
 def parse_options(options: Iterable[str]) -> Options:
     """Sort mount options into what they act on; what is none of ours is data for the file system."""
-    bind = recursive = propagation_recursive = idmap = False
+    bind = recursive = propagation_recursive = idmap = named = False
     plain = deep = (0, 0)
     propagation = 0
     subdirectory = ""
@@ -111,7 +116,8 @@ def parse_options(options: Iterable[str]) -> Options:
         elif option in ("idmap", "ridmap"):
             idmap = True
         elif option in _ATTRIBUTES:
-            plain = _merge(plain, _ATTRIBUTES[option])
+            named = True
+            plain = plain if option in _LEFT_OUT else _merge(plain, _ATTRIBUTES[option])
         elif option[:1] == "r" and option[1:] in _ATTRIBUTES:
             deep = _merge(deep, _ATTRIBUTES[option[1:]])
         elif option in _PROPAGATION:
@@ -122,7 +128,22 @@ def parse_options(options: Iterable[str]) -> Options:
             subdirectory = option.removeprefix(_SUBDIRECTORY)
         elif option not in _NO_OPERATION:
             data.append(option)
-    return Options(bind, recursive, plain, deep, propagation, propagation_recursive, idmap, subdirectory, tuple(data))
+    return Options(
+        bind, recursive, named, plain, deep, propagation, propagation_recursive, idmap, subdirectory, tuple(data)
+    )
+
+
+def as_remounted(options: Options) -> tuple[int, int]:
+    """What mount(2) makes of a bind's attributes when it is remounted with these options, as runc does it.
+
+    One that is named switches off all that are not; atimes stay unless one of them is asked for.
+    """
+    if not options.named:
+        return (0, 0)
+    wanted, cleared = options.attributes
+    times = ATTR_ATIME | ATTR_NODIRATIME
+    timed = times if wanted & times or cleared & ATTR_ATIME else 0
+    return wanted, (_PERMISSIONS | timed) & ~(wanted & ~ATTR_ATIME)
 
 
 def subdirectory(path: str) -> str:

@@ -159,7 +159,7 @@ class _Init:
                 syscalls.join_session_keyring(f"_cove.{self.launch.id[:12]}")
             _enter_namespaces(self.launch.spec, linux, {kind for kind, _ in born_in(self.launch.spec)})
         tree = self._build_tree(linux)
-        self._hooks_of_creation()
+        self._hooks_of_creation(tree)
         identity, found = self._settle(tree, process)
         with self.child.stage("network"):
             if any(each.type == "network" and not each.path for each in linux.namespaces):
@@ -185,7 +185,7 @@ class _Init:
         with self.child.stage("rootfs"):
             given = self.given
             path = any(each.type == "mount" and each.path for each in linux.namespaces)
-            tree = JoinedTree(spec) if path else Tree(spec, self.launch.rootfs, given)
+            tree = JoinedTree(spec) if path else Tree(spec, self.launch.rootfs, given, exact=self.child.manner.hold)
             tree.enter()
             self.proc = given.proc if given and given.proc is not None else mounts.new_filesystem("proc", "proc", ())
             if any(each.type == "user" for each in linux.namespaces):
@@ -212,14 +212,15 @@ class _Init:
                 syscalls.setdomainname(spec.domainname)
         return tree
 
-    def _hooks_of_creation(self) -> None:
-        """All is mounted and the host still in reach: first the maker's hooks, then the container's."""
+    def _hooks_of_creation(self, tree: Tree | JoinedTree) -> None:
+        """All is mounted and the host still in reach: the maker's hooks, then the container's, in its root."""
         listed = self.launch.spec.hooks
         if not hooks.at_creation(listed):
             return
         assert listed is not None
         with self.child.stage("hooks"):
             self.state = self._state()
+            os.fchdir(tree.root)
             hooks.run("createContainer", listed.create_container, self.state)
 
     def _state(self) -> hooks.State:
@@ -228,7 +229,6 @@ class _Init:
             return hooks.decode(self.child.ask(b"hooks"))
         spec = self.launch.spec
         bundle = os.path.dirname(spec.root.path) if spec.root is not None else "/"
-        os.chdir(bundle)
         pid = int(os.readlink("/proc/self"))  # the host's procfs
         # Where hooks write is not for whoever may only call the daemon.
         told = {name: value for name, value in spec.annotations.items() if not name.startswith("run.oci.")}

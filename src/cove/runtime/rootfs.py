@@ -46,10 +46,15 @@ _DIRECTORY_FILESYSTEMS_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Tree:
-    """The mounts of one container while they are made; `root` is a descriptor of its "/"."""
+    """The mounts of one container while they are made; `root` is a descriptor of its "/".
 
-    def __init__(self, spec: Spec, rootfs: Mount | None, given: Given | None = None) -> None:
+    `exact`: a bind with attributes of its own keeps none of its source's, but in a user namespace, which may not
+    undo the host's.
+    """
+
+    def __init__(self, spec: Spec, rootfs: Mount | None, given: Given | None = None, *, exact: bool = False) -> None:
         self._spec = spec
+        self._exact = exact and given is None
         self._options = [parse_options(mount.options) for mount in spec.mounts]
         self._propagation = self._root_propagation()
         made = given.mounts if given is not None else {}
@@ -150,7 +155,8 @@ class Tree:
             made = self._new(mount, options, target, fresh=fresh) if source is None else source
             mounts.attach(made, target)
             if source is not None:
-                mounts.set_attributes(made, options.attributes)
+                exact = self._exact and sources.is_bind(mount, options)
+                mounts.set_attributes(made, mounts.as_remounted(options) if exact else options.attributes)
         mounts.set_attributes(made, options.recursive_attributes, recursive=True)
         if options.propagation:
             mounts.set_propagation(made, options.propagation, recursive=options.propagation_recursive)

@@ -11,12 +11,13 @@ from cove.kernel.mounts import Options, parse_options
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("rbind", "ro"), Options(bind=True, recursive=True, attributes=(mounts.ATTR_RDONLY, 0))),
-        (("ro", "rw"), Options(attributes=(0, mounts.ATTR_RDONLY))),
+        (("rbind", "ro"), Options(bind=True, recursive=True, named=True, attributes=(mounts.ATTR_RDONLY, 0))),
+        (("ro", "rw"), Options(named=True, attributes=(0, mounts.ATTR_RDONLY))),
         (("rro",), Options(recursive_attributes=(mounts.ATTR_RDONLY, 0))),
-        (("noatime",), Options(attributes=(mounts.ATTR_NOATIME, mounts.ATTR_ATIME))),
-        (("noatime", "relatime"), Options(attributes=(0, mounts.ATTR_ATIME))),
+        (("noatime",), Options(named=True, attributes=(mounts.ATTR_NOATIME, mounts.ATTR_ATIME))),
+        (("noatime", "relatime"), Options(named=True, attributes=(0, mounts.ATTR_ATIME))),
         (("rslave",), Options(propagation=mounts.MS_SLAVE, propagation_recursive=True)),
+        (("noatime", "atime"), Options(named=True, attributes=(mounts.ATTR_NOATIME, mounts.ATTR_ATIME))),
         (("size=64m", "mode=1777", "defaults"), Options(data=("size=64m", "mode=1777"))),
     ],
 )

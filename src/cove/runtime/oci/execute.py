@@ -14,7 +14,7 @@ from cove.errors import Conflict, InvalidArgument
 from cove.kernel import namespaces, privileges, process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Capabilities, Process, User
-from cove.runtime import affinity, credentials, exec_child, limits, rootless
+from cove.runtime import affinity, credentials, exec_child, limits, memory_policy, rootless
 from cove.runtime.child import ChildStdio, Manner
 from cove.runtime.messages import ExecLaunch
 from cove.runtime.oci import bundle, create, foreground, groups, joining, stdio, store
@@ -195,4 +195,6 @@ def _join(container: store.Container, asked: list[str], wanted: Process, manner:
         affinity.before(wanted)
         if linux is not None and linux.personality is not None:
             credentials.set_personality(linux.personality.domain)  # inherited by what this process makes
+        if linux is not None and linux.memory_policy is not None:
+            memory_policy.apply(linux.memory_policy)  # likewise
         return born(0, place, [("pid", target)], become)
