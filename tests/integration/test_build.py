@@ -209,12 +209,6 @@ def test_docker_py_builds(daemon: Daemon) -> None:
         client.images.build(fileobj=io.BytesIO(b"FROM busybox\nRUN exit 3\n"))
 
 
-def test_buildkit_is_refused_in_words(daemon: Daemon) -> None:
-    client = docker.APIClient(base_url=daemon.host)
-    answer = client._post(client._url("/build"), params={"version": "2"})
-    assert answer.status_code == 501 and "DOCKER_BUILDKIT=0" in answer.json()["message"]
-
-
 def test_a_tar_with_links_stays_inside(daemon: Daemon) -> None:
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from cove.api.errors import error_reply
 from cove.api.http import App, Hijack, Reply, Request
 from cove.api.router import API_VERSION, Router, dotted
-from cove.api.routes import backups, build, containers, execs, images, manifests, networks, system, volumes
+from cove.api.routes import backups, build, buildkit, containers, execs, images, manifests, networks, system, volumes
 from cove.engine.engine import Engine
 from cove.errors import CoveError
 from cove.httpd import messages
@@ -21,7 +21,7 @@ _HEADERS = (
 
 def application(engine: Engine) -> App:
     """What a `cove.api.server.Server` serves."""
-    tables = (backups, build, containers, execs, images, manifests, networks, volumes, system)
+    tables = (backups, build, buildkit, containers, execs, images, manifests, networks, volumes, system)
     router = Router(engine, [route for table in tables for route in table.ROUTES])
 
     async def app(request: messages.Request) -> Reply:

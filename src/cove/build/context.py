@@ -19,7 +19,7 @@ from typing import Protocol
 
 from cove.build import fetching
 from cove.build.arrived import Arrived, gather
-from cove.build.giturl import parse_git
+from cove.build.giturl import GitUrl, parse_git
 from cove.build.layers import Workshop
 from cove.errors import CoveError, InvalidArgument, NotFound, describe
 from cove.image.members import Limits
@@ -106,13 +106,12 @@ def fetch(workshop: Workshop, scratch: Path, address: str, dockerfile: str) -> C
     """The context that an address names: a git repository, an archive, or a Dockerfile."""
     git = parse_git(address)
     if git is not None:
-        work = scratch / "repository"
-        fetching.verified(git, fetching.check_out(work, git))
-        return opened(fetching.subdirectory(work, git.subdirectory), dockerfile)
-    if not address.lower().startswith(("http://", "https://")):
-        raise InvalidArgument(f"the context {address!r} is neither a git repository nor an http(s) address")
-    file = scratch / "download"
-    fetching.fetch(address, file)
+        return opened(_repository(scratch, git), dockerfile)
+    return downloaded(workshop, scratch, _download(scratch, address), dockerfile)
+
+
+def downloaded(workshop: Workshop, scratch: Path, file: Path, dockerfile: str) -> Context:
+    """The context in one file: an archive, or a Dockerfile."""
     directory = _new(scratch)
     if not _is_archive(file):
         shutil.move(file, directory / "Dockerfile")
@@ -122,16 +121,58 @@ def fetch(workshop: Workshop, scratch: Path, address: str, dockerfile: str) -> C
     return opened(directory, dockerfile)
 
 
+def fetch_tree(workshop: Workshop, scratch: Path, address: str) -> Path:
+    """The files that an address names: a repository's, an archive's, or the one file, called `context`."""
+    git = parse_git(address)
+    if git is not None:
+        return _repository(scratch, git)
+    file, directory = _download(scratch, address), _new(scratch)
+    if not _is_archive(file):
+        shutil.move(file, directory / "context")
+        return directory
+    workshop.gather(directory, _pieces(file))
+    file.unlink()
+    return directory
+
+
+def _repository(scratch: Path, git: GitUrl) -> Path:
+    work = scratch / "repository"
+    fetching.verified(git, fetching.check_out(work, git))
+    return fetching.subdirectory(work, git.subdirectory)
+
+
+def _download(scratch: Path, address: str) -> Path:
+    if not address.lower().startswith(("http://", "https://")):
+        raise InvalidArgument(f"the context {address!r} is neither a git repository nor an http(s) address")
+    file = scratch / "download"
+    fetching.fetch(address, file)
+    return file
+
+
 def opened(directory: Path, dockerfile: str) -> Context:
     """The Dockerfile and the patterns of a context that is there."""
+    content, own = definition(directory, dockerfile)
+    return Context(directory, content, ignored(directory) if own is None else own)
+
+
+def definition(directory: Path, dockerfile: str) -> tuple[bytes, tuple[str, ...] | None]:
+    """The Dockerfile of a directory, and the patterns that lie beside it under its name, None for none."""
     root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         name, content = _dockerfile(root, dockerfile)
         own = _read(root, f"{name}.dockerignore")
-        ignore = own if own is not None else _read(root, ".dockerignore")
     finally:
         os.close(root)
-    return Context(directory, content, parse_ignore((ignore or b"").decode("utf-8", "replace")))
+    return content, None if own is None else parse_ignore(own.decode("utf-8", "replace"))
+
+
+def ignored(directory: Path) -> tuple[str, ...]:
+    """The patterns that a context's own ignore file has."""
+    root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return parse_ignore((_read(root, ".dockerignore") or b"").decode("utf-8", "replace"))
+    finally:
+        os.close(root)
 
 
 def _dockerfile(root: int, asked: str) -> tuple[str, bytes]:

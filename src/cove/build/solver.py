@@ -31,7 +31,8 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happens to a vertex. `data` and `stream` (1 or 2) belong to a log; `reason` says why it ran."""
+    """What happens to a vertex. `data` and `stream` (1 or 2) belong to a log; `reason` says why it ran; `result` is
+    what came of it, or the error."""
 
     kind: Literal["start", "cached", "log", "done", "failed"]
     vertex: Vertex
@@ -168,7 +169,7 @@ class _Run(Generic[R]):
                 vertex, inputs, key, self._performer, lambda stream, data: self._log(vertex, stream, data)
             )
         except Exception as error:
-            self._tell("failed", vertex, reason=str(error))
+            self._tell("failed", vertex, reason=str(error), result=error)
             raise
         self._tell("done", vertex, result=result)
         return result

@@ -10,7 +10,8 @@ Where its files, secrets and credentials come from, and where its progress goes,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,8 +30,10 @@ from cove.build.solver import Event, Solver
 from cove.build.steps import Result, Runner, Steps, Surroundings
 from cove.engine.build_bases import Bases
 from cove.engine.context import Context
-from cove.errors import InvalidArgument
+from cove.errors import CoveError, InvalidArgument
 from cove.image.images import Image
+from cove.image.saving import save_as
+from cove.image.store import ImageStore
 from cove.oci.platform import Platform, host_platform
 from cove.oci.reference import Reference
 from cove.wire.builds import BuildOptions
@@ -96,10 +99,14 @@ class Build:
         self._results: dict[str, Result] = {}
         self._keys: dict[str, str] = {}
 
-    async def read(self) -> bytes:
+    async def read(self) -> None:
         """The Dockerfile, read and understood."""
         self._recipe = await self._files.read()
         self.dockerfile = reader.parse(self._recipe.dockerfile)
+
+    @property
+    def text(self) -> bytes:
+        """The Dockerfile as it is written, as far as it is known."""
         return self._recipe.dockerfile
 
     async def plan(self, sink: Sink) -> Plan:
@@ -175,6 +182,25 @@ class Build:
         for name in names:
             context.events.emit("image", "tag", image.id, {"name": Reference.parse(name).familiar})
         return image
+
+    @asynccontextmanager
+    async def archived(self, names: list[str]) -> AsyncIterator[tuple[Image, AsyncIterator[bytes]]]:
+        """The image and its archive under these names, for the time of a `with`; the store is as before."""
+        store, executors = self._tools.context.store, self._tools.context.executors
+        before = {image.target.digest for image in store.images.list()}
+        image = await self.image([])
+        try:
+            references = [Reference.parse(name) for name in names]
+            yield image, executors.stream(save_as(store.content, image, references))
+        finally:
+            if image.target.digest not in before:
+                await executors.disk(_forget_unnamed, store, image)
+
+
+def _forget_unnamed(store: ImageStore, image: Image) -> None:
+    with suppress(CoveError):
+        if not store.images.get(image.target.digest).names:
+            store.images.delete(image.target.digest)
 
 
 def wanted_files(plans: list[Plan]) -> dict[str, tuple[str, ...]]:

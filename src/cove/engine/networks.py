@@ -110,6 +110,13 @@ class NetworkService:
         found = sorted(self._store.all(), key=lambda record: record.created_ns)
         return [self._render(record, containers=False) for record in found if self._wanted(record, filters)]
 
+    @property
+    def host_gateway(self) -> str:
+        """The host as containers of the default bridge see it; "" where there is none."""
+        network = self._store.get(self._store.identity("bridge"))
+        subnets = network.subnets if network is not None else ()
+        return next((str(each.gateway) for each in subnets if each.gateway), "")
+
     async def inspect(self, ref: str, *, verbose: bool = False, scope: str = "") -> wire.Network:
         """One network with the containers that run on it."""
         if scope not in ("", "local"):

@@ -59,6 +59,11 @@ def save(content: Content, images: Images, names: Iterable[str], platform: Platf
     return _written(content, _chosen(images, names, platform))
 
 
+def save_as(content: Content, stored: StoredImage, names: Iterable[Reference]) -> Iterator[bytes]:
+    """The archive of one image with everything that is here of it, under names that it need not have."""
+    return _written(content, [_Saved(stored, tuple(names), stored.target == stored.manifest)])
+
+
 def _chosen(images: Images, names: Iterable[str], platform: Platform | None) -> list[_Saved]:
     """Each image once, with those of its names that were asked for."""
     found: dict[str, tuple[StoredImage, dict[Reference, None]]] = {}

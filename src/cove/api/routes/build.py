@@ -11,29 +11,23 @@ from cove.api.http import TAR, Query, Reply, Request, Response, Stream, json_rep
 from cove.api.router import Route
 from cove.api.streams import progress
 from cove.engine.engine import Engine
-from cove.errors import InvalidArgument, Unsupported
+from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.wire.base import decode
 from cove.wire.builds import BuildOptions, BuildSecrets
 from cove.wire.containers import Ulimit
 from cove.wire.execs import IdResponse
 
-_NO_SESSIONS = (
-    "Cove has no BuildKit sessions; build with DOCKER_BUILDKIT=0 docker build, or with cove build, which has "
-    "secrets, cache mounts and parallel stages"
-)
 _PRUNE_FILTERS = ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
 
 
 async def build(engine: Engine, request: Request) -> Reply:
-    """Docker's call; BuildKit's sessions are refused in words that tell what to do."""
-    if request.query.text("version") == "2" or request.query.text("session"):
-        raise Unsupported(_NO_SESSIONS)
+    """Docker's call, in its older form, and (version=2) with a session as BuildKit has it."""
+    if request.query.text("version") == "2":
+        from cove.buildkit.door import door
+
+        session = request.query.text("session")
+        return progress(await door(engine).calls.build(_options(request.query), session, request.body))
     return progress(await engine.builds.build(_options(request.query), request.body, _auth(request)))
-
-
-async def session(engine: Engine, request: Request) -> Reply:
-    """What BuildKit's clients begin with."""
-    raise Unsupported(_NO_SESSIONS)
 
 
 async def build_events(engine: Engine, request: Request) -> Reply:
@@ -53,7 +47,13 @@ async def rootfs(engine: Engine, request: Request) -> Reply:
 
 
 async def cancel(engine: Engine, request: Request) -> Reply:
-    await engine.builds.cancel(request.query.text("id"))
+    identity = request.query.text("id")
+    try:
+        await engine.builds.cancel(identity)
+    except NotFound:
+        from cove.buildkit.door import door
+
+        await door(engine).calls.cancel(identity)
     return Response(status=204)
 
 
@@ -92,7 +92,7 @@ def _options(query: Query) -> BuildOptions:
         cpuset_cpus=query.text("cpusetcpus"),
         cpuset_mems=query.text("cpusetmems"),
         cgroup_parent=query.text("cgroupparent"),
-        ulimits=tuple(decode(list[Ulimit], query.text("ulimits").encode())) if query.text("ulimits") else (),
+        ulimits=tuple(decode(list[Ulimit], _or_none(query.text("ulimits")))),
         isolation=query.text("isolation"),
         build_id=query.text("buildid"),
         cache_from=_list(query, "cache-from"),
@@ -104,6 +104,11 @@ def _options(query: Query) -> BuildOptions:
         check=query.flag("check"),
         epoch=query.number("epoch") if query.text("epoch") else _epoch(_pairs(query, "buildargs")),
     )
+
+
+def _or_none(text: str) -> bytes:
+    """A JSON list; clients write null for an empty one."""
+    return b"[]" if text in ("", "null") else text.encode()
 
 
 def _json(query: Query, name: str) -> object:
@@ -177,7 +182,6 @@ def _auth(request: Request) -> dict[str, dict[str, str]]:
 
 ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/build", build),
-    Route("POST", "/session", session),
     Route("POST", "/build/cancel", cancel),
     Route("POST", "/build/prune", prune),
     Route("POST", "/cove/build", build_events),

@@ -12,7 +12,7 @@ from cove.errors import NotFound, Unavailable, Unsupported
 from cove.wire.images import RegistryAuth
 
 _PING = (
-    ("Builder-Version", "1"),
+    ("Builder-Version", "2"),
     ("Swarm", "inactive"),
     ("Cache-Control", "no-cache, no-store, must-revalidate"),
     ("Pragma", "no-cache"),

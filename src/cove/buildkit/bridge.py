@@ -1,0 +1,119 @@
+"""moby.buildkit.v1.frontend.LLBBridge: for clients that drive the frontend themselves, as buildx does.
+
+    Control.Solve (without a frontend) waits … ── Ping · Solve ─▶ a reference … ── Return(reference) ─▶ it is made
+
+Each call names its build in its metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from cove.buildkit.frontend import NO_LLB
+from cove.buildkit.job import Job, Outcome
+from cove.buildkit.jobs import Jobs
+from cove.buildkit.messages import gateway as wire
+from cove.buildkit.messages.common import Definition, Empty, Op, SourceOp, WorkerRecord
+from cove.errors import InvalidArgument, NotFound, Unsupported
+from cove.grpc.calls import Call, Handler, unary
+from cove.grpc.protobuf import encode
+from cove.grpc.status import RpcError
+
+_BUILD = "buildkit-controlapi-buildid"
+_OWN_SCHEME = "cove-result://"
+_FRONTEND_CAPS = (
+    "solve.base resolveimage return returnmap importcaches proto.refarray reference.output frontend.inputs "
+    "gateway.solve.metadata frontend.caps gateway.solve.evaluate gateway.evaluate"
+).split()
+_LLB_CAPS = ("source.local", "source.image", "exporter.multiple", "exporter.sourcedateepoch")
+
+
+class Bridge:
+    """The service over all jobs."""
+
+    def __init__(self, jobs: Jobs, worker: Callable[[], WorkerRecord]) -> None:
+        self._jobs = jobs
+        self._worker = worker
+
+    def methods(self) -> dict[str, Handler]:
+        return {
+            "Ping": unary(Empty, self.ping),
+            "Solve": unary(wire.SolveRequest, self.solve),
+            "Return": unary(wire.ReturnRequest, self.return_),
+            "Evaluate": unary(wire.EvaluateRequest, self.evaluate),
+            "Inputs": unary(Empty, self.inputs),
+        }
+
+    async def _job(self, call: Call) -> Job:
+        names = call.metadata.get(_BUILD)
+        if not names:
+            raise InvalidArgument(f"the call does not say which build it belongs to ({_BUILD})")
+        return await self._jobs.get(names[0])
+
+    async def ping(self, call: Call, request: Empty) -> wire.PongResponse:
+        await self._job(call)
+        return wire.PongResponse(
+            frontend_caps=tuple(wire.APICap(id=each, enabled=True) for each in _FRONTEND_CAPS),
+            llb_caps=tuple(wire.APICap(id=each, enabled=True) for each in _LLB_CAPS),
+            workers=(self._worker(),),
+        )
+
+    async def solve(self, call: Call, request: wire.SolveRequest) -> wire.SolveResponse:
+        """Plan what is asked for; it is made when it is returned or evaluated."""
+        job = await self._job(call)
+        if request.definition is not None and request.definition.operations:
+            raise Unsupported(NO_LLB)
+        if request.source_policies:
+            raise Unsupported("source policies are not followed by this builder, so a build with one is refused")
+        if not request.frontend:
+            return wire.SolveResponse(result=wire.Result(ref=wire.Ref()))
+        outcome = await job.plan(request.frontend, request.options)
+        if request.evaluate:
+            await job.evaluate(outcome)
+        return wire.SolveResponse(ref=_first(outcome), result=_result(outcome))
+
+    async def evaluate(self, call: Call, request: wire.EvaluateRequest) -> Empty:
+        job = await self._job(call)
+        await job.evaluate(job.outcome(request.ref)[0])
+        return Empty()
+
+    async def return_(self, call: Call, request: wire.ReturnRequest) -> Empty:
+        """The client's last word: what shall be made, or why nothing."""
+        job = await self._job(call)
+        if job.returned.done():
+            raise NotFound(f"the build {job.ref} has ended")
+        if request.error is not None and request.error.code:
+            error = request.error
+            job.returned.set_exception(RpcError(error.code, error.message, error.details))
+        else:
+            job.returned.set_result(request.result or wire.Result())
+        return Empty()
+
+    async def inputs(self, call: Call, request: Empty) -> wire.InputsResponse:
+        await self._job(call)
+        return wire.InputsResponse()
+
+
+def _first(outcome: Outcome) -> str:
+    return outcome.identity
+
+
+def _result(outcome: Outcome) -> wire.Result:
+    """One reference, or one for each platform."""
+    platforms = outcome.build.platforms
+    if not outcome.asked.many:
+        return wire.Result(ref=_ref(outcome.identity))
+    refs = {str(each): _ref(f"{outcome.identity}/{each}") for each in platforms}
+    listed = [
+        {"ID": str(each), "Platform": {"architecture": each.architecture, "os": each.os, "variant": each.variant}}
+        for each in platforms
+    ]
+    metadata = {"refs.platforms": json.dumps({"Platforms": listed}).encode()}
+    return wire.Result(refs=wire.RefMap(refs=refs), metadata=metadata)
+
+
+def _ref(identity: str) -> wire.Ref:
+    """A reference, with a definition that only we understand: clients hand it back as another build's input."""
+    source = encode(Op(source=SourceOp(identifier=f"{_OWN_SCHEME}{identity}")))
+    return wire.Ref(id=identity, definition=Definition(operations=(source,)))

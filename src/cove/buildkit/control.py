@@ -1,0 +1,225 @@
+"""moby.buildkit.v1.Control: builds, their progress, who works, and what the cache holds."""
+
+from __future__ import annotations
+
+import platform as host
+from collections.abc import AsyncIterator
+
+from cove import __version__
+from cove.build.cache import Record
+from cove.buildkit import exports, frontend
+from cove.buildkit.job import Job, Outcome
+from cove.buildkit.jobs import Jobs
+from cove.buildkit.messages import control as wire
+from cove.buildkit.messages.common import BuildkitVersion, Empty, Platform, Timestamp, WorkerRecord
+from cove.buildkit.messages.gateway import Result
+from cove.engine.engine import Engine
+from cove.errors import CoveError, Unsupported
+from cove.grpc.calls import Call, Handler, streaming, unary
+from cove.grpc.status import Code, RpcError
+from cove.oci.platform import host_platform
+from cove.wire.filters import Filters
+
+_LABEL = "org.mobyproject.buildkit.worker."
+
+
+class Control:
+    """The service over one engine."""
+
+    def __init__(self, engine: Engine, jobs: Jobs) -> None:
+        self._engine = engine
+        self._jobs = jobs
+
+    def methods(self) -> dict[str, Handler]:
+        return {
+            "Solve": unary(wire.SolveRequest, self.solve),
+            "Status": streaming(wire.StatusRequest, self.status),
+            "Info": unary(Empty, self.info),
+            "ListWorkers": unary(Empty, self.workers),
+            "DiskUsage": unary(wire.DiskUsageRequest, self.disk_usage),
+            "Prune": streaming(wire.PruneRequest, self.prune),
+        }
+
+    # ── builds ────────────────────────────────────────────────────────────────────────────────────
+
+    async def solve(self, call: Call, request: wire.SolveRequest) -> wire.SolveResponse:
+        """One build; it ends with its call."""
+        return wire.SolveResponse(exporter_response=await self.solved(request))
+
+    async def solved(self, request: wire.SolveRequest, *, body: AsyncIterator[bytes] | None = None) -> dict[str, str]:
+        """Build and hand on; what the exporters tell. `body`: a context that came with the request."""
+        exporters = _exporters(request)
+        exports.check(exporters)
+        _refuse(request)
+        async with self._jobs.running(request.ref, request.session) as job:
+            job.entitlements = request.entitlements
+            job.body = body
+            job.cache_to = _cache_to(request.cache)
+            try:
+                return await self._result(job, request, exporters)
+            except RpcError:
+                raise
+            except CoveError as error:
+                raise RpcError(Code.UNKNOWN, error.message) from error
+
+    async def _result(
+        self, job: Job, request: wire.SolveRequest, exporters: tuple[wire.Exporter, ...]
+    ) -> dict[str, str]:
+        if request.frontend:
+            outcome: Outcome | None = await job.plan(request.frontend, _options(request))
+        else:
+            outcome = _returned(job, await job.returned)
+        if outcome is None:
+            return {}
+        return await exports.export(job, outcome, exporters)
+
+    async def status(self, call: Call, request: wire.StatusRequest) -> AsyncIterator[wire.StatusResponse]:
+        """The progress of a build, until it ends."""
+        job = await self._jobs.get(request.ref)
+        async for news in job.trace.follow():
+            yield news
+
+    # ── who works ─────────────────────────────────────────────────────────────────────────────────
+
+    async def info(self, call: Call, request: Empty) -> wire.InfoResponse:
+        return wire.InfoResponse(version=_version())
+
+    async def workers(self, call: Call, request: Empty) -> wire.ListWorkersResponse:
+        return wire.ListWorkersResponse(record=(self.worker(),))
+
+    def worker(self) -> WorkerRecord:
+        """Cove as a worker: the labels tell clients that indexes of several platforms can be kept here."""
+        own = host_platform()
+        labels = {
+            f"{_LABEL}executor": "cove",
+            f"{_LABEL}hostname": host.node(),
+            f"{_LABEL}snapshotter": "overlayfs",
+            f"{_LABEL}network": "bridge",
+        }
+        gateway = self._engine.networks.host_gateway
+        if gateway:
+            labels[f"{_LABEL}moby.host-gateway-ip"] = gateway
+        platform = Platform(architecture=own.architecture, os=own.os, variant=own.variant)
+        return WorkerRecord(id="cove", labels=labels, platforms=(platform,), version=_version())
+
+    # ── the cache ─────────────────────────────────────────────────────────────────────────────────
+
+    async def disk_usage(self, call: Call, request: wire.DiskUsageRequest) -> wire.DiskUsageResponse:
+        images = _images(self._engine)
+        filters = _filters(request.filter)
+        records = [_record(each, images) for each in self._engine.builds.cache.records()]
+        return wire.DiskUsageResponse(record=tuple(each for each in records if _wanted(each, filters)))
+
+    async def prune(self, call: Call, request: wire.PruneRequest) -> AsyncIterator[wire.UsageRecord]:
+        """Forget steps; each that is forgotten is told."""
+        if request.min_free_space:
+            raise Unsupported("pruning until a part of the disk is free is not supported; give what may be used")
+        before = {each.key: each for each in self._engine.builds.cache.records()}
+        filters = {name: (value,) for name, value in _filters(request.filter)}
+        if request.keep_duration:
+            filters["until"] = (f"{request.keep_duration // 10**9}s",)
+        done = await self._engine.builds.prune(
+            Filters(filters), all_=request.all, keep_bytes=request.reserved_space or request.max_used_space
+        )
+        for key in done.caches_deleted or ():
+            if key in before:
+                yield _record(before[key], frozenset())
+            else:
+                yield wire.UsageRecord(id=key, record_type="exec.cachemount", mutable=True)
+
+
+def _images(engine: Engine) -> frozenset[str]:
+    """Every layer that an image stands on."""
+    return frozenset(chain for image in engine.builds.context.images.list() for chain in image.chain_ids)
+
+
+def _record(record: Record, used: frozenset[str]) -> wire.UsageRecord:
+    return wire.UsageRecord(
+        id=record.key[:25],
+        size=record.size,
+        created_at=Timestamp.of_ns(record.created_ns),
+        last_used_at=Timestamp.of_ns(record.used_ns),
+        usage_count=record.uses,
+        description=record.title,
+        record_type="regular",
+        shared=record.chain in used,
+    )
+
+
+def _filters(texts: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Clients' filters, NAME=VALUE or NAME==VALUE. Raises Unsupported for names that mean nothing here."""
+    found = []
+    for text in texts:
+        for word in text.split(","):
+            name, _, value = word.replace("==", "=").partition("=")
+            if name not in ("id", "type", "description", "shared", "inuse", "mutable"):
+                raise Unsupported(f"the filter {word!r} is not known to this builder")
+            found.append((name, value))
+    return found
+
+
+def _wanted(record: wire.UsageRecord, filters: list[tuple[str, str]]) -> bool:
+    facts = {
+        "id": record.id,
+        "type": record.record_type,
+        "description": record.description,
+        "shared": str(record.shared).lower(),
+        "inuse": str(record.in_use).lower(),
+        "mutable": str(record.mutable).lower(),
+    }
+    return all(facts[name] == (value or "true") for name, value in filters)
+
+
+def _version() -> BuildkitVersion:
+    return BuildkitVersion(package="cove", version=f"v{__version__}")
+
+
+def _exporters(request: wire.SolveRequest) -> tuple[wire.Exporter, ...]:
+    if request.exporters:
+        return request.exporters
+    if request.exporter:
+        return (wire.Exporter(type=request.exporter, attributes=request.exporter_attributes),)
+    return ()
+
+
+def _refuse(request: wire.SolveRequest) -> None:
+    if request.definition is not None and request.definition.operations:
+        raise Unsupported(frontend.NO_LLB)
+    if request.source_policy or request.source_policy_session:
+        raise Unsupported("source policies are not followed by this builder, so a build with one is refused")
+
+
+def _cache_to(cache: wire.CacheOptions | None) -> tuple[str, ...]:
+    found = []
+    for each in cache.exports if cache is not None else ():
+        if each.type != "inline":
+            raise Unsupported(f"--cache-to type={each.type} is not supported over this call; inline is")
+        found.append("inline")
+    if cache is not None and cache.export_ref:
+        raise Unsupported("a cache cannot be put to an image by this call; take type=inline")
+    return tuple(found)
+
+
+def _options(request: wire.SolveRequest) -> dict[str, str]:
+    """The frontend's options, with the caches to take from."""
+    options = dict(request.frontend_attributes)
+    imports = request.cache.imports if request.cache is not None else ()
+    names = [frontend.cache_image(each.type, each.attributes, "from") for each in imports]
+    if names:
+        options["cache-from"] = ",".join((*filter(None, [options.get("cache-from", "")]), *names))
+    return options
+
+
+def _returned(job: Job, result: Result) -> Outcome | None:
+    """What the client that drove the frontend wants made of it all; None for nothing."""
+    names = [result.ref_deprecated]
+    if result.ref is not None:
+        names.append(result.ref.id)
+    if result.refs is not None:
+        names += [ref.id for ref in result.refs.refs.values()]
+    if result.refs_deprecated is not None:
+        names += result.refs_deprecated.refs.values()
+    for name in names:
+        if name:
+            return job.outcome(name)[0]
+    return None

@@ -1,0 +1,201 @@
+"""The options of BuildKit's Dockerfile frontend, read: what is built, from where, how.
+
+    {"filename": "Dockerfile", "build-arg:A": "1", "platform": "linux/amd64", …} ─▶ Asked
+
+What Cove cannot honour is refused in words; what only tells of the client (its version control, say) is left alone.
+Source: frontend/dockerui of moby/buildkit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cove.errors import InvalidArgument, Unsupported
+from cove.wire.builds import BuildOptions
+from cove.wire.containers import Ulimit
+
+NO_LLB = (
+    "a build in BuildKit's low-level language (LLB) cannot be run: Cove builds Dockerfiles, with the frontend "
+    "dockerfile.v0"
+)
+_FRONTEND = "dockerfile.v0"
+_GATEWAY = "gateway.v0"
+_DOCKERFILE_IMAGES = ("docker/dockerfile", "docker.io/docker/dockerfile", "docker/dockerfile-upstream")
+_TELLING = frozenset(
+    "frontend.caps source cmdline requestid multi-platform image-resolve-mode cache-imports cache-from "
+    "contextkey dockerfilekey context filename no-cache".split()
+)
+_TELLING_PREFIXES = ("vcs:", "sharedkey:", "local-sessionid:", "input-metadata:", "context:", "build-arg:", "label:")
+_NETWORKS = {"": "", "sandbox": "", "host": "host", "none": "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a client wants built. `context` is an address, "" for the client's own directory.
+
+    `contexts` are the named ones, NAME to what the client wrote. `request` names a question that is answered
+    instead of a build. `many`: the result is an index, even for one platform.
+    """
+
+    options: BuildOptions
+    filename: str = "Dockerfile"
+    context: str = ""
+    context_directory: str = "context"
+    dockerfile_directory: str = "dockerfile"
+    local_dockerfile: bool = False
+    contexts: Mapping[str, str] = field(default_factory=dict)
+    request: str = ""
+    many: bool = False
+
+
+def check_frontend(name: str, options: Mapping[str, str]) -> None:
+    """Only Dockerfiles are understood. Raises Unsupported."""
+    if name == _FRONTEND:
+        return
+    if name == _GATEWAY and options.get("source", "").partition(":")[0].partition("@")[0] in _DOCKERFILE_IMAGES:
+        return
+    what = f"the frontend image {options.get('source', '')!r}" if name == _GATEWAY else f"the frontend {name!r}"
+    raise Unsupported(f"{what} cannot be run: Cove reads Dockerfiles itself, with the frontend dockerfile.v0, only")
+
+
+def read(options: Mapping[str, str], entitlements: Iterable[str] = (), cache_to: Iterable[str] = ()) -> Asked:
+    """The options as values. Raises InvalidArgument or Unsupported."""
+    taken: dict[str, object] = {}
+    for key, value in options.items():
+        if key in _READERS:
+            name, reader = _READERS[key]
+            taken[name] = reader(value)
+        elif key.startswith("attest:"):
+            _no_attestation(key.removeprefix("attest:"), value)
+        elif key not in _TELLING and not key.startswith(_TELLING_PREFIXES):
+            raise Unsupported(f"the build option {key!r} is not known to this builder")
+    arguments = _prefixed(options, "build-arg:")
+    no_cache = options.get("no-cache")
+    built = BuildOptions(
+        arguments=arguments,
+        labels=_prefixed(options, "label:"),
+        no_cache=no_cache == "",
+        no_cache_filter=tuple(part for part in (no_cache or "").split(",") if part),
+        pull=options.get("image-resolve-mode") == "pull",
+        cache_from=_imports(options),
+        cache_to=tuple(cache_to),
+        allow=tuple(entitlements),
+        check=options.get("requestid") == "frontend.lint",
+        epoch=_epoch(arguments.get("SOURCE_DATE_EPOCH", "")),
+        **taken,  # type: ignore[arg-type]
+    )
+    many = options.get("multi-platform") or arguments.get("BUILDKIT_MULTI_PLATFORM", "")
+    return Asked(
+        options=built,
+        filename=options.get("filename") or "Dockerfile",
+        context=options.get(options.get("contextkey") or "context", ""),
+        dockerfile_directory=options.get("dockerfilekey") or "dockerfile",
+        local_dockerfile="dockerfilekey" in options,
+        contexts=_prefixed(options, "context:"),
+        request=options.get("requestid", ""),
+        many=len(built.platforms) > 1 or many.lower() in ("1", "t", "true"),
+    )
+
+
+def _no_attestation(kind: str, value: str) -> None:
+    if "disabled=true" in value.split(","):
+        return
+    raise Unsupported(f"attestations ({kind}) are not made by this builder; build with --{kind}=false")
+
+
+def _prefixed(options: Mapping[str, str], prefix: str) -> dict[str, str]:
+    return {key.removeprefix(prefix): value for key, value in options.items() if key.startswith(prefix)}
+
+
+def _imports(options: Mapping[str, str]) -> tuple[str, ...]:
+    """The images that finished steps may be taken from."""
+    found = [name for name in options.get("cache-from", "").split(",") if name]
+    text = options.get("cache-imports", "")
+    try:
+        entries = msgspec.json.decode(text) if text else []
+        found += [cache_image(entry["Type"], entry.get("Attrs") or {}, "from") for entry in entries]
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidArgument(f"the option cache-imports cannot be read: {error}") from None
+    return tuple(dict.fromkeys(found))
+
+
+def cache_image(kind: str, attributes: Mapping[str, str], way: str) -> str:
+    """The image that a cache of this kind lies in. Raises Unsupported for other kinds."""
+    if kind != "registry":
+        raise Unsupported(f"--cache-{way} type={kind} is not supported over this call; registry and inline are")
+    if not attributes.get("ref"):
+        raise InvalidArgument(f"--cache-{way} type=registry needs ref=NAME")
+    return attributes["ref"]
+
+
+def _epoch(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}")
+    return int(text)
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    """NAME=ADDRESS, separated by commas."""
+    found = []
+    for word in _row(text):
+        name, equals, address = word.partition("=")
+        if not equals or not name or not address:
+            raise InvalidArgument(f"invalid additional host {word!r}: write NAME=ADDRESS")
+        found.append(f"{name}:{address}")
+    return tuple(found)
+
+
+def _ulimits(text: str) -> tuple[Ulimit, ...]:
+    """NAME=SOFT:HARD, separated by commas."""
+    found = []
+    for word in _row(text):
+        name, _, limits = word.partition("=")
+        soft, _, hard = limits.partition(":")
+        found.append(Ulimit(name=name, soft=_number(soft), hard=_number(hard or soft)))
+    return tuple(found)
+
+
+def _row(text: str) -> list[str]:
+    return next(csv.reader(io.StringIO(text)), []) if text else []
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text or 0)
+    except ValueError:
+        raise InvalidArgument(f"{text!r} is not a whole number") from None
+
+
+def _network(text: str) -> str:
+    if text not in _NETWORKS:
+        raise InvalidArgument(f"invalid netmode {text}")
+    return _NETWORKS[text]
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)
+
+
+_READERS: dict[str, tuple[str, Callable[[str], object]]] = {
+    "target": ("target", str),
+    "platform": ("platforms", _list),
+    "add-hosts": ("extra_hosts", _hosts),
+    "force-network-mode": ("network", _network),
+    "shm-size": ("shm_size", _number),
+    "ulimit": ("ulimits", _ulimits),
+    "cgroup-parent": ("cgroup_parent", str),
+    "memory": ("memory", _number),
+    "memswap": ("memory_swap", _number),
+    "cpushares": ("cpu_shares", _number),
+    "cpuperiod": ("cpu_period", _number),
+    "cpuquota": ("cpu_quota", _number),
+    "cpusetcpus": ("cpuset_cpus", str),
+    "cpusetmems": ("cpuset_mems", str),
+}

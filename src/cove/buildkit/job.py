@@ -1,0 +1,157 @@
+"""One request to build, from its beginning to its end: what was solved in it, and its progress.
+
+    Control.Solve ─▶ Job ─▶ (bridge: Solve, …, Return) or its own frontend ─▶ Outcome ─▶ evaluated once ─▶ exported
+                      └────────────────────────────▶ Trace ◀── Control.Status
+
+A result is planned when it is asked for and made when somebody needs it. What passes through lies in a directory of
+the job's, which ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cove import ids
+from cove.build.dockerfile.plan import Plan
+from cove.buildkit import frontend
+from cove.buildkit.failures import failure
+from cove.buildkit.files import SessionFiles, tree_or_image
+from cove.buildkit.frontend import Asked
+from cove.buildkit.gifts import Gifts, credentials
+from cove.buildkit.messages.gateway import Result
+from cove.buildkit.progress import Trace
+from cove.buildkit.sessions import Session, Sessions
+from cove.engine.build_bases import Bases, Sink
+from cove.engine.build_job import Build
+from cove.engine.builds import BuildService
+from cove.errors import CoveError, NotFound
+from cove.grpc.status import RpcError
+from cove.oci.reference import Reference
+
+
+@dataclass(eq=False)
+class Outcome:
+    """A planned build; `Job.evaluate` makes it."""
+
+    identity: str
+    asked: Asked
+    build: Build
+    planned: Plan
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+class Job:
+    """One request's builds."""
+
+    def __init__(self, service: BuildService, sessions: Sessions, ref: str, session: str) -> None:
+        self._service = service
+        self._sessions = sessions
+        self._session = session
+        self.ref = ref
+        self.trace = Trace()
+        self.outcomes: dict[str, Outcome] = {}
+        self.entitlements: tuple[str, ...] = ()
+        self.cache_to: tuple[str, ...] = ()
+        self.body: AsyncIterator[bytes] | None = None
+        self.returned: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._scratches: list[Path] = []
+
+    async def find_session(self) -> Session | None:
+        """The client's session; None for a build that names none."""
+        return await self._sessions.get(self._session) if self._session else None
+
+    @property
+    def service(self) -> BuildService:
+        return self._service
+
+    async def plan(
+        self, name: str, options: Mapping[str, str], inputs: Mapping[str, Outcome] | None = None
+    ) -> Outcome:
+        """Read what is to be built and plan it. Raises RpcError."""
+        frontend.check_frontend(name, options)
+        asked = frontend.read(options, self.entitlements, self.cache_to)
+        scratch = self._service.scratch()
+        self._scratches.append(scratch)
+        context = self._service.context
+        build = self._service.job(
+            asked.options,
+            files=SessionFiles(
+                asked, self.find_session, context.executors, self._service.workshop, scratch, self.trace, self.body
+            ),
+            bases=_TracedBases(self, asked.options.pull),
+            giver=Gifts(self.find_session),
+            scratch=scratch,
+            contexts={each: tree_or_image(each, value) for each, value in asked.contexts.items()},
+        )
+        with self._told(asked, build):
+            await build.read()
+            planned = await build.plan(lambda _: None)
+        self.trace.planned(tuple(each.made.vertex for each in build.plans))
+        for warning in planned.warnings:
+            self.trace.warn(warning, asked.filename, build.text)
+        outcome = Outcome(ids.new_id()[:25], asked, build, planned)
+        self.outcomes[outcome.identity] = outcome
+        return outcome
+
+    async def evaluate(self, outcome: Outcome) -> None:
+        """Make it, once, whoever asks first. Raises RpcError."""
+        if outcome.task is None:
+            outcome.task = asyncio.ensure_future(outcome.build.solve(self.trace.heard, lambda _: None))
+        with self._told(outcome.asked, outcome.build):
+            await asyncio.shield(outcome.task)
+
+    def outcome(self, identity: str) -> tuple[Outcome, Plan]:
+        """What a reference means: a result, or one platform's."""
+        name, _, platform = identity.partition("/")
+        outcome = self.outcomes.get(name)
+        if outcome is None:
+            raise NotFound(f"no such ref: {identity}")
+        for each, plan in zip(outcome.build.platforms, outcome.build.plans, strict=True):
+            if str(each) == platform or not platform:
+                return outcome, plan
+        raise NotFound(f"no such ref: {identity}")
+
+    @contextlib.contextmanager
+    def _told(self, asked: Asked, build: Build) -> Iterator[None]:
+        """What fails within is told as a build's failure."""
+        try:
+            yield
+        except RpcError:
+            raise
+        except CoveError as error:
+            raise failure(error, asked.filename, build.text) from error
+
+    async def close(self) -> None:
+        """End what still runs and remove what passed through."""
+        tasks = [each.task for each in self.outcomes.values() if each.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for scratch in self._scratches:
+            self._service.sweep(scratch)
+        if not self.returned.done():
+            self.returned.cancel()
+        self.trace.end()
+
+
+class _TracedBases(Bases):
+    """Images, each with a step that tells of its pull."""
+
+    def __init__(self, job: Job, pull: bool) -> None:
+        super().__init__(job.service.context, credentials(job.find_session), pull=pull)
+        self._trace = job.trace
+
+    async def find(self, wanted: Collection[tuple[str, str]], sink: Sink) -> None:
+        loop = asyncio.get_running_loop()
+        for name, platform in sorted(wanted):
+            with self._trace.step(f"[internal] load metadata for {Reference.parse(name).full}") as work:
+
+                def tell(message: dict[str, Any], heard: Sink = work.pulled) -> None:
+                    loop.call_soon_threadsafe(heard, message)
+
+                await super().find([(name, platform)], tell)

@@ -1,0 +1,227 @@
+"""BuildKit's protocol: by the real clients where they are, and by a small client of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Daemon
+from tests.integration.buildkit_world import Control, Failed, File, Session, first, pairs, parts
+from tests.integration.test_build import context, output
+
+SOLVE, STATUS = "/moby.buildkit.v1.Control/Solve", "/moby.buildkit.v1.Control/Status"
+LIMIT = 60
+
+
+# ── the protocol, by a client of our own ──────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def control(daemon: Daemon) -> Iterator[Control]:
+    client = Control(str(daemon.run / "cove.sock"))
+    yield client
+    client.close()
+
+
+def solve(control: Control, ref: str, session: str, exporter: dict[str, str], **options: str) -> bytes:
+    """Control.Solve with the frontend dockerfile.v0; its answer."""
+    attributes = [(7, pair) for pair in pairs({key.replace("_", "-"): value for key, value in options.items()})]
+    exported = [(4, pair) for pair in pairs(exporter)]
+    request = [(1, ref), (3, "image"), *exported, (5, session), (6, "dockerfile.v0"), *attributes]
+    (answer,) = control.call(SOLVE, request)  # type: ignore[arg-type]
+    return answer
+
+
+def test_a_build_over_a_session_and_its_progress(daemon: Daemon, control: Control) -> None:
+    dockerfile = (
+        b"FROM busybox AS one\nCOPY big small /\nRUN --mount=type=secret,id=s wc -c /big && cat /run/secrets/s\n"
+    )
+    big = os.urandom(6 << 20)
+    files = {"big": File(big), "small": File(b"s"), "unused": File(b"u")}
+    session = Session(
+        str(daemon.run / "cove.sock"),
+        "session-1",
+        {"dockerfile": {"Dockerfile": File(dockerfile)}, "context": files},
+        {"s": b"very secret"},
+    )
+    told: list[bytes] = []
+    follower = threading.Thread(target=lambda: told.extend(control.call(STATUS, [(1, "build-1")])))
+    follower.start()
+    answer = solve(control, "build-1", "session-1", {"name": "docker.io/library/over-session:latest"})
+    follower.join(LIMIT)
+    session.close()
+    response = {first(pair, 1).decode(): first(pair, 2).decode() for pair in parts(answer, 1)}
+    image = json.loads(daemon.docker("image", "inspect", "over-session").stdout)[0]
+    assert response["containerimage.config.digest"] == image["Id"]
+    assert response["image.name"] == "docker.io/library/over-session:latest"
+    assert output(daemon, "over-session", "wc", "-c", "/big", "/small").split()[:3:2] == [str(len(big)), "1"]
+    assert files["big"].sent == 1 and files["unused"].sent == 0  # only what COPY names is asked for
+    vertices = [vertex for each in told for vertex in parts(each, 1)]
+    names = {first(vertex, 3).decode() for vertex in vertices}
+    assert "[internal] load build definition from Dockerfile" in names and "exporting to image" in names
+    assert any(name.startswith("[one ") and "COPY big small /" in name for name in names)
+    assert all(first(vertex, 1).startswith(b"sha256:") for vertex in vertices)
+    assert b"very secret" in b"".join(first(log, 4) for each in told for log in parts(each, 3))
+
+
+def test_a_failure_tells_the_line(daemon: Daemon, control: Control) -> None:
+    dockerfile = {"Dockerfile": File(b"FROM busybox\nRUN true\nRUN exit 3\n")}
+    session = Session(str(daemon.run / "cove.sock"), "session-2", {"dockerfile": dockerfile, "context": {}})
+    with pytest.raises(Failed) as failed:
+        solve(control, "build-2", "session-2", {})
+    session.close()
+    code, message, details = failed.value.args
+    assert code == "2" and 'process "/bin/sh -c exit 3" did not complete successfully: exit code: 3' in message
+    assert b"errdefs.Source+json" in details and b'"line": 3' in details
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ([(2, [(1, b"\x0a\x00")])], "low-level language"),
+        ([(6, "gateway.v0"), (7, [(1, "source"), (2, "somebody/frontend:1")])], "somebody/frontend:1"),
+        ([(6, "dockerfile.v0"), (7, [(1, "attest:sbom"), (2, "")])], "attestations (sbom)"),
+        ([(3, "containerd-magic"), (6, "dockerfile.v0")], "the exporter 'containerd-magic' is not known"),
+        ([(6, "dockerfile.v0"), (5, "nobody's")], "no active session"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_in_words(control: Control, request_: list[object], words: str) -> None:
+    with pytest.raises(Failed) as failed:
+        control.call(SOLVE, [(1, f"refused-{words[:3]}"), *request_])  # type: ignore[list-item]
+    assert words in failed.value.args[1].replace("%", "")
+
+
+def test_a_client_that_goes_away_ends_its_build(daemon: Daemon) -> None:
+    path = str(daemon.run / "cove.sock")
+    dockerfile = {"Dockerfile": File(b"FROM busybox\nRUN echo begun; sleep 1000\n")}
+    session = Session(path, "session-3", {"dockerfile": dockerfile, "context": {}})
+    control = Control(path)
+    building = threading.Thread(target=lambda: _ignore(solve, control, "build-3", "session-3", {}), daemon=True)
+    building.start()
+    watching = Control(path)
+    told = threading.Thread(target=lambda: _ignore(watching.call, STATUS, [(1, "build-3")]), daemon=True)
+    told.start()
+    _until(lambda: b"sleep\0001000" in _commands(daemon))
+    control.close()
+    session.close()
+    _until(lambda: b"sleep\0001000" not in _commands(daemon))
+    watching.close()
+
+
+def _ignore(function: object, *arguments: object) -> None:
+    try:
+        function(*arguments)  # type: ignore[operator]
+    except (Failed, AssertionError, OSError):
+        pass
+
+
+def _commands(daemon: Daemon) -> bytes:
+    found = b""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                found += (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+    return found
+
+
+def _until(condition: object) -> None:
+    import time
+
+    deadline = time.monotonic() + LIMIT
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+# ── the real clients ──────────────────────────────────────────────────────────────────────────────
+
+
+def _program(daemon: Daemon) -> list[str]:
+    """A docker command that speaks BuildKit's protocol: one before 23 by itself, a newer one with buildx."""
+    plugins = os.environ.get("COVE_TEST_CLI_PLUGINS", "")
+    config = Path(daemon.environment["DOCKER_CONFIG"])
+    if plugins and not (config / "cli-plugins").exists():
+        config.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(plugins, config / "cli-plugins")
+    environment = os.environ | {"DOCKER_CONFIG": str(config)}
+    places = [Path(each) / "docker" for each in os.environ.get("PATH", "").split(":")]
+    for place in places:
+        if not place.exists():
+            continue
+        version = subprocess.run([place, "--version"], capture_output=True, text=True, timeout=LIMIT).stdout
+        major = version.partition("version ")[2].partition(".")[0]
+        buildx = subprocess.run([place, "buildx", "version"], capture_output=True, env=environment, timeout=LIMIT)
+        if not buildx.returncode or (major.isdecimal() and int(major) < 23):
+            return [str(place)]
+    pytest.skip("no docker command on this machine speaks BuildKit's protocol: neither buildx nor docker before 23")
+
+
+def build(daemon: Daemon, where: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [*_program(daemon), "build", "--progress=plain", *words, str(where)]
+    environment = os.environ | {"DOCKER_HOST": daemon.host, "DOCKER_BUILDKIT": "1"} | daemon.environment
+    environment["DOCKER_BUILDKIT"] = "1"
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL
+    )
+    if check and done.returncode:
+        pytest.fail(f"{command} gave {done.returncode}\n{done.stdout}\n{done.stderr}\n--- daemon:\n{daemon.log()}")
+    return done
+
+
+def test_dockers_own_command_builds(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(
+        tmp_path / "c",
+        "ARG WHO\nFROM busybox AS one\nARG WHO\nRUN echo hello $WHO > /out\nFROM one\nCOPY sub /sub\nLABEL k=v\n",
+        **{"sub__b.txt": "b", "left.txt": "l", ".dockerignore": "left.txt\nsub/no\n", "sub__no": "n"},
+    )
+    os.symlink("b.txt", where / "sub/link")
+    os.chmod(where / "sub/b.txt", 0o750)
+    words = ("-t", "kit", "--build-arg", "WHO=kit", "--label", "l=w")
+    told = build(daemon, where, *words).stderr
+    assert "RUN echo hello $WHO" in told and "naming to docker.io/library/kit" in told
+    assert output(daemon, "kit", "cat", "/out", "/sub/link") == "hello kit\nb"
+    assert output(daemon, "kit", "ls", "-A", "/sub") == "b.txt\nlink\n"
+    assert output(daemon, "kit", "stat", "-c", "%a %u", "/sub/b.txt") == "750 0\n"
+    assert '"l": "w"' in daemon.docker("image", "inspect", "kit").stdout
+    again = build(daemon, where, *words).stderr
+    assert again.count("CACHED") == 2
+    (where / "sub/b.txt").write_text("c")
+    assert build(daemon, where, *words).stderr.count("CACHED") == 1
+    assert output(daemon, "kit", "cat", "/sub/link") == "c"
+
+
+def test_dockers_own_command_shows_the_failing_line(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN echo why; exit 4\n")
+    failed = build(daemon, where, check=False)
+    assert failed.returncode and "why" in failed.stderr
+    assert 'process "/bin/sh -c echo why; exit 4" did not complete successfully: exit code: 4' in failed.stderr
+
+
+def test_secrets_come_over_the_session(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN --mount=type=secret,id=s,required cat /run/secrets/s\n")
+    secret = tmp_path / "secret"
+    secret.write_text("hidden")
+    assert "hidden" in build(daemon, where, "--secret", f"id=s,src={secret}", "--no-cache").stderr
+    refused = build(daemon, where, "--no-cache", check=False)
+    assert refused.returncode and "secret s: not found" in refused.stderr
+
+
+def test_a_result_becomes_the_clients_files(daemon: Daemon, tmp_path: Path) -> None:
+    lines = "FROM busybox AS b\nRUN mkdir -p /d/e && echo x > /d/e/f && ln /d/e/f /d/hard && ln -s e/f /d/soft"
+    where = context(tmp_path / "c", f"{lines}\nFROM scratch\nCOPY --from=b /d /d\n")
+    before = daemon.docker("images", "-aq").stdout
+    build(daemon, where, "--output", f"type=local,dest={tmp_path / 'out'}")
+    assert (tmp_path / "out/d/e/f").read_text() == "x\n" and os.readlink(tmp_path / "out/d/soft") == "e/f"
+    build(daemon, where, "--output", f"type=tar,dest={tmp_path / 'out.tar'}")
+    listed = subprocess.run(["tar", "tf", tmp_path / "out.tar"], capture_output=True, text=True, check=True).stdout
+    assert "d/e/f" in listed.split()
+    assert daemon.docker("images", "-aq").stdout == before
