@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import docker
 import pytest
 
 from tests.conftest import Daemon
@@ -205,6 +206,39 @@ def test_pruning_frees_layers(own_daemon: Daemon, tmp_path: Path) -> None:
     own_daemon.cove("rmi", "big")
     assert "B" in own_daemon.cove("builder", "prune", "-f").stdout
     assert "CACHED" not in build(own_daemon, str(where)).stderr
+
+
+def _cached_bytes(daemon: Daemon) -> int:
+    usage = docker.APIClient(base_url=daemon.host).df()
+    return sum(each["Size"] for each in usage["BuildCache"])
+
+
+def test_pruning_takes_what_it_says(own_daemon: Daemon, tmp_path: Path) -> None:
+    """`system df` and `builder prune` count the same, step by step and to the byte; bounds and filters are kept."""
+    big = "head -c 2000000 /dev/urandom"
+    mount = "RUN --mount=type=cache,id=kept,target=/c head -c 3000000 /dev/urandom > /c/f\n"
+    where = context(tmp_path / "c", f"FROM busybox\nRUN {big} > /1\nRUN {big} > /2\nRUN {big} > /3\n{mount}")
+    build(own_daemon, "-q", "-t", "big", str(where))
+    client = docker.APIClient(base_url=own_daemon.host)
+
+    def prune(**query: object) -> int:
+        before = _cached_bytes(own_daemon)
+        answer = client._post(client._url("/build/prune"), params=query).json()
+        assert answer["SpaceReclaimed"] == before - _cached_bytes(own_daemon)
+        return int(answer["SpaceReclaimed"])
+
+    assert {each["Type"] for each in client.df()["BuildCache"]} == {"regular", "exec.cachemount"}
+    assert 3_000_000 < _cached_bytes(own_daemon) < 4_000_000  # the steps' layers are the image's
+    own_daemon.cove("rmi", "big")
+    whole = _cached_bytes(own_daemon)
+    assert 9_000_000 < whole < 10_000_000
+    assert prune(**{"reserved-space": whole}) == 0 == prune(**{"min-free-space": 1})
+    assert prune(filters=json.dumps({"type": ["exec.cachemount"]})) > 3_000_000
+    assert prune(filters=json.dumps({"until": ["1h"]})) == 0
+    assert 2_000_000 <= prune(**{"max-used-space": 5_000_000}) < 3_000_000
+    told = build(own_daemon, str(where)).stderr
+    assert told.count("CACHED") == 2  # what stood on the others went first
+    assert prune(all=1) > 3_000_000 and _cached_bytes(own_daemon) == 0
 
 
 def test_linked_copies_stand_on_nothing(daemon: Daemon, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -80,23 +79,6 @@ class BuildCache:
 
     def forget(self, key: str) -> None:
         self._database.execute("DELETE FROM build_cache WHERE key = ?", (key,))
-
-    def prune(
-        self, *, wanted: Callable[[Record], bool], keep_bytes: int = 0, least_unused_ns: int = 0
-    ) -> list[Record]:
-        """Forget records that are `wanted` gone, the longest unused first, until `keep_bytes` are left."""
-        records = self.records()
-        total = sum(record.size for record in records)
-        gone: list[Record] = []
-        for record in records:
-            if keep_bytes and total <= keep_bytes:
-                break
-            if record.used_ns > least_unused_ns > 0 or not wanted(record):
-                continue
-            self.forget(record.key)
-            total -= record.size
-            gone.append(record)
-        return gone
 
     def forget_digests(self) -> None:
         """Forget what can be found out again: digests of files in layers, and what is told of earlier builds."""

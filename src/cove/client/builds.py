@@ -36,6 +36,8 @@ class Builds:
         """An image's files as an archive."""
         return self._client.stream("GET", f"/cove/images/{image}/rootfs")
 
-    def prune(self, *, all: bool = False, keep: int = 0, filters: Mapping[str, list[str]] | None = None) -> Any:
-        query = {"all": all, "reserved-space": keep or None, "filters": filters or None}
+    def prune(self, *, all: bool = False, filters: Mapping[str, list[str]] | None = None, **bounds: int) -> Any:
+        """`bounds`, in bytes: reserved_space, max_used_space, min_free_space; 0 is none."""
+        query: dict[str, Any] = {"all": all, "filters": filters or None}
+        query |= {name.replace("_", "-"): value or None for name, value in bounds.items()}
         return self._client.call("POST", "/build/prune", query)

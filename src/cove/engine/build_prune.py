@@ -1,53 +1,124 @@
-"""`builder prune`: forget steps by age and size, and the cache mounts that no step used lately."""
+"""`builder prune`: forget finished steps and cache mounts, the longest unused first, as far as is asked.
+
+    leftovers ─▶ filters (age, id, type, …) ─▶ bounds of room ─▶ rows and directories go ─▶ layers are collected
+
+A step's layer is free once nothing stands on it: what stands on it is as recently used, and goes before it.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from cove.build.cache import BuildCache, Record
+from cove.build.cache import BuildCache
+from cove.engine.build_leftovers import MOUNT, STEP, Leftover, leftovers
 from cove.engine.context import Context
 from cove.errors import InvalidArgument
 from cove.wire.builds import BuildPruneResponse
 from cove.wire.filters import Filters
 from cove.wire.times import moment
 
+Wanted = Callable[[Leftover], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """In bytes, 0 for none: what always may stay, what may stay at most, what is to be free on the disk."""
+
+    reserved: int = 0
+    most: int = 0
+    free: int = 0
+
+    def excess(self, total: int, free: int) -> int:
+        """How much of a total has to go while so much of the disk is free; as BuildKit reckons it."""
+        if not (self.reserved or self.most or self.free):
+            return total
+        kept = self.most or (total if self.free else self.reserved)
+        if self.free > free:
+            kept = min(kept, total - (self.free - free))
+        return max(total - max(kept, self.reserved), 0)
+
 
 async def prune_cache(
-    context: Context, cache: BuildCache, filters: Filters, *, all_: bool, keep_bytes: int
+    context: Context, cache: BuildCache, filters: Filters, *, all_: bool, bounds: Bounds
 ) -> BuildPruneResponse:
-    """Forget what the filters want gone; without `all_`, steps that an image still uses stay known."""
-    limit = _limit(filters)
-    wanted_ids = filters.get("id")
-
-    def wanted(record: Record) -> bool:
-        if wanted_ids and not any(record.key.startswith(each) for each in wanted_ids):
-            return False
-        return all_ or record.chain not in used
+    """Forget what the filters want gone; without `all_`, what an image or a container still uses stays known."""
+    wanted = _wanted(filters, all_=all_)
 
     def work() -> BuildPruneResponse:
-        gone = cache.prune(wanted=wanted, keep_bytes=keep_bytes, least_unused_ns=limit)
-        if all_ and not filters and not keep_bytes:
+        before, rooms = leftovers(context, cache)
+        total = sum(each.room for each in before)
+        disk = os.statvfs(context.data.tmp)
+        gone = _chosen(before, rooms, wanted, bounds.excess(total, disk.f_bavail * disk.f_frsize))
+        for each in gone:
+            if each.type == STEP:
+                cache.forget(each.id)
+            else:
+                _remove_mount(context, each.id)
+        if all_ and not filters and bounds == Bounds():
             cache.forget_digests()
-        freed = context.store.collector.collect() if gone else 0
-        context.store.layers.finish_removals()
-        mounts, room = ([], 0) if keep_bytes or wanted_ids else _prune_mounts(context.data.build_mounts, limit)
+        if gone:
+            context.store.collector.collect()
+            context.store.layers.finish_removals()
+        freed = total - sum(each.room for each in leftovers(context, cache)[0]) if gone else 0
         return BuildPruneResponse(
-            caches_deleted=(tuple(record.key for record in gone) + tuple(mounts)) or None,
-            space_reclaimed=freed + room,
+            caches_deleted=tuple(each.id for each in gone) or None, space_reclaimed=max(freed, 0)
         )
 
-    used = await context.executors.disk(_in_use, context)
     done = await context.executors.bulk(work)
     context.events.emit("builder", "prune", "", {"reclaimed": str(done.space_reclaimed)})
     return done
 
 
-def _in_use(context: Context) -> set[str]:
-    """Every layer that an image stands on."""
-    return {chain for image in context.images.list() for chain in image.chain_ids}
+def _chosen(found: list[Leftover], rooms: Mapping[str, int], wanted: Wanted, excess: int) -> list[Leftover]:
+    """Those that go until `excess` bytes are free; a layer's room is free when the last that stands on it goes."""
+    needed = Counter(chain for each in found for chain in each.chains)
+    used: dict[str, int] = {}
+    for each in found:
+        for chain in each.chains:
+            used[chain] = max(used.get(chain, 0), each.used_ns)
+
+    def turn(each: Leftover) -> tuple[int, int]:
+        return (used[each.chains[0]] if each.chains else each.used_ns, -len(each.chains))
+
+    everything = excess >= sum(each.room for each in found)
+    gone: list[Leftover] = []
+    for each in sorted(found, key=turn):
+        if excess <= 0 and not everything:
+            break
+        if not wanted(each):
+            continue
+        gone.append(each)
+        excess -= each.room if each.type == MOUNT else 0
+        for chain in each.chains:
+            needed[chain] -= 1
+            excess -= rooms.get(chain, 0) if not needed[chain] else 0
+    return gone
+
+
+def _wanted(filters: Filters, *, all_: bool) -> Wanted:
+    """What the filters say of one leftover. Raises InvalidArgument."""
+    limit = _limit(filters)
+    ids, parents = filters.get("id"), filters.get("parent")
+
+    def wanted(each: Leftover) -> bool:
+        return (
+            (all_ or not each.shared or "shared" in filters)
+            and (not limit or each.used_ns <= limit)
+            and (not ids or any(each.id.startswith(text) for text in ids))
+            and (not parents or any(parent.startswith(text) for parent in each.parents for text in parents))
+            and filters.exact("type", each.type)
+            and filters.exact("description", each.title)
+            and ("shared" not in filters or each.shared)
+            and ("private" not in filters or not each.shared)
+            and "inuse" not in filters  # nothing of it is in use while nobody looks: a running step holds its own
+        )
+
+    return wanted
 
 
 def _limit(filters: Filters) -> int:
@@ -58,23 +129,12 @@ def _limit(filters: Filters) -> int:
     return moment(terms[0], now_ns=time.time_ns()) if terms else 0
 
 
-def _prune_mounts(directory: Path, limit: int) -> tuple[list[str], int]:
-    """Cache mounts that were not used since `limit`; a build that uses one holds its own descriptor of it."""
-    gone: list[str] = []
-    room = 0
-    for entry in directory.iterdir() if directory.is_dir() else ():
-        if limit and entry.stat().st_mtime_ns > limit:
-            continue
-        room += _size(entry)
-        doomed = entry.with_name(f".{entry.name}")
-        os.rename(entry, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-        gone.append(entry.name)
-    return gone, room
-
-
-def _size(directory: Path) -> int:
-    total = 0
-    for _, _, files, fd in os.fwalk(directory, follow_symlinks=False):
-        total += sum(os.stat(name, dir_fd=fd, follow_symlinks=False).st_blocks * 512 for name in files)
-    return total
+def _remove_mount(context: Context, name: str) -> None:
+    """A step that uses it now holds its own descriptor of it."""
+    directory = context.data.build_mounts / name
+    doomed = directory.with_name(f".{name}")
+    try:
+        os.rename(directory, doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed, ignore_errors=True)

@@ -29,7 +29,7 @@ from cove.engine.bridging import Message, blocking
 from cove.engine.build_bases import Bases, listed_credentials
 from cove.engine.build_job import Build, Files, Recipe, Tools
 from cove.engine.build_mounts import BuildMounts, CacheLocks, Given, Giver
-from cove.engine.build_prune import prune_cache
+from cove.engine.build_prune import Bounds, prune_cache
 from cove.engine.build_runner import BuildExits, ContainerRunner, proxies
 from cove.engine.build_stream import Classic, Events, Quiet, Stream
 from cove.engine.context import Context
@@ -210,9 +210,15 @@ class BuildService:
             raise NotFound(f"no build {identity} is running")
         task.cancel()
 
-    async def prune(self, filters: Filters, *, all_: bool, keep_bytes: int) -> BuildPruneResponse:
-        """Forget steps and cache mounts; layers that nothing else needs go with them."""
-        return await prune_cache(self._context, self._cache, filters, all_=all_, keep_bytes=keep_bytes)
+    async def prune(
+        self, filters: Filters, *, all_: bool, keep_bytes: int = 0, most: int = 0, free: int = 0
+    ) -> BuildPruneResponse:
+        """Forget steps and cache mounts; layers that nothing else needs go with them.
+
+        In bytes: `keep_bytes` may stay whatever else is said, `most` at most, `free` is to be free on the disk.
+        """
+        bounds = Bounds(reserved=keep_bytes, most=most, free=free)
+        return await prune_cache(self._context, self._cache, filters, all_=all_, bounds=bounds)
 
     @property
     def context(self) -> Context:

@@ -10,16 +10,15 @@ from collections.abc import Collection, Sequence
 import msgspec
 from msgspec import UNSET
 
-from cove.build.cache import BuildCache, Record
+from cove.build.cache import BuildCache
+from cove.engine.build_leftovers import listed
 from cove.engine.containers import Containers
 from cove.engine.context import Context
 from cove.engine.images import ImageService
 from cove.engine.registry import Registry
 from cove.engine.volumes import VolumeService
 from cove.errors import InvalidArgument
-from cove.image.usage import StoreUsage
 from cove.wire import system as wire
-from cove.wire.times import stamp
 from cove.wire.volumes import Volume, VolumeUsage
 
 KINDS = ("container", "image", "volume", "build-cache")
@@ -66,7 +65,8 @@ class DiskUsage:
         measure = self._context.store.usage.measure
         store = await self._context.executors.bulk(measure, used, {record.chain for record in records})
         if "build-cache" in kinds:
-            steps = _cached(records, store)
+            left = await self._context.executors.bulk(listed, self._context, records, store)
+            steps = tuple(each.shown() for each in left)
             size = sum(step.size for step in steps)
             found = msgspec.structs.replace(
                 found,
@@ -124,20 +124,3 @@ def _listed(found: wire.DiskUsage) -> wire.DiskUsage:
         if usage is not UNSET:
             changes[f"{one}_usage"] = msgspec.structs.replace(usage, items=getattr(found, many))
     return msgspec.structs.replace(found, **changes)
-
-
-def _cached(records: Sequence[Record], store: StoreUsage) -> tuple[wire.BuildCacheItem, ...]:
-    """The steps of the build cache; a layer that an image or another step has too is counted there."""
-    rooms = dict(store.cached)
-    return tuple(
-        wire.BuildCacheItem(
-            id=record.key,
-            description=record.title,
-            shared=record.chain not in rooms,
-            size=rooms.pop(record.chain, 0),
-            created_at=stamp(record.created_ns),
-            last_used_at=stamp(record.used_ns),
-            usage_count=record.uses,
-        )
-        for record in records
-    )

@@ -153,9 +153,10 @@ class Info(Value, frozen=True, kw_only=True):
 
 
 class BuildCacheItem(Value, frozen=True, kw_only=True):
-    """A finished step; `shared` when an image has its layer too. `size` is in bytes on disk."""
+    """A finished step, or a cache mount; `shared` when an image has its layer too. `size` is in bytes on disk."""
 
     id: str = msgspec.field(name="ID")
+    parents: tuple[str, ...] | None = None
     type: str = "regular"
     description: str = ""
     in_use: bool = False

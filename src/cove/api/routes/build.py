@@ -59,9 +59,14 @@ async def cancel(engine: Engine, request: Request) -> Reply:
 
 async def prune(engine: Engine, request: Request) -> Reply:
     query = request.query
-    kept = query.number("reserved-space") or query.number("keep-storage") or query.number("max-used-space") or 0
-    filters = query.filters(_PRUNE_FILTERS)
-    return json_reply(await engine.builds.prune(filters, all_=query.flag("all"), keep_bytes=kept))
+    done = await engine.builds.prune(
+        query.filters(_PRUNE_FILTERS),
+        all_=query.flag("all"),
+        keep_bytes=query.number("reserved-space") or query.number("keep-storage") or 0,
+        most=query.number("max-used-space") or 0,
+        free=query.number("min-free-space") or 0,
+    )
+    return json_reply(done)
 
 
 def _options(query: Query) -> BuildOptions:

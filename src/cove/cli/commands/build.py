@@ -281,14 +281,22 @@ def prune(call: Call) -> int:
     for text in call.list("filter"):
         name, _, value = text.partition("=")
         filters.setdefault(name, []).append(value)
-    text = call.text("reserved-space") or call.text("keep-storage")
     answer = connect(call.host).builds.prune(
-        all=call.flag("all"), keep=size(text, "reserved-space") if text else 0, filters=filters
+        all=call.flag("all"),
+        filters=filters,
+        reserved_space=_bytes(call, "reserved-space") or _bytes(call, "keep-storage"),
+        max_used_space=_bytes(call, "max-used-space"),
+        min_free_space=_bytes(call, "min-free-space"),
     )
     for key in answer.get("CachesDeleted") or ():
         print(key[:25])
     print(f"Total:\t{humanize.size(answer.get('SpaceReclaimed') or 0)}")
     return 0
+
+
+def _bytes(call: Call, name: str) -> int:
+    text = call.text(name)
+    return size(text, name) if text else 0
 
 
 BUILD = Verb(
@@ -340,9 +348,11 @@ PRUNE = Verb(
     "",
     (
         Flag("all", "Also steps that an image still uses", "bool", short="a"),
-        Flag("filter", "until=24h: only what was not used since", "list"),
+        Flag("filter", "until=24h: not used since; also id, parent, type, description, shared, private", "list"),
         Flag("force", "Do not ask", "bool", short="f"),
         Flag("keep-storage", "The same as --reserved-space", hint="bytes"),
+        Flag("max-used-space", "Let no more than this stay", hint="bytes"),
+        Flag("min-free-space", "Go on until this much of the disk is free", hint="bytes"),
         Flag("reserved-space", "Keep this much of the most recently used", hint="bytes"),
     ),
 )
