@@ -29,6 +29,23 @@ from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 
 
+class _NotAhead:
+    """Nothing is unpacked before it is asked for."""
+
+    def __enter__(self) -> _NotAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def watch(self, stream: Iterable[bytes]) -> Iterator[bytes]:
+        return iter(stream)
+
+    def finish(self) -> None: ...
+
+    def adopt(self, diff_id: str, chain_id: str, parent: str) -> bool:
+        return False
+
+
 @dataclass
 class World:
     """Content store, images and unpacker in one, in memory."""
@@ -77,6 +94,9 @@ class World:
     @contextlib.contextmanager
     def arriving(self, diff_id: str, chain_id: str, parent: str) -> Iterator[Any]:
         yield _Arriving(self, diff_id, chain_id)
+
+    def ahead(self) -> _NotAhead:
+        return _NotAhead()
 
     def is_unpacked(self, chain_id: str) -> bool:
         return chain_id in self.unpacked

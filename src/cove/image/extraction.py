@@ -53,6 +53,10 @@ class Extraction:
         """The next piece; waits while the worker is busy. Whether it is sound, `finish` tells."""
         (self._worker or self._start(PIPE)).write(piece)
 
+    def end(self) -> None:
+        """Nothing more comes; the worker goes on alone."""
+        (self._worker or self._start(PIPE)).end()
+
     def finish(self) -> Unpacked:
         """The archive's end: what it was. InvalidArgument when it is unsound or not what was expected."""
         worker = self._worker or self._start(PIPE)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cove.errors import Internal, NotFound, describe
+from cove.image.ahead import Ahead
 from cove.image.content import ContentStore
 from cove.image.extraction import Extraction, Unpacked
 from cove.image.flushing import Flusher
@@ -193,6 +194,17 @@ class Layers:
 
             yield Adopting(extraction, name)
 
+    def ahead(self) -> Ahead:
+        """Layers that are unpacked before it is known whose they are."""
+
+        def name(directory: Path, seen: Unpacked, chain_id: str, parent: str) -> None:
+            self._want(chain_id)
+            with self._alone(chain_id):
+                if chain_id not in self._facts:
+                    self._name(directory, chain_id, Facts(parent, seen.diff_id, seen.size, self._boot))
+
+        return Ahead(lambda: self._unpacking(""), name, lambda: not self._scarce())
+
     def adopt_tree(self, directory: Path, parent: str, diff_id: str, *, size: int, archive: int) -> str:
         """Give a finished directory, which is an overlay's upper one, its name as a layer; its chain id.
 
@@ -259,8 +271,7 @@ class Layers:
     def _unpacking(self, diff_id: str) -> Iterator[tuple[Path, Extraction]]:
         """A new directory and the way into it; it is removed unless it gets a name within."""
         directory = self._data.layers / f".{secrets.token_hex(8)}"
-        found = os.statvfs(self._data.layers)
-        if found.f_bavail * found.f_frsize < _SCARCE:
+        if self._scarce():
             self._reaper.finish()
         try:
             directory.mkdir(mode=0o755)
@@ -276,6 +287,10 @@ class Layers:
         finally:
             if directory.exists():
                 discard(directory, self._data.layers)
+
+    def _scarce(self) -> bool:
+        found = os.statvfs(self._data.layers)
+        return found.f_bavail * found.f_frsize < _SCARCE
 
     def _name(self, directory: Path, chain_id: str, facts: Facts, *, flush: bool = True) -> None:
         self._write_facts(chain_id, facts)

@@ -1,9 +1,10 @@
 """`load`: the images of one tar archive, which Cove, Docker or any OCI tool made.
 
 What is read may be an OCI layout, Docker's archive, or both, compressed or not, and comes from a stranger: no
-path in it is ever made on disk. Blobs go straight through their digest into the content store, everything else
-into numbered files in a spool directory; links are looked up among the archive's own names only; layers are
-verified against the configuration when they are unpacked; an image is named last.
+path in it is ever made on disk. Blobs, and whatever looks like a layer, go straight through their digest into the
+content store and are unpacked as they pass (`cove.image.ahead`); everything else goes into numbered files in a
+spool directory; links are looked up among the archive's own names only; layers are verified against the
+configuration before they are an image's; an image is named last.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import os
 import posixpath
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import msgspec
 
 from cove.errors import Internal, InvalidArgument, NotFound, describe
 from cove.image.distribution.progress import Progress, Sink
-from cove.image.distribution.seams import Content, Images, StoredImage, Unpacker
+from cove.image.distribution.seams import Ahead, Content, Images, StoredImage, Unpacker
 from cove.image.saving import CONTAINERD_NAME, blob_path
 from cove.image.stack import Step, steps, unpackable
 from cove.image.tarstream import Entry, entries
@@ -35,6 +36,8 @@ _MAX_LINKS = 40
 _MAX_NESTING = 3
 _PARALLEL = 4
 _MAX_SPOOLED = 100_000
+_HEAD = 512
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 def load(
@@ -53,10 +56,10 @@ def load(
     With `platform`, a name stands for that variant alone. Raises NotFound when an image has none for it.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="load-", dir=spool) as directory:
-            contents = Contents(content, Path(directory))
+        with tempfile.TemporaryDirectory(prefix="load-", dir=spool) as directory, unpacker.ahead() as ahead:
+            contents = Contents(content, Path(directory), ahead)
             contents.take_all(stream)
-            return _Load(contents, content, images, unpacker, progress, quiet, platform).run()
+            return _Load(contents, content, images, unpacker, ahead, progress, quiet, platform).run()
     except OSError as error:
         raise Internal(f"the archive could not be loaded: {describe(error)}") from error
 
@@ -64,9 +67,11 @@ def load(
 class Contents:
     """What an archive holds, by its own names."""
 
-    def __init__(self, content: Content, directory: Path) -> None:
+    def __init__(self, content: Content, directory: Path, ahead: Ahead | None = None) -> None:
+        """`ahead` unpacks what looks like a layer as it passes."""
         self._content = content
         self._directory = directory
+        self._ahead = ahead
         self._blobs: dict[str, str] = {}
         self._files: dict[str, Path] = {}
         self._links: dict[str, str] = {}
@@ -83,10 +88,19 @@ class Contents:
             known.pop(name, None)
         if entry.kind == "file":
             digest = _digest_in(name)
-            if digest:
-                self._blobs[name] = self._ingest(entry, digest)
+            if digest and self._content.has(digest):
+                self._blobs[name] = digest
+                return
+            head = b""
+            while len(head) < _HEAD and (piece := next(entry.content, None)) is not None:
+                head += piece
+            layer, content = _is_layer(head), _chained(head, entry.content)
+            if layer and self._ahead is not None:
+                content = self._ahead.watch(content)
+            if digest or layer:
+                self._blobs[name] = self._ingested(content, digest, entry.size)
             else:
-                self._files[name] = self._spooled(entry)
+                self._files[name] = self._spooled(content)
         elif entry.kind == "symlink":
             self._links[name] = _normal(posixpath.join(posixpath.dirname(name), entry.link))
         elif entry.kind == "hardlink":
@@ -117,22 +131,20 @@ class Contents:
         with open(self._files[found], "rb") as file:
             return self._content.ingest(iter(lambda: file.read(_CHUNK), b""), expected=None, size=None)
 
-    def _ingest(self, entry: Entry, digest: str) -> str:
+    def _ingested(self, content: Iterator[bytes], digest: str, size: int) -> str:
         try:
-            return (
-                digest
-                if self._content.has(digest)
-                else self._content.ingest(entry.content, expected=digest, size=entry.size)
-            )
+            return self._content.ingest(content, expected=digest or None, size=size)
         except InvalidArgument as error:
+            if not digest:
+                raise
             raise InvalidArgument(f"the archive is damaged: {digest} is something else, or cut off") from error
 
-    def _spooled(self, entry: Entry) -> Path:
+    def _spooled(self, content: Iterator[bytes]) -> Path:
         if len(self._files) >= _MAX_SPOOLED:
             raise InvalidArgument("the archive has too many files for an image archive")
         path = self._directory / str(len(os.listdir(self._directory)))
         with open(path, "xb") as file:
-            for piece in entry.content:
+            for piece in content:
                 file.write(piece)
         return path
 
@@ -155,6 +167,7 @@ class _Load:
         content: Content,
         images: Images,
         unpacker: Unpacker,
+        ahead: Ahead,
         sink: Sink,
         quiet: bool,
         platform: Platform | None,
@@ -163,6 +176,7 @@ class _Load:
         self._content = content
         self._images = images
         self._unpacker = unpacker
+        self._ahead = ahead
         self._sink = sink
         self._platform = platform
         self._progress = Progress((lambda _: None) if quiet else sink)
@@ -180,6 +194,7 @@ class _Load:
             )
         if self._platform is not None:
             found = {self._narrowed(digest, names): names for digest, names in found.items()}
+        self._ahead.finish()
         for digest in found:
             self._unpack(digest)
         return [self._name(digest, names) for digest, names in found.items()]
@@ -254,9 +269,9 @@ class _Load:
         with self._content.open(digest) as file:
             magic = file.read(4)
         kind = image.OCI_LAYER
-        if magic.startswith(b"\x1f\x8b"):
+        if magic.startswith(_GZIP):
             kind = image.OCI_LAYER_GZIP
-        elif magic == b"\x28\xb5\x2f\xfd":
+        elif magic == _ZSTD:
             kind = image.OCI_LAYER_ZSTD
         return Descriptor(media_type=kind, digest=digest, size=self._content.size(digest))
 
@@ -280,7 +295,8 @@ class _Load:
     def _unpack_step(self, step: Step) -> None:
         if not self._unpacker.is_unpacked(step.chain_id):
             self._progress.count(step.label, "Loading layer", step.blob.size, step.blob.size)
-            self._unpacker.unpack(step.blob, step.diff_id, step.chain_id, step.parent)
+            if not self._ahead.adopt(step.diff_id, step.chain_id, step.parent):
+                self._unpacker.unpack(step.blob, step.diff_id, step.chain_id, step.parent)
 
     def _name(self, digest: str, names: list[Reference]) -> StoredImage:
         names = list(dict.fromkeys(names))
@@ -313,6 +329,17 @@ class _Listed(msgspec.Struct, frozen=True):
     Config: str
     RepoTags: tuple[str, ...] | None = None
     Layers: tuple[str, ...] | None = None
+
+
+def _is_layer(head: bytes) -> bool:
+    """Whether a member begins as a layer does: compressed, or as a tar archive."""
+    return head.startswith((_GZIP, _ZSTD)) or head[257:262] == b"ustar"
+
+
+def _chained(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    if head:
+        yield head
+    yield from rest
 
 
 def _check_size(name: str, size: int, limit: int) -> None:
