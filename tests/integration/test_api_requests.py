@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import base64
+import functools
+import http.server
 import io
 import json
 import socket
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -306,3 +310,61 @@ def test_no_swapping_is_a_wish_too(api: Api, make: Callable[..., str], daemon: D
     container = make(HostConfig={"MemorySwappiness": 0})
     shown = daemon.cove("exec", container, "cat", "/sys/fs/cgroup/memory/memory.swappiness").stdout
     assert shown == "0\n"
+
+
+def test_a_commit_with_a_configuration_keeps_what_that_leaves_out(api: Api, make: Callable[..., str]) -> None:
+    container = make(Env=["KEPT=1"])
+    status, made = api.call("POST", "/commit", {"Labels": {"a": "b"}}, container=container, repo="labelled")
+    assert status == 201
+    try:
+        config = api.call("GET", "/images/labelled/json")[1]["Config"]
+        assert (config["Cmd"], config["Labels"]) == (["sleep", "600"], {"a": "b"})
+        assert "KEPT=1" in config["Env"]
+    finally:
+        api.call("DELETE", f"/images/{made['Id']}", force=1)
+
+
+def test_a_list_names_the_image_while_it_is_called_so(api: Api, make: Callable[..., str], daemon: Daemon) -> None:
+    daemon.cove("tag", "busybox", "moving:1")
+    container = make(Image="moving:1")
+
+    def called() -> tuple[str, str]:
+        (line,) = api.call("GET", "/containers/json", filters=json.dumps({"id": [container]}))[1]
+        return line["Image"], line["ImageID"]
+
+    assert called()[0] == "moving:1"
+    daemon.cove("commit", container, "moving:2")
+    try:
+        daemon.cove("tag", "moving:2", "moving:1")
+        assert called()[0] == called()[1]
+    finally:
+        daemon.cove("rmi", "-f", "moving:1", "moving:2")
+    assert called()[0] == called()[1]
+
+
+def test_an_image_is_imported_from_an_address(api: Api, archive: Path) -> None:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    handler = functools.partial(Quiet, directory=str(archive.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        status, said = api.send("POST", "/images/create", fromSrc=f"{address}/{archive.name}", repo="fetched")
+        assert status == 200 and b"errorDetail" not in said, said
+        _, said = api.send("POST", "/images/create", fromSrc=f"{address}/nothing", repo="fetched")
+        assert b"/nothing cannot be fetched: the server answers 404" in said
+        server.shutdown()
+    try:
+        _, history = api.call("GET", "/images/fetched/history")
+        assert history[0]["Comment"] == f"Imported from {address}/{archive.name}"
+    finally:
+        api.call("DELETE", "/images/fetched")
+    _, said = api.send("POST", "/images/create", fromSrc="file:///etc/passwd", repo="fetched")
+    assert b"only http:// and https:// addresses can" in said
+
+
+def test_a_predefined_network_is_not_made(api: Api) -> None:
+    status, answer = api.call("POST", "/networks/create", {"Name": "bridge"})
+    assert (status, answer["message"]) == (403, "operation is not permitted on predefined bridge network")

@@ -12,8 +12,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import urllib3
 
@@ -58,6 +61,18 @@ def fetch(url: str, target: Path) -> str:
         except urllib3.exceptions.HTTPError as error:
             raise Unavailable(f"{url} cannot be fetched: {error}") from error
     return f"sha256:{content.hexdigest()}"
+
+
+@contextmanager
+def fetched(scratch: Path, url: str) -> Iterator[Iterator[bytes]]:
+    """What lies at an address, in pieces, of a file that is gone after the block. Raises InvalidArgument."""
+    if not url.startswith(("http://", "https://")):
+        raise InvalidArgument(f"{url} cannot be fetched: only http:// and https:// addresses can")
+    with TemporaryDirectory(dir=scratch, prefix="fetched-") as directory:
+        path = Path(directory) / "file"
+        fetch(url, path)
+        with open(path, "rb") as file:
+            yield iter(lambda: file.read(_CHUNK), b"")
 
 
 def _pool(pool: urllib3.PoolManager, url: str) -> urllib3.PoolManager:

@@ -6,6 +6,7 @@ that leaves nothing. It starts nothing (`lifecycle` does).
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -248,8 +249,9 @@ class Containers:
             and selection.wants(container)
         ]
         now = time.time_ns()
+        called = functools.cache(self._image_name)
         lines = [
-            render.line(each, self._image_name(each), self._networks, self._manifest, now)
+            render.line(each, called(each.record.image, each.record.image_id), self._networks, self._manifest, now)
             for each in found[: limit or len(found)]
         ]
         if size:
@@ -258,8 +260,15 @@ class Containers:
                 lines[position] = msgspec.structs.replace(lines[position], size_rw=used, size_root_fs=total)
         return lines
 
-    def _image_name(self, container: Container) -> str:
-        return container.record.image
+    def _image_name(self, name: str, image_id: str) -> str:
+        """The name that a container was made with, or its image's identity if another one is called so now."""
+        images = self._context.images
+        try:
+            now = images.get(name)
+            same = now.id == image_id or now.target.digest == images.get(image_id).target.digest
+        except CoveError:
+            same = False
+        return name if same else image_id
 
     async def _sizes(self, container: Container) -> tuple[int, int]:
         used = await self._context.executors.disk(self._context.snapshots.usage, container.id)

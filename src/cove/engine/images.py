@@ -9,13 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import msgspec
 
+from cove.engine import merge
 from cove.engine.bridging import Message, Sink, blocking, told
 from cove.engine.context import Context
 from cove.engine.image_selection import narrowed, wanted
@@ -325,29 +326,40 @@ class ImageService:
         self,
         stream: AsyncIterator[bytes],
         *,
+        address: str = "",
         repo: str = "",
         tag: str = "",
         message: str = "",
         changes: Sequence[str] = (),
         platform: str = "",
     ) -> AsyncIterator[Message]:
-        """A root file system's archive as an image."""
+        """A root file system's archive as an image: that in `stream`, or what lies at the HTTP `address`."""
         body, store = blocking(stream), self._context.store
         name = Reference.parse(f"{repo}:{tag}" if tag else repo).full if repo else ""
         wanted = _platform(platform)
 
-        def work(sink: Sink, cancel: threading.Event) -> None:
+        def taken(archive: Iterable[bytes]) -> str:
             image = import_archive(
                 store.content,
                 store.images,
                 store.layers,
-                body,
+                archive,
                 name=name,
-                message=message or "Imported from -",
+                message=message or f"Imported from {address or '-'}",
                 change=changes,
                 platform=wanted,
             )
-            sink({"status": image.id})
+            return image.id
+
+        def work(sink: Sink, cancel: threading.Event) -> None:
+            if not address:
+                sink({"status": taken(body)})
+                return
+            sink({"status": f"Downloading from {address}"})
+            from cove.build.fetching import fetched  # loads an HTTP client
+
+            with fetched(self._context.data.tmp, address) as pieces:
+                sink({"status": taken(pieces)})
 
         return self._then(await told(self._context.executors, work), "import", name)
 
@@ -384,7 +396,8 @@ class ImageService:
         """An image of a container as it is now: its identity. Its processes stand still meanwhile if `pause`."""
         container = self._registry.find(ref)
         name = Reference.parse(f"{repo}:{tag}" if tag else repo).full if repo else ""
-        chosen = instructions.apply(defaults(config or container.record.config), changes)
+        own = defaults(container.record.config)
+        chosen = instructions.apply(defaults(merge.merge(config, own)) if config is not None else own, changes)
         async with container.lock:
             freeze = pause and container.facts.phase == "running"
             if freeze:

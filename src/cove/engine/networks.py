@@ -127,6 +127,8 @@ class NetworkService:
         """A new network of the user's."""
         if not body.name.strip() or body.name != body.name.strip() or "/" in body.name or not body.name.isprintable():
             raise InvalidArgument(f"invalid network name: {body.name!r}: it is empty, or has a / or space around it")
+        if body.name in PREDEFINED:
+            raise Forbidden(f"operation is not permitted on predefined {body.name} network")
         if any(record.network.name == body.name for record in self._store.all()):
             raise Conflict(f"network with name {body.name} already exists")
         _check_request(body)

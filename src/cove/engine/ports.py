@@ -27,7 +27,7 @@ def parse_port(text: str) -> tuple[int, Protocols]:
     if proto not in _PROTOCOLS:
         raise InvalidArgument(f"invalid protocol in port specification: {text}")
     if not number.isdecimal() or not 1 <= int(number) <= 65535:
-        raise InvalidArgument(f"invalid port specification: {text!r}")
+        raise InvalidArgument(f'invalid port specification: "{text}"')
     return int(number), cast(Protocols, proto)
 
 
@@ -37,10 +37,10 @@ def _host_port(text: str) -> tuple[int, int]:
     if not text:
         return 0, 0
     if not first.isdecimal() or (dash and not last.isdecimal()):
-        raise InvalidArgument(f"invalid port specification: {text!r}")
+        raise InvalidArgument(f'invalid port specification: "{text}"')
     low, high = int(first), int(last) if dash else 0
     if low > 65535 or high > 65535 or (dash and high < low):
-        raise InvalidArgument(f"invalid port specification: {text!r}")
+        raise InvalidArgument(f'invalid port specification: "{text}"')
     return low, high
 
 

@@ -84,22 +84,25 @@ def line(
     manifest: Callable[[str], Descriptor | msgspec.UnsetType],
     now_ns: int,
 ) -> wire.ContainerSummary:
-    """One container of a list; the unchanging part is kept with the container. `manifest` knows images' by id."""
+    """One container of a list; the unchanging part is kept with the container.
+
+    `image`: how its image is called now. `manifest` knows images' by id.
+    """
     known = container.summary
     if known is None:
-        known = _summary(container, image, networks)
+        known = _summary(container, networks)
         known = msgspec.structs.replace(known, image_manifest_descriptor=manifest(container.record.image_id))
         container.summary = known
-    return msgspec.structs.replace(known, status=status_text(container, now_ns))
+    return msgspec.structs.replace(known, image=image, status=status_text(container, now_ns))
 
 
-def _summary(container: Container, image: str, networks: NetworkStore) -> wire.ContainerSummary:
+def _summary(container: Container, networks: NetworkStore) -> wire.ContainerSummary:
     record, facts = container.record, container.facts
     health = container.health
     return wire.ContainerSummary(
         id=record.id,
         names=(f"/{record.name}",),
-        image=image,
+        image=record.image,
         image_id=record.image_id,
         command=shlex.join((record.path, *record.args)) if record.path else "",
         created=record.created_ns // 10**9,

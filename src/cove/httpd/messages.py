@@ -119,7 +119,7 @@ class Request:
     @property
     def upgrades(self) -> bool:
         """Whether the client asks to leave HTTP behind for a raw stream."""
-        return "upgrade" in self.headers.get("connection", "").lower() and "upgrade" in self.headers
+        return "upgrade" in self.headers
 
 
 @dataclass(frozen=True, slots=True)

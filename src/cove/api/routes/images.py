@@ -68,7 +68,7 @@ async def prune(engine: Engine, request: Request) -> Reply:
 
 
 async def create(engine: Engine, request: Request) -> Reply:
-    """Pull (`fromImage`), or import the archive in the body (`fromSrc=-`)."""
+    """Pull (`fromImage`), or import the archive in the body (`fromSrc=-`) or at an address (`fromSrc=URL`)."""
     query = request.query
     if name := query.text("fromImage"):
         auth = request.headers.get("x-registry-auth", "")
@@ -81,10 +81,11 @@ async def create(engine: Engine, request: Request) -> Reply:
         )
         return progress(messages)
     source = query.text("fromSrc")
-    if source != "-":
-        raise InvalidArgument(f"An image is imported from the request's body, not from {source!r}; download it first")
+    if not source:
+        raise InvalidArgument("Nothing is named to be pulled (fromImage) or imported (fromSrc)")
     messages = await engine.images.import_(
         request.body,
+        address="" if source == "-" else source if "://" in source else f"http://{source}",
         repo=query.text("repo"),
         tag=query.text("tag"),
         message=query.text("message"),
