@@ -50,6 +50,7 @@ TESTS = (
     "tests/integration/test_cgroups_kernel.py",
     "tests/integration/test_device_filter.py",
     "tests/integration/test_init.py",
+    "tests/integration/test_limits_measured.py",
     "tests/integration/test_resources.py",
     "tests/integration/test_run.py",
     "tests/integration/test_seccomp_kernel.py",

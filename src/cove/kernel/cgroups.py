@@ -48,6 +48,7 @@ class CgroupStats:
     """What a group has used. Times in nanoseconds, sizes in bytes; a limit of 0 is none, a peak of 0 unknown.
 
     `pressure`: of "cpu", "memory" and "io", where the kernel measures it for groups (version 2).
+    `huge_pages`: bytes used, allowed (0: any number), and refusals, for each size of page ("2MB").
     """
 
     cpu_ns: int = 0
@@ -69,6 +70,7 @@ class CgroupStats:
     swap: int = 0
     io: tuple[IoCount, ...] = ()
     pressure: dict[str, Pressure] = field(default_factory=dict)
+    huge_pages: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,7 +173,18 @@ class CgroupsV2(Cgroups):
             swap=number(group / "memory.swap.current"),
             io=_io(group),
             pressure={name: found for name in pressure.RESOURCES if (found := pressure.of_group(group, name))},
+            huge_pages=_huge_pages(group),
         )
+
+
+def _huge_pages(group: Path) -> dict[str, tuple[int, int, int]]:
+    found = {}
+    for file in group.glob("hugetlb.*.current"):
+        if not file.name.endswith(".rsvd.current"):
+            name = file.name.removesuffix(".current")
+            failures = table(group / f"{name}.events").get("max", 0)
+            found[name.removeprefix("hugetlb.")] = (number(file), number(group / f"{name}.max"), failures)
+    return found
 
 
 def _limit_memory(group: Path, limits: MemoryLimits) -> None:

@@ -88,6 +88,7 @@ def _stats(used: CgroupStats) -> dict[str, Any]:
                 "throttledPeriods": used.throttled_periods,
                 "throttledTime": used.throttled_ns,
             },
+            **_pressure(used, "cpu"),
         },
         "memory": {
             "cache": used.memory_stat.get("cache", used.memory_stat.get("file", 0)),
@@ -98,6 +99,7 @@ def _stats(used: CgroupStats) -> dict[str, Any]:
                 "failcnt": used.memory_failures,
             },
             "raw": used.memory_stat,
+            **_pressure(used, "memory"),
         },
         "pids": {"current": used.pids, "limit": used.pids_limit},
         "blkio": {
@@ -109,7 +111,25 @@ def _stats(used: CgroupStats) -> dict[str, Any]:
                 {"major": io.major, "minor": io.minor, "op": io.operation.title(), "value": io.operations}
                 for io in used.io
             ],
+            **_pressure(used, "io"),
         },
-        "hugetlb": {},
+        "hugetlb": {
+            size: {"usage": usage, "max": most, "failcnt": failures}
+            for size, (usage, most, failures) in sorted(used.huge_pages.items())
+        },
         "intel_rdt": {},
+    }
+
+
+def _pressure(used: CgroupStats, resource: str) -> dict[str, Any]:
+    """The member "psi", where the kernel measures it for groups."""
+    found = used.pressure.get(resource)
+    if found is None:
+        return {}
+    kinds = zip(("some", "full"), (found.some, found.full), found.waited, strict=True)
+    return {
+        "psi": {
+            kind: {"avg10": averages[0], "avg60": averages[1], "avg300": averages[2], "total": waited}
+            for kind, averages, waited in kinds
+        }
     }
