@@ -174,3 +174,18 @@ def test_a_build_step_gets_its_devices(vendor: Daemon, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN --device=example.com/gpu=9,required true\n")
     missing = vendor.cove("build", "-q", "--allow", "device", str(tmp_path), check=False)
     assert missing.returncode and "example.com/gpu=9" in missing.stderr
+
+
+def test_explain_tells_what_of_the_host_a_device_runs(vendor: Daemon) -> None:
+    words = ("--device", "hooks.example/thing=one", "busybox", "sleep", "600")
+    page = vendor.cove("run", "--explain", *words).stdout
+    plan = json.loads(vendor.cove("run", "--explain", "--format", "json", *words).stdout)
+    (hook,) = plan["Security"]["Hooks"]
+    assert (hook["Stage"], hook["Args"]) == ("createContainer", ["vendor-hook", "links", "/opt/driver"])
+    assert f"{hook['Path']} links /opt/driver: of the host, run as root at each start" in " ".join(page.split())
+    identity = vendor.cove("run", "-d", *words).stdout.strip()
+    try:
+        found = json.loads(vendor.cove("explain", "--format", "json", identity).stdout)
+        assert found["Security"]["Hooks"] == [hook]
+    finally:
+        vendor.cove("rm", "-f", identity)

@@ -190,6 +190,9 @@ def _security(page: Page, found: Value, *, verbose: bool) -> None:
     if found.get("Sysctls"):
         _item(page, "sysctls", ", ".join(f"{key} = {value}" for key, value in sorted(found["Sysctls"].items())))
     _item(page, "devices", ", ".join(found.get("Devices") or ("none",)))
+    for hook in found.get("Hooks") or []:
+        words = " ".join((hook["Path"], *(hook.get("Args") or [])[1:]))
+        _item(page, "hook", f"{words}: of the host, run as root at each start for a device ({hook['Stage']})")
 
 
 def _words(capabilities: list[Value]) -> str:

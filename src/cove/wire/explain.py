@@ -66,6 +66,14 @@ class Seccomp(Value, frozen=True, kw_only=True):
     refused: tuple[Capability, ...] = ()
 
 
+class Hook(Value, frozen=True, kw_only=True):
+    """A program of the host's that root runs at each start; `stage` is the runtime specification's word for when."""
+
+    stage: str
+    path: str
+    args: tuple[str, ...] = ()
+
+
 class Security(Value, frozen=True, kw_only=True):
     """What the first process may do. `masked` paths show nothing, `readonly` ones cannot be written."""
 
@@ -81,6 +89,8 @@ class Security(Value, frozen=True, kw_only=True):
     readonly: tuple[str, ...] = ()
     sysctls: dict[str, str] = {}
     devices: tuple[str, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    """What its CDI devices brought."""
 
 
 class Mount(Value, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from cove.kernel import seccomp as kernel_seccomp
 from cove.oci.spec import DeviceRule, Spec
 from cove.oci.spec import Seccomp as Filter
 from cove.wire.containers import HostConfig
-from cove.wire.explain import Capability, Seccomp, Security
+from cove.wire.explain import Capability, Hook, Seccomp, Security
 
 _LETS_THROUGH = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
 _STANDARD = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2), (136, None)}
@@ -39,6 +39,7 @@ def explain(spec: Spec, asked: HostConfig, user: str, machine: str, pid: int) ->
         readonly=linux.readonly_paths,
         sysctls=linux.sysctl,
         devices=_devices(spec),
+        hooks=_hooks(spec),
     )
 
 
@@ -131,6 +132,12 @@ def _devices(spec: Spec) -> tuple[str, ...]:
         path = paths.get((rule.type, rule.major or 0, rule.minor or 0), "")
         found.append(f"{path or _numbers(rule)} ({rule.access})")
     return (_NAMES, *found)
+
+
+def _hooks(spec: Spec) -> tuple[Hook, ...]:
+    """The host's programs that prepare its devices; the daemon's containers have those of createContainer alone."""
+    listed = spec.hooks.create_container if spec.hooks is not None else ()
+    return tuple(Hook(stage="createContainer", path=each.path, args=each.args) for each in listed)
 
 
 def _numbers(rule: DeviceRule) -> str:

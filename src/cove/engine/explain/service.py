@@ -24,7 +24,7 @@ from cove.engine.records import Attached, Record
 from cove.engine.registry import Container, Registry
 from cove.engine.userns import Users
 from cove.errors import Conflict, NotFound
-from cove.oci.spec import Mount, Resources
+from cove.oci.spec import Hooks, Mount, Resources
 from cove.oci.spec import Spec as OciSpec
 from cove.wire import explain as wire
 from cove.wire.containers import CreateRequest
@@ -165,7 +165,8 @@ class Explanations:
             edits=edits,
             joined={kind: f"/proc/{name}" for kind, name in lenders.items()},
         )
-        return spec.build(record, around, self._context.host)
+        built = spec.build(record, around, self._context.host)
+        return msgspec.structs.replace(built, hooks=Hooks(create_container=edits.hooks)) if edits.hooks else built
 
     def _cgroup(self, record: Record) -> str:
         container = self._registry.get(record.id)
