@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import BIN, Daemon
 from tests.integration.buildkit_world import Control, Failed, File, Session, first, pairs, parts
+from tests.integration.registry_world import serving
 from tests.integration.test_build import context, output
 
 SOLVE, STATUS = "/moby.buildkit.v1.Control/Solve", "/moby.buildkit.v1.Control/Status"
@@ -100,7 +102,7 @@ def test_what_cannot_be_honoured_is_refused_in_words(control: Control, request_:
 
 def test_a_client_that_goes_away_ends_its_build(daemon: Daemon) -> None:
     path = str(daemon.run / "cove.sock")
-    dockerfile = {"Dockerfile": File(b"FROM busybox\nRUN echo begun; sleep 1000\n")}
+    dockerfile = {"Dockerfile": File(b"FROM busybox\nRUN echo begun; sleep 98761\n")}
     session = Session(path, "session-3", {"dockerfile": dockerfile, "context": {}})
     control = Control(path)
     building = threading.Thread(target=lambda: _ignore(solve, control, "build-3", "session-3", {}), daemon=True)
@@ -108,10 +110,10 @@ def test_a_client_that_goes_away_ends_its_build(daemon: Daemon) -> None:
     watching = Control(path)
     told = threading.Thread(target=lambda: _ignore(watching.call, STATUS, [(1, "build-3")]), daemon=True)
     told.start()
-    _until(lambda: b"sleep\0001000" in _commands(daemon))
+    _until(lambda: b"sleep\00098761" in _commands(daemon))
     control.close()
     session.close()
-    _until(lambda: b"sleep\0001000" not in _commands(daemon))
+    _until(lambda: b"sleep\00098761" not in _commands(daemon))
     watching.close()
 
 
@@ -225,3 +227,111 @@ def test_a_result_becomes_the_clients_files(daemon: Daemon, tmp_path: Path) -> N
     listed = subprocess.run(["tar", "tf", tmp_path / "out.tar"], capture_output=True, text=True, check=True).stdout
     assert "d/e/f" in listed.split()
     assert daemon.docker("images", "-aq").stdout == before
+
+
+def test_ssh_agents_come_over_the_session(daemon: Daemon, tmp_path: Path) -> None:
+    tools = [shutil.which(name) for name in ("ssh-agent", "ssh-add", "ssh-keygen")]
+    if None in tools:
+        pytest.skip("ssh-agent, ssh-add and ssh-keygen are not all installed")
+    where = context(tmp_path / "c", "FROM busybox\nCOPY root /\nRUN --mount=type=ssh,required ssh-add -l\n")
+    libraries = subprocess.run(["ldd", str(tools[1])], capture_output=True, text=True, check=True).stdout
+    for name in (str(tools[1]), *(word for word in libraries.split() if word.startswith("/"))):
+        (where / "root" / name[1:]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(name, where / "root" / name[1:])
+    key, place = tmp_path / "key", tmp_path / "agent"
+    subprocess.run([str(tools[2]), "-q", "-t", "ed25519", "-N", "", "-C", "key-of-the-test", "-f", key], check=True)
+    agent = subprocess.Popen([str(tools[0]), "-D", "-a", place], stdout=subprocess.DEVNULL)
+    try:
+        _until(place.exists)
+        subprocess.run([str(tools[1]), "-q", key], env=os.environ | {"SSH_AUTH_SOCK": str(place)}, check=True)
+        assert "key-of-the-test" in build(daemon, where, "--ssh", f"default={place}").stderr
+    finally:
+        agent.terminate()
+        agent.wait(LIMIT)
+    refused = build(daemon, where, "--no-cache", check=False)
+    assert refused.returncode and "ssh agent default: not found" in refused.stderr
+
+
+def test_credentials_for_a_private_base_come_over_the_session(daemon: Daemon, tmp_path: Path) -> None:
+    passwords = tmp_path / "htpasswd"
+    command = [BIN / "cove", "registry", "passwd", "--password-stdin", passwords, "me"]
+    subprocess.run(command, input=b"secret\n", check=True, capture_output=True)
+    config = Path(daemon.environment["DOCKER_CONFIG"]) / "config.json"
+    with serving(tmp_path / "registry", "--htpasswd", str(passwords)) as registry:
+        where = context(tmp_path / "c", f"FROM {registry.host}/private/base\nRUN echo had it\n")
+        refused = build(daemon, where, check=False)
+        assert refused.returncode and f"{registry.host}/private/base" in refused.stderr
+        config.parent.mkdir(parents=True, exist_ok=True)
+        before = config.read_text() if config.exists() else None
+        try:
+            auth = base64.b64encode(b"me:secret").decode()
+            config.write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
+            daemon.docker("tag", "busybox", f"{registry.host}/private/base")
+            daemon.docker("push", f"{registry.host}/private/base")
+            daemon.docker("rmi", f"{registry.host}/private/base")
+            assert "had it" in build(daemon, where, "--no-cache").stderr
+            daemon.docker("rmi", f"{registry.host}/private/base")
+        finally:
+            config.unlink() if before is None else config.write_text(before)
+
+
+def buildx(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
+    program = _program(daemon)
+    environment = os.environ | {"DOCKER_HOST": daemon.host} | daemon.environment
+    version = subprocess.run([*program, "buildx", "version"], capture_output=True, env=environment, timeout=LIMIT)
+    if version.returncode:
+        pytest.skip("docker's plugin buildx is not installed on this machine")
+    options = {"capture_output": True, "text": True, "timeout": LIMIT, "stdin": subprocess.DEVNULL}
+    return subprocess.run([*program, "buildx", *words], env=environment, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_bake_links_targets(daemon: Daemon, tmp_path: Path) -> None:
+    lines = "FROM below\nCOPY --from=below /base /copied\nRUN echo $SAID >> /copied\n"
+    context(tmp_path / "base", "FROM busybox\nRUN echo from the base > /base\nENV SAID=1\n")
+    (tmp_path / "bake.json").write_text(
+        json.dumps(
+            {
+                "target": {
+                    "base": {"context": str(tmp_path / "base")},
+                    "default": {
+                        "context": str(tmp_path / "base"),
+                        "contexts": {"below": "target:base"},
+                        "dockerfile-inline": lines,
+                        "tags": ["baked"],
+                    },
+                }
+            }
+        )
+    )
+    before = set(daemon.docker("images", "-aq").stdout.split())
+    done = buildx(daemon, "bake", "-f", str(tmp_path / "bake.json"), "--progress=plain")
+    assert not done.returncode, done.stderr
+    assert output(daemon, "baked", "cat", "/copied") == "from the base\n1\n"
+    assert len(set(daemon.docker("images", "-aq").stdout.split()) - before) == 1  # the linked target left no image
+
+
+def test_the_builder_tells_of_itself_and_its_cache(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM busybox\nRUN echo for the cache > /f\n")
+    told = buildx(daemon, "inspect").stdout
+    assert "running" in told and "linux/" in told
+    build(daemon, where, "--no-cache")
+    used = buildx(daemon, "du", "--verbose").stdout
+    assert "RUN echo for the cache > /f" in used
+    pruned = buildx(daemon, "prune", "-f", "-a")
+    assert not pruned.returncode and "Total:" in pruned.stdout
+    assert "RUN echo for the cache > /f" not in buildx(daemon, "du", "--verbose").stdout
+
+
+# ── more of the protocol ──────────────────────────────────────────────────────────────────────────
+
+
+def test_several_platforms_become_one_index(daemon: Daemon, control: Control) -> None:
+    lines = b"FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n"
+    files = {"amd64": File(b"this is amd64"), "arm64": File(b"this is arm64")}
+    contexts = {"dockerfile": {"Dockerfile": File(lines)}, "context": files}
+    session = Session(str(daemon.run / "cove.sock"), "session-4", contexts)
+    name = {"name": "docker.io/library/many:latest"}
+    solve(control, "build-4", "session-4", name, platform="linux/amd64,linux/arm64")
+    session.close()
+    listed = daemon.cove("image", "inspect", "--platforms", "many").stdout
+    assert "linux/amd64" in listed and "linux/arm64" in listed

@@ -13,15 +13,14 @@ from collections.abc import Callable
 from cove.buildkit.frontend import NO_LLB
 from cove.buildkit.job import Job, Outcome
 from cove.buildkit.jobs import Jobs
+from cove.buildkit.links import reference
 from cove.buildkit.messages import gateway as wire
-from cove.buildkit.messages.common import Definition, Empty, Op, SourceOp, WorkerRecord
+from cove.buildkit.messages.common import Empty, WorkerRecord
 from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.grpc.calls import Call, Handler, unary
-from cove.grpc.protobuf import encode
 from cove.grpc.status import RpcError
 
 _BUILD = "buildkit-controlapi-buildid"
-_OWN_SCHEME = "cove-result://"
 _FRONTEND_CAPS = (
     "solve.base resolveimage return returnmap importcaches proto.refarray reference.output frontend.inputs "
     "gateway.solve.metadata frontend.caps gateway.solve.evaluate gateway.evaluate"
@@ -68,7 +67,7 @@ class Bridge:
             raise Unsupported("source policies are not followed by this builder, so a build with one is refused")
         if not request.frontend:
             return wire.SolveResponse(result=wire.Result(ref=wire.Ref()))
-        outcome = await job.plan(request.frontend, request.options)
+        outcome = await job.plan(request.frontend, request.options, request.inputs)
         if request.evaluate:
             await job.evaluate(outcome)
         return wire.SolveResponse(ref=_first(outcome), result=_result(outcome))
@@ -103,17 +102,11 @@ def _result(outcome: Outcome) -> wire.Result:
     """One reference, or one for each platform."""
     platforms = outcome.build.platforms
     if not outcome.asked.many:
-        return wire.Result(ref=_ref(outcome.identity))
-    refs = {str(each): _ref(f"{outcome.identity}/{each}") for each in platforms}
+        return wire.Result(ref=reference(outcome.identity))
+    refs = {str(each): reference(f"{outcome.identity}/{each}") for each in platforms}
     listed = [
         {"ID": str(each), "Platform": {"architecture": each.architecture, "os": each.os, "variant": each.variant}}
         for each in platforms
     ]
     metadata = {"refs.platforms": json.dumps({"Platforms": listed}).encode()}
     return wire.Result(refs=wire.RefMap(refs=refs), metadata=metadata)
-
-
-def _ref(identity: str) -> wire.Ref:
-    """A reference, with a definition that only we understand: clients hand it back as another build's input."""
-    source = encode(Op(source=SourceOp(identifier=f"{_OWN_SCHEME}{identity}")))
-    return wire.Ref(id=identity, definition=Definition(operations=(source,)))

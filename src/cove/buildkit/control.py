@@ -66,7 +66,7 @@ class Control:
         self, job: Job, request: wire.SolveRequest, exporters: tuple[wire.Exporter, ...]
     ) -> dict[str, str]:
         if request.frontend:
-            outcome: Outcome | None = await job.plan(request.frontend, _options(request))
+            outcome: Outcome | None = await job.plan(request.frontend, _options(request), request.frontend_inputs)
         else:
             outcome = _returned(job, await job.returned)
         if outcome is None:
@@ -150,7 +150,7 @@ def _filters(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     """Clients' filters, NAME=VALUE or NAME==VALUE. Raises Unsupported for names that mean nothing here."""
     found = []
     for text in texts:
-        for word in text.split(","):
+        for word in filter(None, text.split(",")):
             name, _, value = word.replace("==", "=").partition("=")
             if name not in ("id", "type", "description", "shared", "inuse", "mutable"):
                 raise Unsupported(f"the filter {word!r} is not known to this builder")

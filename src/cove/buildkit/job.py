@@ -11,25 +11,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cove import ids
 from cove.build.dockerfile.plan import Plan
-from cove.buildkit import frontend
+from cove.buildkit import frontend, links
 from cove.buildkit.failures import failure
 from cove.buildkit.files import SessionFiles, tree_or_image
 from cove.buildkit.frontend import Asked
 from cove.buildkit.gifts import Gifts, credentials
+from cove.buildkit.messages.common import Definition
 from cove.buildkit.messages.gateway import Result
 from cove.buildkit.progress import Trace
 from cove.buildkit.sessions import Session, Sessions
 from cove.engine.build_bases import Bases, Sink
 from cove.engine.build_job import Build
 from cove.engine.builds import BuildService
-from cove.errors import CoveError, NotFound
+from cove.errors import CoveError, NotFound, Unsupported
 from cove.grpc.status import RpcError
 from cove.oci.reference import Reference
 
@@ -45,10 +46,15 @@ class Outcome:
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
+FindOutcome = Callable[[str], "tuple[Job, Outcome]"]
+
+
 class Job:
     """One request's builds."""
 
-    def __init__(self, service: BuildService, sessions: Sessions, ref: str, session: str) -> None:
+    def __init__(self, service: BuildService, sessions: Sessions, ref: str, session: str, find: FindOutcome) -> None:
+        self._find = find
+        self._linked = contextlib.AsyncExitStack()
         self._service = service
         self._sessions = sessions
         self._session = session
@@ -69,24 +75,23 @@ class Job:
     def service(self) -> BuildService:
         return self._service
 
-    async def plan(
-        self, name: str, options: Mapping[str, str], inputs: Mapping[str, Outcome] | None = None
-    ) -> Outcome:
-        """Read what is to be built and plan it. Raises RpcError."""
+    async def plan(self, name: str, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Outcome:
+        """Read what is to be built and plan it; `inputs` are results of other builds. Raises RpcError."""
         frontend.check_frontend(name, options)
         asked = frontend.read(options, self.entitlements, self.cache_to)
         scratch = self._service.scratch()
         self._scratches.append(scratch)
         context = self._service.context
+        bases = _TracedBases(self, asked.options.pull)
         build = self._service.job(
             asked.options,
             files=SessionFiles(
                 asked, self.find_session, context.executors, self._service.workshop, scratch, self.trace, self.body
             ),
-            bases=_TracedBases(self, asked.options.pull),
+            bases=bases,
             giver=Gifts(self.find_session),
             scratch=scratch,
-            contexts={each: tree_or_image(each, value) for each, value in asked.contexts.items()},
+            contexts=await self._contexts(asked, inputs, bases),
         )
         with self._told(asked, build):
             await build.read()
@@ -97,6 +102,25 @@ class Job:
         outcome = Outcome(ids.new_id()[:25], asked, build, planned)
         self.outcomes[outcome.identity] = outcome
         return outcome
+
+    async def _contexts(self, asked: Asked, inputs: Mapping[str, Definition], bases: Bases) -> dict[str, str]:
+        """The named contexts in a plan's words; the results of other builds are made, and known as images."""
+        found: dict[str, str] = {}
+        for name, value in asked.contexts.items():
+            if not value.startswith("input:"):
+                found[name] = tree_or_image(name, value)
+                continue
+            definition = inputs.get(value.removeprefix("input:"))
+            identity = links.named(definition) if definition is not None else ""
+            if not identity:
+                raise Unsupported(f"the context {name} is no result of this builder's: {frontend.NO_LLB}")
+            job, outcome = self._find(identity.partition("/")[0])
+            await job.evaluate(outcome)
+            image = await self._linked.enter_async_context(outcome.build.imaged())
+            for platform in outcome.build.platforms:
+                bases.know(image.target.digest, platform)
+            found[name.partition("::")[0]] = f"image:{image.target.digest}"
+        return found
 
     async def evaluate(self, outcome: Outcome) -> None:
         """Make it, once, whoever asks first. Raises RpcError."""
@@ -132,6 +156,7 @@ class Job:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._linked.aclose()
         for scratch in self._scratches:
             self._service.sweep(scratch)
         if not self.returned.done():

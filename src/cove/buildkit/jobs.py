@@ -36,7 +36,7 @@ class Jobs:
         ref = ref or ids.new_id()[:25]
         if ref in self._running:
             raise Conflict(f"job ID {ref} exists")
-        job = self._running[ref] = Job(self.service, self._sessions, ref, session)
+        job = self._running[ref] = Job(self.service, self._sessions, ref, session, self.outcome)
         self._news.set()
         self._news = asyncio.Event()
         try:
@@ -58,9 +58,9 @@ class Jobs:
             raise NotFound(f"no such job {ref}") from None
         return self._running.get(ref) or self._ended[ref]
 
-    def outcome(self, identity: str) -> tuple[Job, Outcome] | None:
-        """A result of any job that still runs."""
+    def outcome(self, identity: str) -> tuple[Job, Outcome]:
+        """A result of any job that still runs. Raises NotFound."""
         for job in self._running.values():
             if identity in job.outcomes:
                 return job, job.outcomes[identity]
-        return None
+        raise NotFound(f"the result {identity} of another build is not there any more")

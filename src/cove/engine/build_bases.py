@@ -57,13 +57,11 @@ class Bases:
         self._loop = asyncio.get_running_loop()
         for name, platform in sorted(wanted):
             image = await self._context.executors.bulk(self._one, name, Platform.parse(platform), sink)
-            self.known[name, platform] = Base(
-                reference=name,
-                digest=image.manifest.digest,
-                chain=image.top or "",
-                config=image.config,
-                raw_config=image.raw_config,
-            )
+            self.known[name, platform] = _base(name, image)
+
+    def know(self, name: str, platform: Platform) -> None:
+        """Make an image of the store known."""
+        self.known[name, str(platform)] = _base(name, self._context.images.get(name, platform))
 
     async def cached(self, names: Collection[str], platform: Platform, sink: Sink) -> dict[str, tuple[str, int]]:
         """The steps that these images offer; one that cannot be had is told of, and no more."""
@@ -124,6 +122,16 @@ class Bases:
         """In a worker's thread, of somebody who lives on the loop."""
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(_coroutine(self._auth(reference)), self._loop).result()
+
+
+def _base(name: str, image: Image) -> Base:
+    return Base(
+        reference=name,
+        digest=image.manifest.digest,
+        chain=image.top or "",
+        config=image.config,
+        raw_config=image.raw_config,
+    )
 
 
 async def _coroutine(found: Awaitable[Credentials | None]) -> Credentials | None:

@@ -187,11 +187,18 @@ class Build:
     async def archived(self, names: list[str]) -> AsyncIterator[tuple[Image, AsyncIterator[bytes]]]:
         """The image and its archive under these names, for the time of a `with`; the store is as before."""
         store, executors = self._tools.context.store, self._tools.context.executors
+        async with self.imaged() as image:
+            references = [Reference.parse(name) for name in names]
+            yield image, executors.stream(save_as(store.content, image, references))
+
+    @asynccontextmanager
+    async def imaged(self) -> AsyncIterator[Image]:
+        """The image for the time of a `with`; the store is as before."""
+        store, executors = self._tools.context.store, self._tools.context.executors
         before = {image.target.digest for image in store.images.list()}
         image = await self.image([])
         try:
-            references = [Reference.parse(name) for name in names]
-            yield image, executors.stream(save_as(store.content, image, references))
+            yield image
         finally:
             if image.target.digest not in before:
                 await executors.disk(_forget_unnamed, store, image)

@@ -45,6 +45,7 @@ class Definition(Message, frozen=True):
     """pb.Definition: a graph in BuildKit's low-level language, each operation marshalled, the last one on top."""
 
     operations: Annotated[tuple[bytes, ...], 1] = ()
+    metadata: Annotated[dict[str, Empty], 2] = {}
 
 
 class Input(Message, frozen=True):
