@@ -16,9 +16,9 @@ import urllib3
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from cove.image.attachments import COSIGN_SIGNATURE
+from cove.image.attachments import COSIGN_SIGNATURE, COSIGN_TAGS
 from cove.image.claims import ANNOTATION, PAYLOAD
-from cove.image.distribution.attached import signature_tag
+from cove.image.distribution.attached import tag_of
 from cove.oci import image
 from cove.oci.reference import Reference
 from tests.conftest import Daemon, new_daemon
@@ -128,7 +128,7 @@ class Publisher:
             url = f"{upload.location}&digest={_digest(data)}"
             urllib3.request("PUT", url, body=data, headers={"Content-Type": "application/octet-stream"})
         if not subject:
-            repository.put_manifest(signature_tag(digest), raw, image.OCI_MANIFEST)
+            repository.put_manifest(tag_of(digest, artifact), raw, image.OCI_MANIFEST)
             return _digest(raw)
         repository.put_manifest(_digest(raw), raw, image.OCI_MANIFEST)
         entry = descriptor(image.OCI_MANIFEST, raw, artifactType=artifact)
@@ -260,3 +260,22 @@ def test_statements_are_kept_listed_and_sent_along(daemon: Daemon, publisher: Pu
     daemon.cove("pull", "-q", copy)
     assert sbom in daemon.cove("image", "attachments", copy).stdout
     daemon.cove("rmi", copy)
+
+
+def test_what_cosign_ties_by_tags_is_kept_listed_and_sent_along(
+    daemon: Daemon, publisher: Publisher, tmp_path: Path
+) -> None:
+    name, digest = publisher.image("tagged/app:1", b"tagged")
+    publisher.signature(name, digest, Signer(tmp_path))
+    kinds = {suffix: kind for kind, suffix in COSIGN_TAGS.items()}
+    att = publisher.attach(name, digest, b"{}", "application/vnd.dsse.envelope.v1+json", kinds["att"], {}, "")
+    sbom = publisher.attach(name, digest, b"[]", "text/spdx+json", kinds["sbom"], {}, "")
+    copy = f"{publisher.host}/tagged/copy:1"
+    for each in (name, copy):
+        daemon.cove("pull", "-q", each)
+        listed = daemon.cove("image", "attachments", each, "--format", "{{.Type}} {{.Digest}}").stdout.split()
+        assert set(listed) >= {kinds["sig"], kinds["att"], att, kinds["sbom"], sbom} and len(listed) == 6
+        if each == name:
+            daemon.cove("tag", name, copy)
+            daemon.cove("push", copy)
+        daemon.cove("rmi", *({name, copy} if each == name else {copy}))

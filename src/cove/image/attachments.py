@@ -3,7 +3,8 @@
     image/attachments.json     {subject's digest: [descriptors of the manifests attached to it]}
 
 An attachment is a manifest whose `subject` is an image's manifest or index (image-spec, "Guidelines for Artifact
-Usage"), or a cosign signature, which a tag ties to its subject. It lives as long as its subject is an image here.
+Usage"), or cosign's signature, attestation or bill of materials, which a tag ties to its subject. It lives as long
+as its subject is an image here.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from cove.oci import image as oci
 from cove.oci.image import Descriptor, Manifest
 from cove.store.files import write_atomic
 
+COSIGN_TAGS = {f"application/vnd.dev.cosign.artifact.{suffix}.v1+json": suffix for suffix in ("sig", "att", "sbom")}
+"""What cosign ties to an image by the tag `<algorithm>-<hex>.<suffix>`: artifact types, and the suffix of each."""
 COSIGN_SIGNATURE = "application/vnd.dev.cosign.artifact.sig.v1+json"
-"""The artifact type of a cosign signature; those found by their tag are listed under it too."""
 
 _Kept = dict[str, tuple[Descriptor, ...]]
 

@@ -1,7 +1,7 @@
 """Attachments on their way: fetched with an image, sent along with it.
 
 fetch   GET referrers/<digest>, or the tag <algorithm>-<hex>     anything whose subject is the image
-        GET manifests/<algorithm>-<hex>.sig                     cosign's older signatures
+        GET manifests/<algorithm>-<hex>.sig, .att, .sbom        what cosign ties to the image by a tag
 send    PUT manifests/<digest>, and where the registry does not list referrers itself: the index at the tag
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from cove.errors import CoveError, InvalidArgument, NotFound, Unavailable
-from cove.image.attachments import COSIGN_SIGNATURE
+from cove.image.attachments import COSIGN_SIGNATURE, COSIGN_TAGS
 from cove.image.distribution.registry import Fetched, Repository
 from cove.image.distribution.seams import Content
 from cove.image.distribution.sources import Sources
@@ -46,18 +46,28 @@ def fetch(sources: Sources, content: Content, subject: str, *, signatures: bool)
             found.append(_store(sources, content, fetched, manifest, manifest.artifact_type or entry.artifact_type))
     if signatures:
         try:
-            fetched = sources.manifest(signature_tag(subject))
+            found += _tagged(sources, content, sources.manifest(tag_of(subject, COSIGN_SIGNATURE)), COSIGN_SIGNATURE)
         except NotFound:
             return found
-        manifest = _artifact(fetched)
-        if manifest is not None:
-            found.append(_store(sources, content, fetched, manifest, COSIGN_SIGNATURE))
     return found
 
 
-def signature_tag(subject: str) -> str:
-    """Where cosign puts the signatures of `subject`."""
-    return f"{subject.replace(':', '-')}.sig"
+def tagged(sources: Sources, content: Content, subject: str, kind: str) -> list[Descriptor]:
+    """Store what cosign's tag of this kind ties to `subject`, if there is such a tag where the image comes from."""
+    try:
+        return _tagged(sources, content, sources.manifest_beside(tag_of(subject, kind)), kind)
+    except NotFound:
+        return []
+
+
+def _tagged(sources: Sources, content: Content, fetched: Fetched, kind: str) -> list[Descriptor]:
+    manifest = _artifact(fetched)
+    return [] if manifest is None else [_store(sources, content, fetched, manifest, kind)]
+
+
+def tag_of(subject: str, kind: str) -> str:
+    """Where cosign puts its signatures of `subject`, or what else the artifact type `kind` is."""
+    return f"{subject.replace(':', '-')}.{COSIGN_TAGS.get(kind, 'sig')}"
 
 
 def _artifact(fetched: Fetched) -> Manifest | None:
@@ -94,7 +104,7 @@ def name(repository: Repository, content: Content, subject: str, attached: Descr
     manifest = image.decode_manifest(raw)
     kind = image.media_type_of(manifest)
     if manifest.subject is None:
-        repository.put_manifest(signature_tag(subject), raw, kind)
+        repository.put_manifest(tag_of(subject, attached.artifact_type), raw, kind)
         return
     if not repository.put_manifest(attached.digest, raw, kind):
         _list(repository, subject, attached)

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
+from cove.image.attachments import COSIGN_TAGS
 from cove.image.distribution import attached
 from cove.image.distribution import transport as http
 from cove.image.distribution.progress import Progress
@@ -143,7 +144,7 @@ class Pull:
         whole = {fetched.digest for fetched, _ in chosen.images}
         for attempt in range(_ATTEMPTS):
             works = [self._prepare(fetched, manifest, platform, every) for fetched, manifest in chosen.images]
-            self._transfer([layer for work in works for layer in work])
+            self._transfer([layer for work in works for layer in work], top.digest)
             for entry in chosen.attachments:
                 self._attachment(entry)
             for fetched in (*chosen.indexes, *(fetched for fetched, _ in chosen.images)):
@@ -261,17 +262,28 @@ class Pull:
             self._fetch(blob, label="")
         self._content.ingest([fetched.raw], expected=fetched.digest, size=len(fetched.raw))
 
-    def _transfer(self, layers: list[tuple[Descriptor, Step | None]]) -> None:
-        """Fetch and unpack in parallel; the first failure stops all."""
+    def _transfer(self, layers: list[tuple[Descriptor, Step | None]], subject: str) -> None:
+        """Fetch and unpack in parallel, and meanwhile what tags tie to `subject`; the first failure stops all."""
         with ThreadPoolExecutor(self._parallel, "pull") as pool:
             try:
                 wanted = [(blob, step) for blob, step in layers if self._wanted(blob, step)]
+                tagged = [pool.submit(self._tagged, subject, kind) for kind in COSIGN_TAGS]
                 for future in [pool.submit(self._layer, blob, step) for blob, step in wanted]:
+                    future.result()
+                for future in tagged:
                     future.result()
             except BaseException as error:
                 self._cancel.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise self._failure or error from None
+
+    def _tagged(self, subject: str, kind: str) -> None:
+        """Keep what cosign's tag of this kind ties to the image, which comes without it if that fails."""
+        try:
+            self._attachments.add(subject, attached.tagged(self._sources, self._content, subject, kind))
+        except CoveError as error:
+            if not self._cancel.is_set():
+                self._progress.say(f"What is attached to the image could not be fetched: {error.message}")
 
     def _wanted(self, blob: Descriptor, step: Step | None) -> bool:
         """Whether something is left to do for a layer; people are told."""

@@ -42,6 +42,10 @@ class Sources:
         """The manifest or index at a tag or digest."""
         return self._first(lambda repository: repository.manifest(which))
 
+    def manifest_beside(self, tag: str) -> Fetched:
+        """The manifest at a tag that few images have; only the first place is asked for it."""
+        return self._order()[0].manifest(tag)
+
     def tags(self) -> tuple[str, ...]:
         return self._first(lambda repository: repository.tags())
 
