@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cove.build.cache import BuildCache
 from cove.daemon.config import Config
-from cove.engine.context import Context, Reports, Settings
+from cove.engine.context import Choice, Context, Reports, Settings
 from cove.engine.engine import Engine
 from cove.engine.executors import Executors
 from cove.engine.host import read_facts
@@ -100,7 +100,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             trust=trust,
             connect=_once(lambda: _distribution(config, store, trust)),
             executors=executors,
-            settings=_settings(config),
+            choice=Choice(settings_of(config)),
         )
         engine = Engine(context)
         stack.push_async_callback(engine.close)
@@ -153,7 +153,8 @@ def _distribution(config: Config, store: ImageStore, trust: Trust) -> Distributi
     return Distribution(content, images, layers, policy, attachments=images.attachments, admission=trust)
 
 
-def _settings(config: Config) -> Settings:
+def settings_of(config: Config) -> Settings:
+    """What the engine follows of a configuration."""
     file = config.file
     return Settings(
         log_segment_bytes=file.log.segment_bytes,

@@ -1,7 +1,7 @@
 """The daemon's life: from its arguments to its last log line.
 
     configuration ─▶ root? ─▶ locks on both roots ─▶ assemble (supervisor, engine, recovery)
-      ─▶ listen ─▶ READY to systemd ─▶ … ─▶ SIGTERM or SIGINT
+      ─▶ listen ─▶ READY to systemd ─▶ … (SIGHUP: `reload`) ─▶ SIGTERM or SIGINT
       ─▶ stop listening, let requests end ─▶ engine and runtime closed; containers run on
 
 Owns the order of beginning and end. It wires nothing itself (`assemble`).
@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cove import __version__
 from cove.api.app import application
@@ -23,7 +23,9 @@ from cove.api.server import Server, systemd_sockets, tls_context
 from cove.daemon.assemble import assembled
 from cove.daemon.config import Config, Host, SystemdHost, TcpHost, UnixHost, load
 from cove.daemon.locks import held
+from cove.daemon.reload import reload
 from cove.daemon.systemd import notify
+from cove.engine.engine import Engine
 from cove.errors import CoveError, InvalidArgument
 
 _log = logging.getLogger("cove.daemon")
@@ -39,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
             )
         _log_to_stderr(config.log_level)
         with held(config.data, config.run):
-            asyncio.run(_live(config))
+            asyncio.run(_live(config, argv))
     except CoveError as error:
         print(f"cove daemon: {error.message}", file=sys.stderr)
         return 1
@@ -49,17 +51,19 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-async def _live(config: Config) -> None:
+async def _live(config: Config, argv: Sequence[str]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something that could be told anew
     async with assembled(config) as engine:
         server = Server(application(engine))
         try:
             await _listen(server, config)
             gc.collect()
             gc.freeze()  # what lives as long as the daemon need not be looked at again
+            loop.add_signal_handler(signal.SIGHUP, _again(engine, config, argv))
             notify("READY=1")
             _log.info("Cove %s works on %s and %s", __version__, config.data.root, config.run.root)
             await stop.wait()
@@ -67,6 +71,16 @@ async def _live(config: Config) -> None:
             notify("STOPPING=1")
             _log.info("stopping; containers run on")
             await server.close()
+
+
+def _again(engine: Engine, config: Config, argv: Sequence[str]) -> Callable[[], None]:
+    """What SIGHUP does, each time from where the last one led."""
+
+    def read() -> None:
+        nonlocal config
+        config = reload(engine, config, argv)
+
+    return read
 
 
 async def _listen(server: Server, config: Config) -> None:

@@ -83,6 +83,13 @@ class Settings:
     cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
 
 
+@dataclass(slots=True)
+class Choice:
+    """The settings that count now: a daemon that runs may be told others."""
+
+    settings: Settings = Settings()
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """The parts that the engine joins."""
@@ -106,7 +113,12 @@ class Context:
     trust: Trust
     events: Events = field(default_factory=Events)
     executors: Executors = field(default_factory=Executors)
-    settings: Settings = Settings()
+    choice: Choice = field(default_factory=Choice)
+
+    @property
+    def settings(self) -> Settings:
+        """The administrator's choices as they are now."""
+        return self.choice.settings
 
     @property
     def images(self) -> Images:

@@ -8,6 +8,7 @@ Each attribute is one noun's use cases; routes call them and nothing else.
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from cove.engine import memory
 from cove.engine.attachments import Attachments
 from cove.engine.backups import Backups
 from cove.engine.containers import Containers
-from cove.engine.context import Context
+from cove.engine.context import Context, Settings
 from cove.engine.disk_usage import DiskUsage
 from cove.engine.execs import Execs
 from cove.engine.explain.service import Explanations
@@ -133,6 +134,16 @@ class Engine:
         await self._tasks.close()
         await self._removal.close()
         self.streams.close()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Other choices of the administrator's, for whatever begins from now on."""
+        self._context.choice.settings = settings
+        self.events.emit(
+            "daemon",
+            "reload",
+            self._context.instance.id or "default",
+            {"name": settings.hostname or socket.gethostname()},
+        )
 
     def _report(self, report: Report) -> None:
         if isinstance(report, OutOfMemory):

@@ -1,0 +1,74 @@
+"""SIGHUP: a daemon that runs reads its configuration again, and says what must wait for its next start."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PATIENCE, Daemon, new_daemon
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def told(archive: Path, tmp_path: Path) -> Iterator[tuple[Daemon, Path]]:
+    """A daemon and its configuration file."""
+    file = tmp_path / "daemon.toml"
+    file.write_text('labels = ["rack=1"]\n')
+    daemon = new_daemon("--config", str(file))
+    daemon.start()
+    try:
+        daemon.cove("import", str(archive), "busybox:latest")
+        yield daemon, file
+    finally:
+        daemon.clean()
+        shutil.rmtree(daemon.root, ignore_errors=True)
+
+
+def _eventually(daemon: Daemon, holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20 * PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, daemon.log()
+        time.sleep(0.02)
+
+
+def _again(daemon: Daemon, text: str, file: Path, sentence: str) -> None:
+    """Write the file, send the signal, and wait for what the log says to it."""
+    file.write_text(text)
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    _eventually(daemon, lambda: sentence in daemon.log())
+
+
+def _labels(daemon: Daemon) -> list[str]:
+    return list(json.loads(daemon.docker("info", "--format", "{{json .Labels}}").stdout))
+
+
+def test_a_configuration_is_read_again(told: tuple[Daemon, Path]) -> None:
+    daemon, file = told
+    running = daemon.cove("run", "-d", "busybox", "sleep", "300").stdout.strip()
+    assert _labels(daemon) == ["rack=1"]
+    text = 'labels = ["rack=2"]\nlog_level = "debug"\n[network]\ndns = ["192.0.2.7"]\nexpose_to = "lan"\n'
+    _again(daemon, text, file, "the configuration was read again")
+    assert _labels(daemon) == ["rack=2"]
+    assert "network.expose_to in the configuration counts from the next start of the daemon on" in daemon.log()
+    names = daemon.cove("run", "--rm", "busybox", "cat", "/etc/resolv.conf").stdout
+    assert "nameserver 192.0.2.7" in names
+    assert daemon.docker("info", "--format", "{{.Debug}}").stdout == "true\n"
+    assert daemon.cove("exec", running, "echo", "lives").stdout == "lives\n"
+    told_of = daemon.docker("events", "--since", "1", "--until", "0s", "--filter", "type=daemon").stdout
+    assert "daemon reload" in told_of
+
+
+def test_a_file_with_an_error_changes_nothing(told: tuple[Daemon, Path]) -> None:
+    daemon, file = told
+    _again(daemon, 'labels = ["rack=3"]\nlables = []\n', file, "the configuration stays as it was")
+    assert "there is no key `lables`" in daemon.log()
+    _again(daemon, "labels = [}\n", file, "at line")
+    assert _labels(daemon) == ["rack=1"]
