@@ -43,6 +43,7 @@ PACKAGES = (
     "iproute2",
     "procps",
     "e2fsprogs",
+    "xfsprogs",
     "crun",
 )
 TESTS = (
@@ -51,6 +52,7 @@ TESTS = (
     "tests/integration/test_device_filter.py",
     "tests/integration/test_init.py",
     "tests/integration/test_limits_measured.py",
+    "tests/integration/test_project_quotas.py",
     "tests/integration/test_resources.py",
     "tests/integration/test_run.py",
     "tests/integration/test_seccomp_kernel.py",

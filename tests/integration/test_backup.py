@@ -206,10 +206,11 @@ def test_one_moment_of_a_writer(daemon: Daemon, tmp_path: Path) -> None:
 
 def test_a_daemon_killed_meanwhile(own_daemon: Daemon, tmp_path: Path) -> None:
     daemon, archive = own_daemon, tmp_path / "app.tar"
+    small = ("-v", "another:/a", "-v", "/anonymous")
     fill = (
         "dd if=/dev/urandom of=/data/big bs=1M count=120 2>/dev/null; while :; do date > /data/now; sleep 0.1; done"
     )
-    daemon.cove("run", "-d", "--name", "app", "-v", "data:/data", "busybox", "sh", "-c", fill)
+    daemon.cove("run", "-d", "--name", "app", "-v", "data:/data", *small, "busybox", "sh", "-c", fill)
     while daemon.cove("exec", "app", "test", "-e", "/data/now", check=False).returncode:
         time.sleep(0.1)
     before = _blobs(daemon)
@@ -229,7 +230,8 @@ def test_a_daemon_killed_meanwhile(own_daemon: Daemon, tmp_path: Path) -> None:
 
     daemon.cove("backup", "-o", str(archive), "app")
     daemon.cove("rm", "-f", "app")
-    daemon.cove("volume", "rm", "data")
+    daemon.cove("volume", "rm", "data", "another")
+    daemon.cove("volume", "prune", "-f")
     restoring = subprocess.Popen([BIN / "cove", "restore", archive], env=environment, stderr=subprocess.PIPE)
     _until_written(daemon.data / "volumes")
     daemon.kill()
@@ -252,3 +254,45 @@ def _until_written(directory: Path) -> None:
                 continue
         time.sleep(0.005)
     raise AssertionError(f"nothing was written to {directory}")
+
+
+def test_an_image_that_is_only_named_comes_from_its_registry(daemon: Daemon, other: Daemon, tmp_path: Path) -> None:
+    registry = Serving(tmp_path, free_port())
+    registry.start()
+    name, archive = f"{registry.host}/base:1", str(tmp_path / "app.tar")
+    try:
+        daemon.cove("tag", "busybox", name)
+        daemon.cove("push", name)
+        daemon.cove("create", "--name", "app", name, "cat", "/etc/passwd")
+        daemon.cove("backup", "--no-image", "-o", archive, "app")
+        assert Path(archive).stat().st_size < 100_000
+        other.cove("restore", archive)
+        assert "worker" in other.cove("start", "-a", "app").stdout
+        digest = daemon.cove("image", "inspect", "-f", "{{index .RepoDigests 0}}", name).stdout.strip()
+        assert digest == other.cove("image", "inspect", "-f", "{{index .RepoDigests 0}}", digest).stdout.strip()
+    finally:
+        registry.stop()
+        daemon.cove("rm", "-f", "app", check=False)
+        daemon.cove("rmi", name, check=False)
+
+
+def test_an_image_that_was_removed(daemon: Daemon, other: Daemon, archive: Path, tmp_path: Path) -> None:
+    saved = str(tmp_path / "app.tar")
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo text > /file && rm -r /var && mkdir /var\n")
+    daemon.cove("build", "-t", "doomed", str(tmp_path))
+    daemon.cove("create", "--name", "app", "doomed", "sh", "-c", "cat /file /etc/passwd; ls -A /var")
+    shown = daemon.cove("start", "-a", "app").stdout
+    try:
+        daemon.cove("rmi", "-f", "doomed")
+        before = daemon.cove("images", "-aq").stdout
+        refused = daemon.cove("backup", "--no-image", "-o", saved, "app", check=False)
+        assert refused.returncode == 1 and "leave out --no-image" in refused.stderr
+        daemon.cove("backup", "-o", saved, "app")
+        assert daemon.cove("images", "-aq").stdout == before
+        daemon.cove("commit", "app", "again")
+        assert daemon.cove("run", "--rm", "again").stdout == shown
+    finally:
+        daemon.cove("rm", "-f", "app")
+        daemon.cove("rmi", "again", check=False)
+    other.cove("restore", saved)
+    assert other.cove("start", "-a", "app").stdout == shown

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import socketserver
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Daemon, new_daemon
+from tests.conftest import BIN, Daemon, new_daemon
 
 pytestmark = pytest.mark.root
 
@@ -198,3 +202,39 @@ def test_a_plugin_that_is_gone(plugged: Daemon, directory: Path) -> None:
     finally:
         (directory / "gone.spec").unlink()
         (directory / "odd.spec").unlink()
+
+
+def test_a_plugin_that_hangs_holds_up_nobody(plugged: Daemon, directory: Path) -> None:
+    plugged.cove("volume", "create", "unhindered")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(directory / "silent.sock"))
+        silent.listen()
+        try:
+            listed = plugged.cove("volume", "ls", "-q")
+        finally:
+            (directory / "silent.sock").unlink()
+    assert listed.stdout == "unhindered\n"
+    assert listed.stderr.startswith("WARNING: The volume plugin silent does not answer")
+    plugged.cove("volume", "rm", "unhindered")
+
+
+def test_a_plugin_that_starts_later_than_its_container(plugged: Daemon, directory: Path, tmp_path: Path) -> None:
+    plugin = Plugin(tmp_path)
+    path = directory / "late.sock"
+    with _UnixServer(str(path), _handler(plugin)) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        plugged.docker("volume", "create", "-d", "late", "books")
+        plugged.docker("create", "--name", "reader", "-v", "books:/b", "busybox", "true")
+        server.shutdown()
+    path.unlink()
+    starting = subprocess.Popen(
+        [BIN / "cove", "start", "-a", "reader"], env=os.environ | {"COVE_HOST": plugged.host}, stderr=subprocess.PIPE
+    )
+    time.sleep(0.5)
+    with _UnixServer(str(path), _handler(plugin)) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        assert starting.communicate(timeout=60)[1] == b"" and starting.returncode == 0
+        plugged.docker("rm", "reader")
+        plugged.docker("volume", "rm", "books")
+        server.shutdown()
+    path.unlink()

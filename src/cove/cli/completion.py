@@ -166,4 +166,4 @@ def _of_kind(client: Client, kind: str) -> Iterator[Candidate]:
     elif kind == "network":
         yield from ((one["Name"], one["Driver"]) for one in client.networks.list())
     elif kind == "volume":
-        yield from ((one["Name"], one["Driver"]) for one in client.volumes.list())
+        yield from ((one["Name"], one["Driver"]) for one in client.volumes.list().get("Volumes") or ())

@@ -17,10 +17,9 @@ class Volumes:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def list(self, filters: Filters | None = None, *, size: bool = False) -> list[dict[str, Any]]:
-        """`size`, which is Cove's own: what each takes on disk."""
-        answer = self._client.call("GET", "/volumes", {"filters": filters or None, "size": size or None})
-        return list(answer.get("Volumes") or [])
+    def list(self, filters: Filters | None = None, *, size: bool = False) -> dict[str, Any]:
+        """Volumes, and Warnings of plugins that do not answer. `size`, Cove's own: what each takes on disk."""
+        return dict(self._client.call("GET", "/volumes", {"filters": filters or None, "size": size or None}))
 
     def inspect(self, name: str) -> dict[str, Any]:
         return dict(self._client.call("GET", f"/volumes/{name}"))

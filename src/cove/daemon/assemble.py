@@ -12,6 +12,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +22,7 @@ from cove.engine.context import Choice, Context, Reports, Settings
 from cove.engine.engine import Engine
 from cove.engine.executors import Executors
 from cove.engine.host import read_facts
+from cove.engine.projects import Projects
 from cove.errors import Internal, InvalidArgument, describe
 from cove.image.store import ImageStore
 from cove.image.trust import Trust
@@ -61,8 +63,10 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         stack.callback(database.close)
         executors = Executors()
         stack.callback(executors.close)
-        volumes = LocalDriver(config.data)
+        projects = Projects(database)
+        volumes = LocalDriver(config.data, projects)
         volumes.sweep()
+        projects.sweep(chain(config.data.volumes.glob("*/_data"), config.data.containers.glob("*/upper")))
         reports = Reports()
         runtime = await Runtime.connect(config.run, on_report=reports, on_reconnect=reports.reconnected)
         stack.push_async_callback(runtime.close)
@@ -92,6 +96,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             },
             ports=ports,
             resolver=resolver,
+            projects=projects,
             volume_drivers={"local": volumes},
             volume_plugins=Plugins(config.file.plugin_directories),
             host=read_facts(config.file.cgroup_driver),

@@ -18,6 +18,7 @@ from cove.engine import backup_document as document
 from cove.engine.bridging import Message, Sink, told
 from cove.engine.context import Context
 from cove.engine.freezing import standing_still
+from cove.engine.image_view import defaults
 from cove.engine.records import MountRecord, Record, VolumeRecord
 from cove.engine.registry import Container, Registry
 from cove.engine.telling import tell
@@ -27,6 +28,7 @@ from cove.image import archives, artifacts
 from cove.image.diff import layer_archive
 from cove.image.distribution import Credentials
 from cove.image.images import Image
+from cove.image.rebuild import Rebuilt, rebuilt
 from cove.oci.image import OCI_CONFIG, OCI_MANIFEST, Descriptor, Manifest
 from cove.oci.reference import Reference
 
@@ -93,9 +95,10 @@ class Backups:
     async def _take(self, ref: str, wishes: Wishes, undo: AsyncExitStack) -> tuple[Descriptor, Manifest]:
         """The artifact's blobs in the content store, as long as `undo` is open."""
         container = self._registry.find(ref)
-        record, image = container.record, self._image(container)
+        record = container.record
         undo.push_async_callback(self._context.executors.bulk, self._context.store.collector.collect)
         kept = undo.enter_context(self._context.store.content.keeping())
+        image = await self._image(container, wishes, kept)
         volumes = [self._volumes.record(name) for name in _named(record)]
         copied = [each for each in volumes if wishes.volumes and _has_content(each)]
         users = {container.id: container} | {
@@ -104,7 +107,7 @@ class Backups:
         layers: list[Descriptor] = []
         mounts = tuple(MountRecord(type="volume", destination="/", name=each.name, rw=False) for each in copied)
         async with (
-            self._volumes.held(mounts),
+            self._volumes.use.held(mounts),
             standing_still(self._context.runtime, users.values(), pause=wishes.pause),
         ):
             if self._registry.get(container.id) is not container:
@@ -113,7 +116,7 @@ class Backups:
             changes = lambda: layer_archive(self._context.data, record.id, sparse=True)  # noqa: E731
             layers.append(await self._blob(document.CHANGES, changes, kept))
             for each, mount in zip(copied, mounts, strict=True):
-                root = archives.stopped((self._volumes.mount(mount),))
+                root = archives.stopped((self._volumes.use.mount(mount),))
                 layers.append(await self._blob(document.VOLUME, _exported(root), kept, name=each.name))
         if wishes.image:
             layers += self._parts(image)
@@ -125,7 +128,7 @@ class Backups:
                 id=image.id,
                 manifest=image.manifest.digest,
                 name=record.image,
-                repo_digests=image.repo_digests,
+                repo_digests=() if isinstance(image, Rebuilt) else image.repo_digests,
                 included=wishes.image,
             ),
             volumes=tuple(document.SavedVolume(record=each, content=each in copied) for each in volumes),
@@ -134,14 +137,23 @@ class Backups:
         tell(self._context.events, container, "backup")
         return made
 
-    def _image(self, container: Container) -> Image:
+    async def _image(self, container: Container, wishes: Wishes, kept: set[str]) -> Image | Rebuilt:
+        """The image that the container stands on; one that was removed is made again of its layers."""
+        store, record = self._context.store, container.record
         try:
-            return self._context.images.get(container.record.image_id)
+            return store.images.get(record.image_id)
         except NotFound:
-            raise Conflict(
-                f"The image of the container {container.name} was removed from this host, and a backup stands on it; "
-                "commit the container to an image instead"
-            ) from None
+            if not wishes.image:
+                raise Conflict(
+                    f"The image of the container {container.name} was removed from this host, so that it can only be "
+                    "had with the backup; leave out --no-image"
+                ) from None
+        chain = store.snapshots.chain(record.id) or ""
+        made = await self._context.executors.bulk(
+            rebuilt, store.content, store.layers, chain, defaults(record.config)
+        )
+        kept |= made.blobs
+        return made
 
     async def _blob(
         self, kind: str, pieces: Callable[[], Iterator[bytes]], kept: set[str], *, name: str = ""
@@ -161,7 +173,7 @@ class Backups:
             annotations={document.VOLUME_NAME: name} if name else {},
         )
 
-    def _parts(self, image: Image) -> list[Descriptor]:
+    def _parts(self, image: Image | Rebuilt) -> list[Descriptor]:
         """The image's blobs, as they are in the store."""
         content = self._context.store.content
         config = Descriptor(media_type=OCI_CONFIG, digest=image.id, size=content.size(image.id))

@@ -44,10 +44,11 @@ from cove.engine.removal import Removal
 from cove.engine.selection import Selection
 from cove.engine.telling import tell
 from cove.engine.userns import Maps, Users
-from cove.errors import Conflict, CoveError, InvalidArgument, NotFound
+from cove.errors import Conflict, CoveError, InvalidArgument, NotFound, Unsupported
 from cove.image.images import Image
 from cove.network import egress, rates, resolv
 from cove.oci.platform import Platform
+from cove.volume import sized
 from cove.wire import containers as wire
 from cove.wire.descriptors import Descriptor
 from cove.wire.filters import Filters
@@ -100,13 +101,21 @@ class Containers:
             undo.push_async_callback(self._mounts.undo, mounts)
             record = msgspec.structs.replace(draft, mounts=mounts)
             await self.unpacked(image)
-            shown = [mount.chain for mount in mounts if mount.type == "image"]
-            self._context.snapshots.prepare(identity, image.top, shown)
-            undo.callback(self._context.snapshots.remove, identity)
+            self.layer(record, image, undo)
             await self._fill(record)
             container = self._registry.add(record)
             undo.pop_all()
         return container, warnings
+
+    def layer(self, record: Record, image: Image, undo: AsyncExitStack) -> None:
+        """The container's writable layer, of the size that it was asked to have; taken back by `undo`."""
+        shown = [mount.chain for mount in record.mounts if mount.type == "image"]
+        self._context.snapshots.prepare(record.id, image.top, shown)
+        undo.callback(self._context.snapshots.remove, record.id)
+        if record.host.storage_opt:
+            files, size = self._context.data.container(record.id), sized.parse(record.host.storage_opt["size"])
+            undo.callback(self._context.projects.release, files.upper)
+            self._context.projects.limit((files.upper, files.work), size)
 
     async def unpacked(self, image: Image) -> None:
         """A variant that was pulled among others is unpacked when it is needed first."""
@@ -181,6 +190,12 @@ class Containers:
             raise InvalidArgument("invalid Annotations: the empty string is not permitted as an annotation key")
         cdi.edits(asked.device_requests, self._context.settings.cdi_directories)
         warnings = spec.check(config, asked, self._context.host)
+        if asked.storage_opt and not self._context.projects.hold(self._context.data.containers):
+            raise Unsupported(
+                "--storage-opt size needs project quotas, which the file system of "
+                f"{self._context.data.containers} does not hold: XFS does, or ext4 made with the features quota and "
+                "project, if mounted with prjquota"
+            )
         if asked.network_mode == "host" and (asked.port_bindings or asked.publish_all_ports):
             warnings += ("Published ports are discarded when using host network mode",)
         return warnings

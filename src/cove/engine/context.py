@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cove.engine.events import Events
 from cove.engine.executors import Executors
 from cove.engine.host import HostFacts
+from cove.engine.projects import Projects
 from cove.image.images import Images
 from cove.image.snapshots import Snapshots
 from cove.image.store import ImageStore
@@ -104,6 +105,7 @@ class Context:
     network_drivers: Mapping[str, NetworkDriver]
     ports: Ports
     resolver: Resolver
+    projects: Projects
     volume_drivers: Mapping[str, VolumeDriver]
     volume_plugins: Plugins
     host: HostFacts

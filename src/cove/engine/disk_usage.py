@@ -99,7 +99,7 @@ class DiskUsage:
     async def _kept(self, found: wire.DiskUsage) -> wire.DiskUsage:
         volumes: list[Volume] = []
         active = size = free = 0
-        for shown in (await self._volumes.list(size=True)).volumes:
+        for shown in (await self._volumes.view.list(size=True)).volumes:
             told = shown.usage_data if isinstance(shown.usage_data, VolumeUsage) else VolumeUsage()
             room, users = told.size, told.ref_count
             volumes.append(shown)

@@ -124,6 +124,7 @@ class Engine:
         self.volumes.load()
         memory.sweep(self._context)
         await self._recovery.run()
+        await self.volumes.collect()
         self._context.reports.listen(self._report, self._reconnected)
         self._tasks.begin(self._checkpoints(), "checkpoint of the database")
 

@@ -105,7 +105,7 @@ class Files:
 
     def _ready(self, container: Container) -> AbstractAsyncContextManager[None]:
         """Within, `_root` shows all volumes; a running container has them mounted already."""
-        return self._volumes.held(() if container.facts.running else container.record.mounts)
+        return self._volumes.use.held(() if container.facts.running else container.record.mounts)
 
     def _root(self, container: Container) -> FsRoot:
         if container.facts.running:
@@ -123,7 +123,7 @@ class Files:
     async def fill_volumes(self, record: Record) -> None:
         """Before a container's first start: what its image has where an empty volume will lie."""
         for mount in record.mounts:
-            if self._volumes.wants_fill(mount):
+            if self._volumes.use.wants_fill(mount):
                 await self._fill_from_image(record, mount)
                 self._volumes.note_filled(mount.name)
 
@@ -134,11 +134,11 @@ class Files:
             await self._context.executors.bulk(archives.stat_path, image, source)
         except (NotFound, InvalidArgument):
             return  # the image has nothing there, or no directory
-        async with self._volumes.held((mount,)):
+        async with self._volumes.use.held((mount,)):
             await self._context.executors.bulk(self._fill, image, source, mount)
 
     def _fill(self, image: FsRoot, source: str, mount: MountRecord) -> None:
-        shown = self._volumes.mount(msgspec.structs.replace(mount, destination="/", rw=True))
+        shown = self._volumes.use.mount(msgspec.structs.replace(mount, destination="/", rw=True))
         if shown.type == "bind" and os.listdir(shown.source) and not mount.subpath:
             return  # a plugin's, which has something in it
         archives.write_archive(archives.stopped((shown,)), "/", archives.read_archive(image, source), top=True)

@@ -26,11 +26,12 @@ from cove.engine.telling import tell
 from cove.errors import Conflict, CoveError, InvalidArgument, NotFound
 from cove.image import changes as instructions
 from cove.image.bootstrap import Options, bootstrap
-from cove.image.diff import commit
+from cove.image.diff import Base, commit
 from cove.image.distribution import Credentials
 from cove.image.images import Image
 from cove.image.imports import import_archive
 from cove.image.loading import load
+from cove.image.rebuild import rebuilt
 from cove.image.saving import save
 from cove.oci import image as oci
 from cove.oci.platform import Platform
@@ -420,6 +421,12 @@ class ImageService:
         self, container: Container, config: oci.ContainerConfig, *, name: str, author: str, comment: str
     ) -> Image:
         store, record = self._context.store, container.record
+        base: Base
+        try:
+            base = store.images.get(record.image_id)
+        except NotFound:  # removed by force; the container stands on its layers still
+            chain = store.snapshots.chain(record.id) or ""
+            base = rebuilt(store.content, store.layers, chain, defaults(record.config))
         return commit(
             self._context.data,
             store.content,
@@ -427,7 +434,7 @@ class ImageService:
             store.layers,
             store.snapshots,
             record.id,
-            store.images.get(record.image_id),
+            base,
             config=config,
             name=name,
             author=author,

@@ -57,6 +57,7 @@ class Launcher:
                 *self._mounts.perform(record.mounts, uids=record.uid_map, gids=record.gid_map),
                 *self._files(record, attached, hostname, lenders.get("network")),
             ),
+            within_project=bool(record.host.storage_opt) or self._mounts.within_project(record.mounts),
             joined={kind: _namespace(lender, _NAMESPACE_FILES[kind]) for kind, lender in lenders.items()},
             memory=_memory(lenders.get("ipc")),
         )

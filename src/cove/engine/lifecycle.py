@@ -126,8 +126,8 @@ class Lifecycle:
         record = container.record
         attached = self._attachments.plan(record)
         undo.callback(self._attachments.release, record.id, attached)
-        await self._volumes.hold(record.mounts, record.id)
-        undo.push_async_callback(self._volumes.release, record.mounts, record.id)
+        await self._volumes.use.hold(record.mounts, record.id)
+        undo.push_async_callback(self._volumes.use.release, record.mounts, record.id)
         launch = self._launcher.launch(record, attached)
         process = await self._context.runtime.create(launch)
         undo.push_async_callback(self._context.runtime.delete, record.id)
@@ -203,7 +203,7 @@ class Lifecycle:
         if process is not None:
             process.close()
         await self._context.runtime.delete(record.id)
-        await self._volumes.release(record.mounts, record.id)
+        await self._volumes.use.release(record.mounts, record.id)
         if pause is not None:
             self._tasks.begin(self._restart_after(container, pause), f"restart {container.name}")
 

@@ -49,7 +49,8 @@ class Mounts:
             if mount.type == "bind" and not mount.make:
                 binds.check_source(mount.source, make=False)
             known = mount.type == "volume" and mount.name and self._volumes.exists(mount.name)
-            found.append(msgspec.structs.replace(mount, source=self._volumes.source(mount.name)) if known else mount)
+            source = self._volumes.use.source(mount.name) if known else mount.source
+            found.append(msgspec.structs.replace(mount, source=source))
         return msgspec.structs.replace(record, mounts=tuple(found))
 
     def _chosen(self, config: ContainerConfig, asked: HostConfig) -> tuple[MountRecord, ...]:
@@ -95,7 +96,7 @@ class Mounts:
             record,
             name=name,
             driver=made.driver,
-            source=self._volumes.source(name),
+            source=self._volumes.use.source(name),
             anonymous=anonymous or record.anonymous,
         )
 
@@ -140,7 +141,7 @@ class Mounts:
         ordered = sorted(records, key=lambda each: each.destination.count("/"))
         for record in ordered:
             if record.type == "volume":
-                found.append(self._volumes.mount(record))
+                found.append(self._volumes.use.mount(record))
             elif record.type == "tmpfs":
                 found.append(spec.tmpfs(record.destination, record.mode))
             elif record.type == "image":
@@ -151,6 +152,10 @@ class Mounts:
         if not uids:
             return tuple(found)
         return tuple(_shown(mount, record, uids, gids) for mount, record in zip(found, ordered, strict=True))
+
+    def within_project(self, records: Iterable[MountRecord]) -> bool:
+        """Whether a volume among them has its size by a quota of the file system that it lies on."""
+        return any(each.type == "volume" and self._volumes.use.within_project(each.name) for each in records)
 
     def _bind(self, record: MountRecord) -> Mount:
         deep = record.deep_readonly == "must" or (

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 from cove.engine.context import Context
 from cove.engine.records import VolumeRecord
-from cove.errors import CoveError, Internal
+from cove.errors import CoveError, Internal, NotFound, Unavailable
 from cove.oci.spec import Mount
-from cove.volume.plugin import PluginDriver, Volume
+from cove.volume.plugin import QUICK, PluginDriver, Volume
 
+T = TypeVar("T")
+_START = 16.0
+"""Seconds that a plugin has for its own start."""
 _log = logging.getLogger("cove.engine")
 
 
@@ -49,17 +53,36 @@ class PluginVolumes:
         return found, await self._context.executors.bulk(plugin.scope)
 
     async def having(self, name: str) -> str:
-        """The plugin that has a volume of this name, "" when none has."""
-        for each in self._context.volume_plugins.names():
-            with suppress(CoveError):
-                await self.look(each, name)
-                return each
-        return ""
+        """The plugin that has a volume of this name, "" when none has, or none that answers says so."""
+        names = self._context.volume_plugins.names()
+        answers = await asyncio.gather(*(self._has(each, name) for each in names))
+        return next((each for each, has in zip(names, answers, strict=True) if has), "")
+
+    async def _has(self, driver: str, name: str) -> bool:
+        with suppress(CoveError):
+            await self._asked(driver, lambda plugin: plugin.get(name))
+            return True
+        return False
+
+    async def _asked(self, driver: str, question: Callable[[PluginDriver], T]) -> T:
+        """What a plugin answers within seconds; Unavailable when it does not."""
+
+        def ask() -> T:
+            return question(self._context.volume_plugins.driver(driver, QUICK))
+
+        try:
+            async with asyncio.timeout(QUICK):
+                return await self._context.executors.bulk(ask)
+        except TimeoutError:
+            raise Unavailable(
+                f"The volume plugin {driver} does not answer within {QUICK:.0f} s; its volumes are left out"
+            ) from None
 
     async def all(self) -> tuple[dict[str, tuple[Sequence[Volume], str]], tuple[str, ...]]:
         """Every plugin's volumes and its scope; and why some could not be asked."""
         names = self._context.volume_plugins.names()
-        answers = await asyncio.gather(*map(self._listed, names), return_exceptions=True)
+        asked = (self._asked(name, lambda plugin: (plugin.list(), plugin.scope())) for name in names)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
         found: dict[str, tuple[Sequence[Volume], str]] = {}
         complaints = []
         for name, answer in zip(names, answers, strict=True):
@@ -71,22 +94,32 @@ class PluginVolumes:
                 found[name] = answer
         return found, tuple(complaints)
 
-    async def _listed(self, name: str) -> tuple[Sequence[Volume], str]:
-        plugin = await self.driver(name)
-        found = await self._context.executors.bulk(plugin.list)
-        return found, await self._context.executors.bulk(plugin.scope)
-
     async def hold(self, volumes: Iterable[VolumeRecord], user: str) -> None:
         """Have volumes mounted for `user`; all of them or none."""
         held: list[VolumeRecord] = []
         try:
             for record in volumes:
-                plugin = await self.driver(record.driver)
-                self._places[record.name] = await self._context.executors.bulk(plugin.mount, record.name, user)
+                self._places[record.name] = await self._mounted(record, user)
                 held.append(record)
         except BaseException:
             await self.release(held, user)
             raise
+
+    async def _mounted(self, record: VolumeRecord, user: str) -> str:
+        """Where a plugin has mounted a volume; one that is being started itself, as at boot, is waited for."""
+        patience = asyncio.get_running_loop().time() + _START
+        pause = 1.0
+        while True:
+            try:
+                plugin = await self.driver(record.driver)
+                return await self._context.executors.bulk(plugin.mount, record.name, user)
+            except (NotFound, Unavailable) as error:
+                if isinstance(error, NotFound) and record.driver in self._context.volume_plugins.names():
+                    raise
+                if asyncio.get_running_loop().time() + pause > patience:
+                    raise
+            await asyncio.sleep(pause)
+            pause *= 2
 
     async def release(self, volumes: Iterable[VolumeRecord], user: str) -> None:
         """`user` needs them no more. What the plugin says to that changes nothing for the container that ended."""

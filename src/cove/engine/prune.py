@@ -78,7 +78,7 @@ class Prune:
             raise InvalidArgument('The "until" filter is not supported for volumes')
         removed, room = [], 0
         for record in self._volumes.unused(filters):
-            size = max(0, (await self._volumes.usage(record.name)).size)
+            size = max(0, (await self._volumes.view.usage(record.name)).size)
             with suppress(Conflict, NotFound):
                 await self._volumes.remove(record.name)
                 removed.append(record.name)

@@ -47,6 +47,8 @@ class Removal:
             raise Internal(f"The container {container.name} could not be removed: {describe(error)}") from error
         readers = self.moved(container.id, doomed / self._context.data.container(container.id).log.name)
         await self._drop(container, doomed)
+        if container.record.host.storage_opt:
+            self._context.projects.release(doomed / "upper")
         tell(self._context.events, container, "destroy")
         for future in container.gone + container.ended:
             if not future.done():

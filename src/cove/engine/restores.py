@@ -112,17 +112,17 @@ class Restores:
             self._refuse_taken(saved, renamed)
             await self._containers.unpacked(image)
             mounts = await self._mounts.again(draft.mounts)
-            shown = [mount.chain for mount in mounts if mount.type == "image"]
-            self._context.snapshots.prepare(draft.id, image.top, shown)
-            undo.callback(self._context.snapshots.remove, draft.id)
+            self._containers.layer(msgspec.structs.replace(draft, mounts=mounts), image, undo)
             if changes is not None:
                 await self._context.executors.bulk(self._unpack, draft.id, changes)
             names = {}
             for volume in saved.volumes:
-                names[volume.record.name] = await self._volume(volume, blobs, renamed, undo)
+                names[volume.record.name] = await self._volume(volume, draft.id, blobs, renamed, undo)
             placed = tuple(self._placed(mount, names) for mount in mounts)
             container = self._registry.add(msgspec.structs.replace(draft, mounts=placed))
             undo.pop_all()
+        for name in names.values():
+            self._volumes.settle(name)
         return container
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────
@@ -204,6 +204,7 @@ class Restores:
     async def _volume(
         self,
         volume: document.SavedVolume,
+        container: str,
         blobs: Mapping[str, Descriptor],
         renamed: Mapping[str, str],
         undo: AsyncExitStack,
@@ -211,13 +212,18 @@ class Restores:
         """The volume here, with its content if the backup has that; its name."""
         old = volume.record
         name = ids.new_id() if old.anonymous else ids.check_name("volume", renamed.get(old.name, old.name))
-        record = msgspec.structs.replace(old, name=name, created_ns=time.time_ns())
+        record = msgspec.structs.replace(old, name=name, created_ns=time.time_ns(), awaits=container)
         if self._volumes.exists(name):
             return name
         undo.push_async_callback(self._volumes.remove, name, force=True)
         if not volume.content:
             await self._volumes.ensure(
-                name, old.driver, options=dict(old.options), labels=dict(old.labels), anonymous=old.anonymous
+                name,
+                old.driver,
+                options=dict(old.options),
+                labels=dict(old.labels),
+                anonymous=old.anonymous,
+                awaits=container,
             )
             return name
         blob = blobs.get(old.name)
@@ -242,7 +248,7 @@ class Restores:
         name = names.get(mount.name)
         if name is None:
             raise InvalidArgument(f"the backup is damaged: nothing is known of its volume {mount.name}")
-        return msgspec.structs.replace(mount, name=name, source=self._volumes.source(name))
+        return msgspec.structs.replace(mount, name=name, source=self._volumes.use.source(name))
 
 
 def _renamed(host: HostConfig, names: Mapping[str, str]) -> HostConfig:

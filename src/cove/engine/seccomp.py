@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 from collections.abc import Iterable
 
@@ -10,8 +11,13 @@ import msgspec
 from cove.engine import security
 from cove.engine.host import HostFacts
 from cove.oci import seccomp_profile
-from cove.oci.spec import Seccomp
+from cove.oci.spec import Seccomp, SeccompArg, SeccompRule
 from cove.wire.containers import HostConfig
+
+_MOVES = (0x401C5820, 0x40086602, 0x40046602)
+"""FS_IOC_FSSETXATTR, FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS: linux/fs.h."""
+_WORD = 0xFFFFFFFF
+"""The kernel takes an ioctl's number from the lower half of its argument."""
 
 
 def resolved(profile: seccomp_profile.Profile | None, machine: str, capabilities: Iterable[str]) -> Seccomp:
@@ -25,6 +31,29 @@ def resolved(profile: seccomp_profile.Profile | None, machine: str, capabilities
         machine=machine,
         kernel=platform.release(),
     )
+
+
+def within_project(profile: Seccomp) -> Seccomp:
+    """The same filter for a container whose files have a size by a project quota: it may not take them out of it.
+
+    The owner of a file may put it in another project, and a directory's new files in none (ioctl_xfs_fsgetxattr(2));
+    the kernel refuses that only in user namespaces of one's own.
+    """
+    kept: list[SeccompRule] = []
+    for rule in profile.syscalls:
+        if "ioctl" not in rule.names or rule.args:
+            kept.append(rule)
+            continue
+        # A rule without conditions would decide alone; this one has a condition that always holds.
+        kept.append(msgspec.structs.replace(rule, names=tuple(name for name in rule.names if name != "ioctl")))
+        kept.append(msgspec.structs.replace(rule, names=("ioctl",), args=(_argument(0, 0),)))
+    refusal = SeccompRule(names=("file_setattr",), action="SCMP_ACT_ERRNO", errno_ret=errno.EOPNOTSUPP)
+    moves = [msgspec.structs.replace(refusal, names=("ioctl",), args=(_argument(_WORD, each),)) for each in _MOVES]
+    return msgspec.structs.replace(profile, syscalls=(refusal, *moves, *kept))
+
+
+def _argument(mask: int, value: int) -> SeccompArg:
+    return SeccompArg(index=1, op="SCMP_CMP_MASKED_EQ", value=mask, value_two=value)
 
 
 def installation(asked: HostConfig, host: HostFacts) -> Seccomp | None:

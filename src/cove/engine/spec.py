@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from cove.engine import merge, resources, security, userns
+from cove.engine import merge, resources, seccomp, security, userns
 from cove.engine.cdi import NO_EDITS, Edits
 from cove.engine.host import HostFacts
 from cove.engine.records import Record
-from cove.engine.seccomp import resolved
 from cove.errors import InvalidArgument, Unsupported
 from cove.network import egress
 from cove.oci.spec import (
@@ -33,6 +32,7 @@ from cove.oci.spec import (
     Spec,
 )
 from cove.runtime.messages import LENT
+from cove.volume import sized
 from cove.wire.containers import ContainerConfig, HostConfig
 
 DEFAULT_SHM = 64 << 20
@@ -48,12 +48,14 @@ class Surroundings:
     `mounts`: volumes, binds and the managed files, in order of depth. `joined`: for each namespace that
     another container's process lends, the path under /proc. `hostname`: the container's own, or the host's.
     `edits`: what devices described by their vendors add. `memory`: the mount namespace whose /dev/shm is shared.
+    `within_project`: files of it have a size by a quota.
     """
 
     cgroup: str
     hostname: str
     mounts: tuple[Mount, ...] = ()
     edits: Edits = NO_EDITS
+    within_project: bool = False
     joined: Mapping[str, str] = field(default_factory=dict)
     memory: str = ""
 
@@ -85,7 +87,7 @@ def build(record: Record, around: Surroundings, host: HostFacts) -> Spec:
             resources=Resources(
                 devices=rules, memory=limits.memory, cpu=limits.cpu, pids=limits.pids, block_io=limits.block_io
             ),
-            seccomp=_seccomp(options, process, host),
+            seccomp=_seccomp(options, process, host, within_project=around.within_project),
             sysctl=security.sysctls(
                 asked.sysctls,
                 own_network="network" in own,
@@ -116,12 +118,15 @@ def _paths(asked: tuple[str, ...] | None, default: tuple[str, ...]) -> tuple[str
     return default if asked is None else asked
 
 
-def _seccomp(options: security.SecurityOptions, process: Process, host: HostFacts) -> Seccomp | None:
+def _seccomp(
+    options: security.SecurityOptions, process: Process, host: HostFacts, *, within_project: bool
+) -> Seccomp | None:
     """The user's filter, or the default one for what the container may do."""
     if options.unconfined:
         return None
     capabilities = process.capabilities.bounding if process.capabilities else ()
-    return resolved(options.seccomp, host.architecture, capabilities)
+    found = seccomp.resolved(options.seccomp, host.architecture, capabilities)
+    return seccomp.within_project(found) if within_project else found
 
 
 def _process(record: Record, around: Surroundings, options: security.SecurityOptions, host: HostFacts) -> Process:
@@ -259,10 +264,10 @@ def _check_unsupported(asked: HostConfig, host: HostFacts) -> None:
         raise InvalidArgument(f"unknown or invalid runtime name: {asked.runtime}")
     if asked.isolation not in ("", "default"):
         raise InvalidArgument(f'invalid isolation: "{asked.isolation}"; only "default" is possible on Linux')
+    if asked.storage_opt.keys() - {"size"}:
+        raise InvalidArgument(f"unknown --storage-opt {', '.join(asked.storage_opt)}: it is size=10g")
     if asked.storage_opt:
-        raise Unsupported(
-            f"--storage-opt is not supported ({', '.join(asked.storage_opt)}): a writable layer has no size limit"
-        )
+        sized.parse(asked.storage_opt["size"])
     if asked.cgroup_parent and (".." in asked.cgroup_parent.split("/") or "\0" in asked.cgroup_parent):
         raise InvalidArgument(f"invalid cgroup parent: {asked.cgroup_parent}")
     if host.cgroup_driver == "systemd" and asked.cgroup_parent and not _SLICE.fullmatch(asked.cgroup_parent):

@@ -64,10 +64,11 @@ class VolumeMoves:
             raise Unsupported(f"The volume {name} is a device, and so would the new one be; make a volume and copy")
         if self._volumes.exists(ids.check_name("volume", to)):
             raise Conflict(f"a volume with the name {to} exists already; remove it or choose another name")
-        wanted = msgspec.structs.replace(source, name=to, labels={**source.labels, **(labels or {})}, anonymous=False)
+        labels = {**source.labels, **(labels or {})}
+        wanted = msgspec.structs.replace(source, name=to, labels=labels, anonymous=False, awaits="")
         async with self._ready(source), self._volumes.appearing(wanted) as made, self._frozen(name):
             await self._context.executors.bulk(self._copy, source, made)
-        return await self._volumes.inspect(to)
+        return await self._volumes.view.inspect(to)
 
     async def snapshot(self, name: str, to: str = "") -> wire.Volume:
         """A clone that says of what and when; named NAME-YYYYMMDD-HHMMSS unless told otherwise."""
@@ -77,7 +78,7 @@ class VolumeMoves:
     async def rename(self, name: str, to: str) -> wire.Volume:
         """Another name for a volume that no container names."""
         await self._volumes.rename(name, ids.check_name("volume", to))
-        return await self._volumes.inspect(to)
+        return await self._volumes.view.inspect(to)
 
     def _copy(self, source: VolumeRecord, target: Mount) -> None:
         pieces = archives.read_archive(self._root(source), "/.", sparse=True)
@@ -94,10 +95,10 @@ class VolumeMoves:
 
     def _root(self, record: VolumeRecord, *, rw: bool = False) -> archives.FsRoot:
         shown = MountRecord(type="volume", destination="/", name=record.name, driver=record.driver, rw=rw)
-        return archives.stopped((self._volumes.mount(shown),))
+        return archives.stopped((self._volumes.use.mount(shown),))
 
     def _ready(self, record: VolumeRecord) -> AbstractAsyncContextManager[None]:
-        return self._volumes.held((MountRecord(type="volume", destination="/", name=record.name),))
+        return self._volumes.use.held((MountRecord(type="volume", destination="/", name=record.name),))
 
     async def _still(self, record: VolumeRecord) -> AsyncIterator[bytes]:
         async with self._ready(record), self._frozen(record.name):

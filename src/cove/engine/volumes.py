@@ -1,34 +1,33 @@
-"""Volumes: what there is, who uses it, and the first fill from an image.
+"""Volumes: made, removed, renamed; who uses them.
 
 Owns the records; the data is the drivers'. A volume is used by every container that names it, running or
-not, and cannot be removed until the last of them is gone.
+not, and cannot be removed until the last of them is gone. How it is mounted is `cove.engine.volume_use`'s, how
+it is shown `cove.engine.volume_view`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
 import msgspec
-from msgspec import UNSET
 
 from cove import ids
 from cove.engine.context import Context
 from cove.engine.plugin_volumes import PluginVolumes
-from cove.engine.records import MountRecord, VolumeRecord
+from cove.engine.records import VolumeRecord
 from cove.engine.registry import Container, Registry
-from cove.errors import Conflict, NotFound, Unavailable, Unsupported
-from cove.kernel.mounts import subdirectory
+from cove.engine.volume_use import VolumeUse
+from cove.engine.volume_view import VolumeView
+from cove.errors import Conflict, CoveError, NotFound, Unavailable, Unsupported
 from cove.oci.spec import Mount
 from cove.store.documents import Documents
 from cove.volume.driver import Driver
-from cove.volume.plugin import Volume
 from cove.wire import volumes as wire
 from cove.wire.filters import Filters
-from cove.wire.times import stamp
 
 
 class VolumeService:
@@ -41,50 +40,34 @@ class VolumeService:
         self._records: dict[str, VolumeRecord] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._plugins = PluginVolumes(context)
+        self.use = VolumeUse(context, self._plugins, self._records)
+        self.view = VolumeView(context, self._plugins, self._records, self.users)
 
     def load(self) -> None:
         """Read the records."""
-        self._records = self._documents.load()
+        self._records.update(self._documents.load())
+
+    async def collect(self) -> None:
+        """Remove the volumes of work that a crash cut short."""
+        for record in [each for each in self._records.values() if each.awaits]:
+            if self._registry.get(record.awaits) is None:
+                with suppress(CoveError):
+                    await self.remove(record.name, force=True)
+            else:
+                self.settle(record.name)
+
+    def settle(self, name: str) -> None:
+        """What a volume was made for is there."""
+        record = self._find(name)
+        if record.awaits:
+            self._put(msgspec.structs.replace(record, awaits=""))
+
+    def _put(self, record: VolumeRecord) -> None:
+        self._documents.put(record.name, record)
+        self._records[record.name] = record
 
     def all(self) -> Sequence[VolumeRecord]:
         return list(self._records.values())
-
-    async def list(
-        self,
-        *,
-        filters: Filters = Filters(),  # noqa: B008 - frozen
-        size: bool = False,
-    ) -> wire.VolumeListResponse:
-        """Every volume that passes the filters; those of plugins too that were made elsewhere. `size` measures."""
-        filters.flag("dangling")  # nonsense is refused even where there is nothing to list
-        theirs, complaints = await self._plugins.all()
-        seen = {(driver, each.name): (each, scope) for driver, (all_, scope) in theirs.items() for each in all_}
-        known = {(record.driver, record.name): record for record in self._records.values()}
-        known |= {key: VolumeRecord(name=key[1], driver=key[0], created_ns=0) for key in seen if key not in known}
-        wanted = {key: record for key, record in known.items() if self._wanted(record, filters)}
-        shown = [self._render(record, *seen.get(key, ())) for key, record in wanted.items()]
-        if size:
-            shown = [msgspec.structs.replace(each, usage_data=await self.usage(each.name)) for each in shown]
-        return wire.VolumeListResponse(volumes=tuple(shown), warnings=complaints or None)
-
-    async def usage(self, name: str) -> wire.VolumeUsage:
-        """What a volume takes on disk, measured now (-1 when its plugin does not tell), and how many use it."""
-        record = self._records.get(name)
-        size = -1
-        if record is not None and self._is_ours(record.driver):
-            size = await self._context.executors.disk(self._driver(record.driver).size, name)
-        return wire.VolumeUsage(size=size, ref_count=len(self.users(name)))
-
-    async def inspect(self, name: str) -> wire.Volume:
-        """One volume; of a plugin's, what that says now."""
-        record = self._records.get(name)
-        driver = record.driver if record is not None else await self._plugins.having(name)
-        if record is None and not driver:
-            raise NotFound(f"get {name}: no such volume")
-        record = record or VolumeRecord(name=name, driver=driver, created_ns=0)
-        if self._is_ours(driver):
-            return self._render(record)
-        return self._render(record, *await self._plugins.look(driver, name))
 
     async def create(self, body: wire.VolumeCreateRequest) -> wire.Volume:
         """Make a volume, or return the one that bears the name with this driver."""
@@ -92,7 +75,7 @@ class VolumeService:
         record = await self.ensure(
             name, body.driver, options=body.driver_opts, labels=body.labels, anonymous=not body.name
         )
-        return await self.inspect(record.name)
+        return await self.view.inspect(record.name)
 
     async def ensure(
         self,
@@ -102,6 +85,7 @@ class VolumeService:
         options: dict[str, str] | None = None,
         labels: dict[str, str] | None = None,
         anonymous: bool = False,
+        awaits: str = "",
     ) -> VolumeRecord:
         """The volume of this name, made if it is not there; raises Conflict when it is of another driver.
 
@@ -130,9 +114,9 @@ class VolumeService:
                 labels={**(labels or {}), **marks},
                 options=options or {},
                 anonymous=anonymous,
+                awaits=awaits,
             )
-            self._documents.put(name, record)
-            self._records[name] = record
+            self._put(record)
         self._context.events.emit("volume", "create", name, {"driver": driver})
         return record
 
@@ -183,12 +167,14 @@ class VolumeService:
                 try:
                     await disk(driver.create, hidden, record.options)
                     yield driver.mount(hidden, "/", record.options)
+                    # Never data without a row, nor a row that stays without data: a crash in between leaves neither.
+                    self._documents.put(record.name, msgspec.structs.replace(record, awaits=record.awaits or hidden))
                     await disk(driver.rename, hidden, record.name)
                 except BaseException:
+                    self._documents.delete(record.name)
                     await disk(driver.remove, hidden)
                     raise
-            self._documents.put(record.name, record)
-            self._records[record.name] = record
+            self._put(record)
         self._context.events.emit("volume", "create", record.name, {"driver": record.driver})
 
     def users(self, name: str) -> Sequence[Container]:
@@ -199,56 +185,8 @@ class VolumeService:
             if any(mount.type == "volume" and mount.name == name for mount in container.record.mounts)
         ]
 
-    def mount(self, asked: MountRecord) -> Mount:
-        """The mount that shows a volume in a container; one of a plugin's must be held (`held`)."""
-        record = self._find(asked.name)
-        if not self._is_ours(record.driver):
-            part = (subdirectory(asked.subpath),) if asked.subpath else ()
-            return self._plugins.mount(record, asked.destination, ("rw" if asked.rw else "ro", *part))
-        return self._driver(record.driver).mount(
-            asked.name, asked.destination, record.options, subpath=asked.subpath, readonly=not asked.rw
-        )
-
-    async def hold(self, mounts: Iterable[MountRecord], user: str) -> None:
-        """Before volumes are mounted for `user`: servers' names are looked up, plugins make theirs ready."""
-        mounts = tuple(mounts)
-        for name in {mount.name for mount in mounts if mount.type == "volume"}:
-            record = self._records.get(name)
-            if record is not None and "o" in record.options and self._is_ours(record.driver):
-                await self._context.executors.bulk(self._driver(record.driver).prepare, record.options)
-        if theirs := self._theirs(mounts):
-            await self._plugins.hold(theirs, user)
-
-    async def release(self, mounts: Iterable[MountRecord], user: str) -> None:
-        """After `user` unmounted them."""
-        if theirs := self._theirs(mounts):
-            await self._plugins.release(theirs, user)
-
-    @asynccontextmanager
-    async def held(self, mounts: Iterable[MountRecord]) -> AsyncIterator[None]:
-        """Within, volumes can be mounted by whoever is no container."""
-        mounts, user = tuple(mounts), ids.new_id()
-        await self.hold(mounts, user)
-        try:
-            yield
-        finally:
-            await self.release(mounts, user)
-
-    def _theirs(self, mounts: Iterable[MountRecord]) -> Sequence[VolumeRecord]:
-        """The volumes of plugins, each once."""
-        names = {mount.name for mount in mounts if mount.type == "volume"}
-        found = [self._records[name] for name in sorted(names) if name in self._records]
-        return [record for record in found if not self._is_ours(record.driver)]
-
     def exists(self, name: str) -> bool:
         return name in self._records
-
-    def source(self, name: str) -> str:
-        """The directory that inspect calls Mountpoint."""
-        record = self._find(name)
-        if not self._is_ours(record.driver):
-            return self._plugins.place(name)
-        return str(self._driver(record.driver).path(name))
 
     def record(self, name: str) -> VolumeRecord:
         """What is known of a volume; NotFound when there is none."""
@@ -256,9 +194,7 @@ class VolumeService:
 
     def note_filled(self, name: str) -> None:
         """An image's content was copied in."""
-        record = msgspec.structs.replace(self._find(name), filled=True)
-        self._documents.put(name, record)
-        self._records[name] = record
+        self._put(msgspec.structs.replace(self._find(name), filled=True))
 
     async def rename(self, name: str, to: str) -> None:
         """Another name for a volume that no container names; Conflict when one does, or the name is taken."""
@@ -278,19 +214,6 @@ class VolumeService:
             self._documents.delete(name)
             del self._records[name]
             self._records[to] = renamed
-
-    def wants_fill(self, asked: MountRecord) -> bool:
-        """Whether an image's content belongs into a volume before its first use."""
-        record = self._records.get(asked.name)
-        if asked.type != "volume" or not asked.copy or record is None:
-            return False
-        if record.options.keys() == {"size"}:
-            return not record.filled and not asked.subpath
-        if record.options:
-            return False
-        if not self._is_ours(record.driver):
-            return True  # seen once it is mounted
-        return self._driver(record.driver).empty(asked.name, asked.subpath)
 
     def unused(self, filters: Filters) -> Sequence[VolumeRecord]:
         """What a prune removes: anonymous ones, or with `all` any, that no container names."""
@@ -330,28 +253,3 @@ class VolumeService:
         if record is None:
             raise NotFound(f"get {name}: no such volume")
         return record
-
-    def _wanted(self, record: VolumeRecord, filters: Filters) -> bool:
-        dangling = filters.flag("dangling")
-        names = filters.get("name")
-        return (
-            (dangling is None or dangling != bool(self.users(record.name)))
-            and (not names or any(part in record.name for part in names))
-            and filters.exact("driver", record.driver)
-            and filters.labels(record.labels)
-        )
-
-    def _render(self, record: VolumeRecord, told: Volume | None = None, scope: str = "local") -> wire.Volume:
-        """A volume as the API shows it; `told` by its plugin."""
-        ours = self._is_ours(record.driver)
-        place = str(self._driver(record.driver).path(record.name)) if ours else self._plugins.place(record.name)
-        return wire.Volume(
-            created_at=stamp(record.created_ns) if record.created_ns else told.created if told else "",
-            driver=record.driver,
-            labels=record.labels or None,
-            mountpoint=told.mountpoint or place if told else place,
-            name=record.name,
-            options=record.options or None,
-            scope=scope,
-            status=dict(told.status) if told and told.status else UNSET,
-        )

@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator
 
 from cove.errors import NotFound
+from cove.image.diff import packed_layer
 from cove.image.layers import Layers
-from cove.image.sandbox import PIPE, Worker
 
 
 class DerivedArchives:
@@ -32,20 +32,6 @@ class DerivedArchives:
             raise NotFound(f"the layer {digest} is not here any more; build its image again")
         root = os.open(found[0], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            with Worker(
-                "pack",
-                root,
-                stdout=PIPE,
-                path="/",
-                arcname=".",
-                layer=True,
-                one_device=True,
-                floor=None,
-                skip=[],
-                bare=True,
-                whole_seconds=True,
-            ) as worker:
-                yield from worker.output()
-                worker.result()
+            yield from packed_layer(root, whole_seconds=True)
         finally:
             os.close(root)

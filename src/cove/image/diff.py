@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -21,7 +21,7 @@ from cove.image.making import StoredLayer, store_image, store_layer
 from cove.image.members import Limits
 from cove.image.overlayfs import OverlaySnapshots
 from cove.image.sandbox import PIPE, Worker
-from cove.oci.image import ContainerConfig, History, ImageConfig, RootFS
+from cove.oci.image import ContainerConfig, Descriptor, History, ImageConfig, RootFS
 from cove.oci.platform import host_platform
 from cove.paths import DataRoot
 
@@ -29,6 +29,14 @@ from cove.paths import DataRoot
 def layer_archive(data: DataRoot, key: str, *, sparse: bool = False) -> Iterator[bytes]:
     """The changes of the container `key` as a layer's uncompressed archive; with `sparse`, not an image's."""
     root = os.open(data.container(key).upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield from packed_layer(root, sparse=sparse)
+    finally:
+        os.close(root)
+
+
+def packed_layer(root: int, *, sparse: bool = False, whole_seconds: bool = False) -> Iterator[bytes]:
+    """A layer's uncompressed archive of the directory `root`, which an overlay has as a layer."""
     job: dict[str, Any] = {
         "path": "/",
         "arcname": ".",
@@ -38,13 +46,11 @@ def layer_archive(data: DataRoot, key: str, *, sparse: bool = False) -> Iterator
         "skip": [],
         "bare": True,
         "sparse": sparse,
+        "whole_seconds": whole_seconds,
     }
-    try:
-        with Worker("pack", root, stdout=PIPE, **job) as worker:
-            yield from worker.output()
-            worker.result()
-    finally:
-        os.close(root)
+    with Worker("pack", root, stdout=PIPE, **job) as worker:
+        yield from worker.output()
+        worker.result()
 
 
 def restore_changes(data: DataRoot, key: str, archive: int, limits: Limits) -> None:
@@ -65,6 +71,17 @@ def commit_layer(
     return store_layer(content, layers, layer_archive(data, key), snapshots.chain(key) or "")
 
 
+class Base(Protocol):
+    """The image that a container stands on, as far as a commit needs it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def config(self) -> ImageConfig: ...
+    @property
+    def layers(self) -> tuple[Descriptor, ...]: ...
+
+
 def commit(
     data: DataRoot,
     content: ContentStore,
@@ -72,7 +89,7 @@ def commit(
     layers: Layers,
     snapshots: OverlaySnapshots,
     key: str,
-    base: Image | None,
+    base: Base | None,
     *,
     config: ContainerConfig,
     name: str = "",

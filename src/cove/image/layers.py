@@ -123,6 +123,10 @@ class Layers:
             chain_id = facts.parent
         return found
 
+    def directory(self, chain_id: str) -> Path:
+        """Where an unpacked layer lies."""
+        return self._data.layer(chain_id)
+
     def chain_ids(self) -> set[str]:
         return set(self._facts)
 

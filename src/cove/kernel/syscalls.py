@@ -30,7 +30,7 @@ _NR_SCHED_SETATTR = 314 if _X86 else 274
 _NR_SET_MEMPOLICY = 238 if _X86 else 237
 _NR_PERSONALITY = 135 if _X86 else 92
 _NR_OPEN_TREE, _NR_MOVE_MOUNT, _NR_FSOPEN, _NR_FSCONFIG, _NR_FSMOUNT = 428, 429, 430, 431, 432
-_NR_CLOSE_RANGE, _NR_OPENAT2, _NR_MOUNT_SETATTR = 436, 437, 442
+_NR_CLOSE_RANGE, _NR_OPENAT2, _NR_MOUNT_SETATTR, _NR_QUOTACTL_FD = 436, 437, 442, 443
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -187,6 +187,13 @@ def openat2(dir_fd: int, path: str, flags: int, *, mode: int = 0, resolve: int) 
 def renameat2(from_dir: int, from_path: str, to_dir: int, to_path: str, flags: int) -> None:
     """renameat2(2), for RENAME_NOREPLACE (1), RENAME_EXCHANGE (2) and RENAME_WHITEOUT (4)."""
     _check(_renameat2(from_dir, _path(from_path), to_dir, _path(to_path), flags), "renameat2", to_path)
+
+
+def quotactl_fd(fd: int, command: int, identity: int, data: bytearray) -> None:
+    """quotactl_fd(2), kernel 5.14: `data` is the command's structure, read or written."""
+    buffer = (ctypes.c_char * len(data)).from_buffer(data)
+    pointer = ctypes.byref(buffer)
+    _call("quotactl", _NR_QUOTACTL_FD, c_uint(fd), c_uint(command), c_uint(identity), pointer)
 
 
 def filesystem_magic(fd: int) -> int:

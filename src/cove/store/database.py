@@ -42,6 +42,9 @@ _MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX build_archives_used ON build_archives (used_ns);
     CREATE INDEX build_places_noted ON build_places (noted_ns);
     """,
+    """
+    CREATE TABLE projects (id INTEGER PRIMARY KEY, size INTEGER NOT NULL);
+    """,
 )
 """Step n brings a database from version n to n + 1; a step is never edited once it was released."""
 

@@ -2,9 +2,9 @@
 
     volumes/<name>/_data/     the content
 
-Owns that tree. With the option `size` the content is a file system of that size (`cove.volume.sized`). With the
-options `type`, `device` and `o` (as for mount(8)) a volume is a mount of that device instead, made inside each
-container that uses it: nothing is ever mounted on the host.
+Owns that tree. With the option `size` the content cannot outgrow that (`cove.volume.sized`). With the options
+`type`, `device` and `o` (as for mount(8)) a volume is a mount of that device instead, made inside each container
+that uses it: nothing is ever mounted on the host.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ class LocalDriver:
 
     name = "local"
 
-    def __init__(self, data: DataRoot) -> None:
+    def __init__(self, data: DataRoot, limits: sized.Limits) -> None:
         self._root = data.volumes
+        self._limits = limits
         self._addresses: dict[str, str] = {}
 
     def create(self, name: str, options: Mapping[str, str]) -> None:
@@ -41,13 +42,22 @@ class LocalDriver:
         try:
             self.path(name).mkdir(mode=0o755, parents=True, exist_ok=True)
             os.chmod(self._root / name, 0o701)
-            if "size" in options and not self._disk(name).exists():
-                sized.make(self._disk(name), sized.parse(options["size"]))
+            if "size" in options:
+                self._bound(name, sized.parse(options["size"]))
         except CoveError:
             self.remove(name)
             raise
         except OSError as error:
             raise Internal(f"The volume {name} cannot be made: {describe(error)}") from error
+
+    def _bound(self, name: str, size: int) -> None:
+        """Give a new volume its size; one that has one keeps it."""
+        if self._disk(name).exists() or self._limits.used(self.path(name)) is not None:
+            return
+        if self._limits.hold(self.path(name)):
+            self._limits.limit((self.path(name),), size)
+        else:
+            sized.make(self._disk(name), size)
 
     def _disk(self, name: str) -> Path:
         return self._root / name / "disk"
@@ -72,8 +82,10 @@ class LocalDriver:
         """A bind mount of the directory, or the device's own file system."""
         access = "ro" if readonly else "rw"
         part = (subdirectory(subpath),) if subpath else ()
-        if "size" in options:
+        if "size" in options and self._disk(name).exists():
             return sized.mount(self._disk(name), destination, (access, *part))
+        if "size" in options:
+            self._limits.check(self.path(name))
         if not options.get("device"):
             shown = ("rbind", access, *part)
             return Mount(destination=destination, source=str(self.path(name)), type="bind", options=shown)
@@ -113,6 +125,8 @@ class LocalDriver:
         """Blocks used, each file once however many names it has."""
         if self._disk(name).exists():
             return sized.used(self._disk(name))
+        if (counted := self._limits.used(self.path(name))) is not None:
+            return counted
         seen: set[tuple[int, int]] = set()
         total = 0
         for _, _, files, directory in os.fwalk(self.path(name)):
@@ -140,6 +154,7 @@ class LocalDriver:
         doomed = self._root / f".{name}.removed"
         try:
             shutil.rmtree(doomed, ignore_errors=True)
+            self._limits.release(self.path(name))
             os.rename(self._root / name, doomed)
             shutil.rmtree(doomed)
         except FileNotFoundError:

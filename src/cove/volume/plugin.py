@@ -30,6 +30,8 @@ from cove.errors import Internal, InvalidArgument, NotFound, Unavailable, descri
 
 _TYPE = "application/vnd.docker.plugins.v1.2+json"
 _PATIENCE = 120.0
+QUICK = 3.0
+"""Seconds for questions that many plugins are asked at once."""
 _MOST = 16 << 20
 
 
@@ -46,9 +48,11 @@ class Volume:
 class PluginDriver:
     """One plugin that answered to the name of a volume driver."""
 
-    def __init__(self, name: str, address: _Address) -> None:
+    def __init__(self, name: str, address: _Address, patience: float = _PATIENCE) -> None:
+        """`patience`: seconds to wait for each part of an answer."""
         self.name = name
         self._address = address
+        self._patience = patience
         self._scope = ""
 
     def activate(self) -> None:
@@ -114,7 +118,7 @@ class PluginDriver:
     def _call(self, method: str, body: Mapping[str, Any], volume: str = "") -> dict[str, Any]:
         what = f"{method.rpartition('.')[2].lower()} {volume}".strip()
         try:
-            status, raw = self._address.post(method, json.dumps(body).encode())
+            status, raw = self._address.post(method, json.dumps(body).encode(), self._patience)
         except (OSError, http.client.HTTPException) as error:
             reason = describe(error) if isinstance(error, OSError) else str(error) or type(error).__name__
             raise Unavailable(f"The volume plugin {self.name} does not answer ({what}): {reason}") from None
@@ -146,7 +150,7 @@ class Plugins:
     def __init__(self, directories: Sequence[str]) -> None:
         self._directories = [Path(directory) for directory in directories]
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, _Address], PluginDriver] = {}
+        self._known: dict[tuple[str, _Address, float], PluginDriver] = {}
 
     def names(self) -> Sequence[str]:
         """Those that are there to be asked."""
@@ -163,18 +167,18 @@ class Plugins:
                     found.add(name)
         return sorted(found)
 
-    def driver(self, name: str) -> PluginDriver:
+    def driver(self, name: str, patience: float = _PATIENCE) -> PluginDriver:
         """The plugin of that name; NotFound when there is none, Unavailable when it does not answer."""
         address = self._address(name)
         if address is None:
             raise NotFound(f'error looking up volume plugin {name}: plugin "{name}" not found')
         with self._lock:
-            known = self._known.get((name, address))
+            known = self._known.get((name, address, patience))
         if known is None:
-            known = PluginDriver(name, address)
+            known = PluginDriver(name, address, patience)
             known.activate()
             with self._lock:
-                self._known[name, address] = known
+                self._known[name, address, patience] = known
         return known
 
     def _address(self, name: str) -> _Address | None:
@@ -203,9 +207,9 @@ class _Address:
     key: str = ""
     unverified: bool = False
 
-    def post(self, method: str, body: bytes) -> tuple[int, bytes]:
+    def post(self, method: str, body: bytes, patience: float) -> tuple[int, bytes]:
         """(status, answer); raises OSError, HTTPException."""
-        connection = self._connection()
+        connection = self._connection(patience)
         try:
             connection.request("POST", f"/{method}", body, {"Accept": _TYPE, "Content-Type": _TYPE})
             response = connection.getresponse()
@@ -213,19 +217,19 @@ class _Address:
         finally:
             connection.close()
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, patience: float) -> http.client.HTTPConnection:
         url = urlsplit(self.url)
         if url.scheme == "unix":
-            return _Unix(url.path)
+            return _Unix(url.path, patience)
         host, port = url.hostname or "", url.port
         if not (self.authority or self.certificate or self.unverified or url.scheme == "https"):
-            return http.client.HTTPConnection(host, port, timeout=_PATIENCE)
+            return http.client.HTTPConnection(host, port, timeout=patience)
         context = ssl.create_default_context(cafile=self.authority or None)
         if self.unverified:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if self.certificate:
             context.load_cert_chain(self.certificate, self.key or None)
-        return http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=context)
+        return http.client.HTTPSConnection(host, port, timeout=patience, context=context)
 
 
 def _read(path: Path, name: str) -> _Address:
@@ -257,8 +261,8 @@ def _read(path: Path, name: str) -> _Address:
 class _Unix(http.client.HTTPConnection):
     """HTTP on a unix socket."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__("plugin", timeout=_PATIENCE)
+    def __init__(self, path: str, patience: float) -> None:
+        super().__init__("plugin", timeout=patience)
         self._path = path
 
     def connect(self) -> None:

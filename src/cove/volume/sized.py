@@ -1,8 +1,10 @@
-"""Volumes with a size that holds: a file with a file system in it, mounted inside each container that uses it.
+"""Volumes with a size that holds: a limit of the file system's own, or else a file with a file system in it.
 
-    volumes/<name>/disk     a sparse file of that size with ext4; the containers' mounts share one loop device
+    volumes/<name>/_data    a directory with a project quota, where the data root's file system holds those
+    volumes/<name>/disk     elsewhere, a sparse file of that size with ext4, mounted inside each container that uses
+                            it; the containers' mounts share one loop device
 
-The file system's own tools make it. Nothing is mounted on the host: who wants to look in does so in a mount
+The file system's own tools make a disk. Nothing is mounted on the host: who wants to look in does so in a mount
 namespace of its own (`cove.image.archives`).
 """
 
@@ -12,8 +14,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from cove.errors import InvalidArgument, Unsupported
 from cove.oci.spec import Mount
@@ -22,6 +25,25 @@ KIND = "ext4"
 _LEAST = 1 << 20
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class Limits(Protocol):
+    """Project quotas of the data root's file system."""
+
+    def hold(self, directory: Path) -> bool:
+        """Whether there are any."""
+
+    def limit(self, directories: Sequence[Path], size: int) -> None:
+        """Let empty directories hold `size` bytes together."""
+
+    def release(self, directory: Path) -> None:
+        """Lift a directory's limit, if it has one."""
+
+    def used(self, directory: Path) -> int | None:
+        """Bytes that count against a directory's limit, None when it has none."""
+
+    def check(self, directory: Path) -> None:
+        """Raises Unavailable when the directory's limit does not hold any more."""
 
 
 def parse(text: str) -> int:

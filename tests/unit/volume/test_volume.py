@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,27 @@ def test_a_missing_source(tmp_path: Path) -> None:
     assert missing.is_dir()
 
 
+class _NoLimits:
+    """A file system without project quotas."""
+
+    def hold(self, directory: Path) -> bool:
+        return False
+
+    def limit(self, directories: Sequence[Path], size: int) -> None:
+        raise AssertionError
+
+    def release(self, directory: Path) -> None:
+        """Nothing is limited."""
+
+    def used(self, directory: Path) -> int | None:
+        return None
+
+    def check(self, directory: Path) -> None:
+        """Nothing is limited."""
+
+
 def test_local_volumes(tmp_path: Path) -> None:
-    driver = LocalDriver(DataRoot(tmp_path))
+    driver = LocalDriver(DataRoot(tmp_path), _NoLimits())
     driver.create("v", {})
     assert driver.empty("v")
     (driver.path("v") / "file").write_bytes(b"12345")
@@ -55,7 +75,7 @@ def test_local_volumes(tmp_path: Path) -> None:
 
 
 def test_a_subpath_is_left_to_the_kernel(tmp_path: Path) -> None:
-    driver = LocalDriver(DataRoot(tmp_path))
+    driver = LocalDriver(DataRoot(tmp_path), _NoLimits())
     driver.create("v", {})
     (driver.path("v") / "link").symlink_to("/")
     (driver.path("v") / "empty").mkdir()
@@ -65,7 +85,7 @@ def test_a_subpath_is_left_to_the_kernel(tmp_path: Path) -> None:
 
 
 def test_devices_and_unknown_options(tmp_path: Path) -> None:
-    driver = LocalDriver(DataRoot(tmp_path))
+    driver = LocalDriver(DataRoot(tmp_path), _NoLimits())
     with pytest.raises(InvalidArgument):
         driver.create("v", {"nonsense": "1"})
     mount = driver.mount("v", "/d", {"type": "tmpfs", "device": "tmpfs", "o": "size=1m"})

@@ -14,11 +14,11 @@ _PRUNE_FILTERS = ("all", "label", "label!", "until")
 
 async def list_(engine: Engine, request: Request) -> Reply:
     query = request.query
-    return json_reply(await engine.volumes.list(filters=query.filters(_LIST_FILTERS), size=query.flag("size")))
+    return json_reply(await engine.volumes.view.list(filters=query.filters(_LIST_FILTERS), size=query.flag("size")))
 
 
 async def inspect(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.volumes.inspect(request.params["name"]))
+    return json_reply(await engine.volumes.view.inspect(request.params["name"]))
 
 
 async def create(engine: Engine, request: Request) -> Reply:
@@ -59,7 +59,7 @@ def _target(request: Request) -> str:
 
 
 async def update(engine: Engine, request: Request) -> Reply:
-    await engine.volumes.inspect(request.params["name"])
+    await engine.volumes.view.inspect(request.params["name"])
     raise Unsupported("Only volumes of a cluster can be updated, and Cove has none; make another volume and copy")
 
 

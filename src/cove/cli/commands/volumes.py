@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from cove.cli import humanize, output
 from cove.cli.each import each
 from cove.cli.flags import Call, Flag, UsageError, Verb
@@ -29,8 +31,10 @@ def create(call: Call) -> int:
 
 def volumes(call: Call) -> int:
     size = call.flag("size")
-    found = connect(call.host).volumes.list(output.filters(call.list("filter")), size=size)
-    found.sort(key=lambda volume: str(volume["Name"]))
+    answer = connect(call.host).volumes.list(output.filters(call.list("filter")), size=size)
+    for warning in answer.get("Warnings") or ():
+        print(f"WARNING: {warning}", file=sys.stderr)
+    found = sorted(answer.get("Volumes") or (), key=lambda volume: str(volume["Name"]))
     if call.flag("quiet"):
         for volume in found:
             print(volume["Name"])
