@@ -321,3 +321,34 @@ def test_ports_are_listed_by_family_and_the_mac_address_asked_for_is_shown(made:
     found = made.inspect("mixed")
     assert [each["HostPort"] for each in found["NetworkSettings"]["Ports"]["80/tcp"]] == ["18236", ""]
     assert found["Config"]["MacAddress"] == "02:00:00:00:00:07"
+
+
+def test_a_subnet_of_two_addresses_has_room_for_one_container(made: Made) -> None:
+    made.network("pair", "--subnet", "10.77.9.0/31")
+    seen = made.daemon.cove("run", "--rm", "--network", "pair", "busybox", "ip", "-4", "addr", "show", "eth0").stdout
+    assert "inet 10.77.9.1/31" in seen
+
+
+def test_parameters_of_one_interface(made: Made) -> None:
+    made.network("net-a")
+    option, right = "com.docker.network.endpoint.sysctls", "net.ipv4.conf.IFNAME.log_martians=1"
+    path = "/proc/sys/net/ipv4/conf/eth{}/log_martians"
+
+    def run(wish: str) -> subprocess.CompletedProcess[str]:
+        network = ("--network", f"name=net-a,driver-opt={option}={wish}")
+        return made.daemon.docker("run", "--rm", *network, "busybox", "cat", path.format(0), check=False)
+
+    assert run(right).stdout == "1\n"
+    made.run("later")
+    made.daemon.docker("network", "connect", "--driver-opt", f"{option}={right}", "net-a", "later")
+    assert made.daemon.cove("exec", "later", "cat", path.format(0), path.format(1)).stdout == "0\n1\n"
+    assert "no such parameter" in run("net.ipv4.conf.IFNAME.nonsense=1").stderr
+    for wrong in ("net.nonsense=1", "kernel.x.y.IFNAME.z=1"):
+        assert "invalid sysctl" in run(wrong).stderr
+
+
+def test_a_linked_container_is_listed_by_its_aliases(made: Made) -> None:
+    made.run("target")
+    made.run("source", "--link", "target:alias")
+    names = made.daemon.docker("ps", "--no-trunc", "--format", "{{.Names}}").stdout.splitlines()
+    assert "target,source/alias" in names and "source" in names

@@ -71,7 +71,8 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         runtime = await Runtime.connect(config.run, on_report=reports, on_reconnect=reports.reconnected)
         stack.push_async_callback(runtime.close)
         firewall = Firewall(instance.nft_table)
-        bridges = BridgeDriver(instance, firewall)
+        pools = config.file.network.address_pools
+        bridges = BridgeDriver(instance, firewall, pools)
         stack.push_async_callback(_leave, runtime, bridges, firewall)
         ports = Ports(firewall, Relays(loop))
         stack.callback(ports.close)
@@ -89,8 +90,8 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
             reports=reports,
             network_drivers={
                 "bridge": bridges,
-                "macvlan": ParentedDriver("macvlan", instance),
-                "ipvlan": ParentedDriver("ipvlan", instance),
+                "macvlan": ParentedDriver("macvlan", instance, pools),
+                "ipvlan": ParentedDriver("ipvlan", instance, pools),
                 "host": UnmanagedDriver("host"),
                 "none": UnmanagedDriver("null"),
             },
@@ -172,6 +173,8 @@ def settings_of(config: Config) -> Settings:
         expose_to=file.network.expose_to,
         stop_timeout=file.stop_timeout,
         labels=file.labels,
+        default_network=config.default_network,
+        network_options=file.network.default_options,
         cdi_directories=file.cdi_directories,
         insecure_registries=file.insecure_registries,
     )

@@ -35,6 +35,18 @@
     dns_options = []
     publish_address = "0.0.0.0"
     expose_to = "public"                    # who may come to published ports: public, lan or local
+    address_pools = [{base = "172.30.0.0/16", size = 24}]    # where networks' subnets come from
+    bridge = "none"                         # no default network; its other wishes:
+    bip = "192.168.5.1/24"                  # its bridge's address
+    fixed_cidr = "192.168.5.128/25"         # the part of it that containers get
+    ipv6 = true
+    fixed_cidr_v6 = "fd00:5::/64"
+    mtu = 1400
+    icc = false                             # its containers do not reach each other
+    masquerade = true
+
+    [network.default_options.bridge]        # of new networks of that driver
+    "com.docker.network.driver.mtu" = "1400"
 
 Unknown keys are refused by name, for a misspelt limit is no limit.
 """
@@ -52,7 +64,10 @@ from typing import Literal
 import msgspec
 
 from cove import paths
+from cove.engine.default_network import DefaultNetwork
 from cove.errors import InvalidArgument
+from cove.network import options
+from cove.network.ipam import AddressPool
 
 CONSENT = "whoever reaches this port is root"
 """What `tcp.without_tls` has to say, word for word."""
@@ -83,6 +98,16 @@ class Network(_Table, frozen=True, kw_only=True):
     dns_options: tuple[str, ...] = ()
     publish_address: str = "0.0.0.0"
     expose_to: Literal["public", "lan", "local"] = "public"
+    address_pools: tuple[AddressPool, ...] = ()
+    default_options: dict[str, dict[str, str]] = {}
+    bridge: Literal["", "none"] = ""
+    bip: str = ""
+    fixed_cidr: str = ""
+    fixed_cidr_v6: str = ""
+    ipv6: bool = True
+    mtu: int = 0
+    icc: bool = True
+    masquerade: bool = True
 
 
 class File(_Table, frozen=True, kw_only=True):
@@ -144,6 +169,23 @@ class Config:
     def image_limit(self) -> int:
         """Bytes that images may take on disk; 0 is no limit. Raises InvalidArgument."""
         return parse_size(self.file.image_limit)
+
+    @property
+    def default_network(self) -> DefaultNetwork:
+        """The default network's wishes. Raises InvalidArgument."""
+        asked = self.file.network
+        wishes = DefaultNetwork(
+            there=not asked.bridge,
+            bip=asked.bip,
+            fixed_cidr=asked.fixed_cidr,
+            fixed_cidr_v6=asked.fixed_cidr_v6,
+            ipv6=asked.ipv6,
+            mtu=asked.mtu,
+            icc=asked.icc,
+            masquerade=asked.masquerade,
+        )
+        options.bridge(wishes.network("").options, internal=False)
+        return wishes
 
 
 def parse_size(text: str) -> int:
@@ -209,8 +251,67 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--exec-opt", metavar="KEY=VALUE", action="append", default=[], help="native.cgroupdriver=cgroupfs or systemd"
     )
+    _add_network_flags(parser)
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     return parser
+
+
+_NETWORK_FLAGS = (
+    "bip", "fixed_cidr", "fixed_cidr_v6", "mtu", "bridge", "publish_address", "icc", "masquerade", "ipv6",
+)  # fmt: skip
+"""Those that say the same as a key under [network]."""
+
+
+def _add_network_flags(parser: _Parser) -> None:
+    """dockerd's names."""
+    network = parser.add_argument_group("network", "the same as keys under [network] in the configuration file")
+    network.add_argument("-b", "--bridge", metavar="none", help="no default network")
+    network.add_argument("--bip", metavar="ADDRESS/PREFIX", help="of the default network's bridge")
+    network.add_argument("--fixed-cidr", metavar="SUBNET", help="what containers on the default network get of it")
+    network.add_argument("--fixed-cidr-v6", metavar="SUBNET", help="the default network's IPv6 subnet")
+    network.add_argument("--mtu", type=int, metavar="BYTES", help="of the default network")
+    network.add_argument("--ip", dest="publish_address", metavar="ADDRESS", help="where ports are published")
+    for flag, name in (("--icc", "icc"), ("--ip-masq", "masquerade"), ("--ipv6", "ipv6")):
+        network.add_argument(flag, dest=name, nargs="?", const=True, type=_truth, metavar="false")
+    network.add_argument(
+        "--default-address-pool", metavar="base=SUBNET,size=N", action="append", default=[], type=_pool
+    )
+    network.add_argument("--dns", metavar="ADDRESS", action="append", default=[])
+    network.add_argument("--dns-search", metavar="DOMAIN", action="append", default=[])
+    network.add_argument("--dns-opt", metavar="OPTION", action="append", default=[])
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "1", "false", "0"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() in ("true", "1")
+
+
+def _pool(text: str) -> AddressPool:
+    words = dict(word.partition("=")[::2] for word in text.split(","))
+    if words.keys() != {"base", "size"} or not words["size"].isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no pool: write base=172.30.0.0/16,size=24")
+    try:
+        return AddressPool(base=words["base"], size=int(words["size"]))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _network(flags: argparse.Namespace, file: Network) -> Network:
+    """The file's table with the flags over it."""
+    given = {name: value for name in _NETWORK_FLAGS if (value := getattr(flags, name)) is not None}
+    if given.get("bridge", "none") not in ("none", ""):
+        raise InvalidArgument(
+            f"--bridge {given['bridge']}: the default network has a bridge of its own; only none is possible"
+        )
+    several = {
+        "address_pools": flags.default_address_pool,
+        "dns": flags.dns,
+        "dns_search": flags.dns_search,
+        "dns_options": flags.dns_opt,
+    }
+    given |= {name: tuple(values) for name, values in several.items() if values}
+    return msgspec.structs.replace(file, **given)
 
 
 def load(argv: Sequence[str]) -> Config:
@@ -224,6 +325,7 @@ def load(argv: Sequence[str]) -> Config:
         "log_level": flags.log_level,
         "userns_remap": flags.userns_remap,
         "cgroup_driver": _cgroup_driver(flags.exec_opt),
+        "network": _network(flags, file.network),
     }
     file = msgspec.structs.replace(file, **{key: value for key, value in given.items() if value is not None})
     run = paths.RunRoot(Path(file.run_root).absolute())

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,9 @@ from cove.engine.confining import confined
 from cove.engine.context import Context
 from cove.engine.naming import Naming
 from cove.engine.ports import default_address, requested, scope_of
-from cove.engine.records import Attached, Record
+from cove.engine.records import DEFAULT, Attached, Record
 from cove.engine.registry import Container, Registry
-from cove.errors import Internal
+from cove.errors import Internal, InvalidArgument
 from cove.network import rates
 from cove.network.driver import Endpoint, EndpointRequest, Network, PortBinding
 from cove.network.driver import Interface as MadeInterface
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cove.engine")
 HOST_BINDING = "com.docker.network.bridge.host_binding_ipv4"
 IFNAME_OPTION = "com.docker.network.endpoint.ifname"
+SYSCTLS_OPTION = "com.docker.network.endpoint.sysctls"
+_SYSCTL = re.compile(r"net\.([a-z0-9]+)\.([a-z0-9_-]+)\.[^./\s]+\.([a-z0-9_]+)=([^\n]*)")
 
 
 class Attachments:
@@ -176,13 +179,11 @@ class Attachments:
         """After a daemon's start: let drivers learn what running containers hold, and publish again at once."""
         with self._context.ports.settle():
             for record in self._networks.all():
-                network = record.network
-                held = [
-                    endpoint
-                    for container in containers
-                    if (endpoint := container.facts.attached.endpoints.get(network.id)) is not None
-                ]
-                self._networks.driver(network).restore(network, held)
+                if record.network.name != DEFAULT:
+                    self._retake(record.network, containers)
+            self._networks.settle({each for container in containers for each in container.facts.attached.endpoints})
+            if (default := self._networks.get(self._networks.identity(DEFAULT))) is not None:
+                self._retake(default, containers)
             for container in containers:
                 attached = container.facts.attached
                 self.confine(container.record, attached)
@@ -193,6 +194,10 @@ class Attachments:
                         _log.warning("%s", warning)
         self.naming.restore(containers)
 
+    def _retake(self, network: Network, containers: list[Container]) -> None:
+        endpoints = [container.facts.attached.endpoints.get(network.id) for container in containers]
+        self._networks.driver(network).restore(network, [each for each in endpoints if each is not None])
+
     def _network(self, identity: str) -> Network:
         network = self._networks.get(identity)
         if network is None:
@@ -201,13 +206,27 @@ class Attachments:
 
 
 def interface(made: MadeInterface, settings: EndpointSettings | None) -> Interface:
-    """What a driver made, in the runtime's words, with the link-local addresses that the user asked for."""
+    """What a driver made, in the runtime's words, with what the user asked of it besides."""
     ready = msgspec.convert(made, Interface, from_attributes=True)
+    text = ((settings.driver_opts or {}) if settings is not None else {}).get(SYSCTLS_OPTION, "")
+    if text:
+        ready = msgspec.structs.replace(ready, sysctls=interface_sysctls(text, ready.name))
     ipam = settings.ipam_config if settings is not None else None
     local = [
         Address(address=each, prefix=64 if ":" in each else 16) for each in (ipam.link_local_ips if ipam else ())
     ]
     return msgspec.structs.replace(ready, addresses=(*ready.addresses, *local)) if local else ready
+
+
+def interface_sysctls(text: str, name: str) -> dict[str, str]:
+    """ "net.ipv4.conf.IFNAME.log_martians=1,…" for the interface `name`. Raises InvalidArgument."""
+    found = {}
+    for each in text.split(","):
+        match = _SYSCTL.fullmatch(each)
+        if match is None:
+            raise InvalidArgument(f"invalid sysctl {each!r} of an interface: net.X.Y.IFNAME.Z=VALUE is needed")
+        found[f"{match[1]}/{match[2]}/{name}/{match[3]}"] = match[4]
+    return found
 
 
 def endpoint_request(settings: EndpointSettings, record: Record, ifname: str, *, first: bool) -> EndpointRequest:

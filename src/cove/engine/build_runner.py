@@ -25,7 +25,7 @@ from cove.engine.attachments import Attachments
 from cove.engine.build_mounts import BuildMounts, Prepared
 from cove.engine.context import Context
 from cove.engine.launch import Launcher
-from cove.engine.records import Record
+from cove.engine.records import DEFAULT, Record
 from cove.errors import Internal, InvalidArgument
 from cove.oci.spec import Mount
 from cove.runtime.follow import LogFollower, LogWatcher
@@ -86,7 +86,7 @@ class ContainerRunner:
 
     def _record(self, key: str, step: ops.Run, secrets: dict[str, str]) -> Record:
         asked = self._options
-        network = step.network or "bridge"
+        network = step.network or (DEFAULT if self._context.settings.default_network.there else "none")
         insecure = step.security == "insecure"
         maps = userns.NONE if insecure else userns.of_the_daemon(self._context.settings.userns_remap)
         given = dict(self._proxies)

@@ -38,7 +38,7 @@ from cove.engine.mounts import Mounts
 from cove.engine.networks import NetworkStore
 from cove.engine.places import places
 from cove.engine.ports import parse_port, requested
-from cove.engine.records import Record
+from cove.engine.records import DEFAULT, Record
 from cove.engine.registry import Container, Registry
 from cove.engine.removal import Removal
 from cove.engine.selection import Selection
@@ -132,7 +132,8 @@ class Containers:
         if name and spec.lender(body.host_config.network_mode) == name:
             raise InvalidArgument("cannot join own network")
         config = merge.merge(body.config(), image.config.config)
-        asked = self.with_lenders(_normal(body.host_config))
+        usual = DEFAULT if self._context.settings.default_network.there else "none"
+        asked = self.with_lenders(_normal(body.host_config, usual))
         warnings = self.check(config, asked) + foreign.warnings(image.config.platform, asked=bool(platform))
         words = merge.command(config)
         record = Record(
@@ -269,6 +270,9 @@ class Containers:
             render.line(each, called(each.record.image, each.record.image_id), self._networks, self._manifest, now)
             for each in found[: limit or len(found)]
         ]
+        aliases = links.names(self._registry)
+        if aliases:
+            lines = [msgspec.structs.replace(each, names=(*each.names, *aliases.get(each.id, ()))) for each in lines]
         if size:
             for position, container in enumerate(found[: limit or len(found)]):
                 used, total = await self._sizes(container)
@@ -392,12 +396,12 @@ def _why_not(container: Container) -> str:
     return f"container is {container.facts.phase}: stop the container before removing or force remove"
 
 
-def _normal(asked: wire.HostConfig) -> wire.HostConfig:
-    """The same wishes with the defaults spelt out, as inspect shall show them."""
+def _normal(asked: wire.HostConfig, network: str) -> wire.HostConfig:
+    """The same wishes with the defaults spelt out, as inspect shall show them. `network`: that of who names none."""
     policy = asked.restart_policy
     return msgspec.structs.replace(
         asked,
-        network_mode=asked.network_mode if asked.network_mode not in ("", "default") else "bridge",
+        network_mode=asked.network_mode if asked.network_mode not in ("", "default") else network,
         ipc_mode=asked.ipc_mode or "private",
         cgroupns_mode=asked.cgroupns_mode or "private",
         shm_size=asked.shm_size or spec.DEFAULT_SHM,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cove.engine.default_network import USUAL, DefaultNetwork
 from cove.engine.events import Events
 from cove.engine.executors import Executors
 from cove.engine.host import HostFacts
@@ -66,7 +67,7 @@ class Settings:
     """The administrator's choices that the engine follows.
 
     `log_segment_bytes` and `log_files` bound each container's log. `dns` replaces the host's name servers.
-    `stop_timeout` is in seconds.
+    `stop_timeout` is in seconds. `network_options`: by driver, of new networks that do not say otherwise.
     """
 
     log_segment_bytes: int = 16 << 20
@@ -81,6 +82,8 @@ class Settings:
     userns_remap: str = ""
     publish_address: str = "0.0.0.0"
     expose_to: str = "public"
+    default_network: DefaultNetwork = USUAL
+    network_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
 
 

@@ -6,6 +6,7 @@ knows (`naming`).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from cove import ids
@@ -13,7 +14,7 @@ from cove.engine.naming import link, named
 from cove.engine.ports import parse_port
 from cove.engine.records import Record
 from cove.engine.registry import Container, Registry
-from cove.errors import Conflict, InvalidArgument, NotFound
+from cove.errors import Conflict, CoveError, InvalidArgument, NotFound
 
 
 class Linked(NamedTuple):
@@ -60,6 +61,16 @@ def resolved(registry: Registry, record: Record) -> list[Linked]:
         endpoints = container.facts.attached.endpoints.values()
         address = next((each.ipv4.address for each in endpoints if each.ipv4 is not None), "")
         found.append(Linked(alias, container, address))
+    return found
+
+
+def names(registry: Registry) -> dict[str, list[str]]:
+    """What linked containers are called through their links, as "/who/alias", by their identity."""
+    found: dict[str, list[str]] = {}
+    for container in registry:
+        for alias, target in _wanted(container.record):
+            with suppress(CoveError):
+                found.setdefault(registry.find(target).id, []).append(f"/{container.name}/{alias}")
     return found
 
 

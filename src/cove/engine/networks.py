@@ -7,8 +7,9 @@ drivers'; a container's share of a network is `attachments`'.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -17,7 +18,7 @@ from cove import ids
 from cove.engine.context import Context
 from cove.engine.joining import Joining
 from cove.engine.places import checked
-from cove.engine.records import PREDEFINED, NetworkRecord
+from cove.engine.records import DEFAULT, PREDEFINED, NetworkRecord
 from cove.engine.registry import Container, Registry
 from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
 from cove.network import options, rates
@@ -28,6 +29,7 @@ from cove.wire.filters import Filters
 from cove.wire.networks import EndpointSettings
 from cove.wire.times import stamp
 
+_log = logging.getLogger("cove.engine")
 _DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
 """What the API calls the driver of each; a driver is found under either name."""
 
@@ -41,17 +43,37 @@ class NetworkStore:
         self._records: dict[str, NetworkRecord] = {}
 
     def load(self) -> None:
-        """Read the records and see that the predefined networks are there."""
+        """Read the records and see that the predefined networks are there, but for the default one (`settle`)."""
         self._records = self._documents.load()
         present = {record.network.name for record in self._records.values()}
         for name in PREDEFINED:
-            if name not in present:
-                self.add(Network(id=ids.new_id(), name=name, driver=name, ipv6=name == "bridge"))
+            if name not in present and name != DEFAULT:
+                self.add(Network(id=ids.new_id(), name=name, driver=name))
 
-    def add(self, network: Network) -> NetworkRecord:
+    def settle(self, in_use: Collection[str]) -> None:
+        """Have the default network as it is wanted now, unless it is one of those in use, by identity."""
+        wanted = self._context.settings.default_network
+        known = next((each for each in self._records.values() if each.network.name == DEFAULT), None)
+        if known is None:
+            if wanted.there:
+                self.add(wanted.network(ids.new_id()), wanted.text)
+            return
+        if known.wishes == wanted.text:
+            return
+        identity = known.network.id
+        if identity in in_use:
+            _log.warning("containers run on the default network, so it stays as it is until the daemon's next start")
+            return
+        self.driver(known.network).remove(known.network)
+        if wanted.there:
+            self.add(wanted.network(identity), wanted.text)
+        else:
+            self.remove(known.network)
+
+    def add(self, network: Network, wishes: str = "") -> NetworkRecord:
         """Complete a network by its driver and write it down."""
         complete = self.driver(network).create(network)
-        record = NetworkRecord(network=complete, created_ns=time.time_ns())
+        record = NetworkRecord(network=complete, created_ns=time.time_ns(), wishes=wishes)
         self._documents.put(complete.id, record, name=complete.name)
         self._records[complete.id] = record
         return record
@@ -151,7 +173,7 @@ class NetworkService:
             ipv6=options.family(body.options, 6, bool(body.enable_ipv6)),
             internal=body.internal,
             attachable=body.attachable,
-            options=body.options,
+            options={**self._context.settings.network_options.get(driver, {}), **body.options},
             labels=body.labels,
             reserved={name: at for pool in ipam.config for name, at in pool.auxiliary_addresses.items()},
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cove.engine import spec
-from cove.engine.attachments import IFNAME_OPTION
+from cove.engine.attachments import IFNAME_OPTION, SYSCTLS_OPTION, interface_sysctls
 from cove.engine.naming import link
 from cove.engine.records import PREDEFINED
 from cove.errors import InvalidArgument, NotFound
@@ -78,6 +78,8 @@ def checked(network: Network, settings: EndpointSettings) -> EndpointSettings:
         if option == IFNAME_OPTION:
             if not 0 < len(value.encode()) < 16 or "/" in value or value in (".", "..") or not value.isprintable():
                 raise _invalid(network, f"{value!r} cannot be an interface's name: it has at most 15 characters")
+        elif option == SYSCTLS_OPTION:
+            interface_sysctls(value, "eth0")
         elif option.startswith(_DOCKER) or "." not in option:
             raise _invalid(network, f"unknown driver option {option!r}")
     return settings

@@ -16,7 +16,8 @@ from cove.oci.spec import IDMapping
 from cove.wire.containers import ContainerConfig, HostConfig
 from cove.wire.networks import EndpointSettings
 
-PREDEFINED = ("bridge", "host", "none")
+DEFAULT = "bridge"
+PREDEFINED = (DEFAULT, "host", "none")
 """The networks that are always there."""
 Phase = Literal["created", "running", "paused", "restarting", "exited", "dead"]
 
@@ -111,10 +112,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A network, completed by its driver."""
+    """A network, completed by its driver. `wishes`: the administrator's that the default one was made by."""
 
     network: Network
     created_ns: int
+    wishes: str = ""
 
 
 class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -17,7 +17,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from cove.kernel import nlwire, sysctl
@@ -76,6 +76,8 @@ class InterfaceLike(Protocol):
     def gateways(self) -> Sequence[str]: ...
     @property
     def mtu(self) -> int: ...
+    @property
+    def sysctls(self) -> Mapping[str, str]: ...
 
 
 class Link(NamedTuple):
@@ -369,6 +371,10 @@ def configure(interfaces: Sequence[InterfaceLike], *, net: int | None = None) ->
             _quieten(interface, net)
             requests += _set_up(interface)
         route.commit(requests)
+    for interface in interfaces:
+        for name, value in interface.sysctls.items():
+            if not sysctl.write(name, value, net=net):
+                raise OSError(errno.ENOENT, "the kernel has no such parameter", f"/proc/sys/net/{name}")
 
 
 def _quieten(interface: InterfaceLike, net: int | None) -> None:

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 import msgspec
@@ -45,8 +45,10 @@ class BridgeDriver:
 
     name = "bridge"
 
-    def __init__(self, instance: Instance, firewall: Firewall) -> None:
+    def __init__(self, instance: Instance, firewall: Firewall, pools: Sequence[ipam.AddressPool] = ()) -> None:
+        """`pools`: where subnets of networks that name none come from."""
         self._instance = instance
+        self._address_pools = pools
         self._firewall = firewall
         self._lock = threading.RLock()
         self._pools = Pools()
@@ -65,7 +67,9 @@ class BridgeDriver:
                 raise Conflict(f"The bridge {link} belongs to another network already")
             taken = [*self._pools.subnets(but=network.id), *host_subnets(ignore=link)]
             wanted = msgspec.structs.replace(network, ipv6=network.ipv6 and host_has_ipv6())
-            subnets = ipam.complete(wanted, instance=self._instance.id, default=default, taken=taken)
+            subnets = ipam.complete(
+                wanted, instance=self._instance.id, default=default, taken=taken, pools=self._address_pools
+            )
             complete = msgspec.structs.replace(
                 network,
                 driver=self.name,

@@ -121,12 +121,16 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Interface(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """An interface that is in the container's namespace already, for its init to set up."""
+    """An interface that is in the container's namespace already, for its init to set up.
+
+    `sysctls`: parameters below net, "ipv4/conf/eth0/log_martians" for one.
+    """
 
     name: str
     addresses: tuple[Address, ...] = ()
     gateways: tuple[str, ...] = ()
     mtu: int = 0
+    sysctls: dict[str, str] = {}
 
 
 class PortBinding(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

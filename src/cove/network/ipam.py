@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
 
 from cove.errors import Conflict, InvalidArgument
 from cove.network.driver import Network, Subnet
@@ -29,10 +31,11 @@ class Pool:
         self.network = parse_network(subnet.subnet)
         span = parse_network(subnet.ip_range) if subnet.ip_range else self.network
         self._first, self._last = int(span.network_address), int(span.broadcast_address)
-        edge = int(self.network.network_address)
-        self._taken = {edge, int(parse_address(subnet.gateway))} if subnet.gateway else {edge}
-        if self.network.version == 4 and self.network.prefixlen < 31:
-            self._taken.add(int(self.network.broadcast_address))
+        self._taken = {int(parse_address(subnet.gateway))} if subnet.gateway else set()
+        if self.network.num_addresses > 2:  # RFC 3021 and RFC 6164 give both addresses of a pair to hosts
+            self._taken.add(int(self.network.network_address))
+            if self.network.version == 4:
+                self._taken.add(int(self.network.broadcast_address))
         self._taken.update(int(address) for address in map(parse_address, reserved) if address in self.network)
         self._in_use: set[int] = set()
         self._next = self._first
@@ -84,10 +87,26 @@ class Pool:
         return ipaddress.IPv4Address(number) if self.network.version == 4 else ipaddress.IPv6Address(number)
 
 
-def complete(network: Network, *, instance: str, default: bool, taken: Iterable[IPNetwork]) -> tuple[Subnet, ...]:
+class AddressPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where subnets come from: those of the prefix length `size` that `base` has, one after the other."""
+
+    base: str
+    size: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, with the reason."""
+        network = ipaddress.ip_network(self.base)
+        if not network.prefixlen <= self.size <= network.max_prefixlen - 1:
+            raise ValueError(f"{network} has no subnets of the size {self.size}")
+
+
+def complete(
+    network: Network, *, instance: str, default: bool, taken: Iterable[IPNetwork], pools: Sequence[AddressPool] = ()
+) -> tuple[Subnet, ...]:
     """The subnets of `network`, chosen where it names none, each with a gateway.
 
-    `default`: it is the daemon's default network. `taken`: what they must not overlap.
+    `default`: it is the daemon's default network. `taken`: what they must not overlap. `pools`: the
+    administrator's, which are chosen from instead of the usual ones.
     Conflict when a subnet overlaps, InvalidArgument when it makes no sense.
     """
     avoid = list(taken)
@@ -97,12 +116,33 @@ def complete(network: Network, *, instance: str, default: bool, taken: Iterable[
         avoid.append(parse_network(subnet.subnet))
     _check_reserved(network.reserved, subnets)
     if network.ipv4 and not any(subnet.version == 4 for subnet in subnets):
-        chosen = choose_ipv4(network.id, instance=instance, default=default, taken=avoid)
+        chosen = _from_pools(pools, 4, avoid) or choose_ipv4(
+            network.id, instance=instance, default=default, taken=avoid
+        )
         subnets.insert(0, _with_gateway(Subnet(subnet=str(chosen))))
     if network.ipv6 and not any(subnet.version == 6 for subnet in subnets):
-        chosen6 = choose_ipv6(network.id, instance=instance, taken=avoid)
+        chosen6 = _from_pools(pools, 6, avoid) or choose_ipv6(network.id, instance=instance, taken=avoid)
         subnets.append(_with_gateway(Subnet(subnet=str(chosen6))))
     return tuple(subnets)
+
+
+def _from_pools(pools: Sequence[AddressPool], version: int, taken: Iterable[IPNetwork]) -> IPNetwork | None:
+    """The first free subnet of a family's pools, None when there is no such pool. Conflict when all are given."""
+    own = [pool for pool in pools if parse_network(pool.base).version == version]
+    avoid = sorted((each for each in taken if each.version == version), key=lambda each: int(each.network_address))
+    for pool in own:
+        base = parse_network(pool.base)
+        size = 1 << (base.max_prefixlen - pool.size)
+        place = int(base.network_address)
+        while place <= int(base.broadcast_address):
+            found = type(base)((place, pool.size))
+            met = next((each for each in avoid if found.overlaps(each)), None)
+            if met is None:
+                return found
+            place = max(place, int(met.broadcast_address)) // size * size + size
+    if own:
+        raise Conflict("all predefined address pools have been fully subnetted; name a subnet with --subnet")
+    return None
 
 
 def choose_ipv4(identity: str, *, instance: str, default: bool, taken: Iterable[IPNetwork]) -> ipaddress.IPv4Network:
@@ -188,9 +228,9 @@ def _with_gateway(subnet: Subnet) -> Subnet:
             raise InvalidArgument(f"The range {subnet.ip_range} is not in the subnet {network}")
     if network.is_multicast or network.is_loopback or network.is_unspecified or not network.prefixlen:
         raise InvalidArgument(f"The subnet {network} has no addresses for hosts: name a private one")
-    if network.num_addresses < 4:
+    if network.num_addresses < 2:
         raise InvalidArgument(f"The subnet {network} is too small: it has no address for a gateway and a container")
-    gateway = subnet.gateway or str(network.network_address + 1)
+    gateway = subnet.gateway or str(network.network_address + (network.num_addresses > 2))
     return Subnet(subnet=str(network), gateway=gateway, ip_range=subnet.ip_range)
 
 

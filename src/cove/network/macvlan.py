@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -33,7 +33,8 @@ _MODES = {"macvlan": netlink.MACVLAN_MODES, "ipvlan": netlink.IPVLAN_MODES}
 class ParentedDriver:
     """All networks of one kind, "macvlan" or "ipvlan", of one daemon. Safe to share between threads."""
 
-    def __init__(self, name: str, instance: Instance) -> None:
+    def __init__(self, name: str, instance: Instance, pools: Sequence[ipam.AddressPool] = ()) -> None:
+        self._address_pools = pools
         self.name = name
         self._instance = instance
         self._lock = threading.RLock()
@@ -57,7 +58,9 @@ class ParentedDriver:
                 raise Conflict(f"The parent {parent} belongs to the network {beside[0].name} alone (mode passthru)")
             _require_parent(parent)
             taken = self._pools.subnets(but=network.id)
-            subnets = ipam.complete(network, instance=self._instance.id, default=False, taken=taken)
+            subnets = ipam.complete(
+                network, instance=self._instance.id, default=False, taken=taken, pools=self._address_pools
+            )
             ipv6 = any(subnet.version == 6 for subnet in subnets)
             complete = msgspec.structs.replace(
                 network, driver=self.name, subnets=subnets, ipv6=ipv6, mtu=options.mtu(network.options)

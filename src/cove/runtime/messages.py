@@ -126,12 +126,14 @@ class Interface(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """An interface that is already in the container's network namespace, for init to set up.
 
     `name` as the container shall see it; it was born with that name. `gateways`: default routes.
+    `sysctls`: parameters below net, "ipv4/conf/eth0/log_martians" for one.
     """
 
     name: str
     addresses: tuple[Address, ...] = ()
     gateways: tuple[str, ...] = ()
     mtu: int = 0
+    sysctls: dict[str, str] = {}
 
 
 # ── daemon → supervisor ───────────────────────────────────────────────────────────────────────────
