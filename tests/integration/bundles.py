@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import BIN
+from tests.conftest import BIN, PATIENCE
 
 SAFE = ["nosuid", "noexec", "nodev"]
 
@@ -65,7 +65,8 @@ class Bundle:
 
     def call(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """One cove-oci command."""
-        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 30, "stdin": subprocess.DEVNULL}
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
+        settings["timeout"] = 30 * PATIENCE
         return subprocess.run([str(BIN / "cove-oci"), "--root", str(self.state), *words], **(settings | options))
 
     def name(self) -> str:
