@@ -353,16 +353,20 @@ def test_an_image_is_imported_from_an_address(api: Api, archive: Path) -> None:
         address = f"http://127.0.0.1:{server.server_port}"
         status, said = api.send("POST", "/images/create", fromSrc=f"{address}/{archive.name}", repo="fetched")
         assert status == 200 and b"errorDetail" not in said, said
-        _, said = api.send("POST", "/images/create", fromSrc=f"{address}/nothing", repo="fetched")
-        assert b"/nothing cannot be fetched: the server answers 404" in said
+        status, said = api.call("POST", "/images/create", fromSrc=f"{address}/nothing", repo="fetched")
+        assert (status, said["message"]) == (404, f"{address}/nothing cannot be fetched: the server answers 404")
         server.shutdown()
     try:
         _, history = api.call("GET", "/images/fetched/history")
         assert history[0]["Comment"] == f"Imported from {address}/{archive.name}"
     finally:
         api.call("DELETE", "/images/fetched")
-    _, said = api.send("POST", "/images/create", fromSrc="file:///etc/passwd", repo="fetched")
-    assert b"only http:// and https:// addresses can" in said
+    for text, words in (
+        ("file:///etc/passwd", "only http:// and https://"),
+        ("%2Ff.tar", "no address"),
+    ):
+        status, said = api.call("POST", "/images/create", fromSrc=text, repo="fetched")
+        assert (status, words in said["message"]) == (400, True)
 
 
 def test_a_predefined_network_is_not_made(api: Api) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import urllib3
 
@@ -43,36 +43,49 @@ def download(directory: Path, step: ops.Remote) -> str:
 def fetch(url: str, target: Path) -> str:
     """One file by HTTP with redirects; its sha256 digest. Its time is the server's Last-Modified, else 0."""
     content = hashlib.sha256()
-    size = 0
+    with opened(url) as answer:
+        with open(target, "xb") as file:
+            for piece in answer.pieces:
+                content.update(piece)
+                file.write(piece)
+        _date(target, answer.modified)
+    return f"sha256:{content.hexdigest()}"
+
+
+class Answer(NamedTuple):
+    """A file on its way; `modified` is the server's Last-Modified, "" without one."""
+
+    pieces: Iterator[bytes]
+    modified: str
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Answer]:
+    """What lies at an address, once the server says that it has it. NotFound, Unavailable or InvalidArgument."""
+    if not url.startswith(("http://", "https://")):
+        raise InvalidArgument(f"{url} cannot be fetched: only http:// and https:// addresses can")
+    if "%" in url.split("/")[2]:
+        raise InvalidArgument(f"{url} cannot be fetched: it is no address")
     with urllib3.PoolManager(retries=urllib3.Retry(3, redirect=10), timeout=60) as pool:
         try:
             answer = _pool(pool, url).request("GET", url, preload_content=False, headers={"User-Agent": "cove"})
             if answer.status >= 400:
                 kind = NotFound if answer.status == 404 else Unavailable
                 raise kind(f"{url} cannot be fetched: the server answers {answer.status}")
-            with open(target, "xb") as file:
-                for piece in answer.stream(_CHUNK, decode_content=False):
-                    size += len(piece)
-                    if size > _MOST:
-                        raise InvalidArgument(f"{url} is longer than {_MOST} bytes")
-                    content.update(piece)
-                    file.write(piece)
-            _date(target, answer.headers.get("Last-Modified", ""))
+            yield Answer(_bounded(url, answer), answer.headers.get("Last-Modified", ""))
+        except urllib3.exceptions.LocationParseError as error:
+            raise InvalidArgument(f"{url} cannot be fetched: it is no address") from error
         except urllib3.exceptions.HTTPError as error:
             raise Unavailable(f"{url} cannot be fetched: {error}") from error
-    return f"sha256:{content.hexdigest()}"
 
 
-@contextmanager
-def fetched(scratch: Path, url: str) -> Iterator[Iterator[bytes]]:
-    """What lies at an address, in pieces, of a file that is gone after the block. Raises InvalidArgument."""
-    if not url.startswith(("http://", "https://")):
-        raise InvalidArgument(f"{url} cannot be fetched: only http:// and https:// addresses can")
-    with TemporaryDirectory(dir=scratch, prefix="fetched-") as directory:
-        path = Path(directory) / "file"
-        fetch(url, path)
-        with open(path, "rb") as file:
-            yield iter(lambda: file.read(_CHUNK), b"")
+def _bounded(url: str, answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    size = 0
+    for piece in answer.stream(_CHUNK, decode_content=False):
+        size += len(piece)
+        if size > _MOST:
+            raise InvalidArgument(f"{url} is longer than {_MOST} bytes")
+        yield piece
 
 
 def _pool(pool: urllib3.PoolManager, url: str) -> urllib3.PoolManager:

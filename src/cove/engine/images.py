@@ -10,9 +10,9 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -40,6 +40,9 @@ from cove.wire import images as wire
 from cove.wire.containers import ContainerConfig
 from cove.wire.filters import Filters
 from cove.wire.times import moment
+
+if TYPE_CHECKING:
+    from cove.build.fetching import Answer
 
 _ALGORITHMS = ("sha256", "sha384", "sha512")
 
@@ -339,6 +342,9 @@ class ImageService:
         name = Reference.parse(f"{repo}:{tag}" if tag else repo).full if repo else ""
         wanted = _platform(platform)
 
+        connection = ExitStack()
+        answer = await self._context.executors.bulk(_opened, connection, address) if address else None
+
         def taken(archive: Iterable[bytes]) -> str:
             image = import_archive(
                 store.content,
@@ -353,14 +359,12 @@ class ImageService:
             return image.id
 
         def work(sink: Sink, cancel: threading.Event) -> None:
-            if not address:
+            if answer is None:
                 sink({"status": taken(body)})
                 return
             sink({"status": f"Downloading from {address}"})
-            from cove.build.fetching import fetched  # loads an HTTP client
-
-            with fetched(self._context.data.tmp, address) as pieces:
-                sink({"status": taken(pieces)})
+            with connection:
+                sink({"status": taken(answer.pieces)})
 
         return self._then(await told(self._context.executors, work), "import", name)
 
@@ -489,3 +493,9 @@ def _reference(name: str, tag: str) -> Reference:
     if not tag:
         return Reference.parse(name, default_tag="")
     return Reference.parse(f"{name}@{tag}" if ":" in tag else f"{name}:{tag}", default_tag="")
+
+
+def _opened(connection: ExitStack, address: str) -> Answer:
+    from cove.build.fetching import opened  # loads an HTTP client
+
+    return connection.enter_context(opened(address))
