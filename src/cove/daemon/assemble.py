@@ -65,7 +65,6 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         stack.callback(executors.close)
         projects = Projects(database)
         volumes = LocalDriver(config.data, projects)
-        volumes.sweep()
         projects.sweep(chain(config.data.volumes.glob("*/_data"), config.data.containers.glob("*/upper")))
         reports = Reports()
         runtime = await Runtime.connect(config.run, on_report=reports, on_reconnect=reports.reconnected)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from cove.engine.confining import confined
 from cove.engine.context import Context
 from cove.engine.naming import Naming
 from cove.engine.ports import default_address, requested, scope_of
-from cove.engine.records import DEFAULT, Attached, Record
+from cove.engine.records import DEFAULT, Attached, Facts, Record
 from cove.engine.registry import Container, Registry
 from cove.errors import Internal, InvalidArgument
 from cove.network import rates
@@ -175,15 +176,19 @@ class Attachments:
             self._networks.driver(network).limit(network, (endpoint,))
         self._registry.note(container, attached=msgspec.structs.replace(attached, endpoints=endpoints))
 
-    def restore(self, containers: list[Container]) -> None:
-        """After a daemon's start: let drivers learn what running containers hold, and publish again at once."""
+    def restore(self, containers: list[Container], unknown: Mapping[str, Facts]) -> None:
+        """After a daemon's start: let drivers learn what running containers hold, and publish again at once.
+
+        `unknown`: of containers of which no more can be read.
+        """
+        everything = [*(each.facts for each in containers), *unknown.values()]
         with self._context.ports.settle():
             for record in self._networks.all():
                 if record.network.name != DEFAULT:
-                    self._retake(record.network, containers)
-            self._networks.settle({each for container in containers for each in container.facts.attached.endpoints})
+                    self._retake(record.network, everything)
+            self._networks.settle({each for facts in everything for each in facts.attached.endpoints})
             if (default := self._networks.get(self._networks.identity(DEFAULT))) is not None:
-                self._retake(default, containers)
+                self._retake(default, everything)
             for container in containers:
                 attached = container.facts.attached
                 self.confine(container.record, attached)
@@ -194,8 +199,8 @@ class Attachments:
                         _log.warning("%s", warning)
         self.naming.restore(containers)
 
-    def _retake(self, network: Network, containers: list[Container]) -> None:
-        endpoints = [container.facts.attached.endpoints.get(network.id) for container in containers]
+    def _retake(self, network: Network, everything: list[Facts]) -> None:
+        endpoints = [facts.attached.endpoints.get(network.id) for facts in everything]
         self._networks.driver(network).restore(network, [each for each in endpoints if each is not None])
 
     def _network(self, identity: str) -> Network:

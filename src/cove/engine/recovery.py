@@ -21,6 +21,7 @@ import time
 from cove.engine import restarts
 from cove.engine.attachments import Attachments
 from cove.engine.context import Context
+from cove.engine.launch import cgroup_of
 from cove.engine.lifecycle import Lifecycle
 from cove.engine.registry import Container, Registry
 from cove.engine.removal import Removal
@@ -68,13 +69,15 @@ class Recovery:
                 if await self._adopt(container, status):
                     running.append(container)
             elif container.facts.running:
+                if status is None:  # a reboot; or its files were lost, and it may live unseen
+                    await self._context.runtime.delete(container.id, cgroup=cgroup_of(container, self._context))
                 ended.append((container, _exit_of(status)))
             else:
                 if status is not None:
                     await self._context.runtime.delete(container.id)
                 idle.append(container)
         with self._context.firewall.settle():
-            self._attachments.restore(running)
+            self._attachments.restore(running, self._registry.set_aside)
         for identity in statuses:
             if identity not in damaged:
                 _log.info("deleting the leftovers of container %s", identity)
@@ -143,11 +146,13 @@ class Recovery:
 
     async def after_reconnect(self) -> None:
         """A new supervisor took over: learn what ended while there was none."""
+        before = [(each, each.facts.started_ns) for each in self._registry if each.facts.running]
         statuses = {status.id: status for status in await self._context.runtime.list()}
-        for container in self._registry:
-            if not container.facts.running:
-                continue
+        same = [each for each, start in before if each.facts.running and each.facts.started_ns == start]
+        for container in same:
             status = statuses.get(container.id)
+            if status is None:
+                await self._context.runtime.delete(container.id, cgroup=cgroup_of(container, self._context))
             if status is None or status.phase == "exited":
                 self._lifecycle.exited(container.id, _exit_of(status))
 

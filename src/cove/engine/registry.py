@@ -89,6 +89,8 @@ class Registry:
         self._facts = Documents(database, "facts", Facts)
         self._by_id: dict[str, Container] = {}
         self._by_name: dict[str, str] = {}
+        self.set_aside: dict[str, Facts] = {}
+        """What is known of containers whose records cannot be read: they may run, and hold what they hold."""
 
     def load(self) -> tuple[str, ...]:
         """Read everything; returns the identities whose rows are damaged."""
@@ -96,9 +98,11 @@ class Registry:
         for identity, record in self._records.load().items():
             self._by_id[identity] = Container(record, facts.pop(identity, Facts()))
             self._by_name[record.name] = identity
-        for orphan in facts:
+        damaged = self._records.damaged
+        self.set_aside = {identity: each for identity, each in facts.items() if identity in damaged}
+        for orphan in facts.keys() - damaged.keys():
             self._facts.delete(orphan)
-        return tuple(self._records.damaged)
+        return tuple(damaged)
 
     def __iter__(self) -> Iterator[Container]:
         return iter(tuple(self._by_id.values()))

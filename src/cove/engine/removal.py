@@ -10,6 +10,7 @@ emptied at every start.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from cove.engine.telling import tell
 from cove.engine.volumes import VolumeService
 from cove.errors import CoveError, Internal, describe
 from cove.wire.containers import WaitResponse
+
+
+_log = logging.getLogger("cove.engine")
 
 
 class Removal:
@@ -41,12 +45,12 @@ class Removal:
         container.removing = True
         container.summary = None
         try:
-            doomed = self._set_aside(container.id)
-        except OSError as error:
+            doomed = await self._forget(container)
+        except (OSError, Internal) as error:
             container.removing = False
-            raise Internal(f"The container {container.name} could not be removed: {describe(error)}") from error
+            why = describe(error) if isinstance(error, OSError) else error.message
+            raise Internal(f"The container {container.name} could not be removed: {why}") from error
         readers = self.moved(container.id, doomed / self._context.data.container(container.id).log.name)
-        await self._drop(container, doomed)
         if container.record.host.storage_opt:
             self._context.projects.release(doomed / "upper")
         tell(self._context.events, container, "destroy")
@@ -80,13 +84,20 @@ class Removal:
                 each.cancel()
         await self._context.executors.disk(shutil.rmtree, doomed, ignore_errors=True)
 
-    async def _drop(self, container: Container, doomed: Path) -> None:
-        """Forget it; on a full disk, once its files have given their room back."""
+    async def _forget(self, container: Container) -> Path:
+        """Its row goes, then its files; on a full disk the files first, as they give their room back."""
         try:
             self._registry.drop(container)
         except Internal:
+            doomed = self._set_aside(container.id)
             await self._context.executors.disk(shutil.rmtree, doomed, ignore_errors=True)
             self._registry.drop(container)
+            return doomed
+        try:
+            return self._set_aside(container.id)
+        except OSError as error:
+            _log.warning("the files of container %s are deleted where they are: %s", container.name, describe(error))
+            return self._context.data.container(container.id).root
 
     async def close(self) -> None:
         """Let sweeps that have begun come to their end; slow readers are not waited for."""

@@ -44,8 +44,13 @@ class VolumeService:
         self.view = VolumeView(context, self._plugins, self._records, self.users)
 
     def load(self) -> None:
-        """Read the records."""
+        """Read the records, and finish what a crash cut short: what is written down is made, or wholly removed."""
         self._records.update(self._documents.load())
+        for name, driver in self._context.volume_drivers.items():
+            ours = {each.name: each.options for each in self._records.values() if each.driver == name}
+            for gone in driver.recover(ours):
+                self._documents.delete(gone)
+                del self._records[gone]
 
     async def collect(self) -> None:
         """Remove the volumes of work that a crash cut short."""
@@ -102,10 +107,6 @@ class VolumeService:
                 return known
             if not driver:
                 driver = ("" if anonymous else await self._plugins.having(name)) or "local"
-            if self._is_ours(driver):
-                await self._context.executors.disk(self._driver(driver).create, name, options or {})
-            else:
-                await self._plugins.create(driver, name, options or {})
             marks = {"com.docker.volume.anonymous": ""} if anonymous else {}
             record = VolumeRecord(
                 name=name,
@@ -116,9 +117,22 @@ class VolumeService:
                 anonymous=anonymous,
                 awaits=awaits,
             )
-            self._put(record)
+            await self._make(record)
+            self._records[name] = record
         self._context.events.emit("volume", "create", name, {"driver": driver})
         return record
+
+    async def _make(self, record: VolumeRecord) -> None:
+        """Written down first: a crash in the middle leaves what `load` completes."""
+        self._documents.put(record.name, record)
+        try:
+            if self._is_ours(record.driver):
+                await self._context.executors.disk(self._driver(record.driver).create, record.name, record.options)
+            else:
+                await self._plugins.create(record.driver, record.name, record.options)
+        except BaseException:
+            self._documents.delete(record.name)
+            raise
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Delete a volume that no container names."""

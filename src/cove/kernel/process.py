@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import signal
 import struct
 from contextlib import suppress
@@ -136,6 +137,13 @@ def send_signal(pidfd: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def has_ended(pidfd: int) -> bool:
+    """Whether it is over, reaped or not (pidfd_open(2): it is readable then)."""
+    look = select.poll()
+    look.register(pidfd, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def reopen(pid: int, ticks: int, boot: str) -> int | None:

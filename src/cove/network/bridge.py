@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import secrets
 import socket
 import threading
@@ -36,6 +37,7 @@ from cove.paths import Instance
 
 _log = logging.getLogger(__name__)
 DEFAULT_NETWORK = "bridge"
+_HOST_END = re.compile("veth[0-9a-f]{8}")
 _LINGER = 2.0
 """Seconds after which a dead container's veth should be gone with its namespace."""
 
@@ -162,6 +164,7 @@ class BridgeDriver:
             elif options.bridge(network.options, internal=network.internal).link:
                 self._restore_named(network)
             self._shaper.restore(network, found)
+            self._remove_strays(network, found)
 
     def close(self) -> None:
         """At a clean shutdown: remove the bridges that no container uses."""
@@ -238,6 +241,17 @@ class BridgeDriver:
                     route.commit([netlink.enslave(name, master), *_port(ruled, name)])
         except OSError as error:
             raise Internal(f"The network {network.name} could not be restored: {reason(error)}") from error
+
+    def _remove_strays(self, network: Network, endpoints: list[Endpoint]) -> None:
+        """Veths on its bridges that belong to nobody: a daemon died while it joined a running container."""
+        known = {each.host_ifname for each in endpoints}
+        with netlink.Route() as route:
+            links = route.links()
+        names = self._switches.names(network)
+        bridges = {each.ifindex for each in links if each.name in names and each.kind == "bridge"}
+        for each in links:
+            if each.master in bridges and each.name not in known and _HOST_END.fullmatch(each.name):
+                delete_link(each.name)
 
     def _sweep(self) -> None:
         """Delete veths that outlived their container, because another process still holds its namespace."""

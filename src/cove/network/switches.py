@@ -74,6 +74,11 @@ class Switches:
                 lost.append(endpoint)
         return [(each.host_ifname, self.place(network, each, primary, route, together=together)) for each in lost]
 
+    @staticmethod
+    def names(network: Network) -> set[str]:
+        """What its bridges are called, those that there are and those that there may be."""
+        return {network.link, *(_name(network, number) for number in range(1, _MOST + 1))}
+
     def remove(self, network: Network) -> None:
         """Take the further bridges away. Idempotent."""
         self._places.pop(network.id, None)

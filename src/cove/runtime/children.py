@@ -88,10 +88,11 @@ def create(launch: Launch, sync_fd: int, run: RunRoot, *, cgroups: Cgroups, loop
         except FileExistsError:
             raise Conflict(f"Container {launch.id} exists already in {run.root}; delete it first") from None
         undo.callback(remove_run_directory, run, launch.id)
-        cgroup = spec.linux.cgroups_path
+        cgroup, terminal = spec.linux.cgroups_path, spec.process.terminal
+        status = _announced(launch, cgroup, terminal=terminal)
+        state.save(paths.state, status)  # first, so that whoever takes over in the middle knows what there may be
         cgroups.create(cgroup, spec.linux.resources)
         undo.callback(cgroups.remove, cgroup)
-        terminal = spec.process.terminal
         if terminal:
             child_ends, streams = ChildStdio(console=True), stdio.Streams([])
         else:
@@ -106,20 +107,25 @@ def create(launch: Launch, sync_fd: int, run: RunRoot, *, cgroups: Cgroups, loop
             paths.seccomp.write_bytes(bpf)
         child = _first(launch, sync_fd, child_ends, bpf, cgroups=cgroups, forker=forker)
         undo.callback(child.close)
-        status = Status(
-            id=launch.id,
-            pid=child.pid,
-            start_ticks=process.start_ticks(child.pid),
-            boot_id=process.boot_id(),
-            cgroup=cgroup,
-            started_at=time.time(),
-            terminal=terminal,
-            stdin=launch.stdin,
-            log=launch.log,
-        )
+        status = state.born(status, child.pid, process.start_ticks(child.pid), time.time())
         state.save(paths.state, status)
         undo.pop_all()
     return Container(status, child, streams, pump)
+
+
+def _announced(launch: Launch, cgroup: str, *, terminal: bool) -> Status:
+    """The Status of a container whose first process is yet to be made."""
+    return Status(
+        id=launch.id,
+        pid=0,
+        start_ticks=0,
+        boot_id=process.boot_id(),
+        cgroup=cgroup,
+        started_at=0.0,
+        terminal=terminal,
+        stdin=launch.stdin,
+        log=launch.log,
+    )
 
 
 def _filter(profile: Seccomp | None) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +34,8 @@ from cove.runtime.roots import Roots
 _PR_SET_CHILD_SUBREAPER = 36
 _decode = msgspec.json.Decoder(m.Created | m.Done | m.Refused | m.Statuses | m.Exited | m.OutOfMemory).decode
 _encode = msgspec.json.Encoder().encode
+_REPEATABLE = (m.List, m.Stdio, m.Signal, m.Freeze, m.Update, m.Resize, m.CloseStdin, m.Delete)
+_ATTEMPTS, _PATIENCE = 3, 30
 _KINDS: dict[str, type[errors.CoveError]] = {
     kind.__name__: kind
     for kind in (errors.InvalidArgument, errors.NotFound, errors.Conflict, errors.Unsupported, errors.Internal)
@@ -188,10 +191,11 @@ class Runtime:
         for exec_id, (_, pidfd) in list(self._execs.items()):
             self._watch_orphan(exec_id, pidfd)
         try:
-            statuses = await self.list()
+            reply, _ = await self._once(m.List(), ())
         except errors.Unavailable:
             return  # this one died too: its successor is being connected to already
-        for status in statuses:
+        assert isinstance(reply, m.Statuses)
+        for status in reply.statuses:
             if status.exit is not None and status.id in self._pids:  # it ended while nobody was connected
                 self._deliver(m.Exited(id=status.id, exit=status.exit))
         if self._on_reconnect is not None:
@@ -249,8 +253,21 @@ class Runtime:
             os.close(pidfd)
 
     async def _request(self, message: m.Request, fds: Sequence[int] = ()) -> tuple[m.Reply, tuple[int, ...]]:
-        await asyncio.wait_for(self._ready.wait(), 30)
-        assert self._socket is not None
+        """What may be asked twice is asked again when a supervisor dies in the middle of it."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._once(message, fds)
+            except errors.Unavailable:
+                if self._closing or not isinstance(message, _REPEATABLE):
+                    raise
+        return await self._once(message, fds)
+
+    async def _once(self, message: m.Request, fds: Sequence[int]) -> tuple[m.Reply, tuple[int, ...]]:
+        while self._socket is None:  # it may have died again before this task has its turn
+            try:
+                await asyncio.wait_for(self._ready.wait(), 0 if self._closing else _PATIENCE)
+            except TimeoutError:
+                raise errors.Unavailable("There is no supervisor; see the daemon's log for its reason") from None
         self._number += 1
         future: asyncio.Future[tuple[m.Reply, tuple[int, ...]]] = asyncio.get_running_loop().create_future()
         self._waiting[self._number] = future
@@ -290,15 +307,13 @@ class Runtime:
     # ── requests ──────────────────────────────────────────────────────────────────────────────────
 
     async def create(self, launch: m.Launch) -> Process:
-        """Make a container's first process; it waits for `Process.go`."""
+        """Make a container's first process, which waits for `Process.go`; by the next supervisor if this one dies."""
         await self._roots.released(launch.id)
-        near, far = channel.pair()
         try:
-            with far:
-                reply, fds = await self._request(m.Create(launch=launch), (far.fileno(),))
-        except BaseException:
-            near.close()
-            raise
+            near, reply, fds = await self._ask(launch)
+        except errors.Unavailable:
+            await self._request(m.Delete(id=launch.id))  # the next supervisor found it half made, perhaps
+            near, reply, fds = await self._ask(launch)
         assert isinstance(reply, m.Created) and launch.spec.process is not None
         self._pids[launch.id] = reply.pid
         self._keep(launch.id, fds[0])
@@ -311,6 +326,15 @@ class Runtime:
             terminal=launch.spec.process.terminal,
             on_root=lambda root: self._roots.hold(launch.id, root),
         )
+
+    async def _ask(self, launch: m.Launch) -> tuple[socket.socket, m.Reply, tuple[int, ...]]:
+        near, far = channel.pair()
+        try:
+            with far:
+                return near, *await self._request(m.Create(launch=launch), (far.fileno(),))
+        except BaseException:
+            near.close()
+            raise
 
     async def exec(self, launch: m.ExecLaunch, fds: tuple[int, int, int] | None) -> Process:
         """Make a further process; `fds` are its stdin, stdout and stderr unless it has a terminal."""
@@ -358,9 +382,11 @@ class Runtime:
         self._forget_descriptor(identity)
         await self._request(m.CloseStdin(id=identity))
 
-    async def delete(self, identity: str) -> None:
-        """Kill and forget it."""
-        await self._request(m.Delete(id=identity))
+    async def delete(self, identity: str, *, cgroup: str = "") -> None:
+        """Kill and forget it; `cgroup` for one that the supervisor may not know."""
+        await self._request(m.Delete(id=identity, cgroup=cgroup))
+        if cgroup and identity in self._pidfds:
+            process.send_signal(self._pidfds[identity], signal.SIGKILL)  # wherever its processes were moved to
         self._reap(identity)
         self._forget_all(identity)
 

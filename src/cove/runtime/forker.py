@@ -88,7 +88,12 @@ class Forker:
             self._discard()
         if not self._spares and self._asked:
             self._collect()
-        return self._spares.popleft() if self._spares else self._ask(flags, (), None)
+        while self._spares:
+            spare = self._spares.popleft()
+            if not process.has_ended(spare.pidfd):
+                return spare
+            _bury(spare)
+        return self._ask(flags, (), None)
 
     def _mounts_changed(self) -> bool:
         """Whether the host's mounts are others than at the last look (proc(5), mountinfo's poll)."""
@@ -155,10 +160,7 @@ class Forker:
 
     def _discard(self) -> None:
         while self._spares:
-            spare = self._spares.popleft()
-            spare.gate.close()
-            os.waitid(os.P_PIDFD, spare.pidfd, os.WEXITED)
-            os.close(spare.pidfd)
+            _bury(self._spares.popleft())
 
     def _restart(self) -> None:
         assert self._socket is not None
@@ -167,6 +169,13 @@ class Forker:
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
         self.start()
+
+
+def _bury(spare: Newborn) -> None:
+    """A spare ends when its gate is closed."""
+    spare.gate.close()
+    os.waitid(os.P_PIDFD, spare.pidfd, os.WEXITED)
+    os.close(spare.pidfd)
 
 
 # ── in the forker ─────────────────────────────────────────────────────────────────────────────────

@@ -202,9 +202,13 @@ class Adopt(_Message, frozen=True, kw_only=True):
 
 
 class Delete(_Message, frozen=True, kw_only=True):
-    """Kill what is left, remove cgroup, FIFOs and state. Idempotent. Reply: Done."""
+    """Kill what is left, remove cgroup, FIFOs and state. Idempotent. Reply: Done.
+
+    `cgroup`: where its processes are, for a supervisor that knows no such container (its files were lost).
+    """
 
     id: str
+    cgroup: str = ""
 
 
 class List(_Message, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ is synced to a disk). Anyone may read it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,13 +26,15 @@ _encoder = msgspec.json.Encoder()
 
 
 def save(path: Path, status: Status) -> None:
-    """Replace the file at `path`."""
-    temporary = f"{path}.new"
+    """Replace the file at `path`; OSError when there is no room, and then the old one stays."""
+    temporary, content = f"{path}.new", _encoder.encode(status)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, _encoder.encode(status))
+        written = os.write(fd, content)
     finally:
         os.close(fd)
+    if written < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     os.rename(temporary, path)
 
 
@@ -51,9 +54,27 @@ def load_all(run: RunRoot) -> Iterator[Status]:
                 yield status
 
 
+def unreadable(run: RunRoot) -> Iterator[str]:
+    """The identities of run directories that tell nothing: their file is damaged, or was never written."""
+    if run.containers.is_dir():
+        for name in sorted(os.listdir(run.containers)):
+            if load(run.container(name).state) is None:
+                yield name
+
+
+def is_born(status: Status) -> bool:
+    """Whether its first process was ever made: the file is there before anything else is."""
+    return status.pid > 0
+
+
 def is_live(status: Status) -> bool:
     """Whether it has a process."""
     return status.phase != "exited"
+
+
+def born(status: Status, pid: int, start_ticks: int, at: float) -> Status:
+    """Its first process is there, and waits at the barrier."""
+    return msgspec.structs.replace(status, pid=pid, start_ticks=start_ticks, started_at=at)
 
 
 def started(status: Status, at: float) -> Status:

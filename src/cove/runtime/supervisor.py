@@ -16,12 +16,10 @@ It imports only what its children may need, because nothing is imported after th
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -35,7 +33,7 @@ from cove.ipc import channel
 from cove.kernel import process
 from cove.kernel.cgroups import Cgroups, drain_events
 from cove.paths import RunRoot
-from cove.runtime import children, state, terminal
+from cove.runtime import children, seat, state, terminal
 from cove.runtime import messages as m
 from cove.runtime.children import Child, Container
 from cove.runtime.ends import Ends
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
 _decode = msgspec.json.Decoder(m.Request).decode
 _encode = msgspec.json.Encoder().encode
 _SECOND_LOOKS = (0.02, 0.2)
+_SAVE_AGAIN = 1.0
 _UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody saw its exit code"
 
 
@@ -71,6 +70,9 @@ class Supervisor:
         """Take over what is there, then serve until Shutdown."""
         for status in list(state.load_all(self._run)):
             self._take_over(status)
+        for identity in list(state.unreadable(self._run)):
+            seat.warn(f"the state of container {identity[:12]} cannot be read, so what is left of it is ended")
+            self._clear(identity, f"/{self._cgroups.parent}/{identity}")
         self._loop.watch(listener.fileno(), lambda: self._accept(listener))
         gc.collect()
         gc.freeze()
@@ -156,7 +158,7 @@ class Supervisor:
             case m.Adopt():
                 self._adopt(self._container(request.id), packet)
             case m.Delete():
-                self._delete(request.id)
+                self._delete(request)
             case m.Shutdown():
                 self._shutdown()
         self._send(connection, packet.number, answer)
@@ -253,9 +255,11 @@ class Supervisor:
         else:
             os.close(fd)
 
-    def _delete(self, identity: str) -> None:
+    def _delete(self, request: m.Delete) -> None:
+        identity = request.id
         container = self._containers.pop(identity, None)
         if container is None:
+            self._clear(identity, request.cgroup)
             return
         if container.child is not None:
             process.send_signal(container.child.pidfd, signal.SIGKILL)
@@ -266,6 +270,13 @@ class Supervisor:
         if not container.released:
             self._kill_rest(container)
             self._release(container)
+        children.remove_run_directory(self._run, identity)
+
+    def _clear(self, identity: str, cgroup: str) -> None:
+        """End and remove what may be there of a container of which no more is known."""
+        if cgroup:
+            self._cgroups.kill(cgroup)
+            self._cgroups.remove(cgroup)
         children.remove_run_directory(self._run, identity)
 
     def _is_ours(self, child: Child) -> bool:
@@ -410,10 +421,23 @@ class Supervisor:
         self._cgroups.kill(container.status.cgroup)
 
     def _save(self, container: Container, status: m.Status) -> None:
+        """A file that cannot be written (a full /run, a directory that somebody removed) is tried again later."""
         container.status = status
-        state.save(self._run.container(status.id).state, status)
+        try:
+            state.save(self._run.container(status.id).state, status)
+        except OSError as error:
+            seat.warn(f"the state of container {status.id[:12]} is not written yet: {describe(error)}")
+            self._loop.later(_SAVE_AGAIN, lambda: self._save_again(container, status))
+
+    def _save_again(self, container: Container, status: m.Status) -> None:
+        known = self._containers.get(status.id) is container
+        if known and container.status is status and self._run.container(status.id).root.is_dir():
+            self._save(container, status)
 
     def _take_over(self, status: m.Status) -> None:
+        if not state.is_born(status):
+            self._clear(status.id, status.cgroup)  # its supervisor died while it made it
+            return
         if not state.is_live(status):
             self._containers[status.id] = children.remember(status)
             return
@@ -428,26 +452,6 @@ class Supervisor:
         self._watch_container(container)
 
 
-def listen(path: Path) -> socket.socket:
-    """The socket that the daemon connects to."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    path.unlink(missing_ok=True)
-    listener.bind(str(path))
-    path.chmod(0o600)
-    listener.listen(64)
-    return listener
-
-
-def lock(path: Path) -> int:
-    """Hold the lock of this run root until the process ends; SystemExit when another supervisor has it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.exit(f"cove supervisor: another supervisor serves {path.parent}")
-    return fd
-
-
 def main(argv: list[str] | None = None) -> None:
     """Entry of `python -m cove.runtime.supervisor`."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -458,9 +462,9 @@ def main(argv: list[str] | None = None) -> None:
         options = _options(argv)
         run = RunRoot(options.run_root)
         run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = lock(run.supervisor_lock)
+        held = seat.lock(run.supervisor_lock)
         supervisor = Supervisor(run, Cgroups.detect(options.cgroup_parent, "systemd"), forker)
-        with listen(run.supervisor_socket) as listener:
+        with seat.listen(run.supervisor_socket) as listener:
             supervisor.serve(listener)
         run.supervisor_socket.unlink(missing_ok=True)
         os.close(held)

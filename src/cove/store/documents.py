@@ -32,6 +32,7 @@ class Documents(Generic[T]):
             f"ON CONFLICT ({key}) DO UPDATE SET {updates}"
         )
         self._remove = f"DELETE FROM {table} WHERE {key} = ?"
+        self._rename = f"UPDATE {table} SET name = ? WHERE {key} = ?"
         self._select = f"SELECT {key}, record FROM {table}"
         self.damaged: dict[str, str] = {}
 
@@ -43,6 +44,8 @@ class Documents(Generic[T]):
                 values[str(key)] = self._decoder.decode(record)
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
                 self.damaged[str(key)] = str(error)
+                if self._named:  # its name is free again; no name that anybody chooses has a slash
+                    self._database.execute(self._rename, (f"damaged/{key}", key))
         return values
 
     def put(self, key: str, value: T, *, name: str = "") -> None:

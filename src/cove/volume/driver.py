@@ -43,6 +43,12 @@ class Driver(Protocol):
     def size(self, name: str) -> int:
         """Bytes on disk."""
 
+    def recover(self, wanted: Mapping[str, Mapping[str, str]]) -> set[str]:
+        """At a daemon's start: finish what a crash cut short, a create or a remove.
+
+        `wanted`: the options of each volume that there should be. Returns the names of those that were being removed.
+        """
+
     def unfinished(self, token: str) -> str:
         """A name for a volume that is not there yet: one that bears it after a crash is deleted."""
 

@@ -9,6 +9,7 @@ that uses it: nothing is ever mounted on the host.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
@@ -22,6 +23,7 @@ from cove.oci.spec import Mount
 from cove.paths import DataRoot
 from cove.volume import sized
 
+_log = logging.getLogger(__name__)
 _OPTIONS = frozenset({"type", "device", "o", "size"})
 _BY_ADDRESS = ("nfs", "cifs", "smb3")
 
@@ -39,13 +41,15 @@ class LocalDriver:
     def create(self, name: str, options: Mapping[str, str]) -> None:
         """Make an empty directory, or check the options of a device."""
         check_options(options)
+        was_there = self.exists(name)
         try:
             self.path(name).mkdir(mode=0o755, parents=True, exist_ok=True)
             os.chmod(self._root / name, 0o701)
             if "size" in options:
                 self._bound(name, sized.parse(options["size"]))
         except CoveError:
-            self.remove(name)
+            if not was_there:
+                self.remove(name)
             raise
         except OSError as error:
             raise Internal(f"The volume {name} cannot be made: {describe(error)}") from error
@@ -162,12 +166,18 @@ class LocalDriver:
         except OSError as error:
             raise Internal(f"The volume {name} cannot be removed: {describe(error)}") from error
 
-    def sweep(self) -> None:
-        """Finish removals that a crash cut short, and forget what was not finished."""
-        with os.scandir(self._root) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") and entry.name.endswith(".removed"):
-                    shutil.rmtree(entry.path, ignore_errors=True)
+    def recover(self, wanted: Mapping[str, Mapping[str, str]]) -> set[str]:
+        doomed = {name for name in os.listdir(self._root) if name.startswith(".") and name.endswith(".removed")}
+        missing = {name for name in wanted if not self.exists(name)}
+        removed = {name for name in missing if f".{name}.removed" in doomed}
+        for name in missing - removed:
+            try:
+                self.create(name, wanted[name])
+            except CoveError as error:
+                _log.warning("the volume %s is not there: %s", name, error.message)
+        for name in doomed:
+            shutil.rmtree(self._root / name, ignore_errors=True)
+        return removed
 
 
 def _words(options: Mapping[str, str]) -> tuple[str, ...]:
