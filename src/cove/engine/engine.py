@@ -99,7 +99,7 @@ class Engine:
         self._health = HealthChecks(context, self.execs, self._tasks)
         self.lifecycle.on_start.append(self._health.begin)
         self.lifecycle.on_end.extend((self._health.end, self._end_execs))
-        self._recovery = Recovery(context, registry, attachments, self.lifecycle, self._removal, self._tasks)
+        self._recovery = Recovery(context, registry, attachments, self.lifecycle, joining, self._removal, self._tasks)
 
     @property
     def builds(self) -> BuildService:

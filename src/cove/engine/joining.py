@@ -68,12 +68,23 @@ class Joining:
                 ready = interface(made, record.endpoints[network.name])
                 await _inside(container, lambda: _arrive(ready, attached.endpoints, endpoints))
             undo.callback(self._attachments.naming.left, container.id, network.id)
-            await self._told(container, record, endpoints)
+            await self._told(container, container.record, record, endpoints)
             self._attachments.publish_again(container)
             undo.pop_all()
 
-    async def leave(self, container: Container, network: Network, record: Record) -> None:
-        """Take a running container's interface away; ports that led through it go another way, or end."""
+    async def finish(self, container: Container) -> None:
+        """After a daemon died in the middle of a join or a leave: a network that the record does not name goes."""
+        for identity in list(container.facts.attached.endpoints):
+            network = self._networks.get(identity)
+            if network is not None and network.name not in container.record.endpoints:
+                await self.leave(container, network, container.record)
+
+    async def leave(self, container: Container, network: Network, before: Record) -> None:
+        """Take a running container's interface away; ports that led through it go another way, or end.
+
+        `before`: what the container was while it was on this network; its record knows that no more.
+        """
+        record = container.record
         attached, driver = container.facts.attached, self._networks.driver(network)
         endpoint = attached.endpoints.get(network.id)
         if endpoint is None or container.process is None:
@@ -84,7 +95,7 @@ class Joining:
         await _inside(container, lambda: _depart(endpoint, attached.endpoints, rest))
         driver.release(network, endpoint)
         self._attachments.naming.left(container.id, network.id)
-        await self._told(container, record, rest)
+        await self._told(container, before, record, rest)
         if published(attached.endpoints) is endpoint:
             self._context.ports.unpublish(container.id)
             self._registry.note(container, attached=msgspec.structs.replace(container.facts.attached, ports=()))
@@ -98,10 +109,10 @@ class Joining:
         if waiting is not None:
             await waiting
 
-    async def _told(self, container: Container, record: Record, endpoints: Endpoints) -> None:
+    async def _told(self, container: Container, was: Record, record: Record, endpoints: Endpoints) -> None:
         """Names and name files follow the networks."""
         assert container.process is not None
-        before = container.record, container.facts.attached
+        before = was, container.facts.attached
         attached = msgspec.structs.replace(container.facts.attached, endpoints=endpoints)
         waiting = self._attachments.naming.begin(record, attached, container.process.pidfd)
         if waiting is not None:

@@ -20,7 +20,7 @@ from cove.engine.joining import Joining
 from cove.engine.places import checked
 from cove.engine.records import DEFAULT, PREDEFINED, NetworkRecord
 from cove.engine.registry import Container, Registry
-from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound, Unsupported
+from cove.errors import Conflict, CoveError, Forbidden, InvalidArgument, NotFound, Unsupported
 from cove.network import options, rates
 from cove.network.driver import Driver, Network, Subnet
 from cove.store.documents import Documents
@@ -232,11 +232,15 @@ class NetworkService:
                 raise Forbidden(f"container {container.id} is not connected to network {network.name}")
             if network.driver == "host":
                 raise Forbidden("container cannot be disconnected from host network or connected to host network")
-            endpoints = {name: at for name, at in container.record.endpoints.items() if name != network.name}
+            before = container.record
+            endpoints = {name: at for name, at in before.endpoints.items() if name != network.name}
+            self._registry.rewrite(container, endpoints=endpoints)  # first: who comes after a crash finishes it
             if container.facts.running:
-                record = msgspec.structs.replace(container.record, endpoints=endpoints)
-                await self._joining.leave(container, network, record)
-            self._registry.rewrite(container, endpoints=endpoints)
+                try:
+                    await self._joining.leave(container, network, before)
+                except CoveError:
+                    self._registry.rewrite(container, endpoints=before.endpoints)
+                    raise
         self._emit(network, "disconnect", container)
 
     def users(self, network: Network) -> Sequence[Container]:

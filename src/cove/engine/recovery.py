@@ -21,6 +21,7 @@ import time
 from cove.engine import restarts
 from cove.engine.attachments import Attachments
 from cove.engine.context import Context
+from cove.engine.joining import Joining
 from cove.engine.launch import cgroup_of
 from cove.engine.lifecycle import Lifecycle
 from cove.engine.registry import Container, Registry
@@ -44,9 +45,11 @@ class Recovery:
         registry: Registry,
         attachments: Attachments,
         lifecycle: Lifecycle,
+        joining: Joining,
         removal: Removal,
         tasks: Tasks,
     ) -> None:
+        self._joining = joining
         self._context = context
         self._registry = registry
         self._attachments = attachments
@@ -78,6 +81,8 @@ class Recovery:
                 idle.append(container)
         with self._context.firewall.settle():
             self._attachments.restore(running, self._registry.set_aside)
+        for container in running:
+            await self._finish(container)
         for identity in statuses:
             if identity not in damaged:
                 _log.info("deleting the leftovers of container %s", identity)
@@ -110,6 +115,12 @@ class Recovery:
         self._registry.note(container, **changes)
         container.started.set()
         return True
+
+    async def _finish(self, container: Container) -> None:
+        try:
+            await self._joining.finish(container)
+        except CoveError as error:
+            _log.warning("container %s did not leave a network wholly: %s", container.name, error.message)
 
     async def _settle(self, container: Container, exit_: Exit) -> None:
         try:

@@ -24,7 +24,6 @@ from cove.engine.volumes import VolumeService
 from cove.errors import CoveError, Internal, describe
 from cove.wire.containers import WaitResponse
 
-
 _log = logging.getLogger("cove.engine")
 
 
