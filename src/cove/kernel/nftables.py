@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import threading
 
 from cove.errors import Unsupported
@@ -24,6 +25,23 @@ _NFGENMSG = 4
 _TABLE_NAME = 1
 """Every message about a table, chain, rule or set carries its table's name as attribute 1."""
 _OUTPUT_TERSE = 1 << 11
+_SEATS = 4
+
+
+class Seats:
+    """Low descriptors, kept free for the library's socket: it waits with select(2), which ends a process whose
+    descriptor is beyond FD_SETSIZE (1024), and a daemon of many containers has all of those in use.
+
+    More than one, as another thread may take one at the moment they are given up.
+    """
+
+    def __init__(self) -> None:
+        self._held = [os.open("/", os.O_PATH | os.O_CLOEXEC) for _ in range(_SEATS)]
+
+    def give_up(self) -> None:
+        """Idempotent."""
+        while self._held:
+            os.close(self._held.pop())
 
 
 class Nftables:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 
 from cove.errors import Internal, Unsupported
-from cove.kernel.nftables import Nftables, Watch
+from cove.kernel.nftables import Nftables, Seats, Watch
 from cove.network import egress, ruleset
 from cove.network.egress import Confined
 from cove.network.ruleset import Publication, Ruled
@@ -31,6 +31,7 @@ class Firewall:
         """`table`: the instance's `nft_table`. Nothing is loaded or written before the first bridge."""
         self.table = table
         self._nftables: Nftables | None = None
+        self._seats = Seats()
         self._lock = threading.RLock()
         self._bridges: dict[str, Ruled] = {}
         self._published: dict[str, tuple[Publication, ...]] = {}
@@ -246,6 +247,7 @@ class Firewall:
 
     def _nft(self) -> Nftables:
         if self._nftables is None:
+            self._seats.give_up()
             self._nftables = Nftables()
         return self._nftables
 
