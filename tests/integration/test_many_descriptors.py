@@ -1,4 +1,4 @@
-"""More descriptors than select(2) can count (1024), as a daemon of many containers has: libnftables must not meet one."""
+"""More descriptors than select(2) can count (1024), as a daemon of many containers has: the firewall works on."""
 
 from __future__ import annotations
 
