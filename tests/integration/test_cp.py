@@ -29,6 +29,11 @@ _OUT = (
     ("/w/d", "here"), ("/w/file", "link"), ("/w/file", "lost"), ("w/file", "."), ("/nope", "."), ("/", "new"),
 )  # fmt: skip
 
+_ACROSS = (
+    ("/w/d", "/w/new"), ("/w/d", "/w/ex"), ("/w/d/.", "/w/new"), ("/w/d/in", "/w/exl"), ("/w/file", "/w/d/f"),
+    ("/w/exl", "/w/new"),
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def seeded(daemon: Daemon) -> Iterator[str]:
@@ -88,3 +93,34 @@ def test_out_of_a_container(daemon: Daemon, seeded: str, tmp_path: Path) -> None
                 assert seen[0] == seen[1], (source, target, follow)
     finally:
         daemon.cove("rm", "-f", "target")
+
+
+@pytest.mark.parametrize("words", [("-a",), ("-L",)])
+def test_between_containers_as_over_this_machine(
+    daemon: Daemon, seeded: str, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """What docker does in two steps is one."""
+    make = "cd /w; ln d/f d/hard; chown 1000:2000 d/f; mkfifo d/pipe; chmod 4750 d/f; date > d/$(printf %0150d 7)"
+    daemon.cove("run", "--name", "source", seeded, "sh", "-c", make)
+    try:
+        for at, (path, target) in enumerate(_ACROSS):
+            listed = []
+            for steps in (1, 2):
+                daemon.cove("create", "--name", "target", seeded, "true")
+                if steps == 1:
+                    daemon.cove("cp", *words, f"source:{path}", f"target:{target}")
+                else:
+                    between = tmp_path / f"{at}"
+                    between.mkdir()
+                    daemon.cove("cp", *words, f"source:{path}", str(between))
+                    name = "." if path.endswith("/.") else next(between.iterdir()).name
+                    daemon.cove("cp", *words, f"{between}/{name}", f"target:{target}")
+                listed.append(_listed(daemon, tmp_path / "out.tar"))
+                daemon.cove("rm", "target")
+            assert listed[0] == listed[1], (path, target)
+        daemon.cove("create", "--name", "target", seeded, "true")
+        for path, target, why in (("/w/d", "/w/file", "over the file"), ("/nope", "/w", "there is no /nope")):
+            refused = daemon.cove("cp", f"source:{path}", f"target:{target}", check=False)
+            assert refused.returncode and why in refused.stderr
+    finally:
+        daemon.cove("rm", "-f", "source", "target", check=False)

@@ -85,6 +85,33 @@ def _content(path: str, size: int) -> Iterator[bytes]:
         yield bytes(_BLOCK - size % _BLOCK)
 
 
+def renamed(chunks: Iterator[bytes], name: str, *, keep_ids: bool) -> Iterator[bytes]:
+    """The archive that comes in `chunks`, its topmost entry called `name` ("." for what is in it alone)."""
+
+    def under(old: str) -> str:
+        return "/".join([name, *old.strip("/").split("/")[1:]])
+
+    try:
+        with tarfile.open(fileobj=ChunkReader(chunks), mode="r|") as archive:  # type: ignore[call-overload]
+            for info in archive:
+                for key in ("path", "linkpath"):
+                    info.pax_headers.pop(key, None)  # they would win over the names
+                info.name = under(info.name) + "/" * info.isdir()
+                if info.islnk():
+                    info.linkname = under(info.linkname)
+                if not keep_ids:
+                    info.uid = info.gid = 0
+                    info.uname = info.gname = ""
+                yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+                if info.isreg() and (source := archive.extractfile(info)) is not None:
+                    while data := source.read(_PIECE):
+                        yield data
+                    yield bytes(-info.size % _BLOCK)
+    except tarfile.TarError as error:
+        raise InvalidArgument(f"the archive that came out of the container is damaged: {error}") from error
+    yield bytes(2 * _BLOCK)
+
+
 class ChunkReader:
     """An iterator of chunks as the file that `tarfile` reads."""
 
@@ -166,7 +193,7 @@ def _place(
         else:
             _clear(parent, name)
             _make_other(archive, info, parent, name, root, rename)
-        if keep_ids and os.geteuid() == 0:
+        if keep_ids and os.geteuid() == 0 and not info.islnk():  # its file has its owner, and may have setuid
             os.chown(name, info.uid, info.gid, dir_fd=parent, follow_symlinks=False)
         if not info.issym() and not info.isdir() and not info.islnk():
             os.chmod(name, info.mode & 0o7777, dir_fd=parent)

@@ -1,6 +1,6 @@
-"""`cove cp`: files between a container and this machine, in either direction.
+"""`cove cp`: files between a container and this machine, in either direction, and between containers.
 
-    cove cp CONTAINER:PATH LOCAL|-        cove cp LOCAL|- CONTAINER:PATH
+    cove cp CONTAINER:PATH LOCAL|-        cove cp LOCAL|- CONTAINER:PATH        cove cp CONTAINER:PATH CONTAINER:PATH
 
 The rules are those of `cp -a`: into a directory that exists, under the source's own name;
 else, to the name given. SOURCE/. means what is in it. `-` is a tar archive on stdin or
@@ -15,7 +15,7 @@ import sys
 
 from cove.cli.files import chunks_of
 from cove.cli.flags import Call, Flag, UsageError, Verb
-from cove.cli.localtar import pack, unpack
+from cove.cli.localtar import pack, renamed, unpack
 from cove.cli.terminal import is_terminal
 from cove.client import ApiError, Client, connect
 
@@ -30,9 +30,9 @@ _DIRECTORY, _LINK = 1 << 31, 1 << 27
 def run(call: Call) -> int:
     source, target = call.arguments
     from_container, to_container = _split(source), _split(target)
-    if from_container and to_container:
-        raise UsageError("cove cp copies between a container and this machine, not between two containers")
     client = connect(call.host)
+    if from_container and to_container:
+        return _across(client, call, *from_container, *to_container)
     if from_container:
         return _out(client, call, *from_container, target)
     if to_container:
@@ -123,18 +123,40 @@ def _into(client: Client, call: Call, source: str, container: str, path: str) ->
         raise UsageError(f"{source} does not exist")
     is_directory = os.path.isdir(source) and (follow or not os.path.islink(source) or source.endswith(("/", "/.")))
     contents = source.endswith("/.") or source == "."
-    if exists_as_directory:
-        directory, name = path, "." if contents else os.path.basename(os.path.abspath(source))
-    else:
-        if path.endswith("/") and not is_directory:
-            raise UsageError(f"the directory {container}:{path} does not exist")
-        if found and is_directory:
-            raise UsageError(f"a directory cannot be copied over the file {container}:{path}")
-        directory, name = posixpath.dirname(path.rstrip("/")) or "/", posixpath.basename(path.rstrip("/"))
+    usual = "." if contents else os.path.basename(os.path.abspath(source))
+    directory, name = _place(container, path, found, usual, is_directory=is_directory)
     local = source.rstrip("/") if len(source) > 1 and not source.endswith("/.") else source
     archive = pack(local, name, follow=follow or source.endswith("/"), keep_ids=keep)
     client.containers.write_archive(container, directory, archive, copy_ids=keep)
     return 0
+
+
+def _across(client: Client, call: Call, container: str, path: str, other: str, target: str) -> int:
+    """From one container into another one, through this process; owners as when it went over this machine."""
+    if call.flag("follow-link"):
+        path = _followed(client, container, path)
+    stat = _stat(client, container, path)
+    contents = path.endswith("/.") or path == "." or not path.strip("/")
+    target, found = _target(client, other, target)
+    usual = "." if contents else stat["name"]
+    directory, name = _place(other, target, found, usual, is_directory=bool(stat["mode"] & _DIRECTORY))
+    keep = call.flag("archive")
+    archive = renamed(client.containers.read_archive(container, path).chunks(), name, keep_ids=keep)
+    client.containers.write_archive(other, directory, archive, copy_ids=keep)
+    return 0
+
+
+def _place(
+    container: str, path: str, found: dict[str, Any] | None, usual: str, *, is_directory: bool
+) -> tuple[str, str]:
+    """The directory in a container to write into and the name to take there; `usual` in one that is there."""
+    if found and found["mode"] & _DIRECTORY:
+        return path, usual
+    if path.endswith("/") and not is_directory:
+        raise UsageError(f"the directory {container}:{path} does not exist")
+    if found and is_directory:
+        raise UsageError(f"a directory cannot be copied over the file {container}:{path}")
+    return posixpath.dirname(path.rstrip("/")) or "/", posixpath.basename(path.rstrip("/"))
 
 
 def _target(client: Client, container: str, path: str) -> tuple[str, dict[str, Any] | None]:
@@ -154,8 +176,8 @@ def _target(client: Client, container: str, path: str) -> tuple[str, dict[str, A
 
 COPY = Verb(
     run,
-    "Copy files between a container and this machine; - is a tar archive on stdin or stdout.",
-    "CONTAINER:PATH LOCAL|-  or  LOCAL|- CONTAINER:PATH",
+    "Copy files between a container and this machine, or between containers; - is a tar archive on stdin or stdout.",
+    "CONTAINER:PATH LOCAL|-  or  LOCAL|- CONTAINER:PATH  or  CONTAINER:PATH CONTAINER:PATH",
     (
         Flag("archive", "Keep owners and groups", "bool", short="a"),
         Flag("follow-link", "Copy what a link points to", "bool", short="L"),
