@@ -375,10 +375,11 @@ class Supervisor:
         container = self._containers.get(child.id)
         if container is not None and container.child is child:
             self._finish(container, code, reason)
-        elif container is not None:
-            container.execs.pop(child.exec_id, None)
-            self._report(m.Exited(id=child.id, exec_id=child.exec_id, exit=m.Exit(code=code, at=time.time())))
-        self._ends.done(child.pid, child.pidfd)
+        else:
+            if container is not None:
+                container.execs.pop(child.exec_id, None)
+                self._report(m.Exited(id=child.id, exec_id=child.exec_id, exit=m.Exit(code=code, at=time.time())))
+            self._ends.done(child.pid, child.pidfd)
         child.close()
 
     def _forget_child(self, child: Child) -> None:
@@ -394,10 +395,12 @@ class Supervisor:
         kills = self._cgroups.oom_kills(container.status.cgroup)
         if kills > container.oom_kills:
             self._report(m.OutOfMemory(id=container.status.id))
-        container.child = None
+        child, container.child = container.child, None
         peak = self._cgroups.memory_peak(container.status.cgroup)
         end = m.Exit(code=code, at=time.time(), oom=kills > 0, memory_peak=peak, reason=reason)
         self._save(container, state.exited(container.status, end))
+        if child is not None:
+            self._ends.done(child.pid, child.pidfd)
         self._report(m.Exited(id=container.status.id, exit=end))  # whoever answers with a request waits for the rest
         self._release(container)
 
