@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 
 from tests.conftest import Daemon, new_daemon
@@ -53,6 +56,27 @@ def test_a_cache_within_the_image(own_daemon: Daemon, tmp_path: Path) -> None:
     assert "CACHED" not in own_daemon.cove("build", "--cache-from", "plain", str(where)).stderr
     own_daemon.cove("builder", "prune", "-af")
     assert own_daemon.cove("build", "--cache-from", "inlined", str(where)).stderr.count("CACHED") == 3
+
+
+def test_two_daemons_build_the_same_image(own_daemon: Daemon, other: Daemon, tmp_path: Path) -> None:
+    """With SOURCE_DATE_EPOCH: the same digest, whoever builds it and whenever."""
+    first = "FROM scratch\nCOPY d /d\nADD a.tar /a\nWORKDIR /w/x\nENV A=1\nLABEL b=2\n"
+    where = context(tmp_path / "c", first, d__f="1", d__g="2")
+    with tarfile.open(where / "a.tar", "w") as tar:
+        tar.add(where / "d", "in")
+    own_daemon.cove("save", "-o", f"{tmp_path}/base.tar", "busybox")
+    other.cove("rmi", "busybox")
+    other.cove("load", "-i", f"{tmp_path}/base.tar")
+    for file in (first, "FROM busybox\nCOPY d /d\nRUN date > /dev/null; mkdir /made && echo x > /made/x\n"):
+        context(where, file)
+        os.environ["SOURCE_DATE_EPOCH"] = "1700000000"
+        try:
+            built = [each.cove("build", "-q", "-t", "same", str(where)).stdout for each in (own_daemon, other)]
+        finally:
+            del os.environ["SOURCE_DATE_EPOCH"]
+        assert built[0] == built[1]
+        digests = [docker.APIClient(base_url=each.host).inspect_image("same") for each in (own_daemon, other)]
+        assert digests[0]["Id"] == digests[1]["Id"] and digests[0]["Created"].startswith("2023-11-14T22:13:20")
 
 
 def test_several_platforms_become_one_index(daemon: Daemon, tmp_path: Path) -> None:

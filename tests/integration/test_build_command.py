@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import subprocess
 import tarfile
 import threading
@@ -56,6 +57,33 @@ def test_explain_names_what_changed(daemon: Daemon, tmp_path: Path) -> None:
     assert "why: the variable V changed from 1 to 2" in told and "CACHED" in told
     (where / "other").write_text("2")
     assert "why" not in build(daemon, "--explain", "-t", "explained", "--build-arg", "V=2", str(where)).stderr
+
+
+def test_explain_knows_every_cause(own_daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "", d__a="1")
+
+    def why(dockerfile: str, *words: str) -> str:
+        (where / "Dockerfile").write_text(dockerfile)
+        told = build(own_daemon, "--explain", "-t", "explained", *words, str(where)).stderr
+        return "\n".join(line.partition(" why: ")[2] for line in told.splitlines() if " why: " in line)
+
+    copy, run = "COPY d /d\n", "RUN true\n"
+    assert why(f"FROM busybox\n{run}{copy}").count("it is new: no build under this name had it before") == 2
+    assert why(f"FROM busybox\n{run}{copy}") == ""
+    assert why(f"FROM busybox\n{run}COPY d /e\n") == "the instruction was: COPY d /d"
+    assert why("FROM busybox\nRUN echo\n") == "the command changed from /bin/sh -c true to /bin/sh -c echo"
+    assert why("FROM busybox\nUSER 1\nRUN echo\n") == "its user changed from the default to 1"
+    told = why("FROM busybox\nRUN --network=none echo\n")
+    assert told == "its network changed from the default to none; its user changed from 1 to the default"
+    assert "not to be used" in why("FROM busybox\nRUN --network=none echo\n", "--no-cache")
+    own_daemon.cove("builder", "prune", "-af", "--filter", "type=regular")
+    assert "it was pruned" in why("FROM busybox\nRUN --network=none echo\n")
+    build(own_daemon, "-q", "-t", "base", "-", input="FROM busybox\nENV A=1\nRUN echo 1 > /1\n")
+    why(f"FROM base\n{copy}{copy}")
+    build(own_daemon, "-q", "-t", "base", "-", input="FROM busybox\nENV A=1\nRUN echo 2 > /1\n")
+    told = why(f"FROM base\n{copy}{copy}").splitlines()
+    assert told[0] == "the base image base is not the same as before"
+    assert told[1] == "the result of the step below, COPY d /d, is not the same as before"
 
 
 def test_contexts_from_stdin(daemon: Daemon, tmp_path: Path) -> None:
@@ -166,6 +194,33 @@ def test_the_same_sources_give_the_same_image(daemon: Daemon, tmp_path: Path) ->
         del daemon.environment["SOURCE_DATE_EPOCH"]
     shown = json.loads(daemon.cove("inspect", first.strip()).stdout)[0]
     assert shown["Created"] == "2023-11-14T22:13:20Z"
+
+
+def test_named_contexts(daemon: Daemon, tmp_path: Path) -> None:
+    """Directories, images, layouts and archives by name; what no step needs is not fetched."""
+    where = context(tmp_path / "c", "FROM base\nCOPY --from=dir . /d\nCOPY --from=web f /w\nCOPY f /m\n", f="main")
+    named = context(tmp_path / "named", "FROM scratch\n", f="named", out="left out")
+    (named / ".dockerignore").write_text("out\n")
+    with tarfile.open(tmp_path / "web.tar.gz", "w:gz") as tar:
+        tar.add(named / "f", "f")
+    daemon.cove("save", "-o", f"{tmp_path}/base.tar", "busybox")
+    shutil.unpack_archive(f"{tmp_path}/base.tar", tmp_path / "layout")
+    with serving(tmp_path) as address:
+        words = ["-t", "named", "--build-context", f"dir={named}", "--build-context", f"web={address}/web.tar.gz"]
+        words += ["--build-context", f"unused={address}/nowhere.tar"]
+        for base in ("docker-image://busybox", f"oci-layout://{tmp_path}/layout"):
+            build(daemon, *words, "--build-context", f"base={base}", str(where))
+            shown = daemon.cove("run", "--rm", "named", "sh", "-c", "cat /d/f /w /m; ls /d").stdout
+            assert shown == "namednamedmainDockerfile\nf\n"
+        again = build(daemon, *words, "--build-context", "base=docker-image://busybox", str(where)).stderr
+        assert again.count("CACHED") == 3
+        (named / "f").write_text("changed")
+        told = build(daemon, "--explain", *words, "--build-context", "base=docker-image://busybox", str(where)).stderr
+        assert "why: the file f changed" in told
+    failed = build(daemon, *words, "--build-context", f"base={named}", str(where), check=False)
+    assert failed.returncode == 1 and "the build context base is no image" in failed.stderr
+    for wrong in ("base=/nowhere", "base", f"base=oci-layout://{named}"):
+        assert build(daemon, "--build-context", wrong, str(where), check=False).returncode
 
 
 def test_checks_by_name(daemon: Daemon, tmp_path: Path) -> None:

@@ -180,36 +180,3 @@ def _pack(value: object) -> bytes:
 
 def _unpack(packed: bytes, kind: type[T]) -> T:
     return msgspec.json.decode(zlib.decompress(packed), type=kind)
-
-
-def explain(before: dict[str, str] | None, now: dict[str, str]) -> str:
-    """What changed since the step ran last, in words."""
-    if before is None:
-        return "it never ran before"
-    changed = [name for name in now if before.get(name) != now[name]]
-    gone = [name for name in before if name not in now]
-    files = [name.removeprefix("file ") for name in changed + gone if name.startswith("file ")]
-    others = [name for name in changed + gone if not name.startswith(("file ", "files of "))]
-    said = [_said(name, before, now) for name in others]
-    if files:
-        more = f" and {len(files) - 3} more files" if len(files) > 3 else ""
-        what = [_said(f"file {name}", before, now) for name in files[:3]]
-        said.append(", ".join(what) + more)
-    elif not said:
-        said = [f"the {name} changed" for name in changed if name.startswith("files of ")]
-    return "; ".join(said) if said else "its result is no longer in the cache"
-
-
-def _said(name: str, before: dict[str, str], now: dict[str, str]) -> str:
-    if name not in before:
-        return f"the {name} is new" if name.startswith("file ") else f"{name} is new: {_value(now[name])}"
-    if name not in now:
-        return f"the {name} is gone" if name.startswith("file ") else f"{name} is gone"
-    if name.startswith("file "):
-        return f"the {name} changed"
-    return f"{name} changed from {_value(before[name])} to {_value(now[name])}"
-
-
-def _value(text: str) -> str:
-    short = text[:19] if text.startswith("sha256:") else text
-    return short if len(short) <= 80 else f"{short[:77]}…"

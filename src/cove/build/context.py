@@ -68,24 +68,33 @@ def receive(
     known: Known,
 ) -> Received:
     """The context out of the request's body. `memory` makes an empty directory in memory, where there can be one."""
-    fd, digest, pieces = gather(archive, _SMALL.size)
-    if fd < 0:
-        directory = _new(scratch)
-        workshop.gather(directory, pieces)
-        found = opened(directory, dockerfile)
-        return Received(directory, found.dockerfile, found.ignore)
-    arrived = Arrived(fd, digest, lambda held: _unpacked(workshop, scratch, held, memory()))
+    files = hold(workshop, scratch, archive, memory)
+    if isinstance(files, Path):
+        found = opened(files, dockerfile)
+        return Received(files, found.dockerfile, found.ignore)
     try:
-        name = f"{digest} {dockerfile}"
+        name = f"{files.identity} {dockerfile}"
         recipe = known.recipe(name)
         if recipe is None:
-            found = opened(arrived.tree(), dockerfile)
+            found = opened(files.tree(), dockerfile)
             recipe = (found.dockerfile, found.ignore)
             known.keep_recipe(name, *recipe)
-        return Received(arrived, *recipe)
+        return Received(files, *recipe)
     except BaseException:
-        arrived.close()
+        files.close()
         raise
+
+
+def hold(
+    workshop: Workshop, scratch: Path, archive: Iterator[bytes], memory: Callable[[], Path | None]
+) -> Path | Arrived:
+    """An archive as it comes: in memory when it is small, else unpacked below `scratch`."""
+    fd, digest, pieces = gather(archive, _SMALL.size)
+    if fd >= 0:
+        return Arrived(fd, digest, lambda held: _unpacked(workshop, scratch, held, memory()))
+    directory = _new(scratch)
+    workshop.gather(directory, pieces)
+    return directory
 
 
 def _unpacked(workshop: Workshop, scratch: Path, held: int, memory: Path | None) -> Path:

@@ -19,9 +19,10 @@ import msgspec
 
 from cove.build import fetching, ops
 from cove.build.arrived import Arrived
-from cove.build.cache import BuildCache, explain
+from cove.build.cache import BuildCache
 from cove.build.graph import Vertex, definition
 from cove.build.layers import Source, Workshop
+from cove.build.reasons import FRESH, SHOWN, explain
 from cove.build.solver import Key, Log
 from cove.errors import CoveError, Internal, InvalidArgument
 
@@ -92,7 +93,7 @@ class Steps:
         step = vertex.step
         if not inputs:
             return None
-        parts = {"the layer below": inputs[0].identity}
+        parts = {"the layer below": inputs[0].identity, SHOWN: _bare(vertex.title)}
         if isinstance(step, ops.Run):
             parts |= await self._run_parts(step, inputs)
         elif isinstance(step, ops.Transfer):
@@ -105,7 +106,7 @@ class Steps:
             parts["the instruction"] = _plainly(definition(step).decode("utf-8", "surrogateescape"))
         whole = hashlib.sha256(step.kind.encode())
         for name, value in sorted(parts.items()):
-            if not name.startswith("file "):
+            if name != SHOWN and not name.startswith("file "):
                 whole.update(f"\0{name}\0{value}".encode("utf-8", "surrogateescape"))
         self.keys[vertex.key] = whole.hexdigest()
         return Key(whole.hexdigest(), parts)
@@ -188,7 +189,7 @@ class Steps:
         if found is not None:
             around.cache.note(vertex.place, key)
             return Result(found[0], found[0], created_ns=found[1])
-        self._reasons[vertex.key] = explain(around.cache.last(vertex.place), key.parts)
+        self._reasons[vertex.key] = explain(around.cache.last(vertex.place), key.parts, _below(vertex))
         return None
 
     def reason(self, vertex: Vertex, key: Key | None) -> str:
@@ -196,7 +197,7 @@ class Steps:
         if key is None:
             return ""
         if vertex.fresh:
-            return "the cache was not to be used"
+            return FRESH
         return self._reasons.get(vertex.key, "")
 
     # ── performing ────────────────────────────────────────────────────────────────────────────────
@@ -275,6 +276,19 @@ class Steps:
             if not workshop.make_directory(key, step.path, step.owner):
                 return base, 0
             return workshop.seal(key, base, epoch=step.epoch)
+
+
+def _bare(title: str) -> str:
+    """A step's title without where it stands: [stage 2/4] RUN make."""
+    return title.partition("] ")[2] if title.startswith("[") else title
+
+
+def _below(vertex: Vertex) -> str:
+    """What a step stands on, in words."""
+    below = vertex.inputs[0]
+    if isinstance(below.step, ops.Image):
+        return f"the base image {below.step.reference}"
+    return f"the result of the step below, {_bare(below.title)[:80]},"
 
 
 def _write_inline(directory: Path, step: ops.Inline, content: bytes) -> Result:

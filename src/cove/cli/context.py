@@ -50,6 +50,18 @@ def of_directory(directory: str, dockerfile: str) -> tuple[Iterator[bytes], str]
     return _gathered(_archive(directory, Ignore(patterns), kept, given, extra)), inside
 
 
+def of_files(directory: str) -> Iterator[bytes]:
+    """The archive of a directory that is no Dockerfile's, without what its own ignore file leaves out."""
+    patterns, _ = _patterns(directory, "")
+    return _gathered(_archive(directory, Ignore(patterns), set(), set(), []))
+
+
+def of_layout(directory: str, index: bytes) -> Iterator[bytes]:
+    """The archive of an OCI image layout with another `index`; what is Docker's own in it stays away."""
+    ignore = Ignore(("manifest.json", "repositories"))
+    return _gathered(_archive(directory, ignore, set(), {"index.json"}, [("index.json", index)]))
+
+
 def of_dockerfile(content: bytes) -> Iterator[bytes]:
     """A context of nothing but a Dockerfile."""
     yield _member("Dockerfile", content) + bytes(2 * _BLOCK)

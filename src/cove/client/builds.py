@@ -32,6 +32,12 @@ class Builds:
         answer = self._client.call("POST", "/cove/build/secrets", None, {"Secrets": encoded, "Ssh": dict(agents)})
         return str(answer["Id"])
 
+    def send(self, context: Iterable[bytes]) -> str:
+        """Send a directory for the next build; what that calls it."""
+        response = self._client.stream("POST", "/cove/build/context", upload=context)
+        (answer,) = self._client.messages(response)
+        return f"sent:{answer['Id']}"
+
     def rootfs(self, image: str) -> Response:
         """An image's files as an archive."""
         return self._client.stream("GET", f"/cove/images/{image}/rootfs")

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from cove import ids
 from cove.build import context as contexts
-from cove.build.arrived import Arrived
 from cove.build.cache import BuildCache
 from cove.build.dockerfile.options import PROXIES
 from cove.build.layers import Workshop
@@ -27,7 +24,8 @@ from cove.engine import memory
 from cove.engine.attachments import Attachments
 from cove.engine.bridging import Message, blocking
 from cove.engine.build_bases import Bases, listed_credentials
-from cove.engine.build_job import Build, Files, Recipe, Tools
+from cove.engine.build_files import SENT, RequestFiles, Upload, Uploads, remove, tree_or_image
+from cove.engine.build_job import Build, Files, Tools
 from cove.engine.build_mounts import BuildMounts, CacheLocks, Given, Giver
 from cove.engine.build_prune import Bounds, prune_cache
 from cove.engine.build_runner import BuildExits, ContainerRunner, proxies
@@ -61,6 +59,7 @@ class BuildService:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._sweeps: set[asyncio.Task[None]] = set()
         self._given: dict[str, Given] = {}
+        self._uploads = Uploads()
 
     def give(self, secrets: BuildSecrets) -> str:
         """Keep secrets in memory for the one build that asks for them by this name."""
@@ -102,6 +101,8 @@ class BuildService:
         """End every build."""
         for task in list(self._running.values()):
             task.cancel()
+        for upload in self._uploads.all():
+            self._sweep(upload.remove)
         await asyncio.gather(*self._running.values(), *self._sweeps, return_exceptions=True)
 
     # ── build ─────────────────────────────────────────────────────────────────────────────────────
@@ -113,21 +114,22 @@ class BuildService:
         names = full_names(options.tags)
         _check(options)
         given = self.taken(options.session)
+        named = {name: tree_or_image(name, value) for name, value in options.contexts.items()}
         scratch = self.scratch()
         bases = Bases(self._context, listed_credentials(auth), pull=options.pull)
-        files = _Received(self, options, scratch, body)
-        build = self.job(options, files=files, bases=bases, giver=given, scratch=scratch)
+        files = self._files(options, body, scratch)
+        build = self.job(options, files=files, bases=bases, giver=given, scratch=scratch, contexts=named)
         try:
             await build.read()
         except BaseException:
-            self.sweep(scratch, files.close)
+            self._sweep(files.remove)
             raise
         identity = options.build_id or ids.new_id()
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
         stream = _stream(options, queue.put_nowait, self._cache)
         task = asyncio.ensure_future(_run(build, names, stream, queue.put_nowait))
         self._running[identity] = task
-        task.add_done_callback(lambda _: self._ended(identity, scratch, files.close, queue))
+        task.add_done_callback(lambda _: self._ended(identity, files.remove, queue))
         return self._messages(task, queue)
 
     def job(
@@ -164,13 +166,52 @@ class BuildService:
             (scratch / "memory").symlink_to(directory)
         return directory
 
-    def _ended(
-        self, identity: str, scratch: Path, close: Callable[[], None], queue: asyncio.Queue[Message | None]
-    ) -> None:
+    def _files(self, options: BuildOptions, body: AsyncIterator[bytes], scratch: Path) -> RequestFiles:
+        """Where the files of a request come from; what was sent for it before waits no longer."""
+        uploads = {}
+        for name, value in options.contexts.items():
+            if value.startswith(SENT):
+                found = self._uploads.pop(value.removeprefix(SENT))
+                if found is None:
+                    raise NotFound(f"the build context {name} was not sent, or is used up already")
+                uploads[name] = found
+        return RequestFiles(
+            options,
+            body,
+            uploads,
+            executors=self._context.executors,
+            workshop=self._workshop,
+            cache=self._cache,
+            scratch=scratch,
+            in_memory=self.in_memory,
+        )
+
+    async def keep_context(self, body: AsyncIterator[bytes]) -> str:
+        """Take a directory for the build that follows; the id that it calls it by."""
+        scratch, identity = self.scratch(), ids.new_id()
+
+        def memory() -> Path | None:
+            return self.in_memory(scratch)
+
+        try:
+            files = await self._context.executors.bulk(contexts.hold, self._workshop, scratch, blocking(body), memory)
+        except BaseException:
+            self.sweep(scratch)
+            raise
+        for gone in self._uploads.add(identity, Upload(scratch, files)):
+            self._sweep(gone.remove)
+        asyncio.get_running_loop().call_later(Uploads.PATIENCE, self._forget, identity)
+        return identity
+
+    def _forget(self, identity: str) -> None:
+        if upload := self._uploads.pop(identity):
+            self._sweep(upload.remove)
+
+    def _ended(self, identity: str, gone: Callable[[], None], queue: asyncio.Queue[Message | None]) -> None:
         """A build is over, whether or not anybody still listens to it."""
         queue.put_nowait(None)
         self._running.pop(identity, None)
-        self.sweep(scratch, close)
+        self._sweep(gone)
 
     async def _messages(
         self, task: asyncio.Task[None], queue: asyncio.Queue[Message | None]
@@ -189,17 +230,13 @@ class BuildService:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def sweep(self, scratch: Path, close: Callable[[], None] | None = None) -> None:
+    def sweep(self, scratch: Path) -> None:
         """At a build's end: its layers go to the disk, what it left goes away, both beside everything else."""
+        self._sweep(lambda: remove(scratch))
+
+    def _sweep(self, gone: Callable[[], None]) -> None:
         self._context.store.layers.flush()
-
-        def remove() -> None:
-            if close is not None:
-                close()
-            _remove(scratch)
-
-        work = self._context.executors.disk(remove)
-        task = asyncio.ensure_future(work)
+        task = asyncio.ensure_future(self._context.executors.disk(gone))
         self._sweeps.add(task)
         task.add_done_callback(self._sweeps.discard)
 
@@ -237,55 +274,6 @@ class BuildService:
         mounts = BuildMounts(self._context, self._workshop, self._locks, given)
         around = proxies(options.arguments, PROXIES)
         return ContainerRunner(self._context, self._launcher, self._attachments, self._exits, options, mounts, around)
-
-
-def _remove(scratch: Path) -> None:
-    """What a build left on disk and in memory."""
-    with suppress(OSError):
-        shutil.rmtree((scratch / "memory").readlink(), ignore_errors=True)
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-class _Received:
-    """The files of a build whose context is the request's body, or an address in the request."""
-
-    def __init__(
-        self, service: BuildService, options: BuildOptions, scratch: Path, body: AsyncIterator[bytes]
-    ) -> None:
-        self._executors = service.context.executors
-        self._workshop = service.workshop
-        self._options = options
-        self._scratch = scratch
-        self._body = body
-        self._files: Path | Arrived = scratch
-        self._service = service
-
-    async def read(self) -> Recipe:
-        """The Dockerfile; the context is here afterwards."""
-        options, run, service = self._options, self._executors.bulk, self._service
-        if options.remote:
-            fetched = await run(contexts.fetch, self._workshop, self._scratch, options.remote, options.dockerfile)
-            self._files = fetched.directory
-            return Recipe(fetched.dockerfile, fetched.ignore)
-        found = await run(
-            contexts.receive,
-            self._workshop,
-            self._scratch,
-            blocking(self._body),
-            options.dockerfile,
-            lambda: service.in_memory(self._scratch),
-            service.cache,
-        )
-        self._files = found.files
-        return Recipe(found.dockerfile, found.ignore)
-
-    async def trees(self, wanted: Mapping[str, tuple[str, ...]]) -> Mapping[str, Path | Arrived]:
-        return {"context": self._files}
-
-    def close(self) -> None:
-        """Nobody needs the context any more."""
-        if isinstance(self._files, Arrived):
-            self._files.close()
 
 
 async def _run(build: Build, names: list[str], stream: Stream, sink: Sink) -> None:

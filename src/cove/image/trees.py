@@ -231,7 +231,7 @@ def digest(root: int, asked: Copy, *, listed: bool) -> dict[str, Any]:
                 count += 1
                 size += item.found.st_size if stat.S_ISREG(item.found.st_mode) else 0
                 if listed and len(files) < _MAX_LISTED:
-                    shown = posixpath.normpath(f"{top}/{item.path}")
+                    shown = posixpath.normpath(f"{top}/{item.path}").lstrip("/")
                     files.append((shown, hashlib.sha256(line).hexdigest()[:16]))
         finally:
             os.close(fd)

@@ -15,7 +15,8 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `remote`: a context by URL. `outputs`: where the result goes, none means an image. `secrets` by id, `session`
     names what was given with BuildSecrets. `cache_only`: without one of these images, no cache is used, as Docker's
-    cachefrom has it. `events`: Cove's own progress instead of Docker's.
+    cachefrom has it. `events`: Cove's own progress instead of Docker's. `contexts`: named ones, NAME to an address,
+    docker-image://IMAGE, or sent:ID for what was sent before.
     """
 
     dockerfile: str = ""
@@ -52,6 +53,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     check: bool = False
     events: bool = False
     epoch: int | None = None
+    contexts: dict[str, str] = {}
 
 
 class BuildSecrets(Value, frozen=True, kw_only=True):

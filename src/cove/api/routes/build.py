@@ -41,6 +41,11 @@ async def give(engine: Engine, request: Request) -> Reply:
     return json_reply(IdResponse(id=engine.builds.give(await request.json(BuildSecrets))), 201)
 
 
+async def keep_context(engine: Engine, request: Request) -> Reply:
+    """Cove's own: a directory for one build that follows, whose parameter contexts names it "sent:ID"."""
+    return json_reply(IdResponse(id=await engine.builds.keep_context(request.body)), 201)
+
+
 async def rootfs(engine: Engine, request: Request) -> Reply:
     """Cove's own: an image's files as a tar archive, with nothing that a container would add."""
     return Stream(await engine.builds.rootfs(request.params["name"]), content_type=TAR)
@@ -107,6 +112,7 @@ def _options(query: Query) -> BuildOptions:
         allow=_list(query, "allow"),
         session=query.text("cove-session"),
         check=query.flag("check"),
+        contexts=_pairs(query, "contexts"),
         epoch=query.number("epoch") if query.text("epoch") else _epoch(_pairs(query, "buildargs")),
     )
 
@@ -190,6 +196,7 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/build/cancel", cancel),
     Route("POST", "/build/prune", prune),
     Route("POST", "/cove/build", build_events),
+    Route("POST", "/cove/build/context", keep_context),
     Route("POST", "/cove/build/secrets", give),
     Route("GET", "/cove/images/{name:path}/rootfs", rootfs),
 )

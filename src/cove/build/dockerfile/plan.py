@@ -178,6 +178,11 @@ class _Planner:
             state = StageState.on_stage(self, stage, made) if made else None
         elif name == "scratch":
             state = StageState.on_scratch(self, stage, platform)
+        elif self.options.contexts.get(name) == "tree":
+            raise DockerfileError(
+                f"FROM {name}: the build context {name} is no image; COPY --from={name} takes its files",
+                base.position,
+            )
         else:
             self._named_rightly(name, base)
             image = self.image(name, platform)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -77,6 +78,8 @@ class StageState:
     once: dict[str, ins.Instruction] = field(default_factory=dict)
     shown: list[tuple[str, Vertex | None]] = field(default_factory=list)
     step: int = 1
+    kinds: Counter[str] = field(default_factory=Counter)
+    """How many steps of each kind there are: the third RUN stays the third when an ENV comes before it."""
 
     # ── beginnings ────────────────────────────────────────────────────────────────────────────────
 
@@ -180,11 +183,12 @@ class StageState:
         options = self.planner.options
         fresh = options.no_cache or bool(options.no_cache_filter & {self.stage.name, str(self.stage.index)} - {""})
         label = _label(self.stage, self.step, len(self.stage.body) + 1)
+        self.kinds[step.kind] += 1
         return Vertex(
             step,
             (below, *inputs),
             title=f"{label} {title or at.text}",
-            place=f"{options.place}:{self.stage.name or self.stage.index}:{self.step}:{step.kind}",
+            place=f"{options.place}:{self.stage.name or self.stage.index}:{step.kind} {self.kinds[step.kind]}",
             fresh=fresh,
             line=at.position.line,
         )

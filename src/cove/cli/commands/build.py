@@ -30,6 +30,10 @@ def build(call: Call) -> int:
     secrets, agents = _secrets(call)
     if secrets or agents:
         query["cove-session"] = client.builds.give(secrets, agents)
+    if call.list("build-context"):
+        from cove.cli import buildcontexts
+
+        query["contexts"] = json.dumps(buildcontexts.given(client, call.list("build-context")))
     outputs = [_output(text) for text in call.list("output")]
     stored = [_cache(text) for text in call.list("cache-to")]
     if stored:
@@ -307,6 +311,7 @@ BUILD = Verb(
         Flag("add-host", "A further line of /etc/hosts: NAME:ADDRESS", "list", hint="host"),
         Flag("allow", "Grant network.host, security.insecure or device", "list", hint="entitlement"),
         Flag("build-arg", "Set an ARG: NAME=VALUE, or NAME from the environment", "list", hint="arg"),
+        Flag("build-context", "Name further files or an image: NAME=DIRECTORY, URL, docker-image://…", "list"),
         Flag("cache-from", "Take finished steps from: an image, or type=local|registry,…", "list", hint="source"),
         Flag("cache-to", "Put finished steps to: type=inline|local|registry,…", "list", hint="target"),
         Flag("cgroup-parent", "The control group that those of the steps lie in", hint="group"),
