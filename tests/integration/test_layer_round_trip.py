@@ -31,6 +31,7 @@ from cove.paths import DataRoot
 pytestmark = pytest.mark.root
 
 Tree = dict[str, tuple[Any, ...]]
+_OVERLAYS = {f"trusted.overlay.{name}" for name in ("opaque", "impure", "origin")}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,12 @@ def described(root: Path) -> Tree:
                 content = entry.st_rdev
             link = first.setdefault(entry.st_ino, path) if kind == stat.S_IFREG else path
             owner = (entry.st_uid, entry.st_gid)
-            found[path] = (kind, stat.S_IMODE(entry.st_mode), owner, entry.st_mtime_ns, content, link)
+            attributes = {}
+            if kind in (stat.S_IFREG, stat.S_IFDIR):
+                opened = os.open(name, os.O_RDONLY, dir_fd=fd)
+                attributes = {key: os.getxattr(opened, key) for key in os.listxattr(opened) if key not in _OVERLAYS}
+                os.close(opened)
+            found[path] = (kind, stat.S_IMODE(entry.st_mode), owner, entry.st_mtime_ns, content, link, attributes)
     return found
 
 
@@ -82,28 +88,59 @@ def unpacked(store: ImageStore, archive: bytes) -> Path:
 NAMES = some.text(alphabet="abcé ñ\n-.", min_size=1, max_size=9).filter(
     lambda name: name.strip(".") and not name.startswith(".wh.")
 )
-MODES = some.sampled_from([0o644, 0o755, 0o4755, 0o2750, 0o1777, 0o000, 0o600])
-OWNERS = some.sampled_from([0, 1, 1000, 65534, 2_500_000])
-TIMES = some.sampled_from([0, 1, 1_600_000_000_123_456_789, 1_500_000_000_000_000_000])
+MODES = some.sampled_from([0o644, 0o755, 0o4755, 0o2750, 0o6711, 0o1777, 0o7777, 0o000, 0o600])
+OWNERS = some.sampled_from([0, 1, 1000, 65534, 2_500_000, 0xFFFFFFFE])
+TIMES = some.sampled_from(
+    [0, 1, 1_600_000_000_123_456_789, 15_000_000_000_000_000_000, -1, -2_000_000_000_987_654_321]
+)
+KINDS = ["file", "sparse", "directory", "symlink", "hardlink", "fifo", "device", "disk"]
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service=ep: capabilities(7)
+ATTRIBUTES = some.dictionaries(
+    some.sampled_from(
+        ["user.a", "user.é ñ", "security.capability", "system.posix_acl_access", "system.posix_acl_default"]
+    ),
+    some.binary(max_size=90),
+    max_size=2,
+)
 ENTRIES = some.lists(
     some.tuples(
         some.lists(NAMES, min_size=1, max_size=3),
-        some.sampled_from(["file", "directory", "symlink", "hardlink", "fifo", "device"]),
+        some.sampled_from(KINDS),
         some.binary(max_size=1500),
         MODES,
         OWNERS,
         OWNERS,
         TIMES,
+        ATTRIBUTES,
     ),
     max_size=12,
 )
 
 
+def entry(tag: int, bits: int, identity: int = 0xFFFFFFFF) -> bytes:
+    return struct.pack("<HHI", tag, bits, identity)
+
+
+def dress(path: Path, attributes: dict[str, bytes]) -> None:
+    """Set attributes where they may be: their values are any bytes for `user.`, and what they must be for others."""
+    if path.is_symlink():
+        return
+    for key, value in attributes.items():
+        if key.startswith("system."):
+            named = entry(2, 5, 1000 + len(value))
+            acl = (entry(1, 7), named, entry(4, 5), entry(0x10, 5), entry(0x20, 0))
+            value = struct.pack("<I", 2) + b"".join(acl)
+        elif key == "security.capability":
+            value = CAPABILITY
+        if path.is_dir() or key != "system.posix_acl_default":
+            os.setxattr(path, key, value)
+
+
 def make(root: Path, entries: list[tuple[Any, ...]]) -> None:
     """Put the entries there that fit with those before them."""
     files: list[Path] = []
-    made: list[tuple[Path, int, int, int, int]] = []
-    for names, kind, content, mode, uid, gid, time in entries:
+    made: list[tuple[Path, int, int, int, int, dict[str, bytes]]] = []
+    for names, kind, content, mode, uid, gid, time, attributes in entries:
         path = root.joinpath(*names)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,17 +155,27 @@ def make(root: Path, entries: list[tuple[Any, ...]]) -> None:
                 os.mkfifo(path)
             elif kind == "device":
                 os.mknod(path, stat.S_IFCHR, os.makedev(1, 3))
+            elif kind == "disk":
+                os.mknod(path, stat.S_IFBLK, os.makedev(4000, 1_000_000))
+            elif kind == "sparse":
+                with path.open("xb") as file:
+                    file.truncate(1 << 20)
+                    file.seek(300_000)
+                    file.write(content)
+                files.append(path)
             else:
                 with path.open("xb") as file:
                     file.write(content)
                 files.append(path)
         except (FileExistsError, NotADirectoryError):
             continue
-        made.append((path, mode, uid, gid, time))
-    for path, mode, uid, gid, time in reversed(made):
+        made.append((path, mode, uid, gid, time, attributes))
+    for path, mode, uid, gid, time, attributes in reversed(made):
         os.lchown(path, uid, gid)
         if not path.is_symlink():
             path.chmod(mode)
+        if path.is_dir() or path.is_file():
+            dress(path, attributes)
         os.utime(path, ns=(time, time), follow_symlinks=False)
 
 
@@ -144,7 +191,8 @@ def test_every_tree_comes_back_as_it_was(store: ImageStore, entries: list[tuple[
         assert archive == packed(tree), "equal trees give equal bytes"
         before = described(tree)
         assert described(unpacked(store, archive)) == before
-        subprocess.run(["tar", "-C", theirs, "-xp", "--numeric-owner", "-f", "-"], input=archive, check=True)
+        tar = ["tar", "--xattrs", "--xattrs-include=*", "--numeric-owner", "-C", theirs, "-xpf", "-"]
+        subprocess.run(tar, input=archive, check=True)
         assert described(theirs) == before
 
 
@@ -221,10 +269,6 @@ def test_layers_of_many_gzip_members_are_read_whole(store: ImageStore, tree: Pat
     assert described(found) == described(tree)
     with pytest.raises(InvalidArgument, match=r"cut off|damaged"):
         unpacked(store, b"".join(gzip.compress(piece) for piece in pieces)[:-300])
-
-
-def entry(tag: int, bits: int, identity: int = 0xFFFFFFFF) -> bytes:
-    return struct.pack("<HHI", tag, bits, identity)
 
 
 def test_access_control_lists_as_text_and_as_attributes(store: ImageStore) -> None:
