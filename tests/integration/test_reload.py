@@ -38,12 +38,17 @@ def _eventually(daemon: Daemon, holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def _log(daemon: Daemon) -> str:
+    """All of it: at the level "debug" a sentence is soon far up."""
+    return (daemon.root / "daemon.log").read_text()
+
+
 def _again(daemon: Daemon, text: str, file: Path, sentence: str) -> None:
     """Write the file, send the signal, and wait for what the log says to it."""
     file.write_text(text)
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGHUP)
-    _eventually(daemon, lambda: sentence in daemon.log())
+    _eventually(daemon, lambda: sentence in _log(daemon))
 
 
 def _labels(daemon: Daemon) -> list[str]:
@@ -57,7 +62,7 @@ def test_a_configuration_is_read_again(told: tuple[Daemon, Path]) -> None:
     text = 'labels = ["rack=2"]\nlog_level = "debug"\n[network]\ndns = ["192.0.2.7"]\nexpose_to = "lan"\n'
     _again(daemon, text, file, "the configuration was read again")
     assert _labels(daemon) == ["rack=2"]
-    assert "network.expose_to in the configuration counts from the next start of the daemon on" in daemon.log()
+    assert "network.expose_to in the configuration counts from the next start of the daemon on" in _log(daemon)
     names = daemon.cove("run", "--rm", "busybox", "cat", "/etc/resolv.conf").stdout
     assert "nameserver 192.0.2.7" in names
     assert daemon.docker("info", "--format", "{{.Debug}}").stdout == "true\n"
@@ -69,6 +74,6 @@ def test_a_configuration_is_read_again(told: tuple[Daemon, Path]) -> None:
 def test_a_file_with_an_error_changes_nothing(told: tuple[Daemon, Path]) -> None:
     daemon, file = told
     _again(daemon, 'labels = ["rack=3"]\nlables = []\n', file, "the configuration stays as it was")
-    assert "there is no key `lables`" in daemon.log()
+    assert "there is no key `lables`" in _log(daemon)
     _again(daemon, "labels = [}\n", file, "at line")
     assert _labels(daemon) == ["rack=1"]

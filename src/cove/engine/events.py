@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Literal
 
+from cove.errors import InvalidArgument
 from cove.wire.events import Actor, EventMessage
 from cove.wire.filters import Filters
 from cove.wire.times import moment
@@ -53,13 +54,15 @@ class Events:
         until: str = "",
         filters: Filters = Filters(),  # noqa: B008 - frozen
     ) -> AsyncIterator[EventMessage]:
-        """Past events from `since` on, then new ones up to `until` (or for ever).
+        """Past events from `since` on (with `until` alone, all that are kept), then new ones up to `until`.
 
         Registered at once: what happens after this returns will be seen. Raises InvalidArgument.
         """
         now = time.time_ns()
-        begin = moment(since, now_ns=now) if since else None
         end = moment(until, now_ns=now) if until else None
+        begin = moment(since, now_ns=now) if since else None if end is None else 0
+        if begin is not None and end is not None and begin > end:
+            raise InvalidArgument(f"`since` time ({since}) cannot be after `until` time ({until})")
         past = [m for m in self._recent if begin is not None and m.time_nano >= begin]
         queue: asyncio.Queue[EventMessage | None] = asyncio.Queue()
         if end is None or end > now:
@@ -129,9 +132,8 @@ def matches(message: EventMessage, filters: Filters) -> bool:
 
 
 def _about(message: EventMessage, kind: str, wanted: tuple[str, ...]) -> bool:
-    """Of this kind and this object; a container is also meant by its part in a network's or volume's event."""
-    own = (message.actor.id, message.actor.attributes.get("name", "")) if message.type == kind else ()
-    names = {*own, message.actor.attributes.get(kind, "")} - {""}
+    """Of this kind and this object."""
+    names = {message.actor.id, message.actor.attributes.get("name", "")} - {""} if message.type == kind else set()
     return any(name == word or (len(word) >= 4 and name.startswith(word)) for name in names for word in wanted)
 
 

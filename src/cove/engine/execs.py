@@ -199,7 +199,7 @@ class Execs:
     async def create(self, ref: str, body: wire.ExecCreateRequest) -> str:
         """Prepare an exec; Conflict when the container does not run."""
         container = self._registry.find(ref)
-        self._require_running(container)
+        self._require_running(container, ref)
         if not body.cmd:
             raise InvalidArgument("No exec command specified")
         if body.working_dir and not body.working_dir.startswith("/"):
@@ -217,7 +217,7 @@ class Execs:
     async def start(self, exec_id: str, body: wire.ExecStartRequest) -> StartingAttachment | None:
         """Run it; None when `body.detach`. A program that is not there is told on the stream, as clients expect."""
         found = self._find(exec_id)
-        self._require_running(found.container)
+        self._require_running(found.container, found.container.id)
         if found.running or found.exit_code is not None:
             raise Conflict(f"Error: Exec command {exec_id} is already running or has ended")
         if body.detach:
@@ -422,9 +422,9 @@ class Execs:
             raise NotFound(f"No such exec instance: {exec_id}")
         return found
 
-    def _require_running(self, container: Container) -> None:
+    def _require_running(self, container: Container, called: str) -> None:
         if container.facts.phase == "paused":
-            raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+            raise Conflict(f"Container {called} is paused, unpause the container before exec")
         if not container.facts.running:
             raise Conflict(f"container {container.id} is not running")
 

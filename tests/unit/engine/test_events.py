@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from cove.engine.events import Events
+from cove.errors import InvalidArgument
 from cove.wire.events import EventMessage
 from cove.wire.filters import Filters
 
@@ -31,7 +34,7 @@ def test_replay_and_filters() -> None:
     assert seen(type="network") == ["connect"]
     assert seen(event="health_status") == ["health_status: healthy"]
     assert seen(container="box") == ["start", "health_status: healthy"]
-    assert seen(container="abcdef", type="network") == ["connect"]
+    assert seen(container="abcdef", type="network") == []
     assert seen(label="role=web") == ["start"]
     assert seen(image="busybox") == ["start", "health_status: healthy"]
 
@@ -46,3 +49,11 @@ def test_what_happens_after_subscribing_is_seen() -> None:
         return ""
 
     assert asyncio.run(live()) == "create"
+
+
+def test_an_end_alone_means_all_that_is_kept() -> None:
+    events = Events()
+    events.emit("container", "start", "abcdef", {"name": "box"})
+    assert len(asyncio.run(_collect(events, Filters(), since=""))) == 1
+    with pytest.raises(InvalidArgument, match="cannot be after"):
+        asyncio.run(_collect(events, Filters(), since="2000-01-02T00:00:00Z", until="2000-01-01T00:00:00Z"))
