@@ -117,6 +117,11 @@ class DataRoot:
         """What `RUN --mount=type=cache` keeps between builds."""
         return self.root / "build"
 
+    @property
+    def build_contexts(self) -> Path:
+        """Copies of clients' directories, so that the next build is sent only what changed."""
+        return self.root / "contexts"
+
     def container(self, identity: str) -> ContainerData:
         return ContainerData(self.containers / identity)
 

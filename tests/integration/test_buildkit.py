@@ -335,3 +335,31 @@ def test_several_platforms_become_one_index(daemon: Daemon, control: Control) ->
     session.close()
     listed = daemon.cove("image", "inspect", "--platforms", "many").stdout
     assert "linux/amd64" in listed and "linux/arm64" in listed
+
+
+def test_the_next_build_is_sent_only_what_changed(daemon: Daemon, control: Control) -> None:
+    lines = b"FROM busybox\nCOPY . /c\n"
+    own, whole = 1_700_000_000 * 10**9 + 123, 1_700_000_000 * 10**9
+    files = {
+        "same": File(b"same", mtime_ns=own),
+        "new": File(b"1", mtime_ns=own),
+        "gone": File(b"x", mtime_ns=own),
+        "whole": File(b"1", mtime_ns=whole),
+    }
+
+    def once(number: int) -> dict[str, str]:
+        contexts = {"dockerfile": {"Dockerfile": File(lines)}, "context": files}
+        session = Session(str(daemon.run / "cove.sock"), f"session-next-{number}", contexts)
+        name = {"name": "docker.io/library/next:latest"}
+        solve(control, f"build-next-{number}", f"session-next-{number}", name)
+        session.close()
+        listed = output(daemon, "next", "sh", "-c", "cd /c; for f in *; do echo $f $(cat $f); done").splitlines()
+        return dict(line.split() for line in listed)
+
+    assert once(1) == {"same": "same", "new": "1", "gone": "x", "whole": "1"}
+    del files["gone"]
+    files["new"] = File(b"2", mtime_ns=own + 5)
+    files["whole"] = File(b"3", mtime_ns=whole)  # another file's, perhaps: whole seconds prove nothing
+    assert once(2) == {"same": "same", "new": "2", "whole": "3"}
+    assert [files[name].sent for name in ("same", "new", "whole")] == [1, 1, 1]
+    assert "local source for" in daemon.docker("system", "df", "-v", "--format", "json").stdout

@@ -6,13 +6,13 @@ import platform as host
 from collections.abc import AsyncIterator
 
 from cove import __version__
-from cove.build.cache import Record
 from cove.buildkit import exports, frontend
 from cove.buildkit.job import Job, Outcome
 from cove.buildkit.jobs import Jobs
 from cove.buildkit.messages import control as wire
 from cove.buildkit.messages.common import BuildkitVersion, Empty, Platform, Timestamp, WorkerRecord
 from cove.buildkit.messages.gateway import Result
+from cove.engine.build_leftovers import Leftover, leftovers
 from cove.engine.engine import Engine
 from cove.errors import CoveError, Unsupported
 from cove.grpc.calls import Call, Handler, streaming, unary
@@ -105,44 +105,44 @@ class Control:
     # ── the cache ─────────────────────────────────────────────────────────────────────────────────
 
     async def disk_usage(self, call: Call, request: wire.DiskUsageRequest) -> wire.DiskUsageResponse:
-        images = _images(self._engine)
         filters = _filters(request.filter)
-        records = [_record(each, images) for each in self._engine.builds.cache.records()]
+        service = self._engine.builds
+        found = await service.context.executors.bulk(lambda: leftovers(service.context, service.cache)[0])
+        records = [_record(each) for each in found]
         return wire.DiskUsageResponse(record=tuple(each for each in records if _wanted(each, filters)))
 
     async def prune(self, call: Call, request: wire.PruneRequest) -> AsyncIterator[wire.UsageRecord]:
-        """Forget steps; each that is forgotten is told."""
-        if request.min_free_space:
-            raise Unsupported("pruning until a part of the disk is free is not supported; give what may be used")
-        before = {each.key: each for each in self._engine.builds.cache.records()}
-        filters = {name: (value,) for name, value in _filters(request.filter)}
+        """Forget what builds left; each that is forgotten is told."""
+        service = self._engine.builds
+        found = await service.context.executors.bulk(lambda: leftovers(service.context, service.cache)[0])
+        before = {each.id: each for each in found}
+        filters = {name: (value or "true",) for name, value in _filters(request.filter)}
         if request.keep_duration:
             filters["until"] = (f"{request.keep_duration // 10**9}s",)
-        done = await self._engine.builds.prune(
-            Filters(filters), all_=request.all, keep_bytes=request.reserved_space or request.max_used_space
+        done = await service.prune(
+            Filters(filters),
+            all_=request.all,
+            keep_bytes=request.reserved_space,
+            most=request.max_used_space,
+            free=request.min_free_space,
         )
         for key in done.caches_deleted or ():
             if key in before:
-                yield _record(before[key], frozenset())
-            else:
-                yield wire.UsageRecord(id=key, record_type="exec.cachemount", mutable=True)
+                yield _record(before[key])
 
 
-def _images(engine: Engine) -> frozenset[str]:
-    """Every layer that an image stands on."""
-    return frozenset(chain for image in engine.builds.context.images.list() for chain in image.chain_ids)
-
-
-def _record(record: Record, used: frozenset[str]) -> wire.UsageRecord:
+def _record(left: Leftover) -> wire.UsageRecord:
     return wire.UsageRecord(
-        id=record.key[:25],
-        size=record.size,
-        created_at=Timestamp.of_ns(record.created_ns),
-        last_used_at=Timestamp.of_ns(record.used_ns),
-        usage_count=record.uses,
-        description=record.title,
-        record_type="regular",
-        shared=record.chain in used,
+        id=left.id[:25],
+        mutable=not left.chains,
+        size=left.room,
+        created_at=Timestamp.of_ns(left.created_ns),
+        last_used_at=Timestamp.of_ns(left.used_ns),
+        usage_count=left.uses,
+        description=left.title,
+        record_type=left.type,
+        shared=left.shared,
+        parents=tuple(each[:25] for each in left.parents),
     )
 
 

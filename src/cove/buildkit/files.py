@@ -8,12 +8,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from cove.build import context as contexts
+from cove.build import kept
 from cove.build.layers import Workshop
 from cove.buildkit import filesync
 from cove.buildkit.frontend import Asked
@@ -44,11 +47,13 @@ class SessionFiles:
         find: FindSession,
         executors: Executors,
         workshop: Workshop,
+        kept_contexts: Path,
         scratch: Path,
         trace: Trace,
         body: AsyncIterator[bytes] | None = None,
     ) -> None:
         self._body = body
+        self._contexts = kept_contexts
         self._asked = asked
         self._find = find
         self._executors = executors
@@ -58,6 +63,7 @@ class SessionFiles:
         self._main: Path | None = None
         self._ignore: tuple[str, ...] = ()
         self._count = 0
+        self._given_back: list[Callable[[], None]] = []
 
     async def read(self) -> Recipe:
         """The Dockerfile and the patterns of what is ignored."""
@@ -84,7 +90,7 @@ class SessionFiles:
                 found[name] = self._main
             else:
                 follow = _followed(paths)
-                found[name] = await self._local(
+                found[name] = await self._kept(
                     self._asked.context_directory, "[internal] load build context", follow, self._ignore
                 )
         return found
@@ -110,6 +116,19 @@ class SessionFiles:
         """What of a client's directory is wanted, on disk."""
         session = await self._session()
         directory = self._new()
+        await self._transfer(session, directory, name, label, follow, exclude, None)
+        return directory
+
+    async def _transfer(
+        self,
+        session: Session,
+        directory: Path,
+        name: str,
+        label: str,
+        follow: tuple[str, ...],
+        exclude: tuple[str, ...],
+        before: filesync.Before | None,
+    ) -> None:
         with self._trace.step(label) as work:
             total = 0
 
@@ -118,10 +137,34 @@ class SessionFiles:
                 total = count
                 work.progress(f"transferring {name}:", count)
 
-            archive = filesync.archive(session, name, told, follow=follow, exclude=exclude)
+            archive = filesync.archive(session, name, told, follow=follow, exclude=exclude, before=before)
             await self._gather(directory, archive)
             work.progress(f"transferring {name}:", total, done=True)
-        return directory
+
+    async def _kept(self, name: str, label: str, follow: tuple[str, ...], exclude: tuple[str, ...]) -> Path:
+        """The same in a copy of that directory, of which only what changed is sent."""
+        session = await self._session()
+        if not session.shared_key:
+            return await self._local(name, label, follow, exclude)
+        self._count += 1
+        key, begun = f"{session.shared_key}\0{name}", time.time_ns()
+        place, mine = self._contexts, self._scratch / f"kept-{self._count}"
+        copy = await self._executors.disk(kept.take, place, key, mine)
+
+        async def before(entries: dict[str, kept.Entry]) -> Collection[str]:
+            await self._executors.bulk(copy.forget, entries)
+            self._given_back.append(lambda: kept.give(place, key, copy, begun, entries))
+            return frozenset(path for path, entry in entries.items() if copy.unchanged(path, entry))
+
+        await self._transfer(session, copy.tree, name, label, follow, exclude, before)
+        return copy.tree
+
+    async def keep(self) -> None:
+        """The steps are done and all went well: what came is kept for the next build."""
+        for give in self._given_back:
+            with contextlib.suppress(OSError):  # then the next build sends everything again
+                await self._executors.disk(give)
+        self._given_back.clear()
 
     async def _gather(self, directory: Path, archive: AsyncIterator[bytes]) -> None:
         await self._executors.bulk(self._workshop.gather, directory, blocking(archive))

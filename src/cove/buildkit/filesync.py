@@ -15,10 +15,11 @@ Source: github.com/tonistiigi/fsutil, send.go and receive.go.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from urllib.parse import quote_plus
 
 from cove import ustar
+from cove.build.kept import Entry
 from cove.buildkit.messages import session as ask
 from cove.buildkit.messages.session import Packet, Stat
 from cove.buildkit.sessions import Session
@@ -36,6 +37,7 @@ _AHEAD_BYTES, _AHEAD_FILES = 16 << 20, 96
 _MAX_FILES = 4_000_000
 _END_OF_ARCHIVE = bytes(2 * ustar.BLOCK)
 
+Before = Callable[[dict[str, Entry]], Awaitable[Collection[str]]]
 Told = Callable[[int], None]
 """Hears how many bytes came so far."""
 
@@ -47,13 +49,19 @@ async def archive(
     *,
     follow: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    before: Before | None = None,
 ) -> AsyncIterator[bytes]:
-    """The client's directory `name` as a tar archive: only `follow` and what it leads to, without `exclude`."""
+    """The client's directory `name` as a tar archive: only `follow` and what it leads to, without `exclude`.
+
+    `before` hears, before the first file comes, what the client has, and says which of it need not be sent.
+    """
     wanted = {"dir-name": [name], "followpaths": list(follow), "exclude-patterns": list(exclude)}
     async with session.client.call(ask.DIFF_COPY, _encoded(wanted)) as call:
         transfer = _Transfer(call, name, told)
         try:
             await transfer.list()
+            if before is not None:
+                transfer.known = await before({each.path: entry(each) for each in transfer.stats})
             for piece in transfer.plain():
                 yield piece
             async for piece in transfer.small():
@@ -90,7 +98,8 @@ class _Transfer:
         self._call = call
         self._name = name
         self._told = told
-        self._stats: list[Stat] = []
+        self.stats: list[Stat] = []
+        self.known: Collection[str] = ()
         self._bytes = 0
 
     async def list(self) -> None:
@@ -99,19 +108,19 @@ class _Transfer:
             packet = await self._next(ask.STAT)
             if packet.stat is None:
                 return
-            self._stats.append(packet.stat)
-            if len(self._stats) > _MAX_FILES:
+            self.stats.append(packet.stat)
+            if len(self.stats) > _MAX_FILES:
                 raise InvalidArgument(f"the context {self._name} has more than {_MAX_FILES} files")
 
     def plain(self) -> Iterator[bytes]:
         """What has no content: directories, symbolic links, devices."""
-        for stat in self._stats:
+        for stat in self.stats:
             if stat.mode & TYPE and not stat.mode & SOCKET:
                 yield header(stat, 0)
 
     def links(self) -> Iterator[bytes]:
         """Further names of files that are there by now."""
-        for stat in self._stats:
+        for stat in self.stats:
             if not stat.mode & TYPE and stat.linkname:
                 yield header(stat, 0)
 
@@ -158,8 +167,8 @@ class _Transfer:
             yield bytes(-stat.size % ustar.BLOCK)
 
     def _files(self) -> Iterator[tuple[int, Stat]]:
-        for number, stat in enumerate(self._stats):
-            if not stat.mode & TYPE and not stat.linkname:
+        for number, stat in enumerate(self.stats):
+            if not stat.mode & TYPE and not stat.linkname and stat.path not in self.known:
                 yield number, stat
 
     async def finish(self) -> None:
@@ -179,6 +188,11 @@ class _Transfer:
         self._bytes += len(packet.data)
         self._told(self._bytes)
         return packet
+
+
+def entry(stat: Stat) -> Entry:
+    """What tells whether a file is the same as before; attributes are not compared, but sent again."""
+    return (stat.mode, -1 if stat.xattrs else stat.size, stat.mtime_ns, stat.linkname)
 
 
 def permissions(mode: int) -> int:

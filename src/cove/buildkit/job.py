@@ -66,6 +66,7 @@ class Job:
         self.body: AsyncIterator[bytes] | None = None
         self.returned: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._scratches: list[Path] = []
+        self._files: list[SessionFiles] = []
 
     async def find_session(self) -> Session | None:
         """The client's session; None for a build that names none."""
@@ -83,11 +84,20 @@ class Job:
         self._scratches.append(scratch)
         context = self._service.context
         bases = _TracedBases(self, asked.options.pull)
+        files = SessionFiles(
+            asked,
+            self.find_session,
+            context.executors,
+            self._service.workshop,
+            context.data.build_contexts,
+            scratch,
+            self.trace,
+            self.body,
+        )
+        self._files.append(files)
         build = self._service.job(
             asked.options,
-            files=SessionFiles(
-                asked, self.find_session, context.executors, self._service.workshop, scratch, self.trace, self.body
-            ),
+            files=files,
             bases=bases,
             giver=Gifts(self.find_session),
             scratch=scratch,
@@ -152,11 +162,15 @@ class Job:
 
     async def close(self) -> None:
         """End what still runs and remove what passed through."""
-        tasks = [each.task for each in self.outcomes.values() if each.task is not None]
+        made = list(self.outcomes.values())
+        tasks = [each.task for each in made if each.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._linked.aclose()
+        if all(each.task is not None and not each.task.cancelled() and not each.task.exception() for each in made):
+            for files in self._files:
+                await files.keep()
         for scratch in self._scratches:
             self._service.sweep(scratch)
         if not self.returned.done():

@@ -189,6 +189,7 @@ def _prepare(data: DataRoot, run: RunRoot) -> None:
             data.containers,
             data.volumes,
             data.build_mounts,
+            data.build_contexts,
             data.tmp,
             run.containers,
         ):

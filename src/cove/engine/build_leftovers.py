@@ -16,15 +16,16 @@ from cove.image.usage import StoreUsage
 from cove.wire.system import BuildCacheItem
 from cove.wire.times import stamp
 
-STEP, MOUNT = "regular", "exec.cachemount"
+STEP, MOUNT, CONTEXT = "regular", "exec.cachemount", "source.local"
 """The types of leftovers, in BuildKit's words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A finished step's layer, or a cache mount. `shared`: an image, a container or another step has its layer too.
+    """A finished step's layer, a cache mount, or a copy of a client's directory. `shared`: others have its layer too.
 
-    `chains` are a step's layer and all below it, none for a mount; `parents` are ids of the steps that it stands
+    The others are an image, a container, another step.
+    `chains` are a step's layer and all below it, none for the rest; `parents` are ids of the steps that it stands
     on. `room` in bytes: with that of layers below which nobody else has.
     """
 
@@ -64,6 +65,7 @@ def leftovers(context: Context, cache: BuildCache) -> tuple[list[Leftover], dict
 def listed(context: Context, records: Iterable[Record], store: StoreUsage) -> list[Leftover]:
     """The same for what was measured already."""
     found = [*_steps(context, list(records), store.cached), *_mounts(context.data.build_mounts)]
+    found += _mounts(context.data.build_contexts, CONTEXT, "local source for ")
     return sorted(found, key=lambda each: each.used_ns)
 
 
@@ -87,18 +89,18 @@ def _steps(context: Context, records: list[Record], rooms: Mapping[str, int]) ->
         )
 
 
-def _mounts(directory: Path) -> list[Leftover]:
+def _mounts(directory: Path, kind: str = MOUNT, what: str = "cache mount ") -> list[Leftover]:
     found = []
     for entry in directory.iterdir() if directory.is_dir() else ():
         if entry.name.startswith("."):
             continue
         try:
             used, identity = entry.stat().st_mtime_ns, (entry / "id")
-            title = f"cache mount {identity.read_text(errors='replace')}"
+            title = f"{what}{identity.read_text(errors='replace')}"
             room, created = mount_room(entry), identity.stat().st_mtime_ns
         except FileNotFoundError:
             continue  # it was pruned meanwhile
-        found.append(Leftover(entry.name, MOUNT, title, room, created, used))
+        found.append(Leftover(entry.name, kind, title, room, created, used))
     return found
 
 

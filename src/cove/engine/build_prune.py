@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from cove.build.cache import BuildCache
 from cove.engine.build_leftovers import MOUNT, STEP, Leftover, leftovers
@@ -58,7 +59,8 @@ async def prune_cache(
             if each.type == STEP:
                 cache.forget(each.id)
             else:
-                _remove_mount(context, each.id)
+                place = context.data.build_mounts if each.type == MOUNT else context.data.build_contexts
+                _remove_directory(place / each.id)
         if all_ and not filters and bounds == Bounds():
             cache.forget_digests()
         if gone:
@@ -93,7 +95,7 @@ def _chosen(found: list[Leftover], rooms: Mapping[str, int], wanted: Wanted, exc
         if not wanted(each):
             continue
         gone.append(each)
-        excess -= each.room if each.type == MOUNT else 0
+        excess -= each.room if not each.chains else 0
         for chain in each.chains:
             needed[chain] -= 1
             excess -= rooms.get(chain, 0) if not needed[chain] else 0
@@ -129,10 +131,9 @@ def _limit(filters: Filters) -> int:
     return moment(terms[0], now_ns=time.time_ns()) if terms else 0
 
 
-def _remove_mount(context: Context, name: str) -> None:
+def _remove_directory(directory: Path) -> None:
     """A step that uses it now holds its own descriptor of it."""
-    directory = context.data.build_mounts / name
-    doomed = directory.with_name(f".{name}")
+    doomed = directory.with_name(f".{directory.name}")
     try:
         os.rename(directory, doomed)
     except FileNotFoundError:
