@@ -205,6 +205,10 @@ def test_docker_py_builds(daemon: Daemon) -> None:
     image, log = client.images.build(fileobj=file, tag="py", buildargs={"who": "py"}, rm=True, labels={"l": "1"})
     assert image.labels == {"l": "1"} and any("Successfully built" in str(line.get("stream")) for line in log)
     assert client.containers.run("py", remove=True) == b"hi py\n"
+    script = b"FROM busybox\nENV FROM_CACHE=1\nRUN true\n"
+    for source, times in (("py", 0), ("py", 2), ("nowhere", 0)):
+        _, log = client.images.build(fileobj=io.BytesIO(script), cache_from=[source])
+        assert sum("Using cache" in str(line.get("stream")) for line in log) == times
     with pytest.raises(docker.errors.BuildError, match="non-zero code: 3"):
         client.images.build(fileobj=io.BytesIO(b"FROM busybox\nRUN exit 3\n"))
 

@@ -126,7 +126,7 @@ class BuildService:
             raise
         identity = options.build_id or ids.new_id()
         queue: asyncio.Queue[Message | None] = asyncio.Queue()
-        stream = _stream(options, queue.put_nowait, self._cache)
+        stream = _stream(build, queue.put_nowait, self._cache)
         task = asyncio.ensure_future(_run(build, names, stream, queue.put_nowait))
         self._running[identity] = task
         task.add_done_callback(lambda _: self._ended(identity, files.remove, queue))
@@ -288,10 +288,13 @@ async def _run(build: Build, names: list[str], stream: Stream, sink: Sink) -> No
     stream.built(image.id, [Reference.parse(name).familiar for name in names])
 
 
-def _stream(options: BuildOptions, sink: Sink, cache: BuildCache) -> Stream:
-    if options.events:
+def _stream(build: Build, sink: Sink, cache: BuildCache) -> Stream:
+    if build.options.events:
         return Events(sink)
-    return Quiet(sink) if options.quiet else Classic(sink, lambda name: cache.known(name) and not options.no_cache)
+    if build.options.quiet:
+        return Quiet(sink)
+    # The plan may turn the cache off: none of the images that it was to come from is here.
+    return Classic(sink, lambda name: cache.known(name) and not build.options.no_cache)
 
 
 def full_names(tags: Iterable[str]) -> list[str]:
