@@ -50,6 +50,9 @@ _HEAD_LOOKS, _HEAD_PAUSE = 250, 0.001
 _SERVER = f"Cove/{__version__} (linux)"
 _WATCHING = frozenset({"GET", "HEAD"})
 
+_LENGTHS = {b"content-length", b"transfer-encoding"}
+"""Whoever stands between (a proxy that authorises) may believe the one of them that we do not (RFC 9112, 6.1)."""
+
 
 class Owner(Protocol):
     """What a connection tells the server that made it."""
@@ -214,6 +217,10 @@ class Connection(asyncio.Protocol):
             await self._refuse(error)
             return False
         if not isinstance(event, h11.Request):
+            return False
+        if {name for name, _ in event.headers} >= _LENGTHS:
+            why = "a Content-Length and a Transfer-Encoding say two things about the body's length"
+            await self._refuse(h11.RemoteProtocolError(why))
             return False
         self.busy = True
         try:
