@@ -95,3 +95,30 @@ def test_a_slow_reader_has_all_of_a_container_that_is_gone(daemon: Daemon, clien
         while piece := talking.stdout.read(1 << 16):
             count += piece.count(b"x")
     assert count == 8000000
+
+
+def test_a_damaged_list_of_images_is_set_aside(own_daemon: Daemon) -> None:
+    own_daemon.cove("run", "-d", "--name", "kept", "busybox", "sleep", "600")
+    own_daemon.kill()
+    listed = own_daemon.data / "image/index.json"
+    good = listed.read_bytes()
+    listed.write_bytes(good[: len(good) // 2])
+    own_daemon.start()
+    assert "index.json" in own_daemon.log() and own_daemon.cove("images", "-q").stdout == ""
+    assert own_daemon.cove("exec", "kept", "echo", "there").stdout == "there\n"
+    own_daemon.kill()
+    listed.write_bytes(good)
+    listed.with_suffix(".damaged").unlink()
+    own_daemon.start()
+    assert own_daemon.cove("run", "--rm", "busybox", "echo", "works").stdout == "works\n", "nothing was collected"
+
+
+def test_a_container_whose_state_is_damaged_ends_and_starts_again(own_daemon: Daemon) -> None:
+    for name in ("hurt", "kept"):
+        own_daemon.cove("run", "-d", "--name", name, "busybox", "sleep", "600")
+    identity = own_daemon.cove("inspect", "-f", "{{.Id}}", "hurt").stdout.strip()
+    (own_daemon.run / "containers" / identity / "state.json").write_bytes(b"{")
+    os.kill(supervisor_pid(own_daemon), signal.SIGKILL)
+    assert own_daemon.cove("wait", "hurt").stdout == "255\n"
+    own_daemon.cove("start", "hurt")
+    assert set(own_daemon.cove("ps", "--format", "{{.Names}}").stdout.split()) == {"hurt", "kept"}

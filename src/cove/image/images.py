@@ -14,6 +14,7 @@ they no longer reach.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from cove.oci.reference import Reference
 from cove.paths import DataRoot
 from cove.store.files import write_atomic
 
+_log = logging.getLogger(__name__)
 _SHORT_ID = re.compile(r"[0-9a-f]{4,64}")
 
 Deletion = dict[str, str]
@@ -109,9 +111,25 @@ class Images:
         self._variants = Variants(self.content)
         self._targets: dict[str, Target] = {}
         self._entries: tuple[Descriptor, ...] = ()
+        self._aside = self._path.with_suffix(".damaged")
         if self._path.exists():
-            self._entries = oci.decode_index(self._path.read_bytes()).manifests
+            self._load()
         else:
+            self._save(())
+
+    def _load(self) -> None:
+        """A list that cannot be read is set aside, and while it lies there nothing is collected that it may name."""
+        try:
+            self._entries = oci.decode_index(self._path.read_bytes()).manifests
+        except CoveError as error:
+            self._path.rename(self._aside)
+            _log.error(
+                "the list of images %s is damaged (%s) and was moved to %s, so images have lost their names; put a "
+                "good copy in its place or pull them again, then delete that file: until then no space is freed",
+                self._path,
+                error.message,
+                self._aside.name,
+            )
             self._save(())
 
     def on_deletion(self, listener: Callable[[], None]) -> None:
@@ -297,7 +315,9 @@ class Images:
             return {entry.digest for entry in self._entries}
 
     def reachable(self) -> tuple[set[str], set[str]]:
-        """The blobs and the chain ids that the images need."""
+        """The blobs and the chain ids that the images need; Unavailable while a damaged list may name others."""
+        if self._aside.exists():
+            raise Unavailable(f"What images need is unknown while the damaged list {self._aside} lies there")
         blobs: set[str] = set()
         chains: set[str] = set()
         with self._lock:
