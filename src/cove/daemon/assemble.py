@@ -37,6 +37,7 @@ from cove.network.relay import Relays
 from cove.network.unmanaged import UnmanagedDriver
 from cove.paths import DataRoot, Instance, RunRoot
 from cove.runtime.client import Runtime
+from cove.runtime.spawning import Early
 from cove.store.database import Database
 from cove.volume.local import LocalDriver
 from cove.volume.plugin import Plugins
@@ -52,8 +53,11 @@ _PRIVATE = 0o700
 
 
 @asynccontextmanager
-async def assembled(config: Config) -> AsyncIterator[Engine]:
-    """A working engine, recovered from what was there; closed afterwards, containers running on."""
+async def assembled(config: Config, early: Early) -> AsyncIterator[Engine]:
+    """A working engine, recovered from what was there; closed afterwards, containers running on.
+
+    `early`: the supervisor that was begun while all of this was imported.
+    """
     async with AsyncExitStack() as stack:
         _prepare(config.data, config.run)
         loop = asyncio.get_running_loop()
@@ -67,7 +71,7 @@ async def assembled(config: Config) -> AsyncIterator[Engine]:
         volumes = LocalDriver(config.data, projects)
         projects.sweep(chain(config.data.volumes.glob("*/_data"), config.data.containers.glob("*/upper")))
         reports = Reports()
-        runtime = await Runtime.connect(config.run, on_report=reports, on_reconnect=reports.reconnected)
+        runtime = await Runtime.connect(config.run, on_report=reports, on_reconnect=reports.reconnected, early=early)
         stack.push_async_callback(runtime.close)
         firewall = Firewall(instance.nft_table)
         pools = config.file.network.address_pools

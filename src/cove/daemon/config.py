@@ -55,9 +55,7 @@ from __future__ import annotations
 
 import argparse
 import re
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -133,33 +131,29 @@ class File(_Table, frozen=True, kw_only=True):
     network: Network = Network()
 
 
-@dataclass(frozen=True, slots=True)
-class UnixHost:
+class UnixHost(msgspec.Struct, frozen=True):
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class TcpHost:
+class TcpHost(msgspec.Struct, frozen=True):
     host: str
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class SystemdHost:
+class SystemdHost(msgspec.Struct, frozen=True):
     """The sockets that systemd opened for this process."""
 
 
 Host = UnixHost | TcpHost | SystemdHost
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """Everything that this daemon was told."""
 
     data: paths.DataRoot
     run: paths.RunRoot
     hosts: tuple[Host, ...]
-    file: File = field(default_factory=File)
+    file: File = msgspec.field(default_factory=File)
 
     @property
     def log_level(self) -> LogLevel:
@@ -212,16 +206,18 @@ def parse_host(text: str) -> Host:
 def read_file(path: Path, *, required: bool) -> File:
     """Read daemon.toml; one that is not `required` may be missing. Raises InvalidArgument."""
     try:
-        content = tomllib.loads(path.read_text())
-        return msgspec.convert(content, File)
+        text = path.read_text()
+        import tomllib  # only for who has such a file
+
+        return msgspec.convert(tomllib.loads(text), File)
     except FileNotFoundError:
         if required:
             raise InvalidArgument(f"The configuration file {path} does not exist") from None
         return File()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidArgument(f"The configuration file {path} cannot be read: {error}") from error
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"The configuration file {path} is refused: {_plain(error)}") from error
+    except (OSError, ValueError) as error:  # what is no text, or no TOML, is a ValueError
+        raise InvalidArgument(f"The configuration file {path} cannot be read: {error}") from error
 
 
 def _plain(error: msgspec.ValidationError) -> str:

@@ -21,7 +21,6 @@ from cove.engine.containers import Containers
 from cove.engine.context import Context, Settings
 from cove.engine.disk_usage import DiskUsage
 from cove.engine.execs import Execs
-from cove.engine.explain.service import Explanations
 from cove.engine.files import Files
 from cove.engine.health import HealthChecks
 from cove.engine.images import ImageService
@@ -49,6 +48,7 @@ from cove.runtime.messages import Exited, OutOfMemory, Report
 
 if TYPE_CHECKING:
     from cove.engine.builds import BuildService
+    from cove.engine.explain.service import Explanations
 
 _CHECKPOINT_PERIOD = 60.0
 
@@ -89,7 +89,8 @@ class Engine:
         context.ports.called = self._called
         self.tracing = Tracing(context, registry, self._network_store)
         self.stats = Stats(context, registry)
-        self.explanations = Explanations(context, registry, self._network_store, self.containers, mounts, users)
+        self._mounts, self._users = mounts, users
+        self._explanations: Explanations | None = None
         self.images = ImageService(context, registry)
         self.manifests = ManifestService(context)
         self.trust = TrustService(context)
@@ -109,6 +110,17 @@ class Engine:
 
             self._builds = BuildService(self._context, self._launcher, self._attachments, self._build_cache)
         return self._builds
+
+    @property
+    def explanations(self) -> Explanations:
+        """Explanations, loaded with the first question."""
+        if self._explanations is None:
+            from cove.engine.explain.service import Explanations
+
+            self._explanations = Explanations(
+                self._context, self._registry, self._network_store, self.containers, self._mounts, self._users
+            )
+        return self._explanations
 
     def _called(self, identity: str) -> str:
         """How a complaint calls a container."""

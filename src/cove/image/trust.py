@@ -17,7 +17,6 @@ No file, or no rule that fits, asks nothing. A file that makes no sense refuses 
 from __future__ import annotations
 
 import threading
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -104,11 +103,13 @@ class Trust:
                 found = self._path.stat()
                 stamp = (found.st_mtime_ns, found.st_ino)
                 if stamp != self._stamp:
+                    import tomllib  # only for who has a policy
+
                     self._policy = msgspec.convert(tomllib.loads(self._path.read_text()), _Policy)
                     self._stamp = stamp
             except FileNotFoundError:
                 self._policy, self._stamp = _Policy(), None
-            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+            except (OSError, ValueError) as error:
                 self._stamp = None
                 raise Forbidden(
                     f"the policy {self._path} makes no sense, so that no image may be used: {error}"

@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 
@@ -24,12 +23,13 @@ import msgspec
 
 from cove import errors
 from cove.ipc import channel
-from cove.kernel import mounts, process, syscalls
+from cove.kernel import process, syscalls
 from cove.oci.spec import Resources
-from cove.paths import Instance, RunRoot
+from cove.paths import RunRoot
 from cove.runtime import messages as m
 from cove.runtime.newborn import Process
 from cove.runtime.roots import Roots
+from cove.runtime.spawning import Early, Supervisor, spawn
 
 _PR_SET_CHILD_SUBREAPER = 36
 _decode = msgspec.json.Decoder(m.Created | m.Done | m.Refused | m.Statuses | m.Exited | m.OutOfMemory).decode
@@ -56,7 +56,7 @@ class Runtime:
         self._waiting: dict[int, asyncio.Future[tuple[m.Reply, tuple[int, ...]]]] = {}
         self._ready = asyncio.Event()
         self._room: asyncio.Future[None] | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Supervisor | None = None
         self._kept: dict[str, int] = {}
         self._outputs: dict[str, tuple[int, ...]] = {}
         self._execs: dict[str, tuple[str, int]] = {}
@@ -73,10 +73,15 @@ class Runtime:
         *,
         on_report: Callable[[m.Report], None],
         on_reconnect: Callable[[], None] | None = None,
+        early: Early | None = None,
     ) -> Runtime:
-        """Connect to the supervisor, starting it when none answers. Raises Internal when it cannot be started."""
+        """Connect to the supervisor, starting it when none answers. Raises Internal when it cannot be started.
+
+        `early`: one that was begun already, perhaps.
+        """
         syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
         runtime = cls(run, on_report, on_reconnect)
+        runtime._child = early.taken() if early is not None else None
         await runtime._connect()
         return runtime
 
@@ -90,7 +95,7 @@ class Runtime:
             except OSError:
                 sock.close()
                 if self._child is None or self._child.poll() is not None:
-                    self._spawn()
+                    self._child = spawn(self._run)
                 await asyncio.sleep(min(0.005 * (attempt + 1), 0.05))
                 continue
             sock.setblocking(False)
@@ -101,25 +106,6 @@ class Runtime:
         raise errors.Internal(
             f"The supervisor of {self._run.root} does not start; see the daemon's log for its reason"
         )
-
-    def _spawn(self) -> None:
-        self._run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
-        parent = Instance.of(self._run).cgroup_parent
-        words = ["-m", "cove.runtime.supervisor", "--run-root", str(self._run.root), "--cgroup-parent", parent]
-        # Containers are born of this process: executed from a read-only mount, its interpreter is beyond the reach
-        # of a container that finds it at /proc/self/exe.
-        interpreter = mounts.readonly_file(sys.executable)
-        try:
-            self._child = subprocess.Popen(
-                [sys.executable, *words],
-                executable=f"/proc/self/fd/{interpreter}",
-                pass_fds=(interpreter,),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                cwd="/",
-            )
-        finally:
-            os.close(interpreter)
 
     def _readable(self) -> None:
         assert self._socket is not None
