@@ -1,9 +1,11 @@
-"""What the command may import on its way to a running container."""
+"""What may be imported on the way to a running container: by the commands, and by a daemon that begins."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+import pytest
 
 DEAR = {
     "argparse", "asyncio", "collections", "contextlib", "dataclasses", "email", "enum", "h11", "http.client",
@@ -13,16 +15,44 @@ DEAR = {
 VERBS = ("run", "exec", "ps", "logs", "lifecycle", "start")
 
 
-def test_the_hot_verbs_import_nothing_dear() -> None:
+def _imported(*modules: str) -> set[str]:
+    """Everything that an interpreter imports for `modules`."""
     code = (
         "import sys; before = set(sys.modules)\n"
-        "import cove.cli.main, cove.cli.table\n"
-        f"for verb in {VERBS}: __import__('cove.cli.commands.' + verb)\n"
+        f"for module in {modules}: __import__(module)\n"
         "print('\\n'.join(set(sys.modules) - before))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "cove.cli.commands.run" in found
-    assert not DEAR & set(found)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = set(done.stdout.split())
+    assert found.issuperset(modules)
+    return found
+
+
+def test_the_hot_verbs_import_nothing_dear() -> None:
+    assert not DEAR & _imported("cove.cli.main", "cove.cli.table", *(f"cove.cli.commands.{verb}" for verb in VERBS))
+
+
+@pytest.mark.parametrize("verb", ["start", "state", "delete", "kill"])
+def test_the_short_verbs_of_the_runtime_import_little(verb: str) -> None:
+    allowed = {"collections", "enum", "json", "re", "signal"}  # for state.json, and signals by their names
+    assert not (DEAR - allowed) & _imported("cove.runtime.oci.main", f"cove.runtime.oci.{verb}")
+
+
+def test_what_makes_containers_defines_no_dataclasses() -> None:
+    """Each costs half a millisecond at import, and brings `inspect`; a Struct or a NamedTuple costs a tenth."""
+    code = (
+        "import sys; sys.modules['typing_extensions'] = None\n"
+        "import cove.runtime.oci.create, cove.kernel.cgroups_v1, cove.kernel.cgroups_v2, cove.runtime.supervisor\n"
+        "print(*{'asyncio', 'dataclasses', 'inspect', 'argparse'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_a_daemon_begins_its_supervisor_before_it_loads_itself() -> None:
+    found = _imported("cove.daemon.main")
+    assert "asyncio" not in found
+    assert not [name for name in found if name.startswith(("cove.api", "cove.engine.engine", "cove.image"))]
 
 
 def test_every_verb_of_the_table_exists() -> None:

@@ -10,7 +10,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
 import msgspec
 
@@ -149,7 +148,7 @@ def _first_process(launch: Launch, manner: Manner, cgroups: Cgroups, group: str,
         near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         opened.callback(near.close)
         opened.callback(far.close)
-        manner = replace(manner, link=near.fileno(), rootless=not rootless.may_mount())
+        manner = msgspec.structs.replace(manner, link=near.fileno(), rootless=not rootless.may_mount())
         return born(
             flags,
             place,
