@@ -15,16 +15,16 @@ data root (0710, default /var/lib/cove)      run root (0700 but for the socket, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 DEFAULT_DATA_ROOT = Path("/var/lib/cove")
 DEFAULT_RUN_ROOT = Path("/run/cove")
 DEFAULT_CONFIG = Path("/etc/cove/daemon.toml")
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerData:
+class ContainerData(msgspec.Struct, frozen=True):
     """A container's durable directory."""
 
     root: Path
@@ -69,8 +69,7 @@ class ContainerData:
         return self.root / "bundle"
 
 
-@dataclass(frozen=True, slots=True)
-class DataRoot:
+class DataRoot(msgspec.Struct, frozen=True):
     """What outlives a reboot."""
 
     root: Path
@@ -126,8 +125,7 @@ class DataRoot:
         return ContainerData(self.containers / identity)
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerRun:
+class ContainerRun(msgspec.Struct, frozen=True):
     """A container's directory for this boot."""
 
     root: Path
@@ -154,8 +152,7 @@ class ContainerRun:
         return self.root / "seccomp.bpf"
 
 
-@dataclass(frozen=True, slots=True)
-class RunRoot:
+class RunRoot(msgspec.Struct, frozen=True):
     """What dies with the host's boot."""
 
     root: Path
@@ -189,8 +186,7 @@ class RunRoot:
         return ContainerRun(self.containers / identity)
 
 
-@dataclass(frozen=True, slots=True)
-class Instance:
+class Instance(msgspec.Struct, frozen=True):
     """The names one daemon uses for what it owns in the kernel, so that daemons live side by side.
 
     The daemon on the default run root has the plain names; any other one carries 8 hexadecimal

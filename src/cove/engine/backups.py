@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+
+import msgspec
 
 from cove.engine import backup_document as document
 from cove.engine.bridging import Message, Sink, told
@@ -33,8 +34,7 @@ from cove.oci.image import OCI_CONFIG, OCI_MANIFEST, Descriptor, Manifest
 from cove.oci.reference import Reference
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(msgspec.Struct, frozen=True):
     """What a backup shall hold, and whether those who write are stopped meanwhile."""
 
     volumes: bool = True

@@ -12,8 +12,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cove.build import context as contexts
 from cove.build.arrived import Arrived
@@ -34,8 +35,7 @@ InMemory = Callable[[Path], Path | None]
 """A directory in memory that goes with a scratch directory; None where there can be none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(msgspec.Struct, frozen=True):
     """A directory that a client sent before the build that uses it."""
 
     scratch: Path

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,8 +41,7 @@ Sink = Callable[[dict[str, Any]], None]
 Hear = Callable[[Event], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
+class Recipe(msgspec.Struct, frozen=True):
     """What is to be done: the Dockerfile, and the patterns of what COPY leaves out of the main context."""
 
     dockerfile: bytes
@@ -62,8 +60,7 @@ class Files(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(msgspec.Struct, frozen=True):
     """What all builds of a daemon share."""
 
     context: Context

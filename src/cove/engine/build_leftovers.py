@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cove.build.cache import BuildCache, Record
 from cove.engine.context import Context
@@ -20,8 +21,7 @@ STEP, MOUNT, CONTEXT = "regular", "exec.cachemount", "source.local"
 """The types of leftovers, in BuildKit's words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leftover:
+class Leftover(msgspec.Struct, frozen=True):
     """A finished step's layer, a cache mount, or a copy of a client's directory. `shared`: others have its layer too.
 
     The others are an image, a container, another step.

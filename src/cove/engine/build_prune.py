@@ -12,8 +12,9 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cove.build.cache import BuildCache
 from cove.engine.build_leftovers import MOUNT, STEP, Leftover, leftovers
@@ -26,8 +27,7 @@ from cove.wire.times import moment
 Wanted = Callable[[Leftover], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True):
     """In bytes, 0 for none: what always may stay, what may stay at most, what is to be free on the disk."""
 
     reserved: int = 0

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from cove.engine.cdi_files import (
     Catalogue,
@@ -29,8 +30,7 @@ from cove.oci.spec import Device, DeviceRule, Hook, Mount
 from cove.wire.containers import DeviceRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Edits:
+class Edits(msgspec.Struct, frozen=True):
     """What all wanted devices together change, in the terms of the runtime."""
 
     env: tuple[str, ...] = ()

@@ -14,7 +14,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -90,12 +89,11 @@ class Spec(_Part, frozen=True, kw_only=True):
     container_edits: ContainerEdits = ContainerEdits()
 
 
-@dataclass(frozen=True, slots=True)
-class Catalogue:
+class Catalogue(msgspec.Struct, frozen=True):
     """Every device there is, by its full name; `broken` says of a file why it is left out."""
 
-    devices: Mapping[str, tuple[Spec, SpecDevice]] = field(default_factory=dict)
-    ambiguous: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    devices: Mapping[str, tuple[Spec, SpecDevice]] = msgspec.field(default_factory=dict)
+    ambiguous: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     broken: tuple[str, ...] = ()
 
     def kinds(self, kind: str) -> list[str]:

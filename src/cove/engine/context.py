@@ -7,8 +7,9 @@ before the engine exists, and the engine, which empties it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from cove.engine.default_network import USUAL, DefaultNetwork
 from cove.engine.events import Events
@@ -62,8 +63,7 @@ class Reports:
             listener(report)
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """The administrator's choices that the engine follows.
 
     `log_segment_bytes` and `log_files` bound each container's log. `dns` replaces the host's name servers.
@@ -83,19 +83,17 @@ class Settings:
     publish_address: str = "0.0.0.0"
     expose_to: str = "public"
     default_network: DefaultNetwork = USUAL
-    network_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    network_options: Mapping[str, Mapping[str, str]] = msgspec.field(default_factory=dict)
     cdi_directories: tuple[str, ...] = ("/etc/cdi", "/run/cdi")
 
 
-@dataclass(slots=True)
-class Choice:
+class Choice(msgspec.Struct):
     """The settings that count now: a daemon that runs may be told others."""
 
     settings: Settings = Settings()
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """The parts that the engine joins."""
 
     instance: Instance
@@ -116,9 +114,9 @@ class Context:
     firewall: Firewall
     connect: Callable[[], Distribution]
     trust: Trust
-    events: Events = field(default_factory=Events)
-    executors: Executors = field(default_factory=Executors)
-    choice: Choice = field(default_factory=Choice)
+    events: Events = msgspec.field(default_factory=Events)
+    executors: Executors = msgspec.field(default_factory=Executors)
+    choice: Choice = msgspec.field(default_factory=Choice)
 
     @property
     def settings(self) -> Settings:

@@ -12,7 +12,8 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cove import ids
 from cove.engine import merge, security
@@ -37,8 +38,7 @@ _NOT_RUN = 126
 """Execs that have ended and can still be inspected, of each container."""
 
 
-@dataclass(slots=True)
-class Exec:
+class Exec(msgspec.Struct):
     """One exec: asked for, then running, then ended. `ended` carries its exit code."""
 
     id: str
@@ -48,8 +48,8 @@ class Exec:
     exit_code: int | None = None
     pid: int = 0
     process: Running | None = None
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    stirred: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    stirred: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
 class ExecAttachment:

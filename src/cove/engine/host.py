@@ -9,8 +9,9 @@ import os
 import platform
 import re
 import resource
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from cove.errors import Internal
 
@@ -24,8 +25,7 @@ _LIMITS = {
 _CAP_SYS_RESOURCE = 24
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
+class HostFacts(msgspec.Struct, frozen=True):
     """`ceilings`: hard limits (by RLIMIT_ name) that this host does not let anyone raise; -1 is unlimited.
 
     `last_capability`: the highest number the kernel knows. `swap_limit`: whether swap is accounted for.
@@ -40,7 +40,7 @@ class HostFacts:
     cgroup_version: int = 2
     cgroup_driver: str = "cgroupfs"
     swap_limit: bool = True
-    ceilings: dict[str, int] = field(default_factory=dict)
+    ceilings: dict[str, int] = msgspec.field(default_factory=dict)
     last_capability: int = 40
     apparmor: bool = False
     selinux: bool = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from fnmatch import fnmatchcase
+
+import msgspec
 
 from cove.engine.image_view import created_ns
 from cove.image.images import Image, Images
@@ -33,7 +34,7 @@ def narrowed(image: Image, patterns: tuple[str, ...]) -> Image:
     """The image under those names only that were asked for."""
     if not patterns:
         return image
-    return replace(
+    return msgspec.structs.replace(
         image,
         names=tuple(name for name in image.names if _fits(name, patterns)),
         repo_digests=tuple(name for name in image.repo_digests if _fits(name, patterns)),

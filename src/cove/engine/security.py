@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -122,8 +121,7 @@ def hardened(asked: HostConfig) -> HostConfig:
 # ── security options ──────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
-class SecurityOptions:
+class SecurityOptions(msgspec.Struct, frozen=True):
     """`seccomp`: None for the default profile, a profile of the user's, or `unconfined`.
 
     `apparmor`: the profile's name, "" for none. `label`: an SELinux label, "" for none.
@@ -159,19 +157,19 @@ def _apply(options: SecurityOptions, key: str, value: str, text: str, host: Host
     if key == "no-new-privileges":
         if value not in ("", "true", "false"):
             raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
-        return replace(options, no_new_privileges=value != "false")
+        return msgspec.structs.replace(options, no_new_privileges=value != "false")
     if key == "seccomp":
         if value == "unconfined":
-            return replace(options, unconfined=True, seccomp=None)
+            return msgspec.structs.replace(options, unconfined=True, seccomp=None)
         if value in ("", "builtin", "default"):
-            return replace(options, unconfined=False, seccomp=None)
-        return replace(options, unconfined=False, seccomp=seccomp_profile.parse(value))
+            return msgspec.structs.replace(options, unconfined=False, seccomp=None)
+        return msgspec.structs.replace(options, unconfined=False, seccomp=seccomp_profile.parse(value))
     if key == "systempaths" and value == "unconfined":
-        return replace(options, system_paths=False)
+        return msgspec.structs.replace(options, system_paths=False)
     if key == "writable-cgroups":
-        return replace(options, writable_cgroups=_writable_cgroups(value, text, host))
+        return msgspec.structs.replace(options, writable_cgroups=_writable_cgroups(value, text, host))
     if key == "apparmor":
-        return replace(options, apparmor=_apparmor(value, host))
+        return msgspec.structs.replace(options, apparmor=_apparmor(value, host))
     if key == "label":
         if value != "disable" and host.selinux:
             raise Unsupported(f"SELinux labels are not supported; leave out --security-opt {text}")

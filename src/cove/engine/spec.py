@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -41,8 +40,7 @@ RUNTIMES = ("", "cove", "runc")
 """There is one; "runc" is what other engines call theirs, and what clients send for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What a start adds to the record.
 
     `mounts`: volumes, binds and the managed files, in order of depth. `joined`: for each namespace that
@@ -56,7 +54,7 @@ class Surroundings:
     mounts: tuple[Mount, ...] = ()
     edits: Edits = NO_EDITS
     within_project: bool = False
-    joined: Mapping[str, str] = field(default_factory=dict)
+    joined: Mapping[str, str] = msgspec.field(default_factory=dict)
     memory: str = ""
 
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cove.engine.registry import Registry
 from cove.errors import Conflict, InvalidArgument, Unsupported
@@ -32,8 +33,7 @@ _AUTO = re.compile(r"auto(?::size=(\d{1,9}))?")
 _SUBUID, _SUBGID = Path("/etc/subuid"), Path("/etc/subgid")
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(msgspec.Struct, frozen=True):
     """Ids of the host that lie side by side."""
 
     first: int
@@ -43,8 +43,7 @@ class Range:
         return self.first < other.first + other.count and other.first < self.first + self.count
 
 
-@dataclass(frozen=True, slots=True)
-class Maps:
+class Maps(msgspec.Struct, frozen=True):
     """A container's ids on the host; empty when they are the host's own."""
 
     uids: tuple[IDMapping, ...] = ()

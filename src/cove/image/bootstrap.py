@@ -18,8 +18,9 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cove.errors import Internal, InvalidArgument, Unsupported
 from cove.image.content import ContentStore
@@ -58,8 +59,7 @@ _PASSWD = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/fa
 _GROUP = b"root:x:0:\nnogroup:x:65534:\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What to put in; `suite` "" is the name's tag, or the host's own suite; `mirror` "" is the host's."""
 
     suite: str = ""
@@ -68,12 +68,15 @@ class Options:
     mirror: str = ""
 
 
+_NO_OPTIONS = Options()
+
+
 def bootstrap(
     content: ContentStore,
     images: Images,
     layers: Layers,
     name: str,
-    options: Options = Options(),
+    options: Options = _NO_OPTIONS,
     progress: Progress = lambda _: None,
 ) -> Image:
     """Make the image `name` and return it; blocks for as long as the packages take.

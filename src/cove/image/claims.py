@@ -22,7 +22,6 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import msgspec
 
@@ -38,8 +37,7 @@ _TYPES = frozenset({"cosign container image signature", "atomic container signat
 _MOST = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True):
     """`signature` is said to be one of the bytes `signed`, which say that `subject` was signed as `identity`."""
 
     subject: str

@@ -19,7 +19,6 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import msgspec
 
@@ -47,8 +46,7 @@ _Entries = list[Descriptor]
 _Listeners = list[Callable[[], None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """One image as stored; `names` and `repo_digests` are in the familiar spelling, sorted.
 
     `target` is what the names point at: `manifest` itself, or an index that offers it among others.
@@ -78,8 +76,7 @@ class Image:
         return frozenset(offer.variant.id for offer in self.offers if offer.variant) | {self.id}
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     """What a user's word means: a target, the full name if the word was one, the variant if it chose one."""
 
     target: str

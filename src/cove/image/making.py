@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from cove.image.content import ContentStore
 from cove.image.decompress import decompressed
@@ -23,8 +24,7 @@ _GZIP, _ZSTD, _OTHERS = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", (b"BZh", b"\xfd7zXZ\0"
 _LEVEL, _ISAL_LEVEL = 3, 1
 
 
-@dataclass(frozen=True, slots=True)
-class StoredLayer:
+class StoredLayer(msgspec.Struct, frozen=True):
     """A layer in the store and unpacked."""
 
     blob: Descriptor

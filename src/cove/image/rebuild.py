@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from cove.image import artifacts
 from cove.image.content import ContentStore
@@ -20,8 +21,7 @@ from cove.oci.image import ContainerConfig, Descriptor, ImageConfig, Manifest, R
 from cove.oci.platform import host_platform
 
 
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
+class Rebuilt(msgspec.Struct, frozen=True):
     """An image's parts in the content store, not registered. `id` is its configuration's digest."""
 
     id: str

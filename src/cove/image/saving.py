@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import msgspec
 
@@ -30,8 +29,7 @@ _CHUNK = 1 << 20
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
-@dataclass(frozen=True, slots=True)
-class _Saved:
+class _Saved(msgspec.Struct, frozen=True):
     """An image with the names to save it under; `alone`: without the other variants of its index."""
 
     image: StoredImage

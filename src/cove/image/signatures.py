@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from cove.errors import CoveError, InvalidArgument
 from cove.image.claims import Claim, claims, is_signature
@@ -21,16 +22,14 @@ _MAX_PAYLOAD = 1 << 20
 _MOST = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """A signature that holds: who signed (the key's fingerprint) and what the signer called the image."""
 
     key: str
     identity: str
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """A public key; `fingerprint` is the SHA-256 of its DER form."""
 
     fingerprint: str

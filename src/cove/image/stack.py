@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from cove.errors import InvalidArgument, Unsupported
 from cove.oci import digest as digests
@@ -10,8 +10,7 @@ from cove.oci.chain import chain_ids
 from cove.oci.image import LAYERS, Descriptor, ImageConfig, Manifest
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """`blob`, uncompressed, is `diff_id`; on top of `parent` ("" for none) it makes `chain_id`."""
 
     blob: Descriptor

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from cove.errors import CoveError
 from cove.image.content import ContentStore
@@ -21,8 +22,7 @@ from cove.paths import DataRoot
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ImageStore:
+class ImageStore(msgspec.Struct, frozen=True):
     """Its parts; deleting an image collects what only that one needed."""
 
     content: ContentStore

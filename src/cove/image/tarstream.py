@@ -9,8 +9,9 @@ here; names and link targets are just text. Source: POSIX pax, GNU tar's manual 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from cove.errors import InvalidArgument
 from cove.image.decompress import decompressed
@@ -30,8 +31,7 @@ _KINDS: dict[bytes, Kind] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One member; `content` yields `size` bytes."""
 
     name: str

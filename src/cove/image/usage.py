@@ -13,8 +13,9 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cove.errors import Conflict
 from cove.image.content import ContentStore
@@ -26,16 +27,14 @@ from cove.paths import DataRoot
 _BLOCK = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True):
     """One image's bytes on disk, and how many of them other images have too."""
 
     size: int
     shared: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoreUsage:
+class StoreUsage(msgspec.Struct, frozen=True):
     """Bytes on disk. `images` by image id; `cached` is what only the build cache needs, by chain id."""
 
     total: int
@@ -44,8 +43,7 @@ class StoreUsage:
     cached: dict[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+class _Parts(msgspec.Struct, frozen=True):
     blobs: frozenset[str]
     chains: frozenset[str]
 

@@ -11,8 +11,9 @@ Documents are read here and never written. A manifest's bytes never change, so w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from cove.errors import CoveError, InvalidArgument, NotFound
 from cove.oci import digest as digests
@@ -33,8 +34,7 @@ class Blobs(Protocol):
     def read(self, digest: str) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(msgspec.Struct, frozen=True):
     """One image for one platform, complete in the store; `id` is the digest of its configuration."""
 
     id: str
@@ -49,8 +49,7 @@ class Variant:
         return self.config.platform
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """One entry of an index. `blobs` is everything of it that is here, its manifest first, once it is complete."""
 
     descriptor: Descriptor
@@ -63,8 +62,7 @@ class Offer:
         return self.variant.platform if self.variant else self.descriptor.platform
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """What a name points at, and what of it is here."""
 
     descriptor: Descriptor

@@ -16,15 +16,14 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _HEAD = struct.Struct("=QB")
 _INLINE = 64 << 10
 _MAX_FDS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """What arrived: the request's number, the body and the descriptors, which the receiver owns."""
 
     number: int

@@ -19,8 +19,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from cove.errors import Internal, InvalidArgument
 from cove.oci.spec import Rdma, Resources
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 ROOT = Path("/sys/fs/cgroup")
 
 
-@dataclass(frozen=True, slots=True)
-class IoCount:
+class IoCount(msgspec.Struct, frozen=True):
     """Bytes and operations of one block device; `operation` is "read" or "write"."""
 
     major: int
@@ -43,8 +43,7 @@ class IoCount:
     operations: int
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupStats:
+class CgroupStats(msgspec.Struct, frozen=True):
     """What a group has used. Times in nanoseconds, sizes in bytes; a limit of 0 is none, a peak of 0 unknown.
 
     `pressure`: of "cpu", "memory" and "io", where the kernel measures it for groups (version 2).
@@ -62,19 +61,18 @@ class CgroupStats:
     memory_peak: int = 0
     memory_limit: int = 0
     memory_failures: int = 0
-    memory_stat: dict[str, int] = field(default_factory=dict)
+    memory_stat: dict[str, int] = msgspec.field(default_factory=dict)
     oom_kills: int = 0
     pids: int = 0
     pids_limit: int = 0
     pids_peak: int = 0
     swap: int = 0
     io: tuple[IoCount, ...] = ()
-    pressure: dict[str, Pressure] = field(default_factory=dict)
-    huge_pages: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    pressure: dict[str, Pressure] = msgspec.field(default_factory=dict)
+    huge_pages: dict[str, tuple[int, int, int]] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Birthplace:
+class Birthplace(msgspec.Struct, frozen=True):
     """`directory` is for clone3's CLONE_INTO_CGROUP (v2); `doors` are for the child, to `enter` by (v1)."""
 
     directory: int | None = None

@@ -14,10 +14,11 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import msgspec
 
 CALL, REPLY, ERROR, SIGNAL = 1, 2, 3, 4
 _PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_SERIAL, _DESTINATION, _SENDER, _SIGNATURE = range(1, 9)
@@ -39,22 +40,20 @@ class DBusError(OSError):
         return f"{self.args[0]} ({self.name})"
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(msgspec.Struct, frozen=True):
     """A value that carries its signature."""
 
     signature: str
     value: object
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """One message as received; `fields` by the header field's number."""
 
     type: int
     serial: int
-    fields: dict[int, Any] = field(default_factory=dict)
-    body: list[Any] = field(default_factory=list)
+    fields: dict[int, Any] = msgspec.field(default_factory=dict)
+    body: list[Any] = msgspec.field(default_factory=list)
 
     @property
     def member(self) -> str:

@@ -12,7 +12,8 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from cove.kernel.bpf import (
     PROG_ATTACH,
@@ -36,8 +37,7 @@ _TYPES = {"b": (_BLOCK,), "c": (_CHARACTER,), "u": (_CHARACTER,), "a": (_BLOCK, 
 _ACCESS = {"m": 1, "r": 2, "w": 4}
 
 
-@dataclass(frozen=True, slots=True)
-class Exemption:
+class Exemption(msgspec.Struct, frozen=True):
     """Devices of one type (and number, None for any) with access bits that differ from the default."""
 
     type: int

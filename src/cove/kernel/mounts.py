@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cove.kernel import rootpath, syscalls
 
@@ -75,8 +75,7 @@ KNOWN_OPTIONS = tuple(
 """The mount options that are not data for the file system."""
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What a mount's options say. Pairs of attributes are (set, clear); propagation is an MS_* flag or 0.
 
     `named`: they say something of the attributes, be it what holds anyway.

@@ -16,8 +16,9 @@ import logging
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from cove.errors import Unsupported, describe
 from cove.kernel import netlink, traffic
@@ -39,14 +40,13 @@ class _Class(NamedTuple):
     rate: int
 
 
-@dataclass(slots=True)
-class _Tree:
+class _Tree(msgspec.Struct):
     """The ifb of one network. `classes` by (container, whether it is for what the container sends)."""
 
     link: str
     index: int
-    own: dict[bool, int] = field(default_factory=dict)
-    classes: dict[tuple[str, bool], _Class] = field(default_factory=dict)
+    own: dict[bool, int] = msgspec.field(default_factory=dict)
+    classes: dict[tuple[str, bool], _Class] = msgspec.field(default_factory=dict)
 
     def free(self) -> int:
         used = {each.minor for each in self.classes.values()}

@@ -11,7 +11,8 @@ anything up.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from cove.errors import InvalidArgument
 from cove.oci import digest as digests
@@ -38,8 +39,7 @@ _IDENTIFIER = re.compile(r"[a-f0-9]{64}")
 _TEXT_LENGTH = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True):
     """A parsed reference. `tag` and `digest` are "" when absent; `parse` sees that one is there."""
 
     domain: str
@@ -79,15 +79,15 @@ class Reference:
         """The same repository under another tag, without digest; InvalidArgument for a bad tag."""
         if _TAG_ONLY.fullmatch(tag) is None:
             raise InvalidArgument("invalid tag format")
-        return replace(self, tag=tag, digest="")
+        return msgspec.structs.replace(self, tag=tag, digest="")
 
     def with_digest(self, digest: str) -> Reference:
         """The same repository at a digest, without tag."""
-        return replace(self, tag="", digest=digests.check(digest))
+        return msgspec.structs.replace(self, tag="", digest=digests.check(digest))
 
     def or_latest(self) -> Reference:
         """Itself, or tagged `latest` if it is a bare name."""
-        return self if self.tag or self.digest else replace(self, tag=DEFAULT_TAG)
+        return self if self.tag or self.digest else msgspec.structs.replace(self, tag=DEFAULT_TAG)
 
     @property
     def name(self) -> str:

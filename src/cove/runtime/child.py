@@ -12,7 +12,6 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import NoReturn
 
 import msgspec
@@ -22,8 +21,7 @@ from cove.kernel.cgroups import Birthplace
 from cove.runtime.messages import ROOT, Failed, Go, Ready
 
 
-@dataclass(frozen=True, slots=True)
-class ChildStdio:
+class ChildStdio(msgspec.Struct, frozen=True):
     """What becomes descriptors 0, 1 and 2; None is the container's /dev/null.
 
     `console`: all three are a pty of the container's own devpts instead; its master is sent to the
@@ -39,8 +37,7 @@ class ChildStdio:
         return [fd for fd in (self.stdin, self.stdout, self.stderr) if fd is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class Manner:
+class Manner(msgspec.Struct, frozen=True):
     """What a child is told besides its spec, most of it by the command of an OCI runtime.
 
     `hold`: say `Ready` on sync before waiting for Go, and run the spec's hooks.

@@ -12,7 +12,8 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cove.errors import Conflict, InvalidArgument
 from cove.ipc import channel
@@ -28,8 +29,7 @@ from cove.runtime.messages import ExecLaunch, Launch, Status
 from cove.runtime.pump import Pump
 
 
-@dataclass(slots=True)
-class Child:
+class Child(msgspec.Struct):
     """A process of ours that is watched: `gate` is open until it executes its program.
 
     `helper`: the pidfd of a process of ours that works for it until then.
@@ -60,8 +60,7 @@ class Child:
             self.helper = None
 
 
-@dataclass(slots=True)
-class Container:
+class Container(msgspec.Struct):
     """A container as the supervisor knows it; `child` is None once it has exited.
 
     `released`: nothing is left of it but its run directory.
@@ -71,7 +70,7 @@ class Container:
     child: Child | None
     streams: stdio.Streams
     pump: Pump | None
-    execs: dict[str, Child] = field(default_factory=dict)
+    execs: dict[str, Child] = msgspec.field(default_factory=dict)
     oom_events: int | None = None
     oom_kills: int = 0
     released: bool = False

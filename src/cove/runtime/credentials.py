@@ -15,7 +15,8 @@ import signal
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from cove.kernel import privileges, rootpath, syscalls
 from cove.oci.spec import Process
@@ -47,8 +48,7 @@ _SCHEDULER_FLAGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Masks:
+class Masks(msgspec.Struct, frozen=True):
     """The capability sets as bit masks, computed before anything is dropped."""
 
     bounding: int
@@ -242,8 +242,7 @@ def environment(process: Process, identity: Identity) -> dict[str, str]:
     return env
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(msgspec.Struct, frozen=True):
     """What is executed, with its environment."""
 
     path: str

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from functools import lru_cache
 
 import msgspec
@@ -49,8 +48,7 @@ _encode = msgspec.json.Encoder().encode
 _encode(ContainerProcessState(oci_version="", fds=(), pid=0, state=State(id="", status="", bundle="")))
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(msgspec.Struct, frozen=True):
     """A compiled filter; with `listener`, a connected socket, `told` goes there with the descriptor."""
 
     program: bytes = b""

@@ -26,8 +26,9 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import NoReturn
+
+import msgspec
 
 from cove.ipc import channel
 from cove.kernel import namespaces, process, syscalls
@@ -42,8 +43,7 @@ _CGROUP = b"c"
 Within = Sequence[tuple[str, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Newborn:
+class Newborn(msgspec.Struct, frozen=True):
     """A child that waits for its orders."""
 
     pid: int

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NoReturn
 
 import msgspec
@@ -250,7 +249,7 @@ class _Init:
         with self.child.stage("user"):
             identity = credentials.identify(tree.root, process, self.launch.user, self.launch.group_add)
             if self.keeps_groups:
-                identity = replace(identity, groups=None)
+                identity = msgspec.structs.replace(identity, groups=None)
         with self.child.stage("cwd"):
             credentials.enter_directory(tree.root, process.cwd, make=True)
         with self.child.stage("rootfs"):

@@ -15,9 +15,10 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from cove.runtime.logs import BURST, RECORD, file_name, segments
 
@@ -36,16 +37,17 @@ class Chunk(NamedTuple):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Cursor:
+class Cursor(msgspec.Struct, frozen=True, order=True):
     """A place in a log: everything before it has been read."""
 
     segment: int = 0
     offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+BEGINNING = Cursor()
+
+
+class Filter(msgspec.Struct, frozen=True):
     """Which records are wanted: their streams, and their time in ns (0 is no bound)."""
 
     streams: frozenset[int] = BOTH
@@ -61,8 +63,7 @@ class Filter:
         return bytes([s if self.since_ns <= at <= last else 0 for s, at in zip(kept, times, strict=True)])
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(msgspec.Struct, frozen=True):
     """Bytes [start, end) of one stream."""
 
     stream: int
@@ -108,7 +109,7 @@ class LogReader:
     `directory` may be set anew, between two chunks, when the log was moved.
     """
 
-    def __init__(self, directory: Path, cursor: Cursor = Cursor(), *, hold: bool = False) -> None:
+    def __init__(self, directory: Path, cursor: Cursor = BEGINNING, *, hold: bool = False) -> None:
         self.directory = directory
         self.cursor = cursor
         self._begin: dict[int, Cursor] = {}

@@ -21,8 +21,9 @@ import os
 import socket
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import NoReturn
+
+import msgspec
 
 from cove.ipc import channel
 from cove.kernel import mounts, namespaces
@@ -38,8 +39,7 @@ _ITS_OWN = {"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "
 _SHOWN: dict[str, tuple[NamespaceType, str]] = {"sysfs": ("network", "net"), "mqueue": ("ipc", "ipc")}
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """What init gets: its root, a procfs unless it may make its own, device nodes that it may not make (see
     `devices.nodes`), and the mounts of the spec by their index.
     """
@@ -47,7 +47,7 @@ class Given:
     root: int = -1
     proc: int | None = None
     nodes: int | None = None
-    mounts: Mapping[int, int] = field(default_factory=dict)
+    mounts: Mapping[int, int] = msgspec.field(default_factory=dict)
 
 
 def needed(spec: Spec) -> bool:

@@ -11,7 +11,8 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+import msgspec
 
 from cove.kernel import idmapped, loop, mounts, namespaces, rootpath, syscalls
 from cove.kernel.mounts import Options, parse_options
@@ -23,8 +24,7 @@ from cove.runtime.messages import LENT
 _TMPFS_MAGIC = 0x01021994  # statfs(2)
 
 
-@dataclass(frozen=True, slots=True)
-class Maps:
+class Maps(msgspec.Struct, frozen=True):
     """A container's user namespace (any descriptor of it) and its maps."""
 
     namespace: int

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cove.paths import ContainerRun
 from cove.runtime.init import ChildStdio
@@ -22,8 +23,7 @@ from cove.runtime.init import ChildStdio
 STDOUT, STDERR = 1, 2
 
 
-@dataclass(slots=True)
-class Streams:
+class Streams(msgspec.Struct):
     """The supervisor's ends: `outputs` are (descriptor, stream number); `stdin` a write end; `console` a pty."""
 
     outputs: list[tuple[int, int]]

@@ -10,7 +10,8 @@ string but "", "0" or a name whose entry says 0 becomes root.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from cove.kernel import rootpath
 from cove.runtime.child import Failure
@@ -19,8 +20,7 @@ MAX_ID = (1 << 31) - 1
 _FILE_BYTES = 8 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """The ids to take; `home` is what HOME becomes where the environment has none.
 
     `groups` has the primary group too: what denies it something cannot be got around by becoming another group.
@@ -59,16 +59,14 @@ def home_of(root: int, uid: int) -> str:
 # ── the files ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
+class _Account(msgspec.Struct, frozen=True):
     name: str
     uid: int
     gid: int
     home: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(msgspec.Struct, frozen=True):
     name: str
     gid: int
     members: tuple[str, ...]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from dataclasses import dataclass
+
+import msgspec
 
 from cove.errors import Internal, InvalidArgument, describe
 from cove.oci.spec import Mount
@@ -16,8 +17,7 @@ from cove.oci.spec import Mount
 PROPAGATIONS = frozenset({"shared", "rshared", "slave", "rslave", "private", "rprivate"})
 
 
-@dataclass(frozen=True, slots=True)
-class BindText:
+class BindText(msgspec.Struct, frozen=True):
     """One `-v`: `source` "" for an anonymous volume, a name, or an absolute path of the host."""
 
     source: str

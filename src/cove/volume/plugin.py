@@ -21,10 +21,11 @@ import socket
 import ssl
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from cove.errors import Internal, InvalidArgument, NotFound, Unavailable, describe
 
@@ -35,14 +36,13 @@ QUICK = 3.0
 _MOST = 16 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(msgspec.Struct, frozen=True):
     """A volume as its plugin tells of it; `mountpoint` "" while it is mounted nowhere."""
 
     name: str
     mountpoint: str = ""
     created: str = ""
-    status: Mapping[str, Any] = field(default_factory=dict)
+    status: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 class PluginDriver:
@@ -197,8 +197,7 @@ class Plugins:
         return next(iter(sockets), None) or next((path for path in texts if path.is_file()), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Address:
+class _Address(msgspec.Struct, frozen=True):
     """Where a plugin listens, and how it is told from others."""
 
     url: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cove.engine.explain.units import amount, count, size
 from cove.engine.host import HostFacts
@@ -26,8 +27,7 @@ from cove.wire.explain import Limit, Pressure
 _PERIOD = 100_000
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """What was used until a moment (seconds of the monotonic clock); `net`: bytes received and sent."""
 
     at: float
@@ -46,8 +46,7 @@ def sample(groups: Cgroups, cgroup: str, pid: int) -> Sample:
     return Sample(time.monotonic(), groups.stats(cgroup), net)
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(msgspec.Struct, frozen=True):
     """Two samples, the directories of the control group, and what the rates of each network hold back (in, out)."""
 
     before: Sample

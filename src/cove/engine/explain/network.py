@@ -6,8 +6,9 @@ host's port ─▶ nftables map (or the daemon's relay) ─▶ bridge ─▶ vet
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from cove.engine.explain.listeners import holders
 from cove.engine.explain.units import size
@@ -22,16 +23,14 @@ from cove.network.ports import publication
 from cove.wire.explain import Hop, Interface, Network, Port, Process
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A container's place on a network; `endpoint` None while it is on none."""
 
     network: Net
     endpoint: Endpoint | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What the explanation of a network needs besides the record.
 
     `bindings`: the published ports, wanted or held. `pid` 0 for a container that does not run; `pids`: all its

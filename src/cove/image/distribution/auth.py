@@ -17,7 +17,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -46,8 +45,7 @@ class _Token(msgspec.Struct, frozen=True):
     expires_in: int = _DEFAULT_LIFE
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True):
     header: str
     until: float
 

@@ -17,7 +17,8 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+
+import msgspec
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
 from cove.image.attachments import COSIGN_TAGS
@@ -77,13 +78,12 @@ class Flights:
             ending.set()
 
 
-@dataclass(slots=True)
-class _Chosen:
+class _Chosen(msgspec.Struct):
     """What a pull will fetch."""
 
-    indexes: list[Fetched] = field(default_factory=list)
-    images: list[tuple[Fetched, Manifest]] = field(default_factory=list)
-    attachments: list[Descriptor] = field(default_factory=list)
+    indexes: list[Fetched] = msgspec.field(default_factory=list)
+    images: list[tuple[Fetched, Manifest]] = msgspec.field(default_factory=list)
+    attachments: list[Descriptor] = msgspec.field(default_factory=list)
 
 
 class _Wrong(Exception):

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 import threading
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -102,8 +101,7 @@ class Registries(_Table, frozen=True, kw_only=True):
         return max(fitting, key=lambda rule: len(rule.prefix) * (rule.prefix != _ANY), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A repository at a host ("name[:port]"); `domain` is what people call that host."""
 
     host: str

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from io import RawIOBase
 from urllib.parse import urlencode, urljoin
 
@@ -40,8 +39,7 @@ _NEXT = re.compile(r'<[^>]*\?([^>]*)>\s*;\s*rel="?next')
 _PROGRESS = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """A manifest's bytes, verified against `digest`."""
 
     raw: bytes
@@ -49,8 +47,7 @@ class Fetched:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(msgspec.Struct, frozen=True):
     """Where the bytes of a begun upload go."""
 
     location: str

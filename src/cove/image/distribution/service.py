@@ -6,9 +6,10 @@ Everything here is synchronous and thread-safe; the engine calls it in threads.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import msgspec
 
 from cove.errors import InvalidArgument, Unavailable
 from cove.image.distribution import artifacts, attached, catalogue
@@ -30,8 +31,7 @@ from cove.oci.reference import DEFAULT_DOMAIN, Reference
 _HUB_ADDRESSES = frozenset({"", "index.docker.io", "registry-1.docker.io", "hub.docker.com", "docker.com"})
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(msgspec.Struct, frozen=True):
     """What a name stands for: its manifest's or index's descriptor, the platforms, the document itself."""
 
     descriptor: Descriptor

@@ -18,13 +18,13 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from io import RawIOBase
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
+import msgspec
 import urllib3
 from urllib3.exceptions import (
     ConnectTimeoutError,
@@ -54,8 +54,7 @@ INTERRUPTIONS = (ProtocolError, ReadTimeoutError)
 """What a broken connection looks like while a body is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """How registries are spoken to. Times are seconds.
 
     `insecure`: "host", "host:port" or CIDR networks for which an unverified certificate or plain HTTP
@@ -87,13 +86,12 @@ class Policy:
         return address.is_loopback or any(_within(address, network) for network in self.insecure)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One request. A file as `body` is sent from where it stands and only once: not `idempotent`."""
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)
     body: Body = None
     idempotent: bool = True
 
