@@ -217,6 +217,7 @@ def boot(directory: Path, project: Path, arguments: argparse.Namespace) -> int:
     console = project.with_name("console.log")
     kernel_words = f"{KERNEL_WORDS} {VERSION_1}" if arguments.version_1 else KERNEL_WORDS
     words = [
+        *("setpriv", "--pdeathsig", "KILL"),  # a guest is never left behind, however this program ends
         *("qemu-system-x86_64", "-M", "q35", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-accel", arguments.accel, "-smp", str(arguments.cpus), "-m", str(arguments.memory)),
         *("-cpu", "host" if arguments.accel == "kvm" else "Nehalem"),
