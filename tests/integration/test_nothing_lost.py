@@ -122,3 +122,26 @@ def test_a_container_whose_state_is_damaged_ends_and_starts_again(own_daemon: Da
     assert own_daemon.cove("wait", "hurt").stdout == "255\n"
     own_daemon.cove("start", "hurt")
     assert set(own_daemon.cove("ps", "--format", "{{.Names}}").stdout.split()) == {"hurt", "kept"}
+
+
+@pytest.mark.parametrize("loss", ["empty", "missing"])
+def test_a_lost_database_deletes_nothing(own_daemon: Daemon, loss: str) -> None:
+    """What only the database knew is no leftover: the daemon says what is amiss and touches nothing."""
+    own_daemon.cove("run", "--name", "kept", "-v", "data:/data", "busybox", "sh", "-c", "echo kept > /file")
+    own_daemon.stop()
+    database = own_daemon.data / "cove.db"
+    whole = database.read_bytes()
+    if loss == "empty":
+        database.write_bytes(b"")
+    else:
+        database.unlink()
+    for _ in range(2):
+        words = [BIN / "cove", "daemon", "--data-root", own_daemon.data, "--run-root", own_daemon.run]
+        refused = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert refused.returncode
+        assert "is missing or empty" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    database.write_bytes(whole)
+    own_daemon.start()
+    assert own_daemon.cove("cp", "kept:/file", "-").stdout.endswith("\0")
+    assert own_daemon.cove("volume", "ls", "-q").stdout == "data\n"

@@ -23,7 +23,7 @@ from cove.engine.engine import Engine
 from cove.engine.executors import Executors
 from cove.engine.host import read_facts
 from cove.engine.projects import Projects
-from cove.errors import Internal, InvalidArgument, describe
+from cove.errors import Conflict, Internal, InvalidArgument, describe
 from cove.image.store import ImageStore
 from cove.image.trust import Trust
 from cove.kernel import systemd
@@ -63,6 +63,7 @@ async def assembled(config: Config, early: Early) -> AsyncIterator[Engine]:
         loop = asyncio.get_running_loop()
         instance = Instance.of(config.run)
         _check_cgroup_driver(config)
+        _check_complete(config.data)
         database = Database(config.data.database)
         stack.callback(database.close)
         executors = Executors()
@@ -119,6 +120,21 @@ async def assembled(config: Config, early: Early) -> AsyncIterator[Engine]:
         for warning in firewall.warnings():
             _log.warning("%s", warning)
         yield engine
+
+
+def _check_complete(data: DataRoot) -> None:
+    """Nothing is taken for a leftover because the database that knows it is gone. Raises Conflict.
+
+    An empty file is to SQLite the same as none.
+    """
+    if data.database.exists() and data.database.stat().st_size:
+        return
+    orphans = [str(directory) for directory in (data.containers, data.volumes) if any(directory.iterdir())]
+    if orphans:
+        raise Conflict(
+            f"The database {data.database} is missing or empty, while {' and '.join(orphans)} still hold what it "
+            "knew; restore it from a backup, or move them aside to begin anew"
+        )
 
 
 async def _leave(runtime: Runtime, bridges: BridgeDriver, firewall: Firewall) -> None:

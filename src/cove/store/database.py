@@ -73,8 +73,8 @@ class Database:
             self._migrate()
         except sqlite3.Error as error:
             raise Internal(
-                f"The database {path} cannot be opened ({error}); move it aside to begin with an empty one, "
-                "or restore it from a backup"
+                f"The database {path} cannot be opened ({error}); restore it from a backup, or move its whole "
+                "directory aside to begin anew"
             ) from error
 
     def _migrate(self) -> None:
