@@ -160,14 +160,14 @@ def test_what_is_missing_there_is_said(daemon: Daemon, other: Daemon, tmp_path: 
     try:
         daemon.cove("create", "--name", "app", "--network", "backend", "-v", f"{tmp_path}/gone:/b", "busybox", "true")
         daemon.cove("backup", "--no-image", "-o", archive, "app")
-        refused = other.cove("restore", archive, check=False)
+        refused = other.cove("restore", "--trust", archive, check=False)
         assert "stands on the image busybox" in refused.stderr and refused.returncode == 1
         daemon.cove("backup", "-o", archive, "app")
-        refused = other.cove("restore", archive, check=False)
+        refused = other.cove("restore", "--trust", archive, check=False)
         assert "network backend not found" in refused.stderr and refused.returncode == 1
         assert other.cove("ps", "-aq").stdout == ""
         other.cove("network", "create", "backend")
-        other.cove("restore", archive)
+        other.cove("restore", "--trust", archive)
         assert "backend" in other.cove("inspect", "-f", "{{json .NetworkSettings.Networks}}", "app").stdout
         other.cove("rm", "app")
         other.cove("network", "rm", "backend")
@@ -296,3 +296,21 @@ def test_an_image_that_was_removed(daemon: Daemon, other: Daemon, archive: Path,
         daemon.cove("rmi", "again", check=False)
     other.cove("restore", saved)
     assert other.cove("start", "-a", "app").stdout == shown
+
+
+def test_what_reaches_the_host_is_granted_in_words(daemon: Daemon, other: Daemon, tmp_path: Path) -> None:
+    saved, shared = str(tmp_path / "app.tar"), tmp_path / "shared"
+    shared.mkdir()
+    words = ("--privileged", "--pid", "host", "-v", f"{shared}:/shared", "--device", "/dev/null:/dev/nothing")
+    daemon.cove("create", "--name", "reaching", *words, "busybox", "true")
+    try:
+        daemon.cove("backup", "-o", saved, "reaching")
+    finally:
+        daemon.cove("rm", "-f", "reaching")
+    refused = other.cove("restore", saved, check=False)
+    for each in ("privileged", "host's PID namespace", f"the host's {shared}", "/dev/null", "--trust"):
+        assert each in refused.stderr
+    assert not other.cove("ps", "-aq", "--filter", "name=reaching").stdout
+    other.cove("restore", "--trust", saved)
+    assert other.cove("inspect", "-f", "{{.HostConfig.Privileged}}", "reaching").stdout == "true\n"
+    other.cove("rm", "-f", "reaching")

@@ -17,7 +17,7 @@ import msgspec
 
 from cove import ids
 from cove.engine import backup_document as document
-from cove.engine import links, trust
+from cove.engine import links, reach, trust
 from cove.engine.bridging import blocking
 from cove.engine.containers import Containers
 from cove.engine.context import Context
@@ -31,7 +31,7 @@ from cove.engine.telling import tell
 from cove.engine.userns import Maps, Users
 from cove.engine.volume_moves import WHOLE
 from cove.engine.volumes import VolumeService
-from cove.errors import Conflict, CoveError, InvalidArgument, NotFound
+from cove.errors import Conflict, CoveError, Forbidden, InvalidArgument, NotFound
 from cove.image import archives, artifacts
 from cove.image.diff import restore_changes
 from cove.image.distribution import Credentials
@@ -39,6 +39,14 @@ from cove.image.images import Image
 from cove.oci.image import Descriptor, Manifest
 from cove.oci.reference import Reference
 from cove.wire.containers import CreateResponse, HostConfig, NetworkingConfig
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """How a backup is restored: `volumes` gives others the names on the right; `trust` grants what it asks for."""
+
+    name: str = ""
+    volumes: Mapping[str, str] = {}
+    trust: bool = False
 
 
 class Restores:
@@ -62,20 +70,16 @@ class Restores:
         self._volumes = volumes
         self._users = users
 
-    async def load(
-        self, stream: AsyncIterator[bytes], *, name: str = "", volumes: Mapping[str, str] | None = None
-    ) -> CreateResponse:
-        """A container out of an archive; `volumes` gives others the names on the right."""
+    async def load(self, stream: AsyncIterator[bytes], wishes: Wishes) -> CreateResponse:
+        """A container out of an archive."""
         body, context = blocking(stream), self._context
 
         def read() -> Manifest:
             return artifacts.load(context.store.content, document.ARTIFACT, body, context.data.tmp)
 
-        return await self._restore(await context.executors.bulk(read), name, volumes or {})
+        return await self._restore(await context.executors.bulk(read), wishes)
 
-    async def pull(
-        self, source: str, *, name: str = "", volumes: Mapping[str, str] | None = None, auth: str = ""
-    ) -> CreateResponse:
+    async def pull(self, source: str, wishes: Wishes, *, auth: str = "") -> CreateResponse:
         """A container out of a registry."""
         credentials = Credentials.from_header(auth) if auth else None
         manifest = await self._context.executors.bulk(
@@ -83,14 +87,16 @@ class Restores:
                 Reference.parse(source), document.ARTIFACT, credentials=credentials, progress=_unheard
             )
         )
-        return await self._restore(manifest, name, volumes or {})
+        return await self._restore(manifest, wishes)
 
-    async def _restore(self, manifest: Manifest, name: str, renamed: Mapping[str, str]) -> CreateResponse:
+    async def _restore(self, manifest: Manifest, wishes: Wishes) -> CreateResponse:
         """Everything into place; the backup's own blobs are forgotten afterwards, however it ends."""
         content, bulk = self._context.store.content, self._context.executors.bulk
         saved = document.decode(await bulk(content.read, manifest.config.digest))
-        identity = ids.new_id()
-        chosen = ids.check_name("container", (name or saved.record.name).removeprefix("/"))
+        if not wishes.trust:
+            _refuse_reach(saved)
+        identity, renamed = ids.new_id(), wishes.volumes
+        chosen = ids.check_name("container", (wishes.name or saved.record.name).removeprefix("/"))
         async with AsyncExitStack() as around:
             around.push_async_callback(bulk, self._context.store.collector.collect)
             kept = around.enter_context(content.keeping())
@@ -249,6 +255,16 @@ class Restores:
         if name is None:
             raise InvalidArgument(f"the backup is damaged: nothing is known of its volume {mount.name}")
         return msgspec.structs.replace(mount, name=name, source=self._volumes.use.source(name))
+
+
+def _refuse_reach(saved: document.Backup) -> None:
+    """A backup is not read before it is restored, as a command is: what reaches the host must be granted."""
+    asked = reach.beyond(saved.record, [volume.record for volume in saved.volumes])
+    if asked:
+        raise Forbidden(
+            f"the backup asks for more than a container has by default: {'; '.join(asked)}. Restore it with --trust "
+            "if you trust those who made it"
+        )
 
 
 def _renamed(host: HostConfig, names: Mapping[str, str]) -> HostConfig:

@@ -4,6 +4,7 @@ GET  /containers/{id}/backup    an archive            ?volumes=0 ?image=0 ?pause
 POST /containers/{id}/backup    ?to=NAME: to a registry, with its progress
 POST /containers/restore        the body is an archive, or ?from=NAME names one at a registry
                                 ?name= ?volume=OLD%3DNEW, repeatable: other names here
+                                ?trust=1: with all that it asks for of the host
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from cove.api.http import TAR, Reply, Request, Stream, json_reply
 from cove.api.router import Route
 from cove.api.streams import progress
+from cove.engine import restores
 from cove.engine.backups import Wishes
 from cove.engine.engine import Engine
 from cove.errors import InvalidArgument
@@ -29,13 +31,17 @@ async def push(engine: Engine, request: Request) -> Reply:
 
 
 async def restore(engine: Engine, request: Request) -> Reply:
-    query, name = request.query, request.query.text("name")
-    volumes = dict(_pair(text) for text in query.texts("volume"))
+    query = request.query
+    wishes = restores.Wishes(
+        name=query.text("name"),
+        volumes=dict(_pair(text) for text in query.texts("volume")),
+        trust=query.flag("trust"),
+    )
     if source := query.text("from"):
         auth = request.headers.get("x-registry-auth", "")
-        made = await engine.restores.pull(source, name=name, volumes=volumes, auth=auth)
+        made = await engine.restores.pull(source, wishes, auth=auth)
     else:
-        made = await engine.restores.load(request.body, name=name, volumes=volumes)
+        made = await engine.restores.load(request.body, wishes)
     return json_reply(made, 201)
 
 

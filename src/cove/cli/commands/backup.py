@@ -38,6 +38,7 @@ def restore(call: Call) -> int:
     query = {
         "name": call.text("name") or None,
         "volume": [f"{old}={new}" for old, new in pairs(call.list("volume"), "volume").items()] or None,
+        "trust": call.flag("trust") or None,
     }
     client = connect(call.host)
     if source == "-" or os.path.exists(source):
@@ -76,6 +77,7 @@ RESTORE = Verb(
     "FILE|-|REGISTRY/NAME[:TAG]",
     (
         Flag("name", "Another name than it had"),
+        Flag("trust", "Grant what it asks for of the host: devices, directories, rights, namespaces", "bool"),
         Flag("volume", "Another name for a volume: OLD=NEW", "list"),
     ),
     least=1,
