@@ -214,10 +214,12 @@ class Control:
     def __init__(self, path: str) -> None:
         self._end = _End(upgraded(path, "/grpc", {}), client=True)
 
-    def call(self, method: str, message: Fields) -> list[bytes]:
+    def call(self, method: str, message: Fields, **metadata: str) -> list[bytes]:
         """The messages of the answer. Raises Failed with code and message."""
         headers = [(":method", "POST"), (":scheme", "http"), (":path", method), (":authority", "cove")]
-        number = self._end.open([*headers, ("te", "trailers"), ("content-type", "application/grpc")])
+        number = self._end.open(
+            [*headers, ("te", "trailers"), ("content-type", "application/grpc"), *metadata.items()]
+        )
         self._end.send(number, encode(message), end=True)
         answers = list(self._end.receive(number))
         trailers = self._end.streams[number].trailers

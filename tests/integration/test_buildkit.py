@@ -19,6 +19,7 @@ from tests.integration.registry_world import serving
 from tests.integration.test_build import context, output
 
 SOLVE, STATUS = "/moby.buildkit.v1.Control/Solve", "/moby.buildkit.v1.Control/Status"
+BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge"
 LIMIT = 60
 
 
@@ -277,7 +278,7 @@ def test_credentials_for_a_private_base_come_over_the_session(daemon: Daemon, tm
 
 def buildx(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
     program = _program(daemon)
-    environment = os.environ | {"DOCKER_HOST": daemon.host} | daemon.environment
+    environment = os.environ | {"DOCKER_HOST": daemon.host, "BUILDX_EXPERIMENTAL": "1"} | daemon.environment
     version = subprocess.run([*program, "buildx", "version"], capture_output=True, env=environment, timeout=LIMIT)
     if version.returncode:
         pytest.skip("docker's plugin buildx is not installed on this machine")
@@ -322,6 +323,14 @@ def test_the_builder_tells_of_itself_and_its_cache(daemon: Daemon, tmp_path: Pat
     assert "RUN echo for the cache > /f" not in buildx(daemon, "du", "--verbose").stdout
 
 
+def test_buildx_asks_of_a_dockerfile(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", STAGES.decode())
+    assert "base      what all stand on\n" in buildx(daemon, "build", "--print=targets", str(where)).stdout
+    assert "WARNING: MaintainerDeprecated" in buildx(daemon, "build", "--print=lint", str(where)).stdout
+    refused = buildx(daemon, "build", "--print=outline", str(where))
+    assert refused.returncode and "unsupported request frontend.outline" in refused.stderr
+
+
 # ── more of the protocol ──────────────────────────────────────────────────────────────────────────
 
 
@@ -363,3 +372,101 @@ def test_the_next_build_is_sent_only_what_changed(daemon: Daemon, control: Contr
     assert once(2) == {"same": "same", "new": "2", "whole": "3"}
     assert [files[name].sent for name in ("same", "new", "whole")] == [1, 1, 1]
     assert "local source for" in daemon.docker("system", "df", "-v", "--format", "json").stdout
+
+
+STAGES = b"""# base what all stand on
+FROM busybox AS base
+MAINTAINER somebody
+FROM base
+RUN echo $nowhere; false
+"""
+
+
+def ask(daemon: Daemon, name: str, dockerfile: bytes, *options: tuple[str, str]) -> dict[str, str]:
+    """The answer to a question, asked as clients do: a build that drives the frontend itself."""
+    path, ref = str(daemon.run / "cove.sock"), f"ask-{os.urandom(4).hex()}"
+    contexts: dict[str, dict[str, File]] = {"dockerfile": {"Dockerfile": File(dockerfile)}, "context": {}}
+    session, building, bridge = Session(path, ref, contexts), Control(path), Control(path)
+    build_ = threading.Thread(target=lambda: _ignore(building.call, SOLVE, [(1, ref), (5, ref)]), daemon=True)
+    build_.start()
+    metadata = {"buildkit-controlapi-buildid": ref}
+    words = [(3, pair) for pair in pairs({"requestid": name, **dict(options)})]
+    try:
+        (answer,) = bridge.call(f"{BRIDGE}/Solve", [(2, "dockerfile.v0"), *words], **metadata)  # type: ignore[list-item]
+    finally:
+        bridge.call(f"{BRIDGE}/Return", [], **metadata)
+        build_.join(LIMIT)
+        for each in (session, building, bridge):
+            each.close()
+    return {first(pair, 1).decode(): first(pair, 2).decode() for pair in parts(first(answer, 3), 10)}
+
+
+def test_a_check_tells_what_the_rules_say_and_builds_nothing(daemon: Daemon) -> None:
+    before = daemon.docker("images", "-aq").stdout
+    told = ask(daemon, "frontend.lint", STAGES)
+    found = json.loads(told["result.json"])
+    said = [(each["ruleName"], each["location"]["ranges"][0]["start"]["line"]) for each in found["warnings"]]
+    assert said == [("MaintainerDeprecated", 3)] and "buildError" not in found
+    assert base64.b64decode(found["sources"][0]["data"]) == STAGES
+    assert told["result.statuscode"] == "1" and told["version"]
+    assert "WARNING: MaintainerDeprecated - https://" in told["result.txt"]
+    assert "   3 | >>> MAINTAINER somebody\n" in told["result.txt"]
+    apart = b"# check=error=true\nFROM busybox AS a\nENV A=$nowhere\nFROM busybox AS b\n"
+    assert [each["ruleName"] for each in json.loads(ask(daemon, "frontend.lint", apart)["result.json"])["warnings"]]
+    assert ask(daemon, "frontend.lint", apart, ("target", "b"))["result.statuscode"] == "0"
+    wrong = ask(daemon, "frontend.lint", b"FROM busybox\nCOPPY a b\n")
+    error = json.loads(wrong["result.json"])["buildError"]
+    assert "COPPY" in error["message"] and error["location"]["ranges"][0]["start"]["line"] == 2
+    assert wrong["result.statuscode"] == "1"
+    assert daemon.docker("images", "-aq").stdout == before
+
+
+def test_questions_of_a_dockerfile_are_answered_or_refused(daemon: Daemon, control: Control) -> None:
+    told = ask(daemon, "frontend.targets", STAGES)
+    listed = [
+        (each.get("name"), each.get("default"), each["base"]) for each in json.loads(told["result.json"])["targets"]
+    ]
+    assert listed == [("base", None, "busybox"), (None, True, "base")]
+    assert told["result.txt"] == "TARGET    DESCRIPTION\nbase      what all stand on\n(default) \n"
+    described = json.loads(ask(daemon, "frontend.subrequests.describe", STAGES)["result.json"])
+    answered = {each["name"] for each in described}
+    assert answered == {"frontend.lint", "frontend.targets", "frontend.subrequests.describe"}
+    with pytest.raises(Failed, match=r"unsupported request frontend\.outline") as failed:
+        ask(daemon, "frontend.outline", STAGES)
+    assert b"errdefs.Subrequest+json" in failed.value.args[2]
+    (plain,) = control.call(
+        SOLVE, [(1, "ask-plain"), (6, "dockerfile.v0"), (7, pairs({"requestid": "frontend.subrequests.describe"})[0])]
+    )
+    assert b"result.json" in plain
+
+
+@pytest.mark.parametrize("kind", ["image", "docker"])
+@pytest.mark.parametrize(
+    ("option", "follows", "refused"),
+    [
+        ("push-by-digest", "false", "true"),
+        ("registry.insecure", "false", ""),
+        ("name-canonical", "false", "true"),
+        ("unpack", "true", "false"),
+        ("store", "", "0"),
+        ("dangling-name-prefix", "", "d"),
+        ("oci-mediatypes", "true", "false"),
+        ("compression", "uncompressed", "gzip"),
+        ("force-compression", "false", "true"),
+        ("compression-level", None, "3"),
+    ],
+)
+def test_an_option_for_results_is_followed_or_refused(
+    control: Control, kind: str, option: str, follows: str | None, refused: str
+) -> None:
+    def told(value: str) -> str:
+        exporter: list[object] = [(3, kind), (4, pairs({option: value})[0])]
+        with pytest.raises(Failed) as failed:
+            control.call(SOLVE, [(1, "options"), *exporter, (6, "dockerfile.v0"), (5, "nobody's")])  # type: ignore[list-item]
+        return failed.value.args[1]
+
+    assert f"option {option}" in told(refused)
+    if follows is not None and (kind == "image" or option in ("oci-mediatypes", "compression", "force-compression")):
+        assert "no active session" in told(follows)  # that far it came
+        if follows in ("true", "false"):
+            assert "neither true nor false" in told("perhaps")

@@ -59,7 +59,7 @@ class Bridge:
         )
 
     async def solve(self, call: Call, request: wire.SolveRequest) -> wire.SolveResponse:
-        """Plan what is asked for; it is made when it is returned or evaluated."""
+        """Plan what is asked for, which is made when it is returned or evaluated; or answer a question of it."""
         job = await self._job(call)
         if request.definition is not None and request.definition.operations:
             raise Unsupported(NO_LLB)
@@ -67,6 +67,9 @@ class Bridge:
             raise Unsupported("source policies are not followed by this builder, so a build with one is refused")
         if not request.frontend:
             return wire.SolveResponse(result=wire.Result(ref=wire.Ref()))
+        if request.options.get("requestid"):
+            answer = await job.answer(request.frontend, request.options, request.inputs)
+            return wire.SolveResponse(result=wire.Result(ref=wire.Ref(), metadata=answer))
         outcome = await job.plan(request.frontend, request.options, request.inputs)
         if request.evaluate:
             await job.evaluate(outcome)

@@ -145,6 +145,8 @@ def _named(options: BuildOptions, attributes: Mapping[str, str]) -> dict[str, st
 
 def _frontend(options: BuildOptions) -> dict[str, str]:
     """The frontend's options for the parameters."""
+    if options.check:
+        raise Unsupported("a check is not made in a build over a session; ask without one, or with buildx --check")
     if options.network not in ("", "default", "host", "none"):
         raise Unsupported(f"the network {options.network!r} is not possible in a build over a session")
     found = {

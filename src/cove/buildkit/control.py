@@ -65,8 +65,12 @@ class Control:
     async def _result(
         self, job: Job, request: wire.SolveRequest, exporters: tuple[wire.Exporter, ...]
     ) -> dict[str, str]:
+        options = _options(request)
+        if request.frontend and options.get("requestid"):
+            answer = await job.answer(request.frontend, options, request.frontend_inputs)
+            return {key: value.decode() for key, value in answer.items()}
         if request.frontend:
-            outcome: Outcome | None = await job.plan(request.frontend, _options(request), request.frontend_inputs)
+            outcome: Outcome | None = await job.plan(request.frontend, options, request.frontend_inputs)
         else:
             outcome = _returned(job, await job.returned)
         if outcome is None:

@@ -36,6 +36,21 @@ _CHUNK = 64 << 10
 _ID = "buildkit-attachable-exporter-id"
 
 
+_PUSHING = "this builder does not push by itself; build with the docker driver and --push, or push the image"
+_LAYERS = "layers keep the form that they have: those of bases as they came, new ones uncompressed"
+_DOES: dict[str, tuple[bool, str]] = {
+    "push-by-digest": (False, _PUSHING),
+    "registry.insecure": (False, _PUSHING),
+    "name-canonical": (False, "names with a digest are not given to results"),
+    "unpack": (True, "layers of images are always unpacked"),
+    "store": (True, "a result of this exporter always goes to the image store"),
+    "oci-mediatypes": (True, "manifests are always OCI's"),
+    "force-compression": (False, _LAYERS),
+    "rewrite-timestamp": (False, "it is not needed: with SOURCE_DATE_EPOCH, layers have no later times"),
+}
+"""What is done anyway, by option, and why not the contrary."""
+
+
 def check(exporters: Sequence[Exporter]) -> None:
     """What cannot be honoured is refused before anything is built."""
     for each in exporters:
@@ -50,14 +65,16 @@ def check(exporters: Sequence[Exporter]) -> None:
 
 def _check_values(exporter: Exporter) -> None:
     wanted = exporter.attributes
-    if exporter.type == "image" and _true(wanted.get("push", "")):
-        raise Unsupported(
-            "this builder does not push by itself; build with the docker driver and --push, or push the image"
-        )
-    if wanted.get("compression", "uncompressed") not in ("uncompressed", "gzip"):
-        raise Unsupported(f"layers with the compression {wanted['compression']} are not made by this builder")
-    if _true(wanted.get("rewrite-timestamp", "")):
-        raise Unsupported("rewrite-timestamp is not needed: with SOURCE_DATE_EPOCH, layers have no later times")
+    if exporter.type == "image" and _switched("push", wanted.get("push", "false")):
+        raise Unsupported(_PUSHING)
+    for key in _DOES.keys() & wanted.keys():
+        does, why = _DOES[key]
+        if _switched(key, wanted[key]) is not does:
+            raise Unsupported(f"the exporter's option {key}={wanted[key]} cannot be followed: {why}")
+    if wanted.get("compression", "uncompressed") != "uncompressed":
+        raise Unsupported(f"the exporter's option compression={wanted['compression']} cannot be followed: {_LAYERS}")
+    if wanted.get("dangling-name-prefix"):
+        raise Unsupported("the exporter's option dangling-name-prefix cannot be followed: give the result a name")
     if exporter.type in _ARCHIVE and wanted.get("tar", "true").lower() in ("false", "0", "f"):
         raise Unsupported("an image layout as a directory (tar=false) cannot be sent; take the archive")
 
@@ -166,5 +183,10 @@ async def _until_end(call: Asked) -> None:
         pass
 
 
-def _true(text: str) -> bool:
-    return text.lower() in ("1", "t", "true")
+def _switched(key: str, text: str) -> bool:
+    """Whether an option is on; without a value it is. Raises InvalidArgument."""
+    if text.lower() in ("", "1", "t", "true"):
+        return True
+    if text.lower() in ("0", "f", "false"):
+        return False
+    raise InvalidArgument(f"the exporter's option {key}={text} is neither true nor false")

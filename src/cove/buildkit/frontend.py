@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from cove.buildkit.subrequests import LINT
 from cove.errors import InvalidArgument, Unsupported
 from cove.wire.builds import BuildOptions
 from cove.wire.containers import Ulimit
@@ -85,7 +86,7 @@ def read(options: Mapping[str, str], entitlements: Iterable[str] = (), cache_to:
         cache_from=_imports(options),
         cache_to=tuple(cache_to),
         allow=tuple(entitlements),
-        check=options.get("requestid") == "frontend.lint",
+        check=options.get("requestid") == LINT,
         epoch=_epoch(arguments.get("SOURCE_DATE_EPOCH", "")),
         **taken,  # type: ignore[arg-type]
     )

@@ -18,7 +18,7 @@ from typing import Any
 
 from cove import ids
 from cove.build.dockerfile.plan import Plan
-from cove.buildkit import frontend, links
+from cove.buildkit import frontend, links, subrequests
 from cove.buildkit.failures import failure
 from cove.buildkit.files import SessionFiles, tree_or_image
 from cove.buildkit.frontend import Asked
@@ -80,6 +80,42 @@ class Job:
         """Read what is to be built and plan it; `inputs` are results of other builds. Raises RpcError."""
         frontend.check_frontend(name, options)
         asked = frontend.read(options, self.entitlements, self.cache_to)
+        build = await self._build(asked, inputs)
+        with self._told(asked, build):
+            await build.read()
+            planned = await build.plan(lambda _: None)
+        self.trace.planned(tuple(each.made.vertex for each in build.plans))
+        for warning in planned.warnings:
+            self.trace.warn(warning, asked.filename, build.text)
+        outcome = Outcome(ids.new_id()[:25], asked, build, planned)
+        self.outcomes[outcome.identity] = outcome
+        return outcome
+
+    async def answer(
+        self, name: str, options: Mapping[str, str], inputs: Mapping[str, Definition]
+    ) -> subrequests.Answer:
+        """The answer to the question that the options ask; nothing is built. Raises RpcError."""
+        frontend.check_frontend(name, options)
+        asked = frontend.read(options, self.entitlements, self.cache_to)
+        subrequests.check(asked.request)
+        if asked.request == subrequests.DESCRIBE:
+            return subrequests.describe()
+        build = await self._build(asked, inputs)
+        if asked.request == subrequests.TARGETS:
+            with self._told(asked, build):
+                await build.read()
+            assert build.dockerfile is not None
+            return subrequests.targets(build.dockerfile, build.text)
+        try:
+            await build.read()
+            warnings = (await build.plan(lambda _: None)).warnings
+        except CoveError as error:
+            if not build.text:
+                raise  # there is no Dockerfile that anything could be said of
+            return subrequests.lint((), error, asked.filename, build.text)
+        return subrequests.lint(warnings, None, asked.filename, build.text)
+
+    async def _build(self, asked: Asked, inputs: Mapping[str, Definition]) -> Build:
         scratch = self._service.scratch()
         self._scratches.append(scratch)
         context = self._service.context
@@ -95,7 +131,7 @@ class Job:
             self.body,
         )
         self._files.append(files)
-        build = self._service.job(
+        return self._service.job(
             asked.options,
             files=files,
             bases=bases,
@@ -103,15 +139,6 @@ class Job:
             scratch=scratch,
             contexts=await self._contexts(asked, inputs, bases),
         )
-        with self._told(asked, build):
-            await build.read()
-            planned = await build.plan(lambda _: None)
-        self.trace.planned(tuple(each.made.vertex for each in build.plans))
-        for warning in planned.warnings:
-            self.trace.warn(warning, asked.filename, build.text)
-        outcome = Outcome(ids.new_id()[:25], asked, build, planned)
-        self.outcomes[outcome.identity] = outcome
-        return outcome
 
     async def _contexts(self, asked: Asked, inputs: Mapping[str, Definition], bases: Bases) -> dict[str, str]:
         """The named contexts in a plan's words; the results of other builds are made, and known as images."""

@@ -113,7 +113,8 @@ class Build:
             self.options = msgspec.structs.replace(self.options, no_cache=True)
         self.plans = [await self._plan(platform, sink) for platform in self.platforms]
         joined = _joined(self.plans)
-        _refuse_warnings(self.dockerfile, joined)
+        if not self.options.check:
+            _refuse_warnings(self.dockerfile, joined)
         return joined
 
     @property
@@ -250,6 +251,7 @@ def _plan_options(
         entitled.add("network.host")
     return Options(
         target=options.target,
+        every_stage=options.check and not options.target,
         arguments=options.arguments,
         labels=options.labels,
         platform=platform,

@@ -22,9 +22,13 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The user's choices. `contexts` are named contexts: NAME to "image:REF" or "tree"."""
+    """The user's choices. `contexts` are named contexts: NAME to "image:REF" or "tree".
+
+    `every_stage`: those that the target does not need are looked at too.
+    """
 
     target: str = ""
+    every_stage: bool = False
     arguments: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     platform: Platform = Platform(os="linux", architecture="amd64")  # noqa: RUF009 - frozen

@@ -2,8 +2,8 @@
 
     Dockerfile + Options + Bases ─▶ Plan(vertices, configuration, history, warnings)
 
-Pure. Only stages that the target needs are looked at. An image that is not known yet is asked for by raising
-Missing; the caller finds it and plans again.
+Pure. Only stages that the target needs are looked at, unless all are asked for. An image that is not known yet is
+asked for by raising Missing; the caller finds it and plans again.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def plan(dockerfile: ins.Dockerfile, options: Options, known: Mapping[tuple[str,
     """The plan; raises DockerfileError, InvalidArgument or Missing."""
     planner = _Planner(dockerfile, options, known)
     made = planner.stage(planner.target())
+    for stage in dockerfile.stages if options.every_stage else ():
+        planner.stage(stage)
     if planner.missing:
         raise Missing(frozenset(planner.missing))
     assert made is not None
