@@ -33,6 +33,7 @@ def shared(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
     """A directory that containers share, with a target that is a link to the host's every other moment."""
     shared, victim = tmp_path / "shared", tmp_path / "victim"
     (shared / "target").mkdir(parents=True)
+    (shared / "target/inside").touch()
     victim.mkdir()
     (victim / "present").mkdir()
     (shared / "link").symlink_to("../" * 16 + str(victim).lstrip("/"))
@@ -67,7 +68,6 @@ def test_a_mount_lands_inside_or_not_at_all(
 
 def test_a_part_of_a_volume_is_inside_it_or_nothing(daemon: Daemon, shared: tuple[Path, Path]) -> None:
     common, victim = shared
-    (common / "target/inside").touch()
     (victim / "secret").touch()
     options = ("--opt", "type=none", "--opt", f"device={common}", "--opt", "o=bind")
     daemon.cove("volume", "create", *options, "swapped")
