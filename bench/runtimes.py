@@ -27,7 +27,9 @@ from cove.paths import Instance, RunRoot
 from cove.runtime.client import Runtime
 from cove.runtime.messages import Exited, Launch, Report
 from cove.runtime.oci.bundle import complete, decode
+from cove.runtime.oci.log import Log
 
+_SILENT = Log("", "text", debug=False)
 TITLE = "bare runtime: create + start + delete"
 _NUMBERS = itertools.count(1)
 
@@ -101,7 +103,7 @@ class Supervisor:
         began = time.perf_counter()
         identity = new_id()
         path = self._bundle / "config.json"
-        spec = complete(decode(path.read_bytes(), str(path)), str(self._bundle), identity)
+        spec = complete(decode(path.read_bytes(), str(path)), str(self._bundle), identity, _SILENT)
         assert spec.linux is not None
         group = f"/{Instance.of(self._run).cgroup_parent}/{identity}"
         spec = msgspec.structs.replace(spec, linux=msgspec.structs.replace(spec.linux, cgroups_path=group))
