@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,14 +81,15 @@ def lan() -> Iterator[Lan]:
     sleeper = subprocess.Popen(["unshare", "-n", "sleep", "600"])
     try:
         apart([sleeper.pid])
-        with netlink.Route() as route:
+        with netlink.Route() as route, ExitStack() as stack:
             route.commit(netlink.veth("covelan0", peer="eth0", pid=sleeper.pid))
-        with inside(sleeper.pid), netlink.Route() as route:
-            index = socket.if_nametoindex("eth0")
-            route.commit([netlink.add_address(index, "10.97.20.9", 24), netlink.up("eth0"), netlink.up("lo")])
-        with inside(sleeper.pid):
-            server = socket.create_server(("", 80))
-        with server:
+            # The kernel takes namespaces apart some time after their last process: the next test needs the name now.
+            stack.callback(lambda: route.commit([netlink.delete("covelan0")]))
+            with inside(sleeper.pid), netlink.Route() as theirs:
+                index = socket.if_nametoindex("eth0")
+                theirs.commit([netlink.add_address(index, "10.97.20.9", 24), netlink.up("eth0"), netlink.up("lo")])
+            with inside(sleeper.pid):
+                stack.enter_context(socket.create_server(("", 80)))
             yield Lan("covelan0", sleeper.pid)
     finally:
         sleeper.send_signal(signal.SIGKILL)
