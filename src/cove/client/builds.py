@@ -42,6 +42,20 @@ class Builds:
         """An image's files as an archive."""
         return self._client.stream("GET", f"/cove/images/{image}/rootfs")
 
+    def mounts(self) -> list[dict[str, Any]]:
+        """The directories of cache mounts."""
+        return list(self._client.call("GET", "/cove/build/mounts"))
+
+    def export_mount(self, name: str) -> Response:
+        """One of them as an archive, by the mount's id or its own."""
+        return self._client.stream("GET", "/cove/build/mounts/archive", {"id": name})
+
+    def import_mount(self, archive: Iterable[bytes], query: Mapping[str, Any]) -> dict[str, Any]:
+        """An archive as one of them; `query`: id, owner and mode, where the archive does not tell them."""
+        response = self._client.stream("PUT", "/cove/build/mounts/archive", dict(query), upload=archive)
+        (made,) = self._client.messages(response)
+        return dict(made)
+
     def prune(self, *, all: bool = False, filters: Mapping[str, list[str]] | None = None, **bounds: int) -> Any:
         """`bounds`, in bytes: reserved_space, max_used_space, min_free_space; 0 is none."""
         query: dict[str, Any] = {"all": all, "filters": filters or None}

@@ -11,21 +11,24 @@ import asyncio
 import base64
 import binascii
 import errno
-import hashlib
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from cove.build import ops
 from cove.build.layers import Source, Workshop
 from cove.engine import memory
+from cove.engine.build_caches import Caches, Name
 from cove.engine.context import Context
 from cove.errors import InvalidArgument, NotFound, Unsupported, describe
 from cove.image.overlayfs import exists_below
@@ -34,16 +37,6 @@ from cove.oci.spec import Mount
 from cove.wire.builds import BuildSecrets
 
 _MAX_SECRET = 500 << 10
-
-
-@dataclass
-class CacheLocks:
-    """One lock for each cache mount that steps may want for themselves."""
-
-    locks: dict[str, asyncio.Lock] = field(default_factory=dict)
-
-    def of(self, identity: str) -> asyncio.Lock:
-        return self.locks.setdefault(identity, asyncio.Lock())
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +91,10 @@ class Given:
 class BuildMounts:
     """Makes the mounts of one build's steps."""
 
-    def __init__(self, context: Context, workshop: Workshop, locks: CacheLocks, given: Giver) -> None:
+    def __init__(self, context: Context, workshop: Workshop, caches: Caches, given: Giver) -> None:
         self._context = context
         self._workshop = workshop
-        self._locks = locks
+        self._caches = caches
         self._given = given
 
     @asynccontextmanager
@@ -110,7 +103,11 @@ class BuildMounts:
         async with AsyncExitStack() as stack:
             made: list[Mount] = []
             env: dict[str, str] = {}
+            caches = await self._held(step.mounts, sources, stack)
             for asked in step.mounts:
+                if asked in caches:
+                    made.append(await self._cache(asked, caches[asked], sources))
+                    continue
                 mount = await self._one(asked, sources, env, stack)
                 if mount is not None:
                     made.append(mount)
@@ -131,8 +128,6 @@ class BuildMounts:
                 )
             case "bind":
                 return await self._bind(asked, sources[asked.input], stack)
-            case "cache":
-                return await self._cache(asked, sources, stack)
             case "secret":
                 return await self._secret(asked, env, stack)
         return await self._agent(asked, env, stack)
@@ -177,46 +172,33 @@ class BuildMounts:
 
     # ── cache ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def _cache(self, asked: ops.RunMount, sources: tuple[Source, ...], stack: AsyncExitStack) -> Mount:
-        identity = _cache_identity(asked, sources)
-        if asked.sharing == "locked":
-            await stack.enter_async_context(self._locks.of(identity))
-        elif asked.sharing == "private":
-            identity = await self._private(identity, stack)
-        directory = self._context.data.build_mounts / hashlib.sha256(identity.encode()).hexdigest()[:32]
-        content = directory / "content"
-        if not content.exists():
-            await self._begin(asked, directory, sources)
-        os.utime(directory)
-        # The directory's own name is ours. Nothing inside it is looked up: other steps may be changing it.
-        return _bind(asked, content)
+    async def _held(
+        self, mounts: tuple[ops.RunMount, ...], sources: tuple[Source, ...], stack: AsyncExitStack
+    ) -> dict[ops.RunMount, Name]:
+        """The step's caches, which it has until its end: each once, and in the same order as every other step, so
+        that no two wait for each other. One that is private is the first that nobody has."""
+        found = {asked: _cache_name(asked, sources) for asked in mounts if asked.type == "cache"}
+        turns = self._caches.turns
+        alone: dict[str, bool] = {}
+        for asked, name in found.items():
+            if asked.sharing != "private":
+                alone[name.identity] = alone.get(name.identity, False) or asked.sharing == "locked"
+        for identity in sorted(alone):
+            await stack.enter_async_context(turns.held(identity, alone=alone[identity]))
+        for asked, name in found.items():
+            if asked.sharing == "private":
+                free = next(each for each in _numbered(name) if not turns.taken(each.identity))
+                await stack.enter_async_context(turns.held(free.identity, alone=True))
+                found[asked] = free
+        return found
 
-    async def _private(self, identity: str, stack: AsyncExitStack) -> str:
-        """The first of this id's directories that no running step has."""
-        number = 0
-        while (lock := self._locks.of(f"{identity}\0{number}")).locked():
-            number += 1
-        await stack.enter_async_context(lock)
-        return f"{identity}\0{number}"
-
-    async def _begin(self, asked: ops.RunMount, directory: Path, sources: tuple[Source, ...]) -> None:
-        """A new cache directory, empty or with a copy of what `from` shows; named when it is complete."""
-        fresh = directory.with_name(f".{secrets.token_hex(8)}")
-        fresh.mkdir(mode=0o700, parents=True)
-        content = fresh / "content"
-        if asked.input > 0:
+    async def _cache(self, asked: ops.RunMount, name: Name, sources: tuple[Source, ...]) -> Mount:
+        def begin(content: Path) -> None:
             selection = ops.Selection(sources=(asked.source or "/",), destination="/", root_owned=False)
-            await self._context.executors.bulk(self._copy_out, sources[asked.input], selection, fresh)
-            os.rename(fresh / "upper", content)
-        else:
-            content.mkdir()
-        os.chmod(content, asked.mode if asked.mode >= 0 else 0o755)
-        os.chown(content, asked.uid, asked.gid)
-        (fresh / "id").write_text(asked.id)
-        try:
-            os.rename(fresh, directory)
-        except OSError:  # another step was first
-            shutil.rmtree(fresh, ignore_errors=True)
+            self._copy_out(sources[asked.input], selection, content.parent)
+            os.rename(content.parent / "upper", content)
+
+        return _bind(asked, await self._caches.ready(name, begin if asked.input > 0 else None))
 
     # ── secrets ───────────────────────────────────────────────────────────────────────────────────
 
@@ -290,13 +272,21 @@ class BuildMounts:
         return tuple(sorted(missing, key=len, reverse=True))
 
 
-def _cache_identity(asked: ops.RunMount, sources: tuple[Source, ...]) -> str:
-    """What makes a cache the same: its id, and how it begins; another owner or base is another cache."""
-    identity = f"{asked.id}\0{asked.source}" if asked.source else asked.id
-    if (asked.uid, asked.gid, asked.mode) != (0, 0, 0o755):
-        identity += f"\0{asked.uid}:{asked.gid} {asked.mode:o}"
+def _cache_name(asked: ops.RunMount, sources: tuple[Source, ...]) -> Name:
+    """Another owner or base is another cache."""
     base = sources[asked.input] if asked.input > 0 else None
-    return f"{identity}\0{base}" if isinstance(base, str) else identity
+    return Name(
+        id=asked.id.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+        source=asked.source,
+        uid=asked.uid,
+        gid=asked.gid,
+        mode=asked.mode,
+        base=base if isinstance(base, str) else "",
+    )
+
+
+def _numbered(name: Name) -> Iterator[Name]:
+    return (msgspec.structs.replace(name, number=number) for number in count())
 
 
 def _write(path: Path, content: bytes, mode: int, uid: int, gid: int) -> Path:

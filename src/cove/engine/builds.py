@@ -24,9 +24,10 @@ from cove.engine import memory
 from cove.engine.attachments import Attachments
 from cove.engine.bridging import Message, blocking
 from cove.engine.build_bases import Bases, listed_credentials
+from cove.engine.build_caches import Caches
 from cove.engine.build_files import SENT, RequestFiles, Upload, Uploads, remove, tree_or_image
 from cove.engine.build_job import Build, Files, Tools
-from cove.engine.build_mounts import BuildMounts, CacheLocks, Given, Giver
+from cove.engine.build_mounts import BuildMounts, Given, Giver
 from cove.engine.build_prune import Bounds, prune_cache
 from cove.engine.build_runner import BuildExits, ContainerRunner, proxies
 from cove.engine.build_stream import Classic, Events, Quiet, Stream
@@ -55,7 +56,7 @@ class BuildService:
         self._workshop = Workshop(context.data, context.store)
         self._solver: Solver[Result] = Solver(width=(os.cpu_count() or 1) * _WIDTH + 2)
         self._exits = BuildExits()
-        self._locks = CacheLocks()
+        self.caches = Caches(context.data.build_mounts, context.executors)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._sweeps: set[asyncio.Task[None]] = set()
         self._given: dict[str, Given] = {}
@@ -271,7 +272,7 @@ class BuildService:
 
     def _runner(self, options: BuildOptions, given: Giver) -> ContainerRunner:
         """Who runs programs for one build."""
-        mounts = BuildMounts(self._context, self._workshop, self._locks, given)
+        mounts = BuildMounts(self._context, self._workshop, self.caches, given)
         around = proxies(options.arguments, PROXIES)
         return ContainerRunner(self._context, self._launcher, self._attachments, self._exits, options, mounts, around)
 

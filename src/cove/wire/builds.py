@@ -68,3 +68,21 @@ class BuildPruneResponse(Value, frozen=True, kw_only=True):
 
     caches_deleted: tuple[str, ...] | None = None
     space_reclaimed: int = 0
+
+
+class CacheMount(Value, frozen=True, kw_only=True):
+    """Cove's own: a directory that `RUN --mount=type=cache` shows. `name` is the mount's id, `id` its own.
+
+    The rest of its name as the mount has it: `source` of what it began as a copy of, `base` the layers that this
+    was in, `owner` UID:GID, `mode` in octal, and the `number` of one that was private. `size` in bytes.
+    """
+
+    id: str
+    name: str
+    source: str = ""
+    owner: str = "0:0"
+    mode: str = "0755"
+    base: str = ""
+    number: int = 0
+    size: int = 0
+    last_used_at: str = ""

@@ -10,6 +10,7 @@ import msgspec
 from cove.api.http import TAR, Query, Reply, Request, Response, Stream, json_reply
 from cove.api.router import Route
 from cove.api.streams import progress
+from cove.engine.build_caches import Name
 from cove.engine.engine import Engine
 from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.wire.base import decode
@@ -49,6 +50,21 @@ async def keep_context(engine: Engine, request: Request) -> Reply:
 async def rootfs(engine: Engine, request: Request) -> Reply:
     """Cove's own: an image's files as a tar archive, with nothing that a container would add."""
     return Stream(await engine.builds.rootfs(request.params["name"]), content_type=TAR)
+
+
+async def mounts(engine: Engine, request: Request) -> Reply:
+    """Cove's own: the directories of cache mounts."""
+    return json_reply(await engine.builds.caches.mounts())
+
+
+async def export_mount(engine: Engine, request: Request) -> Reply:
+    """Cove's own: one of them, by the mount's id or its own, as an archive that tells its name."""
+    return Stream(await engine.builds.caches.export(request.query.text("id")), content_type=TAR)
+
+
+async def import_mount(engine: Engine, request: Request) -> Reply:
+    """Cove's own: such an archive in its place; of any other archive the parameters tell the mount's name."""
+    return json_reply(await engine.builds.caches.import_(_mount(request.query), request.body), 201)
 
 
 async def cancel(engine: Engine, request: Request) -> Reply:
@@ -115,6 +131,23 @@ def _options(query: Query) -> BuildOptions:
         contexts=_pairs(query, "contexts"),
         epoch=query.number("epoch") if query.text("epoch") else _epoch(_pairs(query, "buildargs")),
     )
+
+
+def _mount(query: Query) -> Name | None:
+    """The name of a cache mount, as a mount's options tell it; None when none is given."""
+    identity, owner, mode = query.text("id"), query.text("owner"), query.text("mode")
+    if not identity:
+        if owner or mode:
+            raise InvalidArgument("an owner or mode belongs to the id of a mount, which is missing")
+        return None
+    uid, _, gid = (owner or "0:0").partition(":")
+    try:
+        found = Name(identity, uid=int(uid), gid=int(gid or "0"), mode=int(mode or "755", 8))
+    except ValueError:
+        raise InvalidArgument(f"owner={owner} mode={mode}: write UID:GID in numbers, and the mode in octal") from None
+    if found.uid < 0 or found.gid < 0 or not 0 <= found.mode <= 0o7777:
+        raise InvalidArgument(f"owner={owner} mode={mode}: no such owner or mode is possible")
+    return found
 
 
 def _or_none(text: str) -> bytes:
@@ -197,6 +230,9 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/build/prune", prune),
     Route("POST", "/cove/build", build_events),
     Route("POST", "/cove/build/context", keep_context),
+    Route("GET", "/cove/build/mounts", mounts),
+    Route("GET", "/cove/build/mounts/archive", export_mount),
+    Route("PUT", "/cove/build/mounts/archive", import_mount),
     Route("POST", "/cove/build/secrets", give),
     Route("GET", "/cove/images/{name:path}/rootfs", rootfs),
 )
