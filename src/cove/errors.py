@@ -69,7 +69,7 @@ class Internal(CoveError):
 class StartFailed(CoveError):
     """A process could not be started inside a container.
 
-    `stage` names the step of `cove.runtime.init` that failed, `errno` its error number
+    `stage` names the step of `cove.runtime.child.init` that failed, `errno` its error number
     (0 when there is none). `exit_code` follows the shells' convention: 127 when the program
     was not found, 126 when it could not be executed, 125 otherwise.
     """

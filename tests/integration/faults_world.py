@@ -44,7 +44,7 @@ def pids(daemon: Daemon, victim: str) -> list[int]:
     if victim == "forker":
         first = [pid for pid, parent, name, _ in everyone if parent in mine and name == "cove-forker"]
         return first[:1]
-    module = {"resolver": "cove.network.dns.server", "workshop": "cove.image.workshop"}[victim]
+    module = {"resolver": "cove.network.dns.server", "workshop": "cove.image.worker.workshop"}[victim]
     ours = [(pid, parent, words) for pid, parent, _, words in everyone if module in words]
     return [pid for pid, parent, words in ours if parent == daemon.process.pid or str(daemon.run) in words]
 

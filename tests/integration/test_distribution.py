@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable
-from cove.image import loading, saving
 from cove.image.content import ContentStore
 from cove.image.distribution import Credentials, Distribution, Policy
 from cove.image.images import Images
 from cove.image.layers import Layers
+from cove.image.travel import loading, saving
 from cove.oci import image
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference

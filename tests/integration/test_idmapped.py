@@ -14,7 +14,7 @@ import pytest
 
 from cove.kernel import idmapped, mounts, syscalls
 from cove.oci.spec import IDMapping
-from cove.runtime import idmaps
+from cove.runtime.child import idmaps
 
 MAPS = (IDMapping(container_id=0, host_id=400000, size=65536),)
 

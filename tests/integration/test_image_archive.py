@@ -16,7 +16,7 @@ import pytest
 import zstandard
 
 from cove.errors import InvalidArgument, NotFound
-from cove.image import loading, saving
+from cove.image.travel import loading, saving
 from cove.oci import digest as digests
 from tests.integration.distribution_world import World, layer_tar, make_image, noise
 

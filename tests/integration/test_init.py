@@ -15,8 +15,9 @@ import pytest
 
 from cove.kernel import process
 from cove.oci.spec import Capabilities, Linux, Mount, Namespace, Process, Root, Spec, User
-from cove.runtime import exec_child, init
-from cove.runtime.child import ChildStdio
+from cove.runtime.child import execs as exec_child
+from cove.runtime.child import init
+from cove.runtime.child.common import ChildStdio
 from cove.runtime.messages import ROOT, ExecLaunch, Failed, Go, Launch
 
 BUSYBOX = Path("/bin/busybox")

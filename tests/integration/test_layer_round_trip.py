@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from cove.errors import InvalidArgument
-from cove.image import saving
-from cove.image.imports import import_archive
 from cove.image.making import store_layer
-from cove.image.sandbox import PIPE, Worker
 from cove.image.store import ImageStore
+from cove.image.travel import saving
+from cove.image.travel.imports import import_archive
+from cove.image.worker.sandbox import PIPE, Worker
 from cove.paths import DataRoot
 
 pytestmark = pytest.mark.root

@@ -18,10 +18,10 @@ import pytest
 import zstandard
 
 from cove.errors import CoveError, InvalidArgument, NotFound
-from cove.image import archives
-from cove.image.diff import layer_archive
 from cove.image.making import store_layer
 from cove.image.store import ImageStore
+from cove.image.travel import archives
+from cove.image.travel.diff import layer_archive
 from cove.oci import digest as digests
 from cove.oci.image import OCI_LAYER, Descriptor
 from cove.paths import DataRoot

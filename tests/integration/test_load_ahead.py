@@ -13,8 +13,8 @@ import pytest
 import zstandard
 
 from cove.errors import InvalidArgument
-from cove.image.loading import load
 from cove.image.store import ImageStore
+from cove.image.travel.loading import load
 from cove.oci import digest as digests
 from cove.paths import DataRoot
 

@@ -25,7 +25,7 @@ from cove.kernel.proc_connector import ProcConnector
 from cove.oci import spec as oci
 from cove.paths import Instance, RunRoot
 from cove.runtime.client import Runtime
-from cove.runtime.log_reader import LogReader
+from cove.runtime.logs.reader import LogReader
 from cove.runtime.messages import ExecLaunch, Exited, Launch, LogPolicy, Report
 from cove.runtime.newborn import Process
 from tests.conftest import PATIENCE

@@ -16,9 +16,9 @@ import urllib3
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
-from cove.image.attachments import COSIGN_SIGNATURE, COSIGN_TAGS
-from cove.image.claims import ANNOTATION, PAYLOAD
 from cove.image.distribution.attached import tag_of
+from cove.image.trust.attachments import COSIGN_SIGNATURE, COSIGN_TAGS
+from cove.image.trust.claims import ANNOTATION, PAYLOAD
 from cove.oci import image
 from cove.oci.reference import Reference
 from tests.conftest import Daemon, new_daemon

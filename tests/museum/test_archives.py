@@ -17,8 +17,8 @@ import pytest
 from cove.errors import CoveError, InvalidArgument
 from cove.image.layers import Layers
 from cove.image.making import store_layer
-from cove.image.members import Limits
 from cove.image.store import ImageStore
+from cove.image.worker.members import Limits
 from cove.paths import DataRoot
 from tests.conftest import Daemon
 

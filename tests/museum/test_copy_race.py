@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cove.errors import CoveError
-from cove.image import archives
+from cove.image.travel import archives
 
 pytestmark = pytest.mark.root
 

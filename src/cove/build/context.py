@@ -22,7 +22,7 @@ from cove.build.arrived import Arrived, gather
 from cove.build.giturl import GitUrl, parse_git
 from cove.build.layers import Workshop
 from cove.errors import CoveError, InvalidArgument, NotFound, describe
-from cove.image.members import Limits
+from cove.image.worker.members import Limits
 from cove.kernel.rootpath import read_small
 from cove.patterns import parse_ignore
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from cove.image.extract import remove_tree
+from cove.image.worker.extract import remove_tree
 from cove.kernel.rootpath import open_directory
 
 _MOST = 32

@@ -21,10 +21,10 @@ import msgspec
 from cove import ids
 from cove.build import ops
 from cove.errors import Internal, NotFound, describe
-from cove.image.members import Limits
-from cove.image.sandbox import PIPE, Worker
 from cove.image.store import ImageStore
-from cove.image.twin import twin
+from cove.image.worker.members import Limits
+from cove.image.worker.sandbox import PIPE, Worker
+from cove.image.worker.twin import twin
 from cove.oci.spec import Mount
 from cove.paths import DataRoot
 

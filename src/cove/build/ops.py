@@ -109,7 +109,7 @@ class Run(_Step, frozen=True, kw_only=True):
 
 
 class Selection(_Step, frozen=True, kw_only=True):
-    """What is copied from one input; as `cove.image.trees.Copy`. `checksum`, if given, must be the file's digest."""
+    """What is copied from one input, as `cove.image.worker.trees.Copy`; `checksum`, if given, must be the file's."""
 
     sources: tuple[str, ...]
     destination: str

@@ -12,7 +12,7 @@ from cove.buildkit.jobs import Jobs
 from cove.buildkit.messages import control as wire
 from cove.buildkit.messages.common import BuildkitVersion, Empty, Platform, Timestamp, WorkerRecord
 from cove.buildkit.messages.gateway import Result
-from cove.engine.build_leftovers import Leftover, leftovers
+from cove.engine.build.leftovers import Leftover, leftovers
 from cove.engine.engine import Engine
 from cove.errors import CoveError, Unsupported
 from cove.grpc.calls import Call, Handler, streaming, unary

@@ -16,7 +16,7 @@ from cove.buildkit.job import Job, Outcome
 from cove.buildkit.messages.common import BytesMessage, Empty
 from cove.buildkit.messages.control import Exporter
 from cove.buildkit.messages.session import SEND
-from cove.engine.builds import full_names
+from cove.engine.build.service import full_names
 from cove.errors import InvalidArgument, Unavailable, Unsupported
 from cove.grpc.calls import Asked
 from cove.grpc.status import Code, RpcError

@@ -3,7 +3,7 @@
     Dockerfile, its ignore file ─▶ read      only these, so that little is sent before it is known what is needed
     the contexts' files         ─▶ trees     only what the plan's steps look at, without what is ignored
 
-`cove.engine.build_job.Files` for builds of the door.
+`cove.engine.build.job.Files` for builds of the door.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cove.buildkit.messages.common import BytesMessage
 from cove.buildkit.progress import Trace
 from cove.buildkit.sessions import Session
 from cove.engine.bridging import blocking
-from cove.engine.build_job import Recipe
+from cove.engine.build.job import Recipe
 from cove.engine.executors import Executors
 from cove.errors import InvalidArgument, NotFound, Unavailable
 from cove.grpc.status import RpcError

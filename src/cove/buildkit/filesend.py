@@ -19,7 +19,7 @@ from cove.buildkit import filesync
 from cove.buildkit.messages import session as ask
 from cove.buildkit.messages.session import SEND, Packet, Stat
 from cove.buildkit.sessions import Session
-from cove.engine.builds import BuildService
+from cove.engine.build.service import BuildService
 from cove.errors import InvalidArgument, Unavailable
 from cove.grpc.calls import Asked, Metadata
 from cove.grpc.status import RpcError

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from cove.buildkit.messages import session as ask
 from cove.buildkit.messages.common import BytesMessage, Empty
 from cove.buildkit.sessions import Session
-from cove.engine.build_bases import Auth
-from cove.engine.build_mounts import Agent
+from cove.engine.build.bases import Auth
+from cove.engine.build.mounts import Agent
 from cove.errors import Unavailable
 from cove.grpc.calls import Asked
 from cove.grpc.status import Code, RpcError
@@ -29,7 +29,7 @@ FindSession = Callable[[], Awaitable[Session | None]]
 
 
 class Gifts:
-    """A build's secrets and agents, as its client has them (`cove.engine.build_mounts.Giver`)."""
+    """A build's secrets and agents, as its client has them (`cove.engine.build.mounts.Giver`)."""
 
     def __init__(self, session: FindSession) -> None:
         self._session = session

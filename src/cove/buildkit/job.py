@@ -27,9 +27,9 @@ from cove.buildkit.messages.common import Definition
 from cove.buildkit.messages.gateway import Result
 from cove.buildkit.progress import Trace
 from cove.buildkit.sessions import Session, Sessions
-from cove.engine.build_bases import Bases, Sink
-from cove.engine.build_job import Build
-from cove.engine.builds import BuildService
+from cove.engine.build.bases import Bases, Sink
+from cove.engine.build.job import Build
+from cove.engine.build.service import BuildService
 from cove.errors import CoveError, NotFound, Unsupported
 from cove.grpc.status import RpcError
 from cove.oci.reference import Reference

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from cove import ids
 from cove.buildkit.job import Job, Outcome
 from cove.buildkit.sessions import Sessions
-from cove.engine.builds import BuildService
+from cove.engine.build.service import BuildService
 from cove.errors import Conflict, NotFound
 
 _PATIENCE = 5.0

@@ -22,10 +22,10 @@ from cove.engine.context import Choice, Context, Reports, Settings
 from cove.engine.engine import Engine
 from cove.engine.executors import Executors
 from cove.engine.host import read_facts
-from cove.engine.projects import Projects
+from cove.engine.volumes.projects import Projects
 from cove.errors import Conflict, Internal, InvalidArgument, describe
 from cove.image.store import ImageStore
-from cove.image.trust import Trust
+from cove.image.trust.policy import Trust
 from cove.kernel import systemd
 from cove.kernel.cgroups import Cgroups
 from cove.network.bridge import BridgeDriver

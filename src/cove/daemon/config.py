@@ -62,7 +62,7 @@ from typing import Literal
 import msgspec
 
 from cove import paths
-from cove.engine.default_network import DefaultNetwork
+from cove.engine.networks.default_network import DefaultNetwork
 from cove.errors import InvalidArgument
 from cove.network import options
 from cove.network.ipam import AddressPool

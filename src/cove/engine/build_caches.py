@@ -23,12 +23,12 @@ from pathlib import Path
 import msgspec
 
 from cove.engine.bridging import blocking
-from cove.engine.build_leftovers import mount_room
+from cove.engine.build.leftovers import mount_room
 from cove.engine.executors import Executors
 from cove.engine.turns import Turns
 from cove.errors import Conflict, InvalidArgument, NotFound
-from cove.image import archives
-from cove.image.members import Limits
+from cove.image.travel import archives
+from cove.image.worker.members import Limits
 from cove.oci.spec import Mount
 from cove.wire.builds import CacheMount
 from cove.wire.times import stamp

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cove.engine.default_network import USUAL, DefaultNetwork
 from cove.engine.events import Events
 from cove.engine.executors import Executors
 from cove.engine.host import HostFacts
-from cove.engine.projects import Projects
+from cove.engine.networks.default_network import USUAL, DefaultNetwork
+from cove.engine.volumes.projects import Projects
 from cove.image.images import Images
 from cove.image.snapshots import Snapshots
 from cove.image.store import ImageStore
-from cove.image.trust import Trust
+from cove.image.trust.policy import Trust
 from cove.kernel.cgroups import Cgroups
 from cove.network.dns.client import Resolver
 from cove.network.driver import Driver as NetworkDriver

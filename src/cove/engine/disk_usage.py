@@ -11,12 +11,12 @@ import msgspec
 from msgspec import UNSET
 
 from cove.build.cache import BuildCache
-from cove.engine.build_leftovers import listed
-from cove.engine.containers import Containers
+from cove.engine.build.leftovers import listed
+from cove.engine.containers.registry import Registry
+from cove.engine.containers.service import Containers
 from cove.engine.context import Context
-from cove.engine.images import ImageService
-from cove.engine.registry import Registry
-from cove.engine.volumes import VolumeService
+from cove.engine.images.service import ImageService
+from cove.engine.volumes.service import VolumeService
 from cove.errors import InvalidArgument
 from cove.wire import system as wire
 from cove.wire.volumes import Volume, VolumeUsage

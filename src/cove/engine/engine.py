@@ -15,39 +15,39 @@ from typing import TYPE_CHECKING
 
 from cove.build.cache import BuildCache
 from cove.engine import memory
-from cove.engine.attachments import Attachments
-from cove.engine.backups import Backups
-from cove.engine.containers import Containers
+from cove.engine.backup.backups import Backups
+from cove.engine.backup.restores import Restores
+from cove.engine.containers.execs import Execs
+from cove.engine.containers.files import Files
+from cove.engine.containers.health import HealthChecks
+from cove.engine.containers.launch import Launcher
+from cove.engine.containers.lifecycle import Lifecycle
+from cove.engine.containers.registry import Container, Registry
+from cove.engine.containers.removal import Removal
+from cove.engine.containers.service import Containers
+from cove.engine.containers.stats import Stats
+from cove.engine.containers.streams import Streams
 from cove.engine.context import Context, Settings
 from cove.engine.disk_usage import DiskUsage
-from cove.engine.execs import Execs
-from cove.engine.files import Files
-from cove.engine.health import HealthChecks
-from cove.engine.images import ImageService
-from cove.engine.joining import Joining
-from cove.engine.launch import Launcher
-from cove.engine.lifecycle import Lifecycle
-from cove.engine.manifests import ManifestService
-from cove.engine.mounts import Mounts
-from cove.engine.networks import NetworkService, NetworkStore
+from cove.engine.images.manifests import ManifestService
+from cove.engine.images.service import ImageService
+from cove.engine.images.trust import TrustService
+from cove.engine.isolation.userns import Users
+from cove.engine.networks.attachments import Attachments
+from cove.engine.networks.joining import Joining
+from cove.engine.networks.service import NetworkService, NetworkStore
+from cove.engine.networks.tracing import Tracing
 from cove.engine.prune import Prune
 from cove.engine.recovery import Recovery
-from cove.engine.registry import Container, Registry
-from cove.engine.removal import Removal
-from cove.engine.restores import Restores
-from cove.engine.stats import Stats
-from cove.engine.streams import Streams
 from cove.engine.system import System
 from cove.engine.tasks import Tasks
-from cove.engine.tracing import Tracing
-from cove.engine.trust import TrustService
-from cove.engine.userns import Users
-from cove.engine.volume_moves import VolumeMoves
-from cove.engine.volumes import VolumeService
+from cove.engine.volumes.mounts import Mounts
+from cove.engine.volumes.moves import VolumeMoves
+from cove.engine.volumes.service import VolumeService
 from cove.runtime.messages import Exited, OutOfMemory, Report
 
 if TYPE_CHECKING:
-    from cove.engine.builds import BuildService
+    from cove.engine.build.service import BuildService
     from cove.engine.explain.service import Explanations
 
 _CHECKPOINT_PERIOD = 60.0
@@ -106,7 +106,7 @@ class Engine:
     def builds(self) -> BuildService:
         """Builds. What they need is loaded with the first one: a quarter of all that a daemon would load."""
         if self._builds is None:
-            from cove.engine.builds import BuildService
+            from cove.engine.build.service import BuildService
 
             self._builds = BuildService(self._context, self._launcher, self._attachments, self._build_cache)
         return self._builds

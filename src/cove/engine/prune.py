@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from cove.engine.containers import Containers
+from cove.engine.containers.registry import Registry
+from cove.engine.containers.service import Containers
 from cove.engine.context import Context
-from cove.engine.images import ImageService
-from cove.engine.networks import NetworkService
-from cove.engine.registry import Registry
-from cove.engine.volumes import VolumeService
+from cove.engine.images.service import ImageService
+from cove.engine.networks.service import NetworkService
+from cove.engine.volumes.service import VolumeService
 from cove.errors import Conflict, Forbidden, InvalidArgument, NotFound
 from cove.wire.containers import PruneResponse
 from cove.wire.filters import Filters

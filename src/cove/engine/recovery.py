@@ -18,14 +18,14 @@ import shutil
 import socket
 import time
 
-from cove.engine import restarts
-from cove.engine.attachments import Attachments
+from cove.engine.containers import restarts
+from cove.engine.containers.launch import cgroup_of
+from cove.engine.containers.lifecycle import Lifecycle
+from cove.engine.containers.registry import Container, Registry
+from cove.engine.containers.removal import Removal
 from cove.engine.context import Context
-from cove.engine.joining import Joining
-from cove.engine.launch import cgroup_of
-from cove.engine.lifecycle import Lifecycle
-from cove.engine.registry import Container, Registry
-from cove.engine.removal import Removal
+from cove.engine.networks.attachments import Attachments
+from cove.engine.networks.joining import Joining
 from cove.engine.tasks import Tasks
 from cove.errors import CoveError
 from cove.runtime.messages import Exit, Status

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from cove import __version__
+from cove.engine.containers.registry import Registry
 from cove.engine.context import Context
-from cove.engine.registry import Registry
-from cove.engine.userns import Users
+from cove.engine.isolation.userns import Users
 from cove.image.distribution import Credentials
 from cove.oci.platform import host_platform
 from cove.wire import system as wire

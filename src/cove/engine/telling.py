@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from cove.engine.containers.registry import Container
 from cove.engine.events import Events
-from cove.engine.registry import Container
 
 
 def tell(events: Events, container: Container, action: str, **extra: str) -> None:

@@ -10,8 +10,8 @@ import os
 from collections.abc import Iterator
 
 from cove.errors import NotFound
-from cove.image.diff import packed_layer
 from cove.image.layers import Layers
+from cove.image.travel.diff import packed_layer
 
 
 class DerivedArchives:

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cove.errors import InvalidArgument
-from cove.image.members import Limits
-from cove.image.sandbox import PIPE, Worker
+from cove.image.worker.members import Limits
+from cove.image.worker.sandbox import PIPE, Worker
 from cove.kernel.rootpath import open_directory
 
 _OPAQUE_MARK = "trusted.overlay.opaque"

@@ -23,9 +23,9 @@ from contextlib import suppress
 import msgspec
 
 from cove.errors import Conflict, CoveError, Internal, InvalidArgument, NotFound, Unavailable, describe
-from cove.image.attachments import Attachments
 from cove.image.content import ContentStore
 from cove.image.removal import refuse_in_use, refuse_variants
+from cove.image.trust.attachments import Attachments
 from cove.image.variants import Offer, Target, Variant, Variants
 from cove.oci import image as oci
 from cove.oci.image import Descriptor, ImageConfig, Index

@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cove.errors import Internal, NotFound, describe
-from cove.image.ahead import Ahead
 from cove.image.content import ContentStore
 from cove.image.extraction import Extraction, Unpacked
 from cove.image.flushing import Flusher
 from cove.image.images import Image
-from cove.image.members import Limits
 from cove.image.reaping import Reaper, discard, set_aside
+from cove.image.travel.ahead import Ahead
+from cove.image.worker.members import Limits
 from cove.kernel import inodes
 from cove.oci import digest as digests
 from cove.oci.image import Descriptor

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from cove.image import artifacts
 from cove.image.content import ContentStore
-from cove.image.diff import packed_layer
 from cove.image.layers import Layers
+from cove.image.travel import artifacts
+from cove.image.travel.diff import packed_layer
 from cove.oci import image as oci
 from cove.oci.image import ContainerConfig, Descriptor, ImageConfig, Manifest, RootFS
 from cove.oci.platform import host_platform

@@ -1,7 +1,7 @@
 """The supervisor's children: how a container's first process and its further ones are made and known.
 
 Owns what stands around a birth (`cove.runtime.forker`): directories, FIFOs, the control group, the id maps, the
-gate. What the child does after it is `cove.runtime.init`; what happens when it ends is `cove.runtime.supervisor`.
+gate. What the child does after it is `cove.runtime.child.init`; what happens when it ends, `cove.runtime.supervisor`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from cove.kernel import process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import NamespaceType, Seccomp
 from cove.paths import RunRoot
-from cove.runtime import filters, init, orders, outside, state, stdio
-from cove.runtime.child import ChildStdio
+from cove.runtime import state
+from cove.runtime.child import filters, init, orders, outside
+from cove.runtime.child.common import ChildStdio
 from cove.runtime.forker import Forker
+from cove.runtime.logs import stdio
+from cove.runtime.logs.pump import Pump
 from cove.runtime.loop import Loop
 from cove.runtime.messages import ExecLaunch, Launch, Status
-from cove.runtime.pump import Pump
 
 
 class Child(msgspec.Struct):

@@ -3,7 +3,7 @@
     supervisor                       forker                         child (the supervisor's, by CLONE_PARENT)
       │── flags, [pid ns] [cgroup] ───▶│── clone3 ─────────────────────▶│ waits on its gate
       │◀──────── pid, [pidfd, gate] ───│                                │
-      │── orders (cove.runtime.orders) ────────────────────────────────▶│ becomes a container's process
+      │── orders (cove.runtime.child.orders) ────────────────────────────────▶│ becomes a container's process
 
 It is apart because a fork is paid for by its parent too: every page that the parent writes afterwards is copied
 or at least faulted on, and the supervisor writes many. The forker never changes, stays small, and holds nothing
@@ -32,7 +32,7 @@ import msgspec
 
 from cove.ipc import channel
 from cove.kernel import namespaces, process, syscalls
-from cove.runtime import orders
+from cove.runtime.child import orders
 
 SPARES = 2
 # What a descriptor that comes with a request is, one byte each.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cove.runtime.child import Failure
+from cove.runtime.child.common import Failure
 
 _MOST = 1 << 16
 

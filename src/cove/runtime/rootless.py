@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from cove.kernel import namespaces, syscalls
 from cove.oci.spec import IDMapping
-from cove.runtime.child import Failure
+from cove.runtime.child.common import Failure
 
 _CAP_SYS_ADMIN = 21
 

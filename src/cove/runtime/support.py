@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cove.oci.spec import OCI_VERSION, Linux, Process, Spec
-from cove.runtime import hooks as runtime_hooks
-from cove.runtime import labels
-from cove.runtime.child import Failure
+from cove.runtime.child import hooks as runtime_hooks
+from cove.runtime.child import labels
+from cove.runtime.child.common import Failure
 
 
 def check(spec: Spec, *, hooks: bool) -> None:

@@ -5,7 +5,7 @@
                             it; the containers' mounts share one loop device
 
 The file system's own tools make a disk. Nothing is mounted on the host: who wants to look in does so in a mount
-namespace of its own (`cove.image.archives`).
+namespace of its own (`cove.image.travel.archives`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cove.engine import cdi, cdi_files
+from cove.engine.isolation import cdi, cdi_files
 from cove.errors import InvalidArgument
 
 

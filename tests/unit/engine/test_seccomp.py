@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cove.engine.seccomp import resolved
+from cove.engine.isolation.seccomp import resolved
 from cove.oci.spec import Seccomp, SeccompRule
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from cove.engine import render, restarts, signals
-from cove.engine.files import select, without_managed
-from cove.engine.framing import DetachKeys, frame, parse_keys
-from cove.engine.health import judged
-from cove.engine.launch import log_bounds
-from cove.engine.ports import parse_port, port_map
-from cove.engine.records import Facts
-from cove.engine.stats import interfaces
+from cove.engine.containers import render, restarts, signals
+from cove.engine.containers.files import select, without_managed
+from cove.engine.containers.framing import DetachKeys, frame, parse_keys
+from cove.engine.containers.health import judged
+from cove.engine.containers.launch import log_bounds
+from cove.engine.containers.records import Facts
+from cove.engine.containers.stats import interfaces
+from cove.engine.networks.ports import parse_port, port_map
 from cove.errors import InvalidArgument
 from cove.network.driver import PortBinding
 from cove.wire.containers import Change, Health, HealthResult, LogConfig, RestartPolicy

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from cove.engine import merge, resources, security, spec
+from cove.engine.containers import merge, spec
+from cove.engine.containers.records import Record
 from cove.engine.host import HostFacts
-from cove.engine.records import Record
+from cove.engine.isolation import resources, security
 from cove.errors import CoveError, InvalidArgument
 from cove.oci.image import ContainerConfig as ImageDefaults
 from cove.oci.spec import Spec

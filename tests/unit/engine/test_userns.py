@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cove.engine import userns
-from cove.engine.userns import Range
+from cove.engine.isolation import userns
+from cove.engine.isolation.userns import Range
 from cove.errors import Conflict, InvalidArgument, Unsupported
 
 SUBUID = "# people\nann:100000:65536\nann:300000:10\nbroken:x:1\ncove:500000:200000\n"

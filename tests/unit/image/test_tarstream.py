@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cove.errors import InvalidArgument
-from cove.image.tarstream import entries
+from cove.image.worker.tarstream import entries
 
 NAMES = ("plain", "d/" * 60 + "long", "n" * 200, "ü/中", "deep/" * 300 + "end")
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cove.runtime.follow import LogFollower, LogWatcher
-from cove.runtime.log_reader import Chunk, LogReader, lines
-from cove.runtime.logs import RECORD, Held, LogWriter, file_name, segments
+from cove.runtime.logs.follow import LogFollower, LogWatcher
+from cove.runtime.logs.reader import Chunk, LogReader, lines
+from cove.runtime.logs.writer import RECORD, Held, LogWriter, file_name, segments
 from cove.runtime.messages import LogPolicy
 
 _writes = st.lists(st.tuples(st.sampled_from([1, 2]), st.text("ab\n", min_size=1, max_size=8).map(str.encode)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cove.runtime.child import Failure
+from cove.runtime.child.common import Failure
 from cove.runtime.numbers import known, numbers
 
 

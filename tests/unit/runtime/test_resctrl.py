@@ -9,8 +9,8 @@ import pytest
 
 from cove.kernel import syscalls
 from cove.oci.spec import IntelRdt
-from cove.runtime import resctrl
-from cove.runtime.child import Failure
+from cove.runtime.child import resctrl
+from cove.runtime.child.common import Failure
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cove.runtime.child import Failure
-from cove.runtime.users import Identity, resolve
+from cove.runtime.child.common import Failure
+from cove.runtime.child.users import Identity, resolve
 
 PASSWD = (
     "# a comment\nroot:x:0:0:root:/root:/bin/sh\n1000:x:0:0::/:/bin/sh\nbad:x:-1:0::/:/bin/sh\n"

@@ -12,8 +12,8 @@ from __future__ import annotations
 from cove.api.http import TAR, Reply, Request, Stream, json_reply
 from cove.api.router import Route
 from cove.api.streams import progress
-from cove.engine import restores
-from cove.engine.backups import Wishes
+from cove.engine.backup import restores
+from cove.engine.backup.backups import Wishes
 from cove.engine.engine import Engine
 from cove.errors import InvalidArgument
 

@@ -13,8 +13,8 @@ from cove.api.http import NO_CONTENT, TAR, Channel, Hijack, Reply, Request, Resp
 from cove.api.router import Route
 from cove.api.streams import objects
 from cove.api.websocket import WebSocket, handshake
+from cove.engine.containers.streams import Detached, LogStream
 from cove.engine.engine import Engine
-from cove.engine.streams import Detached, LogStream
 from cove.errors import InvalidArgument
 from cove.wire import base
 from cove.wire.containers import (

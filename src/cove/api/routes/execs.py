@@ -6,8 +6,8 @@ from cove.api.hijack import hijack
 from cove.api.http import RAW, Reply, Request, Response, json_reply
 from cove.api.router import Route
 from cove.api.routes.containers import dimensions
+from cove.engine.containers.streams import Detached
 from cove.engine.engine import Engine
-from cove.engine.streams import Detached
 from cove.errors import InvalidArgument
 from cove.wire.execs import ExecCreateRequest, ExecStartRequest, IdResponse
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
+from cove.engine.containers.stats import interfaces
 from cove.engine.explain.units import amount, count, size
 from cove.engine.host import HostFacts
-from cove.engine.stats import interfaces
 from cove.kernel import pressure
 from cove.kernel.cgroups import Cgroups, CgroupStats
 from cove.network import rates

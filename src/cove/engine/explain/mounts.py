@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cove.engine.records import MountRecord, Record
+from cove.engine.containers.records import MountRecord, Record
 from cove.oci import spec as oci
 from cove.runtime.messages import LENT
 from cove.wire.explain import Mount

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
+from cove.engine.containers.records import Record
+from cove.engine.containers.stats import interfaces as counters
 from cove.engine.explain.listeners import holders
 from cove.engine.explain.units import size
-from cove.engine.ports import parse_port
-from cove.engine.records import Record
-from cove.engine.stats import interfaces as counters
+from cove.engine.networks.ports import parse_port
 from cove.kernel.sockets import Listener, listening
 from cove.network import rates
 from cove.network.driver import Endpoint, PortBinding

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cove.engine.explain.words import CALLS, CAPABILITIES, GRAVE
-from cove.engine.security import CAPABILITIES as BY_NUMBER
+from cove.engine.isolation.security import CAPABILITIES as BY_NUMBER
 from cove.kernel import seccomp as kernel_seccomp
 from cove.oci.spec import DeviceRule, Spec
 from cove.oci.spec import Seccomp as Filter

@@ -11,18 +11,19 @@ import asyncio
 import msgspec
 
 from cove import ids
-from cove.engine import cdi, security, spec
-from cove.engine.containers import Containers
+from cove.engine.containers import spec
+from cove.engine.containers.launch import cgroup_of, hostname_of, new_cgroup
+from cove.engine.containers.records import Attached, Record
+from cove.engine.containers.registry import Container, Registry
+from cove.engine.containers.service import Containers
 from cove.engine.context import Context
 from cove.engine.explain import limits, mounts, namespaces, network
 from cove.engine.explain import security as rights
-from cove.engine.launch import cgroup_of, hostname_of, new_cgroup
-from cove.engine.mounts import Mounts
-from cove.engine.networks import NetworkStore
-from cove.engine.ports import requested
-from cove.engine.records import Attached, Record
-from cove.engine.registry import Container, Registry
-from cove.engine.userns import Users
+from cove.engine.isolation import cdi, security
+from cove.engine.isolation.userns import Users
+from cove.engine.networks.ports import requested
+from cove.engine.networks.service import NetworkStore
+from cove.engine.volumes.mounts import Mounts
 from cove.errors import Conflict, NotFound
 from cove.oci.spec import Hooks, Mount, Resources
 from cove.oci.spec import Spec as OciSpec

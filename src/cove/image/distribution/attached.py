@@ -12,10 +12,10 @@ from collections.abc import Iterable
 import msgspec
 
 from cove.errors import CoveError, InvalidArgument, NotFound, Unavailable
-from cove.image.attachments import COSIGN_SIGNATURE, COSIGN_TAGS
 from cove.image.distribution.registry import Fetched, Repository
 from cove.image.distribution.seams import Content
 from cove.image.distribution.sources import Sources
+from cove.image.trust.attachments import COSIGN_SIGNATURE, COSIGN_TAGS
 from cove.oci import image
 from cove.oci.image import Descriptor, Index, Manifest
 

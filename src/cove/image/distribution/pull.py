@@ -21,7 +21,6 @@ from contextlib import ExitStack, contextmanager
 import msgspec
 
 from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unauthorized, Unavailable, Unsupported
-from cove.image.attachments import COSIGN_TAGS
 from cove.image.distribution import attached
 from cove.image.distribution import transport as http
 from cove.image.distribution.progress import Progress
@@ -38,6 +37,7 @@ from cove.image.distribution.seams import (
 )
 from cove.image.distribution.sources import Sources
 from cove.image.stack import Step, steps, unpackable
+from cove.image.trust.attachments import COSIGN_TAGS
 from cove.image.variants import attested, kind_of
 from cove.oci import digest as digests
 from cove.oci import image

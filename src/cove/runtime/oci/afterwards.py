@@ -8,8 +8,8 @@ import msgspec
 
 from cove.errors import StartFailed
 from cove.oci.spec import Hook, Hooks, Spec
-from cove.runtime import hooks
-from cove.runtime.child import Failure
+from cove.runtime.child import hooks
+from cove.runtime.child.common import Failure
 from cove.runtime.oci.delete import destroy
 from cove.runtime.oci.log import Log
 from cove.runtime.oci.store import Container, Record

@@ -20,7 +20,7 @@ import msgspec
 from cove.errors import StartFailed
 from cove.kernel import namespaces, process
 from cove.kernel.cgroups import Birthplace
-from cove.runtime.child import enter
+from cove.runtime.child.common import enter
 from cove.runtime.messages import Failed, Go, Ready
 
 _GO = msgspec.json.encode(Go())

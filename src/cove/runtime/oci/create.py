@@ -17,8 +17,9 @@ from cove.errors import CoveError, InvalidArgument
 from cove.kernel import process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Process, Spec
-from cove.runtime import filters, hooks, init, limits, outside, rootless
-from cove.runtime.child import ChildStdio, Failure, Manner
+from cove.runtime import limits, rootless
+from cove.runtime.child import filters, hooks, init, outside
+from cove.runtime.child.common import ChildStdio, Failure, Manner
 from cove.runtime.messages import Launch
 from cove.runtime.oci import afterwards, groups, stdio, store
 from cove.runtime.oci import bundle as bundles

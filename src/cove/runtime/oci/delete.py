@@ -78,7 +78,7 @@ def destroy(container: store.Container, log: Log) -> None:
         _await_end(record)
     _remove_group(record)
     if record.monitored:
-        from cove.runtime import resctrl
+        from cove.runtime.child import resctrl
 
         resctrl.remove(record.id)
     if record.poststop:

@@ -14,8 +14,10 @@ from cove.errors import Conflict, InvalidArgument
 from cove.kernel import namespaces, privileges, process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Capabilities, Process, User
-from cove.runtime import affinity, credentials, exec_child, limits, memory_policy, rootless
-from cove.runtime.child import ChildStdio, Manner
+from cove.runtime import limits, rootless
+from cove.runtime.child import affinity, credentials, memory_policy
+from cove.runtime.child import execs as exec_child
+from cove.runtime.child.common import ChildStdio, Manner
 from cove.runtime.messages import ExecLaunch
 from cove.runtime.oci import bundle, create, foreground, groups, joining, stdio, store
 from cove.runtime.oci.birth import Newborn, born

@@ -6,7 +6,7 @@ import json
 
 from cove.kernel import mounts, namespaces, privileges, seccomp
 from cove.oci.spec import OCI_VERSION
-from cove.runtime import filters, memory_policy
+from cove.runtime.child import filters, memory_policy
 from cove.runtime.oci.main import Call
 
 _HOOKS = ("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop")

@@ -6,7 +6,7 @@ import os
 import socket
 
 from cove.errors import InvalidArgument
-from cove.runtime.child import ChildStdio
+from cove.runtime.child.common import ChildStdio
 
 
 def inherited() -> ChildStdio:

@@ -1,0 +1,1 @@
+"""Backups of containers, and containers out of backups."""

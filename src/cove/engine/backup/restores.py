@@ -1,0 +1,293 @@
+"""`cove restore`: a container out of a backup, on this host or another one.
+
+    blobs in the content store ─▶ image registered or found ─▶ everything checked ─▶ volumes, complete before they are
+    named ─▶ writable layer ─▶ the row; then it is there, created and not started
+
+What fails on the way is undone; what a crash cuts short is swept at the next start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+
+from cove import ids
+from cove.engine.backup import document
+from cove.engine.bridging import blocking
+from cove.engine.containers.records import MountRecord, Record
+from cove.engine.containers.registry import Container, Registry
+from cove.engine.containers.service import Containers
+from cove.engine.context import Context
+from cove.engine.images import trust
+from cove.engine.isolation import reach
+from cove.engine.isolation.userns import Maps, Users
+from cove.engine.networks import links
+from cove.engine.networks.places import places
+from cove.engine.networks.ports import requested
+from cove.engine.networks.service import NetworkStore
+from cove.engine.telling import tell
+from cove.engine.volumes.mounts import Mounts
+from cove.engine.volumes.moves import WHOLE
+from cove.engine.volumes.service import VolumeService
+from cove.errors import Conflict, CoveError, Forbidden, InvalidArgument, NotFound
+from cove.image.distribution import Credentials
+from cove.image.images import Image
+from cove.image.travel import archives, artifacts
+from cove.image.travel.diff import restore_changes
+from cove.oci.image import Descriptor, Manifest
+from cove.oci.reference import Reference
+from cove.wire.containers import CreateResponse, HostConfig, NetworkingConfig
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """How a backup is restored: `volumes` gives others the names on the right; `trust` grants what it asks for."""
+
+    name: str = ""
+    volumes: Mapping[str, str] = {}
+    trust: bool = False
+
+
+class Restores:
+    """Brings backups back."""
+
+    def __init__(
+        self,
+        context: Context,
+        registry: Registry,
+        networks: NetworkStore,
+        containers: Containers,
+        mounts: Mounts,
+        volumes: VolumeService,
+        users: Users,
+    ) -> None:
+        self._context = context
+        self._registry = registry
+        self._networks = networks
+        self._containers = containers
+        self._mounts = mounts
+        self._volumes = volumes
+        self._users = users
+
+    async def load(self, stream: AsyncIterator[bytes], wishes: Wishes) -> CreateResponse:
+        """A container out of an archive."""
+        body, context = blocking(stream), self._context
+
+        def read() -> Manifest:
+            return artifacts.load(context.store.content, document.ARTIFACT, body, context.data.tmp)
+
+        return await self._restore(await context.executors.bulk(read), wishes)
+
+    async def pull(self, source: str, wishes: Wishes, *, auth: str = "") -> CreateResponse:
+        """A container out of a registry."""
+        credentials = Credentials.from_header(auth) if auth else None
+        manifest = await self._context.executors.bulk(
+            lambda: self._context.distribution.fetch_artifact(
+                Reference.parse(source), document.ARTIFACT, credentials=credentials, progress=_unheard
+            )
+        )
+        return await self._restore(manifest, wishes)
+
+    async def _restore(self, manifest: Manifest, wishes: Wishes) -> CreateResponse:
+        """Everything into place; the backup's own blobs are forgotten afterwards, however it ends."""
+        content, bulk = self._context.store.content, self._context.executors.bulk
+        saved = document.decode(await bulk(content.read, manifest.config.digest))
+        if not wishes.trust:
+            _refuse_reach(saved)
+        identity, renamed = ids.new_id(), wishes.volumes
+        chosen = ids.check_name("container", (wishes.name or saved.record.name).removeprefix("/"))
+        async with AsyncExitStack() as around:
+            around.push_async_callback(bulk, self._context.store.collector.collect)
+            kept = around.enter_context(content.keeping())
+            kept |= {manifest.config.digest, *(layer.digest for layer in manifest.layers)}
+            around.enter_context(self._registry.claim(chosen, identity))
+            maps = around.enter_context(self._users.claim(saved.record.host))
+            image = await self._image(saved.image)
+            draft, warnings = self._draft(saved.record, identity, chosen, image, maps, renamed)
+            container = await self._make(draft, saved, manifest, image, renamed)
+        tell(self._context.events, container, "create")
+        return CreateResponse(id=identity, warnings=warnings)
+
+    async def _make(
+        self, draft: Record, saved: document.Backup, manifest: Manifest, image: Image, renamed: Mapping[str, str]
+    ) -> Container:
+        blobs = {layer.annotations.get(document.VOLUME_NAME, ""): layer for layer in manifest.layers}
+        changes = next((layer for layer in manifest.layers if layer.media_type == document.CHANGES), None)
+        async with AsyncExitStack() as undo:
+            self._refuse_taken(saved, renamed)
+            await self._containers.unpacked(image)
+            mounts = await self._mounts.again(draft.mounts)
+            self._containers.layer(msgspec.structs.replace(draft, mounts=mounts), image, undo)
+            if changes is not None:
+                await self._context.executors.bulk(self._unpack, draft.id, changes)
+            names = {}
+            for volume in saved.volumes:
+                names[volume.record.name] = await self._volume(volume, draft.id, blobs, renamed, undo)
+            placed = tuple(self._placed(mount, names) for mount in mounts)
+            container = self._registry.add(msgspec.structs.replace(draft, mounts=placed))
+            undo.pop_all()
+        for name in names.values():
+            self._volumes.settle(name)
+        return container
+
+    # ── parts ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def _image(self, saved: document.SavedImage) -> Image:
+        """The image that the backup stands on: here, in the backup, or at a registry."""
+        images, bulk = self._context.images, self._context.executors.bulk
+        try:
+            found = images.get(saved.id)
+        except NotFound:
+            pass
+        else:
+            trust.admit(self._context.trust, saved.name, found)
+            return found
+        if saved.included:
+            if saved.name:
+                self._context.trust.admit(Reference.parse(saved.name), saved.manifest)
+            found = await bulk(images.register, saved.manifest, self._free(saved.name))
+            if found.id != saved.id:
+                raise InvalidArgument("the backup is damaged: its image is not the one that it names")
+            return found
+        if saved.repo_digests:
+            where = Reference.parse(saved.repo_digests[0])
+            await bulk(lambda: self._context.distribution.pull(where, progress=_unheard))
+            return images.get(saved.id)
+        raise NotFound(
+            f"The backup stands on the image {saved.name} ({saved.id[:19]}), which is neither in it nor here; load "
+            "that first"
+        )
+
+    def _free(self, name: str) -> list[str]:
+        """The image's name, if nothing else bears it here."""
+        try:
+            if Reference.parse(name).digest:
+                return []
+            self._context.images.get(name)
+        except NotFound:
+            return [name]
+        except CoveError:
+            return []
+        return []
+
+    def _draft(
+        self, old: Record, identity: str, name: str, image: Image, maps: Maps, renamed: Mapping[str, str]
+    ) -> tuple[Record, tuple[str, ...]]:
+        """The container's record for this host; every refusal that a create would give comes here."""
+        host = self._containers.with_lenders(_renamed(old.host, renamed))
+        warnings = self._containers.check(old.config, host)
+        record = msgspec.structs.replace(
+            old,
+            id=identity,
+            name=name,
+            created_ns=time.time_ns(),
+            image_id=image.id,
+            host=host,
+            endpoints=places(self._networks, host, NetworkingConfig(endpoints_config=dict(old.endpoints))),
+            uid_map=maps.uids,
+            gid_map=maps.gids,
+        )
+        requested(record, self._context.settings)
+        links.check(self._registry, record)
+        return record, warnings
+
+    def _refuse_taken(self, saved: document.Backup, renamed: Mapping[str, str]) -> None:
+        """Volumes that are here are never written over."""
+        known = {volume.record.name for volume in saved.volumes}
+        for name in renamed:
+            if name not in known:
+                raise InvalidArgument(f"the backup has no volume {name} that could be called {renamed[name]}")
+        for volume in saved.volumes:
+            name = renamed.get(volume.record.name, volume.record.name)
+            if volume.content and not volume.record.anonymous and self._volumes.exists(name):
+                users = ", ".join(user.name for user in self._volumes.users(name))
+                raise Conflict(
+                    f"a volume with the name {name} exists already{f', used by {users}' if users else ''}; remove "
+                    f"it, or restore into another one with --volume {volume.record.name}=NEW"
+                )
+
+    async def _volume(
+        self,
+        volume: document.SavedVolume,
+        container: str,
+        blobs: Mapping[str, Descriptor],
+        renamed: Mapping[str, str],
+        undo: AsyncExitStack,
+    ) -> str:
+        """The volume here, with its content if the backup has that; its name."""
+        old = volume.record
+        name = ids.new_id() if old.anonymous else ids.check_name("volume", renamed.get(old.name, old.name))
+        record = msgspec.structs.replace(old, name=name, created_ns=time.time_ns(), awaits=container)
+        if self._volumes.exists(name):
+            return name
+        undo.push_async_callback(self._volumes.remove, name, force=True)
+        if not volume.content:
+            await self._volumes.ensure(
+                name,
+                old.driver,
+                options=dict(old.options),
+                labels=dict(old.labels),
+                anonymous=old.anonymous,
+                awaits=container,
+            )
+            return name
+        blob = blobs.get(old.name)
+        if blob is None:
+            raise InvalidArgument(f"the backup is damaged: the content of the volume {old.name} is missing")
+        async with self._volumes.appearing(record) as mount:
+            await self._context.executors.bulk(self._fill, archives.stopped((mount,)), blob)
+        return name
+
+    def _fill(self, root: archives.FsRoot, blob: Descriptor) -> None:
+        with self._context.store.content.open(blob.digest) as file:
+            pieces = iter(lambda: file.read(1 << 20), b"")
+            archives.write_archive(root, "/", pieces, top=True, limits=WHOLE)
+
+    def _unpack(self, identity: str, blob: Descriptor) -> None:
+        with self._context.store.content.open(blob.digest) as file:
+            restore_changes(self._context.data, identity, file.fileno(), WHOLE)
+
+    def _placed(self, mount: MountRecord, names: Mapping[str, str]) -> MountRecord:
+        if mount.type != "volume":
+            return mount
+        name = names.get(mount.name)
+        if name is None:
+            raise InvalidArgument(f"the backup is damaged: nothing is known of its volume {mount.name}")
+        return msgspec.structs.replace(mount, name=name, source=self._volumes.use.source(name))
+
+
+def _refuse_reach(saved: document.Backup) -> None:
+    """A backup is not read before it is restored, as a command is: what reaches the host must be granted."""
+    asked = reach.beyond(saved.record, [volume.record for volume in saved.volumes])
+    if asked:
+        raise Forbidden(
+            f"the backup asks for more than a container has by default: {'; '.join(asked)}. Restore it with --trust "
+            "if you trust those who made it"
+        )
+
+
+def _renamed(host: HostConfig, names: Mapping[str, str]) -> HostConfig:
+    """What was asked for, with the volumes' new names in the place of the old ones."""
+    if not names:
+        return host
+    mounts = tuple(
+        msgspec.structs.replace(mount, source=names[mount.source])
+        if mount.type == "volume" and mount.source in names
+        else mount
+        for mount in host.mounts
+    )
+    return msgspec.structs.replace(host, binds=_binds(host.binds, names), mounts=mounts)
+
+
+def _binds(binds: Iterable[str] | None, names: Mapping[str, str]) -> tuple[str, ...] | None:
+    if binds is None:
+        return None
+    split = (text.partition(":") for text in binds)
+    return tuple(f"{names.get(source, source)}{colon}{rest}" for source, colon, rest in split)
+
+
+def _unheard(message: dict[str, Any]) -> None:
+    """Progress that nobody watches."""

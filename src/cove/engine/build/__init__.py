@@ -1,0 +1,1 @@
+"""Builds: whatever door they come through, one job."""

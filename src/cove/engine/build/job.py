@@ -1,0 +1,269 @@
+"""One build, step by step, for whichever door it came through.
+
+    read ─▶ the Dockerfile and what to ignore   (its errors are the request's)
+    plan ─▶ bases found or pulled, a plan for each platform
+    solve ─▶ the files that the plans need, then every step
+    image ─▶ configuration and layers, named
+
+Where its files, secrets and credentials come from, and where its progress goes, belongs to the door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from cove.build import emulation, exporters, ops
+from cove.build.arrived import Arrived
+from cove.build.cache import BuildCache
+from cove.build.dockerfile import instructions, lint, reader
+from cove.build.dockerfile.options import Missing, Options
+from cove.build.dockerfile.plan import Plan, plan
+from cove.build.graph import ordered
+from cove.build.layers import Workshop
+from cove.build.solver import Event, Solver
+from cove.build.steps import Result, Runner, Steps, Surroundings
+from cove.engine.build.bases import Bases
+from cove.engine.context import Context
+from cove.errors import CoveError, InvalidArgument
+from cove.image.images import Image
+from cove.image.store import ImageStore
+from cove.image.travel.saving import save_as
+from cove.oci.platform import Platform, host_platform
+from cove.oci.reference import Reference
+from cove.wire.builds import BuildOptions
+
+Sink = Callable[[dict[str, Any]], None]
+Hear = Callable[[Event], None]
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """What is to be done: the Dockerfile, and the patterns of what COPY leaves out of the main context."""
+
+    dockerfile: bytes
+    ignore: tuple[str, ...]
+
+
+class Files(Protocol):
+    """Where a build's files come from."""
+
+    async def read(self) -> Recipe:
+        """The Dockerfile and the patterns."""
+        ...
+
+    async def trees(self, wanted: Mapping[str, tuple[str, ...]]) -> Mapping[str, Path | Arrived]:
+        """The trees of these contexts, whole or at least the paths that are named; () for all."""
+        ...
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """What all builds of a daemon share."""
+
+    context: Context
+    workshop: Workshop
+    cache: BuildCache
+    solver: Solver[Result]
+
+
+class Build:
+    """One build. `contexts`: named ones, NAME to "image:REF" or "tree"; `scratch` is its owner's to remove."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        options: BuildOptions,
+        *,
+        files: Files,
+        bases: Bases,
+        runner: Runner,
+        scratch: Path,
+        contexts: Mapping[str, str] | None = None,
+    ) -> None:
+        self._tools = tools
+        self.options = options
+        self.bases = bases
+        self._files = files
+        self._runner = runner
+        self._scratch = scratch
+        self._contexts = dict(contexts or {})
+        self._recipe = Recipe(b"", ())
+        self.dockerfile: instructions.Dockerfile | None = None
+        self.plans: list[Plan] = []
+        self._results: dict[str, Result] = {}
+        self._keys: dict[str, str] = {}
+
+    async def read(self) -> None:
+        """The Dockerfile, read and understood."""
+        self._recipe = await self._files.read()
+        self.dockerfile = reader.parse(self._recipe.dockerfile)
+
+    @property
+    def text(self) -> bytes:
+        """The Dockerfile as it is written, as far as it is known."""
+        return self._recipe.dockerfile
+
+    async def plan(self, sink: Sink) -> Plan:
+        """A plan for each platform; what is told of all together is returned. `sink` hears of pulls."""
+        assert self.dockerfile is not None
+        if self.options.cache_only and not self.bases.any_here(self.options.cache_only):
+            self.options = msgspec.structs.replace(self.options, no_cache=True)
+        self.plans = [await self._plan(platform, sink) for platform in self.platforms]
+        joined = _joined(self.plans)
+        if not self.options.check:
+            _refuse_warnings(self.dockerfile, joined)
+        return joined
+
+    @property
+    def platforms(self) -> list[Platform]:
+        return [Platform.parse(text) for text in dict.fromkeys(self.options.platforms)] or [host_platform()]
+
+    async def _plan(self, platform: Platform, sink: Sink) -> Plan:
+        """The plan for a platform, as soon as every image that it needs is known."""
+        assert self.dockerfile is not None
+        asked = _plan_options(self.options, platform, self._recipe.ignore, self._contexts)
+        while True:
+            try:
+                return plan(self.dockerfile, asked, self.bases.known)
+            except Missing as missing:
+                await self.bases.find(missing.images, sink)
+
+    async def solve(self, hear: Hear, sink: Sink) -> None:
+        """Every step of every plan, or the first failure."""
+        for each in self.plans:
+            emulation.check(each.made.vertex, self.bases.known.values())
+        offered = await self.bases.cached(self.options.cache_from, self.platforms[0], sink)
+
+        async def imported(key: str) -> tuple[str, int] | None:
+            return offered.get(key)
+
+        around = Surroundings(
+            workshop=self._tools.workshop,
+            cache=self._tools.cache,
+            runner=self._runner,
+            blocking=self._tools.context.executors.bulk,
+            contexts=await self._files.trees(wanted_files(self.plans)),
+            scratch=self._scratch,
+            ignore=self._recipe.ignore,
+            imported=imported,
+        )
+
+        def heard(event: Event) -> None:
+            if isinstance(event.result, Result):
+                self._results[event.vertex.key] = event.result
+            hear(event)
+
+        steps = Steps(around)
+        await self._tools.solver.solve(tuple(each.made.vertex for each in self.plans), steps, heard)
+        self._keys = steps.keys
+
+    def chain(self, made: Plan) -> str:
+        """The chain id of a plan's result; "" for an empty file system."""
+        return str(self._results[made.made.vertex.key].source)
+
+    async def image(self, names: list[str]) -> Image:
+        """The image, under its names; without any it is a dangling one."""
+        context = self._tools.context
+
+        def work() -> Image:
+            parts = [
+                exporters.assemble(context.store, self._tools.cache, each.made, self._results, self._keys, each.epoch)
+                for each in self.plans
+            ]
+            cached = "inline" in self.options.cache_to
+            return exporters.name_image(context.store, parts, names, cached=cached)
+
+        image = await context.executors.bulk(work)
+        for name in names:
+            context.events.emit("image", "tag", image.id, {"name": Reference.parse(name).familiar})
+        return image
+
+    @asynccontextmanager
+    async def archived(self, names: list[str]) -> AsyncIterator[tuple[Image, AsyncIterator[bytes]]]:
+        """The image and its archive under these names, for the time of a `with`; the store is as before."""
+        store, executors = self._tools.context.store, self._tools.context.executors
+        async with self.imaged() as image:
+            references = [Reference.parse(name) for name in names]
+            yield image, executors.stream(save_as(store.content, image, references))
+
+    @asynccontextmanager
+    async def imaged(self) -> AsyncIterator[Image]:
+        """The image for the time of a `with`; the store is as before."""
+        store, executors = self._tools.context.store, self._tools.context.executors
+        before = {image.target.digest for image in store.images.list()}
+        image = await self.image([])
+        try:
+            yield image
+        finally:
+            if image.target.digest not in before:
+                await executors.disk(_forget_unnamed, store, image)
+
+
+def _forget_unnamed(store: ImageStore, image: Image) -> None:
+    with suppress(CoveError):
+        if not store.images.get(image.target.digest).names:
+            store.images.delete(image.target.digest)
+
+
+def wanted_files(plans: list[Plan]) -> dict[str, tuple[str, ...]]:
+    """Which paths of which contexts the plans' steps look at; () where one looks at everything."""
+    found: dict[str, set[str]] = {}
+    for vertex in ordered(tuple(each.made.vertex for each in plans)):
+        step = vertex.step
+        if isinstance(step, ops.Transfer):
+            for selection, source in zip(step.copies, vertex.inputs[1:], strict=False):
+                if isinstance(source.step, ops.Context):
+                    found.setdefault(source.step.name, set()).update(selection.sources)
+        elif isinstance(step, ops.Run):
+            for mount in step.mounts:
+                if mount.input > 0 and isinstance(origin := vertex.inputs[mount.input].step, ops.Context):
+                    found.setdefault(origin.name, set()).add(mount.source or "/")
+        elif isinstance(step, ops.Context):
+            found.setdefault(step.name, set())
+    whole = {"", ".", "/", "./"}
+    return {name: () if not paths or paths & whole else tuple(sorted(paths)) for name, paths in found.items()}
+
+
+def _joined(plans: list[Plan]) -> Plan:
+    """What is told of builds for several platforms: the steps of each, one after the other."""
+    warnings = tuple(dict.fromkeys(warning for each in plans for warning in each.warnings))
+    return Plan(plans[0].made, warnings, tuple(line for each in plans for line in each.lines))
+
+
+def _refuse_warnings(dockerfile: instructions.Dockerfile, planned: Plan) -> None:
+    if planned.warnings and lint.Checks.parse(dockerfile.directives.get("check", "")).errors:
+        first = planned.warnings[0]
+        raise InvalidArgument(
+            "the Dockerfile's check directive makes warnings errors: "
+            f"{first.rule}: {first.message} (line {first.line})"
+        )
+
+
+def _plan_options(
+    options: BuildOptions, platform: Platform, ignore: tuple[str, ...], contexts: Mapping[str, str]
+) -> Options:
+    host = host_platform()
+    entitled = set(options.allow)
+    if options.network == "host":
+        entitled.add("network.host")
+    return Options(
+        target=options.target,
+        every_stage=options.check and not options.target,
+        arguments=options.arguments,
+        labels=options.labels,
+        platform=platform,
+        build_platform=host,
+        no_cache=options.no_cache,
+        no_cache_filter=frozenset(options.no_cache_filter),
+        epoch=options.epoch,
+        network=options.network if options.network != "default" else "",
+        extra_hosts=options.extra_hosts,
+        shm_size=options.shm_size,
+        entitlements=frozenset(entitled),
+        contexts=contexts,
+        ignore=ignore,
+        place=f"{options.tags[0] if options.tags else options.target}:{platform}",
+    )

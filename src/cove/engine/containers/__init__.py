@@ -1,0 +1,1 @@
+"""Containers: what is written down of them, and each of their transitions."""

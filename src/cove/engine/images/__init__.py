@@ -1,0 +1,1 @@
+"""Images: shown, named, moved, trusted."""

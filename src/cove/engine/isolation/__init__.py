@@ -1,0 +1,1 @@
+"""What a container may do and use: limits, rights, users, devices."""

@@ -1,0 +1,1 @@
+"""Networks, and what containers have of them: addresses, names, published ports."""

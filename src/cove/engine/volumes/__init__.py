@@ -1,0 +1,1 @@
+"""Volumes, and every mount that a container asks for."""

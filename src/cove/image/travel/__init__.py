@@ -1,0 +1,1 @@
+"""Images and files on their way in and out, as archives."""

@@ -1,0 +1,1 @@
+"""Whose an image is: signatures, what they claim, what may run."""

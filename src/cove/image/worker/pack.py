@@ -1,0 +1,264 @@
+"""Writing a directory tree as a tar archive: for copies out of a container, exports and new layers.
+
+Walks by descriptors and follows no link, so that a tree which changes meanwhile is at worst copied as a
+mixture of old and new. Names are sorted and times exact (pax), so that equal trees give equal bytes.
+Kernel file systems (/proc, /sys) are shown as the empty directories that they are mounted on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from cove import ustar
+from cove.image.worker.extract import OPAQUE, WHITEOUT
+from cove.kernel.rootpath import PROC_MAGIC
+from cove.kernel.syscalls import filesystem_magic
+
+_CHUNK = 1 << 20
+_BLOCK = 512
+_MOST_RUNS = 200_000
+# linux/magic.h: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs, securityfs, bpf, mqueue
+_KERNEL_FILE_SYSTEMS = frozenset(
+    {PROC_MAGIC, 0x62656572, 0x27E0EB, 0x63677270, 0x1CD1, 0x64626720, 0x74726163, 0x73636673, 0xCAFE4A11, 0x19800202}
+)
+_XATTRS = ("security.capability", "system.posix_acl_access", "system.posix_acl_default")
+_OPAQUE_MARK = "trusted.overlay.opaque"
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_KINDS = {
+    stat.S_IFREG: tarfile.REGTYPE,
+    stat.S_IFDIR: tarfile.DIRTYPE,
+    stat.S_IFLNK: tarfile.SYMTYPE,
+    stat.S_IFCHR: tarfile.CHRTYPE,
+    stat.S_IFBLK: tarfile.BLKTYPE,
+    stat.S_IFIFO: tarfile.FIFOTYPE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is shown of a tree.
+
+    `layer`: an overlay's upper directory, whose whiteouts and opaque marks become `.wh.` names.
+    `one_device`: what is mounted below is left out. `floor`: without times after it (reproducible).
+    `skip`: paths below the root that are left out. `bare`: the top directory itself is not shown.
+    `whole_seconds`: times without fractions, as layers have them. `sparse`: holes stay holes (GNU tar's manual,
+    "PAX Format, Version 1.0"), which an image's layer must not have.
+    """
+
+    layer: bool = False
+    one_device: bool = False
+    floor: int | None = None
+    skip: frozenset[str] = frozenset()
+    bare: bool = False
+    whole_seconds: bool = False
+    sparse: bool = False
+
+
+def pack(write: Callable[[bytes], object], parent: int, name: str, arcname: str, view: View) -> int:
+    """Write the file or tree `name` in the directory `parent`, called `arcname` in the archive; its files' bytes."""
+    packer = _Packer(write, view)
+    packer.add(parent, name, arcname, "")
+    write(b"\0" * (2 * _BLOCK))
+    return packer.size
+
+
+class _Packer:
+    def __init__(self, write: Callable[[bytes], object], view: View) -> None:
+        self._write = write
+        self._view = view
+        self._links: dict[tuple[int, int], str] = {}
+        self._device: int | None = None
+        self.size = 0
+
+    def add(self, parent: int, name: str, arcname: str, path: str) -> None:
+        """One name, and what lies below it."""
+        try:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return  # gone since it was listed
+        if self._device is None:
+            self._device = found.st_dev
+        if self._view.layer and stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
+            directory, _, plain = arcname.rpartition("/")
+            self._header(tarfile.TarInfo(f"{directory}/{WHITEOUT}{plain}" if directory else WHITEOUT + plain))
+        elif stat.S_ISDIR(found.st_mode):
+            self._directory(parent, name, arcname, path)
+        elif stat.S_ISREG(found.st_mode):
+            self._file(parent, name, arcname)
+        elif not stat.S_ISSOCK(found.st_mode):
+            info = self._info(arcname, found)
+            if stat.S_ISLNK(found.st_mode):
+                info.linkname = os.readlink(name, dir_fd=parent)
+            self._header(info)
+
+    def _directory(self, parent: int, name: str, arcname: str, path: str) -> None:
+        fd = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=parent)
+        try:
+            found = os.fstat(fd)
+            if path or not self._view.bare:
+                self._header(self._info(arcname.rstrip("/") + "/", found, fd))
+            if self._left_out(fd, found):
+                return
+            if self._view.layer and _is_opaque(fd):
+                self._header(tarfile.TarInfo(self._below(arcname, OPAQUE)))
+            for child in sorted(os.listdir(fd)):
+                below = f"{path}/{child}" if path else child
+                if below not in self._view.skip:
+                    self.add(fd, child, self._below(arcname, child), below)
+        finally:
+            os.close(fd)
+
+    def _below(self, directory: str, name: str) -> str:
+        """A name below a directory of the archive; below a top that is not shown it stands alone."""
+        if directory in (".", "./", ""):
+            return name if self._view.bare or not directory else f"./{name}"
+        return f"{directory.rstrip('/')}/{name}"
+
+    def _left_out(self, fd: int, found: os.stat_result) -> bool:
+        """Whether something is mounted here whose content is not shown."""
+        if found.st_dev == self._device:
+            return False
+        return self._view.one_device or filesystem_magic(fd) in _KERNEL_FILE_SYSTEMS
+
+    def _file(self, parent: int, name: str, arcname: str) -> None:
+        fd = os.open(name, _OPEN, dir_fd=parent)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return  # replaced since it was looked at
+            info = self._info(arcname, found, fd)
+            if self._view.one_device and found.st_dev != self._device:
+                info.size = 0  # a file mounted here: shown as the empty file that it hides
+                self._header(info)
+                return
+            first = self._links.setdefault((found.st_dev, found.st_ino), arcname) if found.st_nlink > 1 else arcname
+            if first != arcname:
+                info.type, info.linkname, info.size = tarfile.LNKTYPE, first, 0
+                self._header(info)
+                return
+            self.size += info.size
+            runs = _runs(fd, info.size) if self._view.sparse and found.st_blocks * _BLOCK < info.size else None
+            if runs is not None:
+                self._sparse(fd, info, runs)
+                return
+            self._header(info)
+            self._content(fd, info.size)
+        finally:
+            os.close(fd)
+
+    def _content(self, fd: int, size: int) -> None:
+        """Exactly `size` bytes, whatever the file does meanwhile: the header has promised them."""
+        left = size
+        while left:
+            data = os.read(fd, min(left, _CHUNK))
+            if not data:
+                data = b"\0" * min(left, _CHUNK)
+            self._write(data)
+            left -= len(data)
+        if padding := -size % _BLOCK:
+            self._write(b"\0" * padding)
+
+    def _sparse(self, fd: int, info: tarfile.TarInfo, runs: list[tuple[int, int]]) -> None:
+        """A file's data without its holes, after a map of where it belongs."""
+        listed = "".join(f"{number}\n" for number in (len(runs), *(part for run in runs for part in run))).encode()
+        listed += bytes(-len(listed) % _BLOCK)
+        info.pax_headers = {
+            **info.pax_headers,
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": info.name,
+            "GNU.sparse.realsize": str(info.size),
+        }
+        directory, _, name = info.name.rpartition("/")
+        info.name = f"{directory}/GNUSparseFile.0/{name}" if directory else f"GNUSparseFile.0/{name}"
+        info.size = len(listed) + sum(length for _, length in runs)
+        self._header(info)
+        self._write(listed)
+        for offset, length in runs:
+            end = offset + length
+            while offset < end:
+                data = os.pread(fd, min(end - offset, _CHUNK), offset) or bytes(min(end - offset, _CHUNK))
+                self._write(data)
+                offset += len(data)
+        if padding := -info.size % _BLOCK:
+            self._write(bytes(padding))
+
+    def _info(self, arcname: str, found: os.stat_result, fd: int | None = None) -> tarfile.TarInfo:
+        info = tarfile.TarInfo(arcname)
+        info.type = _KINDS[stat.S_IFMT(found.st_mode)]
+        info.mode = stat.S_IMODE(found.st_mode)
+        info.uid, info.gid = found.st_uid, found.st_gid
+        if info.type == tarfile.REGTYPE:
+            info.size = found.st_size
+        if info.type in (tarfile.CHRTYPE, tarfile.BLKTYPE):
+            info.devmajor, info.devminor = os.major(found.st_rdev), os.minor(found.st_rdev)
+        pax: dict[str, str] = {}
+        seconds, rest = divmod(found.st_mtime_ns, 1_000_000_000)
+        if self._view.floor is not None and seconds >= self._view.floor:
+            seconds, rest = self._view.floor, 0
+        info.mtime = seconds
+        if rest and not self._view.whole_seconds:
+            whole, fraction = divmod(abs(found.st_mtime_ns), 1_000_000_000)
+            pax["mtime"] = f"{'-' if seconds < 0 else ''}{whole}.{fraction:09d}"
+        if fd is not None:
+            for key in _shown(os.listxattr(fd)):
+                pax[f"SCHILY.xattr.{key}"] = os.getxattr(fd, key).decode("utf-8", "surrogateescape")
+        info.pax_headers = pax
+        return info
+
+    def _header(self, info: tarfile.TarInfo) -> None:
+        plain = None if info.pax_headers else _plain_header(info)
+        if plain is not None:
+            self._write(plain)
+            return
+        self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
+
+
+def _runs(fd: int, size: int) -> list[tuple[int, int]] | None:
+    """(offset, length) of a file's data, and of its end; None when it has no holes, or too many."""
+    runs: list[tuple[int, int]] = []
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                return None
+            break  # a hole up to the end
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        if at > start:
+            runs.append((start, at - start))
+    os.lseek(fd, 0, os.SEEK_SET)
+    if runs == [(0, size)] or len(runs) > _MOST_RUNS:
+        return None
+    return runs if runs and sum(runs[-1]) == size else [*runs, (size, 0)]
+
+
+def _plain_header(info: tarfile.TarInfo) -> bytes | None:
+    return ustar.header(
+        info.name.encode("utf-8", "surrogateescape"),
+        mode=info.mode,
+        uid=info.uid,
+        gid=info.gid,
+        size=info.size,
+        mtime=int(info.mtime),
+        kind=info.type,
+        link=info.linkname.encode("utf-8", "surrogateescape"),
+        device=(info.devmajor, info.devminor),
+    )
+
+
+def _shown(keys: Iterable[str]) -> list[str]:
+    return sorted(k for k in keys if k in _XATTRS or (k.startswith("user.") and not k.startswith("user.overlay.")))
+
+
+def _is_opaque(fd: int) -> bool:
+    try:
+        return os.getxattr(fd, _OPAQUE_MARK) == b"y"
+    except OSError:
+        return False

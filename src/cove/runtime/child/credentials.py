@@ -1,0 +1,281 @@
+"""The last part of the way, alike for a container's first process and for an exec: from root to the process' rights.
+
+    identity ─▶ working directory ─▶ find the program ─▶ limits ─▶ stdio
+           ─▶ [no_new_privs] [seccomp] ─▶ bounding set ─▶ ids ─▶ sets
+           ─▶ signals, umask ─▶ [seccomp, when no_new_privs] ─▶ execve
+
+Without no_new_privs a filter needs CAP_SYS_ADMIN and is installed before that is gone; with it, as the last thing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from cove.kernel import privileges, rootpath, syscalls
+from cove.oci.spec import Process
+from cove.runtime.child import devices, program
+from cove.runtime.child.common import ChildStdio, Failure
+from cove.runtime.child.filters import Filter
+from cove.runtime.child.users import MAX_ID, Identity, home_of, resolve
+from cove.runtime.numbers import known
+
+_IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+_PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
+_POLICIES = {
+    "SCHED_OTHER": 0,
+    "SCHED_FIFO": 1,
+    "SCHED_RR": 2,
+    "SCHED_BATCH": 3,
+    "SCHED_ISO": 4,
+    "SCHED_IDLE": 5,
+    "SCHED_DEADLINE": 6,
+}
+_SCHEDULER_FLAGS = {
+    "SCHED_FLAG_RESET_ON_FORK": 0x01,
+    "SCHED_FLAG_RECLAIM": 0x02,
+    "SCHED_FLAG_DL_OVERRUN": 0x04,
+    "SCHED_FLAG_KEEP_POLICY": 0x08,
+    "SCHED_FLAG_KEEP_PARAMS": 0x10,
+    "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
+    "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
+}
+
+
+class Masks(msgspec.Struct, frozen=True):
+    """The capability sets as bit masks, computed before anything is dropped."""
+
+    bounding: int
+    effective: int
+    permitted: int
+    inheritable: int
+    ambient: int
+
+
+def masks_of(process: Process) -> Masks:
+    """The sets that `process` asks for; none at all when it has no capabilities member."""
+    sets = process.capabilities
+    if sets is None:
+        return Masks(0, 0, 0, 0, 0)
+    try:
+        return Masks(
+            *(
+                privileges.capability_mask(names)
+                for names in (sets.bounding, sets.effective, sets.permitted, sets.inheritable, sets.ambient)
+            )
+        )
+    except ValueError as error:
+        raise Failure(str(error)) from None
+
+
+def identify(root: int, process: Process, user: str | None, group_add: Iterable[str]) -> Identity:
+    """Who the process shall be, see `cove.runtime.child.users`; with `user` None the spec's numbers stand."""
+    if user is not None:
+        return resolve(root, user, group_add)
+    given = process.user
+    for number in (given.uid, given.gid, *given.additional_gids):
+        if not 0 <= number <= 2 * MAX_ID:
+            raise Failure(f"id {number} is out of range: uids and gids must be in range 0-{2 * MAX_ID}")
+    return Identity(given.uid, given.gid, given.additional_gids, home_of(root, given.uid))
+
+
+def apply_limits(process: Process, proc: int | None) -> None:
+    """Resource limits, OOM score, scheduling. `proc`: a verified procfs, for the OOM score."""
+    for limit in process.rlimits:
+        if limit.type not in privileges.RLIMITS:
+            raise Failure(f"unknown resource limit {limit.type}")
+        if limit.soft > limit.hard >= 0:
+            raise Failure(f"{limit.type}: the soft limit {limit.soft} is above the hard limit {limit.hard}")
+        privileges.set_rlimit(limit.type, limit.soft, limit.hard)
+    if process.oom_score_adj is not None and proc is not None:
+        set_oom_score(proc, process.oom_score_adj)
+    if process.scheduler is not None:
+        _schedule(process)
+    if process.io_priority is not None:
+        syscalls.ioprio_set(known(_IO_CLASSES, process.io_priority.class_, "I/O class"), process.io_priority.priority)
+
+
+def set_personality(domain: str) -> None:
+    """What uname(2) says the machine is: LINUX, or LINUX32 for programs of the narrower kind."""
+    syscalls.personality(known(_PERSONALITIES, domain, "personality"))
+
+
+def set_oom_score(proc: int, value: int) -> None:
+    """Write oom_score_adj; below what this process may have (no CAP_SYS_RESOURCE) it keeps what it has."""
+    try:
+        rootpath.write_procfs(proc, f"{os.getpid()}/oom_score_adj", str(value).encode("ascii"))
+    except OSError as error:
+        if error.errno != errno.EACCES:
+            raise
+
+
+def write_oom_score(path: str, value: int) -> None:
+    """The same from outside of the process' user namespace, where the file at `path` is the host's root's."""
+    try:
+        with open(path, "wb", buffering=0) as file:
+            file.write(str(value).encode("ascii"))
+    except PermissionError:
+        return
+
+
+def _schedule(process: Process) -> None:
+    wanted = process.scheduler
+    assert wanted is not None
+    flags = 0
+    for flag in wanted.flags:
+        flags |= known(_SCHEDULER_FLAGS, flag, "scheduler flag")
+    syscalls.sched_setattr(
+        policy=known(_POLICIES, wanted.policy, "scheduling policy"),
+        flags=flags,
+        nice=wanted.nice,
+        priority=wanted.priority,
+        runtime=wanted.runtime,
+        deadline=wanted.deadline,
+        period=wanted.period,
+    )
+
+
+def enter_directory(root: int, path: str, *, make: bool) -> None:
+    """Make `path` the working directory, by a descriptor resolved inside `root`; with `make`, made when absent.
+
+    A magic link (/proc/self/fd/N) may lead anywhere and is refused.
+    """
+    if not path.startswith("/"):
+        raise Failure(f"the working directory '{path}' is invalid, it needs to be an absolute path")
+    try:
+        if make:
+            fd = rootpath.make_directories(root, path)
+        else:
+            fd = rootpath.open_in(root, path, os.O_PATH | os.O_DIRECTORY)
+        os.fchdir(fd)
+        os.close(fd)
+    except OSError as error:
+        number = error.errno or 0
+        raise Failure(f'chdir to cwd ("{path}") failed: {os.strerror(number).lower()}', number=number) from None
+    if not os.getcwd().startswith("/"):
+        raise Failure(f'chdir to cwd ("{path}") failed: it lies outside the container\'s root')
+
+
+def place_stdio(root: int, stdio: ChildStdio, console: int | None, owner: Identity) -> None:
+    """Put descriptors 0 to 2 in place and give them to the process' user; a console is its session's terminal.
+
+    Before the barrier: whoever called `create` may wait until nobody has its own streams any more.
+    """
+    wanted = [console] * 3 if console is not None else [stdio.stdin, stdio.stdout, stdio.stderr]
+    null = devices.open_null(root) if None in wanted else -1
+    for number, fd in enumerate(wanted):
+        os.dup2(null if fd is None else fd, number, inheritable=True)
+        if fd is not None:
+            _give(number, owner)
+    if console is not None:
+        devices.control_terminal(0)
+
+
+def _give(fd: int, owner: Identity) -> None:
+    """Let the user open its own /dev/stdout again; pipes and files of others that refuse stay as they are.
+
+    A device that is no terminal is everybody's: /dev/null of the host, as a rule.
+    """
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISCHR(found.st_mode) and not os.isatty(fd):
+            return
+        if found.st_uid != owner.uid:
+            os.fchown(fd, owner.uid, -1)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EROFS, errno.EINVAL):
+            raise
+
+
+def drop(process: Process, identity: Identity, masks: Masks, seccomp: Filter) -> None:
+    """From root with every right to the process' identity and capabilities."""
+    if process.no_new_privileges:
+        privileges.set_no_new_privs()
+    else:
+        seccomp.install()
+    privileges.limit_bounding(masks.bounding)
+    privileges.keep_capabilities(True)
+    with _mapped(identity):
+        privileges.become(identity.uid, identity.gid, identity.groups)
+    privileges.keep_capabilities(False)
+    # A uid change makes the process dumpable again where the host allows set-id dumps.
+    privileges.set_dumpable(False)
+    # A host that lacks a capability itself cannot give it: the sets shrink to what there is.
+    available = syscalls.capget()[1]
+    permitted = masks.permitted & available
+    inheritable = masks.inheritable & available
+    ambient = masks.ambient & permitted & inheritable
+    privileges.set_capabilities(masks.effective & permitted, permitted, inheritable, ambient)
+
+
+@contextmanager
+def _mapped(identity: Identity) -> Iterator[None]:
+    """Within, the kernel's EINVAL means that a user namespace has no such id."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        ids = ", ".join(map(str, dict.fromkeys((identity.uid, identity.gid, *(identity.groups or ())))))
+        raise Failure(
+            f"the container's user namespace does not have all of the ids {ids}; give it more of them "
+            "(--userns=auto:size=N, or linux.uidMappings and gidMappings)",
+            number=errno.EINVAL,
+        ) from None
+
+
+def environment(process: Process, identity: Identity) -> dict[str, str]:
+    """The process' environment; HOME from the image's passwd where it has none."""
+    env: dict[str, str] = {}
+    for entry in process.env:
+        name, equals, value = entry.partition("=")
+        if equals and name:
+            env[name] = value
+    if not env.get("HOME"):
+        env["HOME"] = identity.home
+    return env
+
+
+class Program(msgspec.Struct, frozen=True):
+    """What is executed, with its environment."""
+
+    path: str
+    env: dict[str, str]
+
+
+def _overrides(process: Process) -> bool:
+    """Whether the process keeps the right to ignore the modes of files."""
+    sets = process.capabilities
+    return sets is not None and "CAP_DAC_OVERRIDE" in sets.effective and "CAP_DAC_OVERRIDE" in sets.permitted
+
+
+def find_program(root: int, process: Process, identity: Identity) -> Program:
+    """Look args[0] up as the process' user would, while every system call is still allowed."""
+    env = environment(process, identity)
+    with _mapped(identity):
+        privileges.set_groups(identity.groups, identity.gid)
+    if not _overrides(process):  # who does passes any mode, as root does here
+        syscalls.setfsid(identity.uid, identity.gid)
+    try:
+        return Program(program.find(root, process.args[0], env.get("PATH")), env)
+    finally:
+        syscalls.setfsid(os.geteuid(), os.getegid())
+
+
+_IGNORED_BY_PYTHON = tuple(
+    number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)
+)
+
+
+def reset_signals() -> None:
+    """Every signal as the kernel gives it, none blocked: Python ignores SIGPIPE and SIGXFSZ."""
+    for number in _IGNORED_BY_PYTHON:
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -1,0 +1,128 @@
+"""The life of an exec'd process between clone3 and execve: it joins a container and drops to its rights.
+
+    supervisor: with namespaces.children_in(target pidfd): clone3 ──▶ this module, already in the pid namespace
+      │── one packet on gate (in the cgroup) ─▶│ joins the other namespaces through the target's pidfd
+      │◀─ pty master on gate ──────────────────│ when stdio.console
+      │                                        │ waits on sync ◀── Go ── daemon; then as in cove.runtime.child.init
+
+From the first join on, this process is among others that may be hostile: it is not dumpable and holds no
+descriptor that is not its own.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn
+
+from cove.kernel import mounts, namespaces, privileges, process, syscalls
+from cove.oci.spec import Process
+from cove.runtime import support
+from cove.runtime.child import affinity, credentials, devices, filters, idmaps, labels
+from cove.runtime.child.common import ORDINARY, Child, ChildStdio, Manner
+from cove.runtime.child.init import become
+from cove.runtime.messages import ExecLaunch
+
+_SHARED = process.CLONE_NEWNS | process.CLONE_NEWNET | process.CLONE_NEWIPC | process.CLONE_NEWUTS
+_SHARED |= process.CLONE_NEWCGROUP
+
+
+def run(
+    launch: ExecLaunch,
+    *,
+    target_pidfd: int,
+    sync_fd: int,
+    gate_fd: int,
+    stdio: ChildStdio,
+    seccomp: bytes = b"",
+    manner: Manner = ORDINARY,
+) -> NoReturn:
+    """Become a further process of the container whose first process `target_pidfd` is. Never returns.
+
+    The descriptors' rules are those of `cove.runtime.child.init.run`.
+    """
+    child = Child(sync_fd, gate_fd, manner)
+    child.run(lambda: _run(child, launch, target_pidfd, stdio, seccomp))
+
+
+def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, seccomp: bytes) -> NoReturn:
+    wanted = launch.process
+    child.isolate([target, *stdio.descriptors()])
+    with child.stage("spec"):
+        support.check_process(wanted)
+        sets = credentials.masks_of(wanted)
+        labels.check(wanted)
+        filter_ = filters.prepare(seccomp, launch.seccomp, launch.container, {}, "running")
+        child.kept = filter_.listener
+    child.wait_for_gate()
+    with child.stage("namespaces"):
+        os.setsid()
+        syscalls.join_session_keyring(f"_cove.{launch.container[:12]}")
+        _join(target, wanted, stdio)
+        os.close(target)
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    console = None
+    if stdio.console:
+        with child.stage("console"):
+            master, console = devices.open_console(root, None, wanted.console_size)
+            child.send_master(master)
+            os.close(master)
+    with child.stage("user"):
+        identity = credentials.identify(root, wanted, launch.user, launch.group_add)
+    with child.stage("cwd"):
+        credentials.enter_directory(root, wanted.cwd, make=False)
+    with child.stage("stdio"):
+        credentials.place_stdio(root, stdio, console, identity)
+    with child.stage("exec"):
+        found = credentials.find_program(root, wanted, identity)
+    child.wait_for_go()
+    with child.stage("limits"):
+        proc = mounts.new_filesystem("proc", "proc", ()) if wanted.oom_score_adj is not None else None
+        credentials.apply_limits(wanted, proc)
+        affinity.after(wanted)
+        if labels.wanted(wanted):
+            labels.apply(wanted, mounts.new_filesystem("proc", "proc", ()))
+    become(
+        child,
+        wanted,
+        identity,
+        sets,
+        filter_,
+        found=found,
+        console=console,
+        reaper=False,
+    )
+
+
+_FILES = {"mount": "mnt", "network": "net"}
+
+
+def _join(target: int, wanted: Process, stdio: ChildStdio) -> None:
+    """All namespaces of the target but the pid one; its time and user namespaces when they are others than ours."""
+    kinds = _SHARED if _shares(target, "time") else _SHARED | process.CLONE_NEWTIME
+    if _shares(target, "user"):
+        try:
+            namespaces.join_process(target, kinds)
+        except PermissionError:  # root of a user namespace has no right to those that others own, and is in them
+            for kind, flag in namespaces.FLAGS.items():
+                if kinds & flag and not _shares(target, _FILES.get(kind, kind)):
+                    namespaces.join_process(target, flag)
+    else:
+        idmaps.lend(stdio.descriptors(), process.pid_of(target))
+        if wanted.oom_score_adj is not None:
+            credentials.write_oom_score("/proc/self/oom_score_adj", wanted.oom_score_adj)
+        namespaces.join_process(target, kinds | process.CLONE_NEWUSER)
+        privileges.become(0, 0, ())
+        privileges.set_dumpable(False)
+
+
+def _shares(target: int, kind: str) -> bool:
+    """Whether target and this process are in one namespace of a kind; of one that the kernel lacks, all are.
+
+    Joining one's own user namespace is what fails with EINVAL.
+    """
+    pid = process.pid_of(target)
+    try:
+        own, theirs = os.stat(f"/proc/self/ns/{kind}"), os.stat(f"/proc/{pid}/ns/{kind}")
+    except FileNotFoundError:
+        return True
+    return (own.st_dev, own.st_ino) == (theirs.st_dev, theirs.st_ino)

@@ -1,0 +1,1 @@
+"""The output of containers: on its way to the disk, and read back."""
