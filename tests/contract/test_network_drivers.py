@@ -15,13 +15,14 @@ from cove.network.bridge import BridgeDriver
 from cove.network.driver import Driver, EndpointRequest, Network
 from cove.network.firewall import Firewall
 from cove.network.macvlan import ParentedDriver
+from cove.network.pools import Pools
 from cove.network.unmanaged import UnmanagedDriver
 from cove.paths import Instance
 
 INSTANCE = Instance(id="contract", bridge="cove-contract", nft_table="cove-contract", cgroup_parent="cove-contract")
 DRIVERS = {
-    "bridge": lambda: BridgeDriver(INSTANCE, Firewall(INSTANCE.nft_table)),
-    "macvlan": lambda: ParentedDriver("macvlan", INSTANCE),
+    "bridge": lambda: BridgeDriver(INSTANCE, Firewall(INSTANCE.nft_table), Pools(INSTANCE.id)),
+    "macvlan": lambda: ParentedDriver("macvlan", INSTANCE, Pools(INSTANCE.id)),
     "host": lambda: UnmanagedDriver("host"),
     "none": lambda: UnmanagedDriver("null"),
 }

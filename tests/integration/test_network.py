@@ -26,6 +26,7 @@ from cove.kernel.nftables import Nftables
 from cove.network.bridge import BridgeDriver
 from cove.network.driver import Endpoint, EndpointRequest, Interface, Network, PortBinding
 from cove.network.firewall import Firewall
+from cove.network.pools import Pools
 from cove.network.ports import Ports
 from cove.network.relay import Relays
 from cove.paths import Instance
@@ -175,7 +176,8 @@ def world() -> Iterator[World]:
             route.commit([netlink.up("lo"), netlink.up("eth0")])
             route.commit([netlink.add_route(index, HOST), netlink.add_route(index, HOST6)])
         firewall = Firewall("cove-test")
-        driver = BridgeDriver(Instance(id="t", bridge="covetest0", nft_table="cove-test", cgroup_parent=""), firewall)
+        instance = Instance(id="t", bridge="covetest0", nft_table="cove-test", cgroup_parent="")
+        driver = BridgeDriver(instance, firewall, Pools("t"))
         network = driver.create(Network(id="a" * 64, name="bridge", ipv6=True))
         yield World(sandbox, lan, firewall, driver, Ports(firewall), network)
     finally:
@@ -291,7 +293,7 @@ def test_a_new_daemon_takes_over_running_containers(world: World) -> None:
     assert ask("127.0.0.1", 8080) == world.network.subnets[0].gateway, "ports outlive the daemon"
 
     firewall = Firewall("cove-test")
-    driver, ports = BridgeDriver(world.driver._instance, firewall), Ports(firewall)
+    driver, ports = BridgeDriver(world.driver._instance, firewall, Pools("t")), Ports(firewall)
     with firewall.settle():
         driver.restore(world.network, [web.endpoint])
         assert ports.restore(web.endpoint.container_id, bindings, web.endpoint) == []

@@ -13,6 +13,7 @@ from cove.kernel.syscalls import setns, unshare
 from cove.network.bridge import BridgeDriver
 from cove.network.driver import Endpoint, EndpointRequest, Network, Subnet
 from cove.network.firewall import Firewall
+from cove.network.pools import Pools
 from cove.network.switches import Switches
 from cove.paths import Instance
 from tests.integration.networks_world import Lan, Made, apart, lan, made
@@ -68,7 +69,9 @@ def test_what_makes_no_network_is_refused_in_a_sentence(made: Made) -> None:
     for flags, reason in (
         (["--subnet=10.97.2.128/25"], "Pool overlaps with other one"),
         (["--subnet=10.97.3.0/24", "--gateway=10.1.1.1"], "is not in the subnet"),
+        (["--subnet=10.97.3.0/24", "--gateway=10.97.3.255"], "the subnet 10.97.3.0/24 as a whole"),
         (["--subnet=10.97.3.0/24", "--ip-range=10.97.4.0/24"], "is not in the subnet"),
+        (["--subnet=10.97.3.0/24", "--ip-range=10.97.3.0/31"], "No address of 10.97.3.0/31 is left"),
         (["--subnet=10.97.3.7/24"], "has host bits set"),
         (["--subnet=224.0.3.0/24"], "has no addresses for hosts"),
         (["--subnet=0.0.0.0/0"], "has no addresses for hosts"),
@@ -80,7 +83,8 @@ def test_what_makes_no_network_is_refused_in_a_sentence(made: Made) -> None:
         (["--opt=com.docker.network.bridge.gateway_mode_ipv4=isolated"], "for internal networks only"),
         (["--driver=host"], "only one instance"),
         (["--driver=macvlan", "--opt=parent=nolink0"], "no link nolink0"),
-        (["--driver=macvlan"], "-o parent=LINK"),
+        (["--driver=macvlan", "--internal", "--opt=parent=lo"], "has a link of its own"),
+        (["--driver=macvlan", "--subnet=10.97.2.0/24"], "Pool overlaps with other one"),
         (["--driver=macvlan", "--opt=parent=lo", "--opt=macvlan_mode=odd"], "Unknown macvlan mode"),
     ):
         assert reason in made.refused("network", "create", *flags, "second"), flags
@@ -169,6 +173,23 @@ def test_macvlan(made: Made, lan: Lan, mode: str) -> None:
     assert "macvlan" not in made.ip("two", "-d", "link")
 
 
+def test_macvlan_without_a_parent_has_a_link_of_its_own(made: Made) -> None:
+    """Its containers meet each other and nobody else; the link goes with the network."""
+    net = made.network("alone", "-d", "macvlan", "--subnet=10.97.21.0/24")
+    made.run("one", "--network", net)
+    made.run("two", "--network", net)
+    assert made.inspect(net)["Internal"] is True
+    link = f"dm-{made.inspect(net)['Id'][:12]}"
+    assert os.path.exists(f"/sys/class/net/{link}")
+    assert "default" not in made.ip("one", "route")
+    made.daemon.docker("exec", "one", "ping", "-c1", "-W5", "two")
+    made.daemon.docker("rm", "-f", "one", "two")
+    made.daemon.docker("network", "rm", net)
+    made.containers.clear()
+    made.networks.clear()
+    assert not os.path.exists(f"/sys/class/net/{link}")
+
+
 def test_what_this_kernel_cannot_do_is_said(made: Made, lan: Lan) -> None:
     with netlink.Route() as route:
         lacking = [kind for kind in ("ipvlan", "vlan") if not route.has_kind(kind)]
@@ -200,7 +221,7 @@ class Crowd(BridgeDriver):
     """A driver whose bridges are full earlier, so that a test need not make a thousand interfaces."""
 
     def __init__(self, instance: Instance, firewall: Firewall, capacity: int) -> None:
-        super().__init__(instance, firewall)
+        super().__init__(instance, firewall, Pools(instance.id))
         self._switches = Switches(capacity)
 
 

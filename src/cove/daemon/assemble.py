@@ -10,7 +10,7 @@ import asyncio
 import logging
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import chain
 from pathlib import Path
@@ -30,8 +30,10 @@ from cove.kernel import systemd
 from cove.kernel.cgroups import Cgroups
 from cove.network.bridge import BridgeDriver
 from cove.network.dns.client import Resolver
+from cove.network.driver import Driver
 from cove.network.firewall import Firewall
 from cove.network.macvlan import ParentedDriver
+from cove.network.pools import Pools
 from cove.network.ports import Ports
 from cove.network.relay import Relays
 from cove.network.unmanaged import UnmanagedDriver
@@ -75,9 +77,15 @@ async def assembled(config: Config, early: Early) -> AsyncIterator[Engine]:
         runtime = await Runtime.connect(config.run, on_report=reports, on_reconnect=reports.reconnected, early=early)
         stack.push_async_callback(runtime.close)
         firewall = Firewall(instance.nft_table)
-        pools = config.file.network.address_pools
-        bridges = BridgeDriver(instance, firewall, pools)
-        stack.push_async_callback(_leave, runtime, bridges, firewall)
+        pools = Pools(instance.id, config.file.network.address_pools)
+        drivers: dict[str, Driver] = {
+            "bridge": BridgeDriver(instance, firewall, pools),
+            "macvlan": ParentedDriver("macvlan", instance, pools),
+            "ipvlan": ParentedDriver("ipvlan", instance, pools),
+            "host": UnmanagedDriver("host"),
+            "none": UnmanagedDriver("null"),
+        }
+        stack.push_async_callback(_leave, runtime, drivers.values(), firewall)
         ports = Ports(firewall, Relays(loop))
         stack.callback(ports.close)
         resolver = Resolver(config.run)
@@ -92,13 +100,7 @@ async def assembled(config: Config, early: Early) -> AsyncIterator[Engine]:
             store=store,
             runtime=runtime,
             reports=reports,
-            network_drivers={
-                "bridge": bridges,
-                "macvlan": ParentedDriver("macvlan", instance, pools),
-                "ipvlan": ParentedDriver("ipvlan", instance, pools),
-                "host": UnmanagedDriver("host"),
-                "none": UnmanagedDriver("null"),
-            },
+            network_drivers=drivers,
             ports=ports,
             resolver=resolver,
             projects=projects,
@@ -137,10 +139,11 @@ def _check_complete(data: DataRoot) -> None:
         )
 
 
-async def _leave(runtime: Runtime, bridges: BridgeDriver, firewall: Firewall) -> None:
+async def _leave(runtime: Runtime, drivers: Iterable[Driver], firewall: Firewall) -> None:
     """A clean end leaves of Cove on the host what running containers need, and no more."""
     idle = await runtime.shutdown()
-    bridges.close()
+    for driver in drivers:
+        driver.close()
     if idle:
         firewall.remove()
 

@@ -14,10 +14,9 @@ import logging
 import re
 import secrets
 import socket
-import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 import msgspec
@@ -29,7 +28,7 @@ from cove.network import forwarding, ipam, options
 from cove.network.driver import Address, Endpoint, EndpointRequest, Interface, Network, Queue
 from cove.network.firewall import Firewall
 from cove.network.links import delete_link, exists, host_has_ipv6, reason, uplink_mtu
-from cove.network.pools import Pools, host_subnets
+from cove.network.pools import Pools
 from cove.network.ruleset import Ruled
 from cove.network.shaping import Shaper
 from cove.network.switches import Switches
@@ -47,13 +46,12 @@ class BridgeDriver:
 
     name = "bridge"
 
-    def __init__(self, instance: Instance, firewall: Firewall, pools: Sequence[ipam.AddressPool] = ()) -> None:
-        """`pools`: where subnets of networks that name none come from."""
+    def __init__(self, instance: Instance, firewall: Firewall, pools: Pools) -> None:
+        """`pools`: the addresses of all the daemon's networks."""
         self._instance = instance
-        self._address_pools = pools
         self._firewall = firewall
-        self._lock = threading.RLock()
-        self._pools = Pools()
+        self._pools = pools
+        self._lock = pools.lock
         self._switches = Switches()
         self._shaper = Shaper()
         self._leaving: deque[tuple[float, str]] = deque()
@@ -64,20 +62,12 @@ class BridgeDriver:
         asked = options.bridge(network.options, internal=network.internal)
         with self._lock:
             link = network.link or asked.link or (self._instance.bridge if default else f"cove-{network.id[:10]}")
-            networks = self._pools.networks.values()
-            if any(other.link == link and other.id != network.id for other in networks):
+            if any(other.link == link and other.id != network.id for other in self._pools.of(self.name)):
                 raise Conflict(f"The bridge {link} belongs to another network already")
-            taken = [*self._pools.subnets(but=network.id), *host_subnets(ignore=link)]
-            wanted = msgspec.structs.replace(network, ipv6=network.ipv6 and host_has_ipv6())
-            subnets = ipam.complete(
-                wanted, instance=self._instance.id, default=default, taken=taken, pools=self._address_pools
-            )
+            wanted = msgspec.structs.replace(network, driver=self.name, ipv6=network.ipv6 and host_has_ipv6())
             complete = msgspec.structs.replace(
-                network,
-                driver=self.name,
-                subnets=subnets,
+                self._pools.complete(wanted, link=link, default=default),
                 link=link,
-                ipv6=any(subnet.version == 6 for subnet in subnets),
                 mtu=network.mtu or asked.mtu or uplink_mtu(),
             )
             if asked.link:
@@ -167,9 +157,8 @@ class BridgeDriver:
             self._remove_strays(network, found)
 
     def close(self) -> None:
-        """At a clean shutdown: remove the bridges that no container uses."""
         with self._lock:
-            for network in self._pools.networks.values():
+            for network in self._pools.of(self.name):
                 if not self._pools.in_use(network):
                     self._dismantle(network)
 

@@ -186,3 +186,6 @@ class Driver(Protocol):
 
     def restore(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
         """Learn a stored network and its endpoints in use, and make the kernel agree. Idempotent."""
+
+    def close(self) -> None:
+        """At a clean shutdown: take away what the kernel has of networks that no container uses."""

@@ -32,10 +32,7 @@ class Pool:
         span = parse_network(subnet.ip_range) if subnet.ip_range else self.network
         self._first, self._last = int(span.network_address), int(span.broadcast_address)
         self._taken = {int(parse_address(subnet.gateway))} if subnet.gateway else set()
-        if self.network.num_addresses > 2:  # RFC 3021 and RFC 6164 give both addresses of a pair to hosts
-            self._taken.add(int(self.network.network_address))
-            if self.network.version == 4:
-                self._taken.add(int(self.network.broadcast_address))
+        self._taken.update(map(int, _ends(self.network)))
         self._taken.update(int(address) for address in map(parse_address, reserved) if address in self.network)
         self._in_use: set[int] = set()
         self._next = self._first
@@ -43,6 +40,12 @@ class Pool:
     @property
     def in_use(self) -> bool:
         return bool(self._in_use)
+
+    @property
+    def room(self) -> bool:
+        """Whether a container can get an address of it, if no other one does."""
+        reserved = sum(self._first <= each <= self._last for each in self._taken)
+        return reserved <= self._last - self._first
 
     def allocate(self, wanted: str = "") -> str:
         """Reserve `wanted`, or the next free address. Conflict when it is taken or none is left."""
@@ -101,12 +104,18 @@ class AddressPool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def complete(
-    network: Network, *, instance: str, default: bool, taken: Iterable[IPNetwork], pools: Sequence[AddressPool] = ()
+    network: Network,
+    *,
+    instance: str,
+    default: bool,
+    taken: Iterable[IPNetwork],
+    routed: Iterable[IPNetwork] = (),
+    pools: Sequence[AddressPool] = (),
 ) -> tuple[Subnet, ...]:
     """The subnets of `network`, chosen where it names none, each with a gateway.
 
-    `default`: it is the daemon's default network. `taken`: what they must not overlap. `pools`: the
-    administrator's, which are chosen from instead of the usual ones.
+    `default`: it is the daemon's default network. `taken`: what they must not overlap; `routed`: what chosen ones
+    must not overlap either. `pools`: the administrator's, which are chosen from instead of the usual ones.
     Conflict when a subnet overlaps, InvalidArgument when it makes no sense.
     """
     avoid = list(taken)
@@ -115,6 +124,10 @@ def complete(
         _refuse_overlap(parse_network(subnet.subnet), avoid)
         avoid.append(parse_network(subnet.subnet))
     _check_reserved(network.reserved, subnets)
+    for subnet in subnets:
+        if not Pool(subnet, reserved=network.reserved.values()).room:
+            raise InvalidArgument(f"No address of {subnet.ip_range or subnet.subnet} is left for a container")
+    avoid += routed
     if network.ipv4 and not any(subnet.version == 4 for subnet in subnets):
         chosen = _from_pools(pools, 4, avoid) or choose_ipv4(
             network.id, instance=instance, default=default, taken=avoid
@@ -222,6 +235,8 @@ def _with_gateway(subnet: Subnet) -> Subnet:
     network = parse_network(subnet.subnet)
     if subnet.gateway and parse_address(subnet.gateway) not in network:
         raise InvalidArgument(f"The gateway {subnet.gateway} is not in the subnet {network}")
+    if subnet.gateway and parse_address(subnet.gateway) in _ends(network):
+        raise InvalidArgument(f"The gateway {subnet.gateway} is the address of the subnet {network} as a whole")
     if subnet.ip_range:
         span = parse_network(subnet.ip_range)
         if span.version != network.version or not span.subnet_of(network):  # type: ignore[arg-type]
@@ -232,6 +247,13 @@ def _with_gateway(subnet: Subnet) -> Subnet:
         raise InvalidArgument(f"The subnet {network} is too small: it has no address for a gateway and a container")
     gateway = subnet.gateway or str(network.network_address + (network.num_addresses > 2))
     return Subnet(subnet=str(network), gateway=gateway, ip_range=subnet.ip_range)
+
+
+def _ends(network: IPNetwork) -> tuple[IPAddress, ...]:
+    """The addresses that mean the subnet: RFC 3021 and RFC 6164 give both addresses of a pair to hosts."""
+    if network.num_addresses <= 2:
+        return ()
+    return (network.network_address, network.broadcast_address)[: 2 if network.version == 4 else 1]
 
 
 def _check_reserved(reserved: Mapping[str, str], subnets: Iterable[Subnet]) -> None:

@@ -7,14 +7,16 @@
 Nothing of ours is between the wire and the container: no bridge, no address translation, no rule, no published
 port. Host and containers do not reach each other over the parent; that is the kernel's design. A VLAN parent
 that is not there is made, and goes with its last network.
+
+An internal network, and one that names no parent, which is internal thereby, has a link of its own with nothing at
+its other end: one end of a veth pair, for a link of that kind has a carrier, and every kernel with bridges has it.
 """
 
 from __future__ import annotations
 
 import errno
 import re
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
@@ -33,53 +35,45 @@ _MODES = {"macvlan": netlink.MACVLAN_MODES, "ipvlan": netlink.IPVLAN_MODES}
 class ParentedDriver:
     """All networks of one kind, "macvlan" or "ipvlan", of one daemon. Safe to share between threads."""
 
-    def __init__(self, name: str, instance: Instance, pools: Sequence[ipam.AddressPool] = ()) -> None:
-        self._address_pools = pools
+    def __init__(self, name: str, instance: Instance, pools: Pools) -> None:
+        """`pools`: the addresses of all the daemon's networks."""
         self.name = name
         self._instance = instance
-        self._lock = threading.RLock()
-        self._pools = Pools()
+        self._pools = pools
+        self._lock = pools.lock
 
     def create(self, network: Network) -> Network:
         """See Driver.create. Unsupported where the kernel has no such links, NotFound for a parent there is not."""
         options.parented(network.options, self.name)
         mode, parent = self._mode(network), network.options.get("parent", "")
         _require_kind(self.name)
-        if not parent:
+        if parent and network.internal:
             raise InvalidArgument(
-                f"A network of the driver {self.name} has to be on a link of the host's: name it with -o parent=LINK"
+                f"An internal {self.name} network has a link of its own, for whoever is on one of the host's reaches "
+                f"its LAN: leave out the parent {parent}, or --internal"
             )
         if not parent.isprintable() or len(parent.encode()) > 15:
             raise InvalidArgument(f"{parent!r} cannot be an interface's name")
         with self._lock:
-            beside = [other for other in self._pools.networks.values() if _parent(other) == parent]
-            beside = [other for other in beside if other.id != network.id]
-            if beside and "passthru" in (mode, *map(self._mode, beside)):
-                raise Conflict(f"The parent {parent} belongs to the network {beside[0].name} alone (mode passthru)")
-            _require_parent(parent)
-            taken = self._pools.subnets(but=network.id)
-            subnets = ipam.complete(
-                network, instance=self._instance.id, default=False, taken=taken, pools=self._address_pools
-            )
-            ipv6 = any(subnet.version == 6 for subnet in subnets)
-            complete = msgspec.structs.replace(
-                network, driver=self.name, subnets=subnets, ipv6=ipv6, mtu=options.mtu(network.options)
-            )
+            if parent:
+                self._require_free(parent, mode, network.id)
+                _require_parent(parent)
+            wanted = msgspec.structs.replace(network, driver=self.name, internal=not parent)
+            complete = msgspec.structs.replace(self._pools.complete(wanted), mtu=options.mtu(network.options))
             self._pools.learn(complete)
             return complete
+
+    def _require_free(self, parent: str, mode: str, but: str) -> None:
+        beside = [other for other in self._pools.of(self.name) if _parent(other) == parent and other.id != but]
+        if beside and "passthru" in (mode, *map(self._mode, beside)):
+            raise Conflict(f"The parent {parent} belongs to the network {beside[0].name} alone (mode passthru)")
 
     def remove(self, network: Network) -> None:
         with self._lock:
             self._pools.forget(network)
             parent = _parent(network)
-            if _VLAN.fullmatch(parent) and not any(
-                _parent(other) == parent for other in self._pools.networks.values()
-            ):
-                with netlink.Route() as route:
-                    link = route.link(parent)
-                    ours = link is not None and route.alias(parent) == self._mark
-                if ours:
-                    delete_link(parent)
+            if not any(_parent(other) == parent for other in self._pools.of(self.name)):
+                self._dismantle(parent)
 
     def plan(self, network: Network, container_id: str, request: EndpointRequest) -> Endpoint:
         self.limit(network, ())
@@ -103,7 +97,7 @@ class ParentedDriver:
         mode = _MODES[self.name][self._mode(network)]
         try:
             with self._lock, netlink.Route() as route:
-                index = self._parent_index(parent, route)
+                index = self._parent_index(parent, route, alone=parent == _own(network))
                 born = netlink.child_link(
                     self.name, endpoint.ifname, parent=index, mode=mode, pid=pid, mac=endpoint.mac, mtu=endpoint.mtu
                 )
@@ -137,9 +131,24 @@ class ParentedDriver:
             self._pools.learn(network)
             self._pools.retake(network, endpoints)
 
+    def close(self) -> None:
+        with self._lock:
+            networks = self._pools.of(self.name)
+            used = {_parent(each) for each in networks if self._pools.in_use(each)}
+            for parent in {_parent(each) for each in networks} - used:
+                self._dismantle(parent)
+
+    def _dismantle(self, parent: str) -> None:
+        """Delete a parent if it is one that we made."""
+        with netlink.Route() as route:
+            link = route.link(parent)
+            ours = link is not None and route.alias(parent) == self._mark
+        if ours:
+            delete_link(parent)
+
     @property
     def _mark(self) -> str:
-        """The alias of a VLAN link that we made."""
+        """The alias of a parent that we made."""
         return f"cove {self._instance.id}".strip()
 
     def _mode(self, network: Network) -> str:
@@ -149,9 +158,15 @@ class ParentedDriver:
             raise InvalidArgument(f"Unknown {self.name} mode {mode!r}: there are {', '.join(modes)}")
         return mode
 
-    def _parent_index(self, parent: str, route: netlink.Route) -> int:
-        """The index of the parent, up; a VLAN is made on its link if it is not there."""
+    def _parent_index(self, parent: str, route: netlink.Route, *, alone: bool) -> int:
+        """The index of the parent, up; if it is not there, a VLAN is made on its link, and one that is `alone`."""
         link = route.link(parent)
+        if link is None and alone:
+            other = parent.replace("-", "x", 1)
+            route.commit(netlink.veth(parent, peer=other))
+            route.commit([netlink.alias(parent, self._mark), netlink.no_ipv6_address(other), netlink.up(other)])
+            link = route.link(parent)
+            assert link is not None
         if link is None:
             below, number = _vlan(parent)
             base = route.link(below)
@@ -190,7 +205,12 @@ def _endpoint(
 
 
 def _parent(network: Network) -> str:
-    return network.options.get("parent", "")
+    return network.options.get("parent", "") or _own(network)
+
+
+def _own(network: Network) -> str:
+    """What the link of a network without a parent is called."""
+    return f"dm-{network.id[:12]}"
 
 
 def _vlan(parent: str) -> tuple[str, int]:

@@ -1,15 +1,19 @@
-"""The addresses of several networks: what each may give, and what it has given. For drivers that give addresses.
+"""The addresses of all networks of a daemon: what each may give, and what it has given.
 
-    learn(network) ──▶ reserve(request) ──▶ … ──▶ give_back(endpoint) ──▶ forget(network)
+    complete(network) ──▶ learn ──▶ reserve(request) ──▶ … ──▶ give_back(endpoint) ──▶ forget(network)
 
+The drivers that give addresses share it, so that no two networks have one subnet, whatever their kinds.
 In memory only; after a daemon's start `retake` learns what running containers hold.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+
+import msgspec
 
 from cove.errors import Conflict, InvalidArgument, NotFound
 from cove.kernel import netlink
@@ -18,15 +22,46 @@ from cove.network.driver import Address, Endpoint, EndpointRequest, Network
 
 
 class Pools:
-    """Its caller sees to it that one thread at a time is in it."""
+    """Its callers see to it that one thread at a time is in it, by its `lock`."""
 
-    def __init__(self) -> None:
-        self.networks: dict[str, Network] = {}
+    def __init__(self, instance: str, pools: Sequence[ipam.AddressPool] = ()) -> None:
+        """`instance`: the daemon's. `pools`: where subnets of networks that name none come from."""
+        self.lock = threading.RLock()
+        self._instance = instance
+        self._chosen_from = pools
+        self._networks: dict[str, Network] = {}
         self._pools: dict[str, list[ipam.Pool]] = {}
+
+    def of(self, driver: str) -> list[Network]:
+        """The networks of a driver."""
+        return [each for each in self._networks.values() if each.driver == driver]
+
+    def complete(self, network: Network, *, link: str = "", default: bool = False) -> Network:
+        """The network with its subnets, chosen where it names none: not of other networks, nor of the host's routes.
+
+        `link`: its own, whose routes are in nobody's way. Where it is empty the network has a subnet of the host's
+        if it names that, for its containers are beside the host.
+        """
+        others = [
+            ipam.parse_network(each.subnet)
+            for other in self._networks.values()
+            if other.id != network.id
+            for each in other.subnets
+        ]
+        routed = host_subnets(ignore=link)
+        subnets = ipam.complete(
+            network,
+            instance=self._instance,
+            default=default,
+            taken=others + routed if link else others,
+            routed=routed,
+            pools=self._chosen_from,
+        )
+        return msgspec.structs.replace(network, subnets=subnets, ipv6=any(subnet.version == 6 for subnet in subnets))
 
     def learn(self, network: Network) -> None:
         """Idempotent: what is given of a known network stays given."""
-        self.networks[network.id] = network
+        self._networks[network.id] = network
         if network.id not in self._pools:
             self._pools[network.id] = [
                 ipam.Pool(subnet, reserved=network.reserved.values()) for subnet in network.subnets
@@ -34,14 +69,14 @@ class Pools:
 
     def rewrite(self, network: Network) -> None:
         """A known network's options are others."""
-        if network.id in self.networks:
-            self.networks[network.id] = network
+        if network.id in self._networks:
+            self._networks[network.id] = network
 
     def forget(self, network: Network) -> None:
         """Conflict while an address is given."""
         if self.in_use(network):
             raise Conflict(f"The network {network.name} has active endpoints; stop or disconnect its containers")
-        self.networks.pop(network.id, None)
+        self._networks.pop(network.id, None)
         self._pools.pop(network.id, None)
 
     def in_use(self, network: Network) -> bool:
@@ -90,11 +125,6 @@ class Pools:
             for pool in self._pools[network.id]:
                 if ipam.parse_address(each.address) in pool.network:
                     pool.learn(each.address)
-
-    def subnets(self, *, but: str) -> list[ipam.IPNetwork]:
-        """Those of all networks but one."""
-        others = (network for network in self.networks.values() if network.id != but)
-        return [ipam.parse_network(each.subnet) for network in others for each in network.subnets]
 
 
 def _require(network: Network, request: EndpointRequest, chosen: dict[int, Address], full: Conflict | None) -> None:

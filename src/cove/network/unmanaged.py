@@ -45,3 +45,6 @@ class UnmanagedDriver:
 
     def restore(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
         """There is nothing to learn."""
+
+    def close(self) -> None:
+        """There is nothing to take away."""
