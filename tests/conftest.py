@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -186,6 +187,19 @@ def new_daemon(*extra: str) -> Daemon:
     return daemon
 
 
+@contextmanager
+def stocked(archive: Path, *extra: str) -> Iterator[Daemon]:
+    """A daemon with these flags and the image busybox:latest; it goes with everything that it has."""
+    daemon = new_daemon(*extra)
+    daemon.start()
+    try:
+        daemon.cove("import", str(archive), "busybox:latest")
+        yield daemon
+    finally:
+        daemon.clean()
+        shutil.rmtree(daemon.root, ignore_errors=True)
+
+
 def busybox_archive(path: Path) -> Path:
     """A root file system of one static busybox and its applets' links, as a tar."""
     tree = path / "tree"
@@ -215,24 +229,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def daemon(archive: Path) -> Iterator[Daemon]:
     """One daemon for all tests that need no fault, with the image busybox:latest in it."""
-    daemon = new_daemon()
-    daemon.start()
-    try:
-        daemon.cove("import", str(archive), "busybox:latest")
+    with stocked(archive) as daemon:
         yield daemon
-    finally:
-        daemon.clean()
-        shutil.rmtree(daemon.root, ignore_errors=True)
 
 
 @pytest.fixture
 def own_daemon(archive: Path) -> Iterator[Daemon]:
     """A daemon for one test alone, which may kill and restart it; busybox:latest is in it."""
-    daemon = new_daemon()
-    daemon.start()
-    try:
-        daemon.cove("import", str(archive), "busybox:latest")
+    with stocked(archive) as daemon:
         yield daemon
-    finally:
-        daemon.clean()
-        shutil.rmtree(daemon.root, ignore_errors=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.conftest import Daemon, new_daemon
+from tests.conftest import Daemon, stocked
 from tests.integration.test_build import context
 
 _FILE = "FROM busybox\nCOPY f /f\nRUN cat /f > /g && date +%s%N > /when\nENV A=1\nRUN echo last > /last\n"
@@ -20,14 +20,8 @@ _FILE = "FROM busybox\nCOPY f /f\nRUN cat /f > /g && date +%s%N > /when\nENV A=1
 
 @pytest.fixture
 def other(archive: Path) -> Iterator[Daemon]:
-    daemon = new_daemon()
-    daemon.start()
-    try:
-        daemon.cove("import", str(archive), "busybox:latest")
+    with stocked(archive) as daemon:
         yield daemon
-    finally:
-        daemon.clean()
-        shutil.rmtree(daemon.root, ignore_errors=True)
 
 
 def test_a_cache_in_a_directory(own_daemon: Daemon, other: Daemon, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 import threading
@@ -15,7 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.conftest import Daemon, new_daemon
+from tests.conftest import Daemon, stocked
 from tests.integration.test_build import context
 
 _FILL = """FROM busybox
@@ -33,14 +32,8 @@ RUN --mount=type=cache,id=kept,uid=7,gid=8,mode=2750,target=/c \
 @pytest.fixture(scope="module")
 def other(archive: Path) -> Iterator[Daemon]:
     """A daemon of the module's own."""
-    daemon = new_daemon()
-    daemon.start()
-    try:
-        daemon.cove("import", str(archive), "busybox:latest")
+    with stocked(archive) as daemon:
         yield daemon
-    finally:
-        daemon.clean()
-        shutil.rmtree(daemon.root, ignore_errors=True)
 
 
 def seen(daemon: Daemon, where: Path) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon, new_daemon
+from tests.conftest import Daemon, stocked
 
 _SPEC = {
     "cdiVersion": "0.6.0",
@@ -86,14 +85,8 @@ def vendor(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     (first / "broken.yaml").write_text("cdiVersion: [")
     (second / "over.json").write_text(json.dumps(_SPEC | {"containerEdits": {"env": ["VENDOR=newer"]}}))
     (place / "daemon.toml").write_text(f'cdi_directories = ["{first}", "{second}"]\n')
-    daemon = new_daemon("--config", str(place / "daemon.toml"))
-    daemon.start()
-    try:
-        daemon.cove("import", str(archive), "busybox:latest")
+    with stocked(archive, "--config", str(place / "daemon.toml")) as daemon:
         yield daemon
-    finally:
-        daemon.clean()
-        shutil.rmtree(daemon.root, ignore_errors=True)
 
 
 @pytest.mark.parametrize("client", ["cove", "docker"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, BUSYBOX, Daemon, new_daemon
+from tests.conftest import BIN, BUSYBOX, Daemon, stocked
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir("/run/systemd/system"), reason="systemd is not this host's init; `make test-guest` has it"
@@ -22,14 +22,8 @@ UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 
 @pytest.fixture(scope="module")
 def systemd(archive: Path) -> Iterator[Daemon]:
-    daemon = new_daemon("--exec-opt", "native.cgroupdriver=systemd")
-    daemon.start()
-    try:
-        daemon.cove("import", str(archive), "busybox:latest")
+    with stocked(archive, "--exec-opt", "native.cgroupdriver=systemd") as daemon:
         yield daemon
-    finally:
-        daemon.clean()
-        shutil.rmtree(daemon.root, ignore_errors=True)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, Daemon, new_daemon
+from tests.conftest import BIN, Daemon, new_daemon, stocked
 
 BASE = 1 << 30
 
@@ -182,14 +182,8 @@ def test_a_missing_source_is_told(daemon: Daemon) -> None:
 @pytest.fixture(scope="module")
 def remapped(archive: Path) -> Iterator[Daemon]:
     """A daemon whose containers all get the ids of one range."""
-    daemon = new_daemon("--userns-remap", "default")
-    daemon.start()
-    try:
-        daemon.cove("import", str(archive), "busybox:latest")
+    with stocked(archive, "--userns-remap", "default") as daemon:
         yield daemon
-    finally:
-        daemon.clean()
-        shutil.rmtree(daemon.root, ignore_errors=True)
 
 
 def test_the_daemons_remap(remapped: Daemon) -> None:

@@ -13,6 +13,7 @@ import time
 from textwrap import wrap
 
 from cove.cli import humanize
+from cove.wire.spans import duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _title(page: Page, found: Value) -> None:
     if found["State"] == "planned":
         page.lines.append("planned: this is what would be created; nothing was")
     elif found.get("Pid"):
-        age = humanize.duration(time.time() - humanize.unix(found.get("StartedAt", "")))
+        age = duration(time.time() - humanize.unix(found.get("StartedAt", "")))
         page.lines.append(f"{found['State']} for {age.lower()}, pid {found['Pid']}, container {found['Id'][:12]}")
     else:
         page.lines.append(f"{found['State']}, container {found['Id'][:12]}: what follows holds at its next start")

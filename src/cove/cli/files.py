@@ -6,13 +6,39 @@ import os
 import sys
 from contextlib import contextmanager, nullcontext
 
+from cove.cli.flags import Call, UsageError
+from cove.cli.terminal import is_terminal
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
     from typing import BinaryIO
 
 _PIECE = 256 * 1024
+
+
+def output_of(call: Call) -> str:
+    """Where `-o` says that a tar archive goes, "" for stdout. Raises UsageError for a terminal."""
+    path = call.text("output")
+    if not path and is_terminal(1):
+        raise UsageError("a tar archive is not for a terminal; use -o FILE, or send it somewhere with | or >")
+    return path
+
+
+def input_of(call: Call, doing: str = "import") -> str:
+    """Where `-i` says that an archive comes from, "" for stdin. Raises UsageError for a terminal."""
+    path = call.text("input")
+    if not path and is_terminal(0):
+        raise UsageError(f"there is no archive to {doing}: use -i FILE, or send one to stdin")
+    return path
+
+
+def write_all(chunks: Iterable[bytes], path: str) -> None:
+    """Every piece into the file at `path`, which is whole or absent; to stdout for ""."""
+    with open_output(path) as out:
+        for chunk in chunks:
+            out.write(chunk)
 
 
 def open_input(path: str) -> AbstractContextManager[BinaryIO]:

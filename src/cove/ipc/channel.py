@@ -61,6 +61,16 @@ def _send(sock: socket.socket, parts: list[bytes], fds: Sequence[int]) -> None:
     sock.sendmsg(parts, rights, socket.MSG_NOSIGNAL)
 
 
+def arrived(sock: socket.socket) -> Packet | None:
+    """What made a socket readable; None when the other end is gone, in whichever way. Raises BlockingIOError."""
+    try:
+        return receive(sock)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return None
+
+
 def receive(sock: socket.socket) -> Packet | None:
     """Receive one packet; None at end of file. Raises BlockingIOError when a non-blocking socket has none."""
     data, ancillary, _, _ = sock.recvmsg(

@@ -268,6 +268,24 @@ def readonly_file(path: str) -> int:
     return fd
 
 
+def overlay_parts(options: Iterable[str]) -> tuple[list[str], str, str, list[str]]:
+    """Options as mount(8) writes them ("lowerdir=TOP:…:BOTTOM", "upperdir=", "workdir=") as `overlay` takes them."""
+    lower: list[str] = []
+    upper = work = ""
+    others: list[str] = []
+    for option in options:
+        key, _, value = option.partition("=")
+        if key == "lowerdir":
+            lower = value.split(":")
+        elif key == "upperdir":
+            upper = value
+        elif key == "workdir":
+            work = value
+        else:
+            others.append(option)
+    return lower, upper, work, others
+
+
 def overlay(lower: list[str], upper: str, work: str, data: Iterable[str]) -> int:
     """A mount of an overlay, `lower` from top to bottom; without `upper` it is read-only.
 

@@ -110,11 +110,9 @@ class Runtime:
     def _readable(self) -> None:
         assert self._socket is not None
         try:
-            packet = channel.receive(self._socket)
+            packet = channel.arrived(self._socket)
         except BlockingIOError:
             return
-        except OSError:
-            packet = None
         if packet is None:
             self._lost()
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cove.engine.containers import render, restarts, signals
+from cove.engine.containers import restarts, signals
 from cove.engine.containers.files import select, without_managed
 from cove.engine.containers.framing import DetachKeys, frame, parse_keys
 from cove.engine.containers.health import judged
@@ -15,6 +15,7 @@ from cove.engine.networks.ports import parse_port, port_map
 from cove.errors import InvalidArgument
 from cove.network.driver import PortBinding
 from cove.wire.containers import Change, Health, HealthResult, LogConfig, RestartPolicy
+from cove.wire.spans import duration
 
 
 @pytest.mark.parametrize(("text", "number"), [("TERM", 15), ("sigkill", 9), ("1", 1), ("RTMIN+3", 37)])
@@ -104,6 +105,7 @@ def test_ports() -> None:
         (1, "1 second"),
         (59, "59 seconds"),
         (61, "About a minute"),
+        (90, "About a minute"),
         (600, "10 minutes"),
         (3600, "About an hour"),
         (40 * 3600, "40 hours"),
@@ -114,7 +116,7 @@ def test_ports() -> None:
     ],
 )
 def test_words_about_time(seconds: float, words: str) -> None:
-    assert render.human_duration(seconds) == words
+    assert duration(seconds) == words
 
 
 def test_ps_is_filtered_by_pid() -> None:

@@ -13,7 +13,7 @@ from cove.api.http import NO_CONTENT, TAR, Channel, Hijack, Reply, Request, Resp
 from cove.api.router import Route
 from cove.api.streams import objects
 from cove.api.websocket import WebSocket, handshake
-from cove.engine.containers.streams import Detached, LogStream
+from cove.engine.containers.streams import Attachment, Detached, LogStream
 from cove.engine.engine import Engine
 from cove.errors import InvalidArgument
 from cove.wire import base
@@ -185,9 +185,9 @@ async def _ended(engine: Engine, identity: str, exit_: Awaitable[WaitResponse]) 
 # ── streams ───────────────────────────────────────────────────────────────────────────────────────
 
 
-async def attach(engine: Engine, request: Request) -> Reply:
+async def _attached(engine: Engine, request: Request, *, framed: bool = True) -> Attachment:
     query = request.query
-    attachment = await engine.streams.attach(
+    return await engine.streams.attach(
         request.params["id"],
         stdin=query.flag("stdin"),
         stdout=query.flag("stdout"),
@@ -195,7 +195,12 @@ async def attach(engine: Engine, request: Request) -> Reply:
         stream=query.flag("stream"),
         logs=query.flag("logs"),
         detach_keys=query.text("detachKeys"),
+        framed=framed,
     )
+
+
+async def attach(engine: Engine, request: Request) -> Reply:
+    attachment = await _attached(engine, request)
     return hijack(request, attachment, detached=Detached)
 
 
@@ -203,17 +208,7 @@ async def attach_socket(engine: Engine, request: Request) -> Reply:
     """The same over a WebSocket, always as one raw stream."""
     engine.containers.identity(request.params["id"])
     head = handshake(request)
-    query = request.query
-    attachment = await engine.streams.attach(
-        request.params["id"],
-        stdin=query.flag("stdin"),
-        stdout=query.flag("stdout"),
-        stderr=query.flag("stderr"),
-        stream=query.flag("stream"),
-        logs=query.flag("logs"),
-        detach_keys=query.text("detachKeys"),
-        framed=False,
-    )
+    attachment = await _attached(engine, request, framed=False)
 
     async def run(channel: Channel) -> None:
         socket = WebSocket(channel)

@@ -6,27 +6,20 @@ import os
 import sys
 
 from cove.cli import progress
-from cove.cli.files import chunks_of, open_input, open_output
+from cove.cli.files import chunks_of, input_of, open_input, output_of, write_all
 from cove.cli.flags import Call, Flag, UsageError, Verb
-from cove.cli.terminal import is_terminal
 from cove.client import connect
 
 
 def save(call: Call) -> int:
-    path = call.text("output")
-    if not path and is_terminal(1):
-        raise UsageError("a tar archive is not for a terminal; use -o FILE, or send it somewhere with | or >")
+    path = output_of(call)
     response = connect(call.host).images.save(call.arguments, platform=call.text("platform"))
-    with open_output(path) as out:
-        for chunk in response.chunks():
-            out.write(chunk)
+    write_all(response.chunks(), path)
     return 0
 
 
 def load(call: Call) -> int:
-    path = call.text("input")
-    if not path and is_terminal(0):
-        raise UsageError("there is no archive to load: use -i FILE, or send one to stdin")
+    path = input_of(call, "load")
     with open_input(path) as source:
         messages = connect(call.host).images.load(
             chunks_of(source), quiet=call.flag("quiet"), platform=call.text("platform")

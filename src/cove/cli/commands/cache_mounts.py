@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from cove.cli import humanize, output
-from cove.cli.files import chunks_of, open_input, open_output
-from cove.cli.flags import Call, Flag, UsageError, Verb
-from cove.cli.terminal import is_terminal
+from cove.cli.files import chunks_of, input_of, open_input, output_of, write_all
+from cove.cli.flags import Call, Flag, Verb
 from cove.client import connect
 
 TYPE_CHECKING = False
@@ -43,20 +42,14 @@ def _row(mount: dict[str, Any]) -> dict[str, Any]:
 
 
 def export(call: Call) -> int:
-    path = call.text("output")
-    if not path and is_terminal(1):
-        raise UsageError("a tar archive is not for a terminal; use -o FILE, or send it somewhere with | or >")
+    path = output_of(call)
     response = connect(call.host).builds.export_mount(call.arguments[0])
-    with open_output(path) as out:
-        for chunk in response.chunks():
-            out.write(chunk)
+    write_all(response.chunks(), path)
     return 0
 
 
 def import_(call: Call) -> int:
-    path = call.text("input")
-    if not path and is_terminal(0):
-        raise UsageError("there is no archive to import: use -i FILE, or send one to stdin")
+    path = input_of(call)
     name = call.arguments[0] if call.arguments else None
     query = {"id": name, "owner": call.text("owner") or None, "mode": call.text("mode") or None}
     with open_input(path) as source:

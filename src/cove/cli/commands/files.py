@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from cove.cli.files import open_output
-from cove.cli.flags import Call, Flag, UsageError, Verb
-from cove.cli.terminal import is_terminal
+from cove.cli.files import output_of, write_all
+from cove.cli.flags import Call, Flag, Verb
 from cove.client import connect
 
 _LETTERS = ("C", "A", "D")
@@ -17,13 +16,9 @@ def diff(call: Call) -> int:
 
 
 def export(call: Call) -> int:
-    path = call.text("output")
-    if not path and is_terminal(1):
-        raise UsageError("a tar archive is not for a terminal; use -o FILE, or send it somewhere with | or >")
+    path = output_of(call)
     response = connect(call.host).containers.export(call.arguments[0])
-    with open_output(path) as out:
-        for chunk in response.chunks():
-            out.write(chunk)
+    write_all(response.chunks(), path)
     return 0
 
 

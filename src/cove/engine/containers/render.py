@@ -22,33 +22,8 @@ from cove.wire import containers as wire
 from cove.wire.descriptors import Descriptor
 from cove.wire.mounts import MountPoint
 from cove.wire.networks import EndpointSettings
+from cove.wire.spans import duration
 from cove.wire.times import ZERO, stamp
-
-_DAY = 24
-
-
-def human_duration(seconds: float) -> str:
-    """How people say a length of time."""
-    whole = int(seconds)
-    if whole < 1:
-        return "Less than a second"
-    if whole == 1:
-        return "1 second"
-    if whole < 60:
-        return f"{whole} seconds"
-    minutes, hours = whole // 60, round(whole / 3600)
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    if hours == 1:
-        return "About an hour"
-    if hours < 2 * _DAY:
-        return f"{hours} hours"
-    for length, limit, word in ((1, 14, "days"), (7, 60, "weeks"), (30, 730, "months")):
-        if hours < limit * _DAY:
-            return f"{hours // _DAY // length} {word}"
-    return f"{hours // _DAY // 365} years"
 
 
 def status_text(container: Container, now_ns: int) -> str:
@@ -56,7 +31,7 @@ def status_text(container: Container, now_ns: int) -> str:
     facts = container.facts
     if container.removing:
         return "Removal In Progress"
-    since = human_duration((now_ns - facts.finished_ns) / 1e9) if facts.finished_ns else ""
+    since = duration((now_ns - facts.finished_ns) / 1e9) if facts.finished_ns else ""
     if facts.phase == "created":
         return "Created"
     if facts.phase == "dead":
@@ -65,7 +40,7 @@ def status_text(container: Container, now_ns: int) -> str:
         return f"Restarting ({facts.exit_code}) {since} ago"
     if facts.phase == "exited":
         return f"Exited ({facts.exit_code}) {since} ago"
-    up = f"Up {human_duration((now_ns - facts.started_ns) / 1e9)}"
+    up = f"Up {duration((now_ns - facts.started_ns) / 1e9)}"
     if facts.phase == "paused":
         return f"{up} (Paused)"
     if container.health is not None and container.health.status != "none":

@@ -88,19 +88,7 @@ def _first(place: str, layer: dict[str, Any]) -> int:
 
 def _overlay(layer: dict[str, Any]) -> int:
     """A snapshot, or an image's layers."""
-    lower: list[str] = []
-    upper = work = ""
-    data: list[str] = []
-    for option in mounts.parse_options(layer["options"]).data:
-        key, _, value = option.partition("=")
-        if key == "lowerdir":
-            lower = value.split(":")
-        elif key == "upperdir":
-            upper = value
-        elif key == "workdir":
-            work = value
-        else:
-            data.append(option)
+    lower, upper, work, data = mounts.overlay_parts(mounts.parse_options(layer["options"]).data)
     return mounts.overlay(lower, upper, work, data)
 
 

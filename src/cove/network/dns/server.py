@@ -93,10 +93,7 @@ class Resolver:
         connection.close()
 
     def _request(self, connection: socket.socket) -> None:
-        try:
-            packet = channel.receive(connection)
-        except OSError:
-            packet = None
+        packet = channel.arrived(connection)
         if packet is None:
             self._hang_up(connection)
             return

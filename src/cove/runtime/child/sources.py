@@ -172,19 +172,7 @@ def root(spec: Spec, rootfs: Mount | None, maps: Maps | None = None) -> int:
 
 def _overlay(rootfs: Mount, options: Options, maps: Maps | None) -> int:
     """An overlay from its options "lowerdir=TOP:…:BOTTOM", "upperdir=", "workdir=" and whatever else."""
-    lower: list[str] = []
-    upper = work = ""
-    others: list[str] = []
-    for option in options.data:
-        key, _, value = option.partition("=")
-        if key == "lowerdir":
-            lower = value.split(":")
-        elif key == "upperdir":
-            upper = value
-        elif key == "workdir":
-            work = value
-        else:
-            others.append(option)
+    lower, upper, work, others = mounts.overlay_parts(options.data)
     if not rootfs.uid_mappings:
         return mounts.overlay(lower, upper, work, others)
     owner = idmaps.host_id(rootfs.uid_mappings, 0), idmaps.host_id(rootfs.gid_mappings, 0)
