@@ -29,6 +29,7 @@ from cove.engine.containers.stats import Stats
 from cove.engine.containers.streams import Streams
 from cove.engine.context import Context, Settings
 from cove.engine.disk_usage import DiskUsage
+from cove.engine.images.making import ImageMaking
 from cove.engine.images.manifests import ManifestService
 from cove.engine.images.service import ImageService
 from cove.engine.images.trust import TrustService
@@ -92,6 +93,7 @@ class Engine:
         self._mounts, self._users = mounts, users
         self._explanations: Explanations | None = None
         self.images = ImageService(context, registry)
+        self.image_making = ImageMaking(context, registry)
         self.manifests = ManifestService(context)
         self.trust = TrustService(context)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)

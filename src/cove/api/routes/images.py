@@ -83,7 +83,7 @@ async def create(engine: Engine, request: Request) -> Reply:
     source = query.text("fromSrc")
     if not source:
         raise InvalidArgument("Nothing is named to be pulled (fromImage) or imported (fromSrc)")
-    messages = await engine.images.import_(
+    messages = await engine.image_making.import_(
         request.body,
         address="" if source == "-" else source if "://" in source else f"http://{source}",
         repo=query.text("repo"),
@@ -152,7 +152,7 @@ async def search(engine: Engine, request: Request) -> Reply:
 async def commit(engine: Engine, request: Request) -> Reply:
     query = request.query
     body = await request.json_text()
-    made = await engine.images.commit(
+    made = await engine.image_making.commit(
         query.text("container"),
         repo=query.text("repo"),
         tag=query.text("tag"),
@@ -173,7 +173,7 @@ def _config(body: bytes) -> ContainerConfig | None:
 async def bootstrap(engine: Engine, request: Request) -> Reply:
     """Cove's own: a base image made of a distribution's packages."""
     body = await request.json(BootstrapRequest)
-    messages = await engine.images.bootstrap(
+    messages = await engine.image_making.bootstrap(
         body.name, suite=body.suite, include=list(body.include), variant=body.variant, mirror=body.mirror
     )
     return progress(messages)

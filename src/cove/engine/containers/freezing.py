@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from cove.engine.containers.registry import Container
 from cove.errors import Conflict
@@ -27,5 +27,10 @@ async def standing_still(
                     await runtime.freeze(container.id, True)
                 except Conflict:
                     continue  # it ended this very moment
-                held.push_async_callback(runtime.freeze, container.id, False)
+                held.push_async_callback(_thaw, runtime, container.id)
         yield
+
+
+async def _thaw(runtime: Runtime, identity: str) -> None:
+    with suppress(Conflict):  # it was killed meanwhile
+        await runtime.freeze(identity, False)

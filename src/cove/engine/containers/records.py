@@ -132,3 +132,5 @@ class VolumeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """An image's content was copied in; known only of volumes that cannot be looked into from outside."""
     awaits: str = ""
     """The container that it is made for, or work under way: without that, when the daemon starts again, it goes."""
+    was: str = ""
+    """The name that its data has until a rename under way is done."""

@@ -1,4 +1,4 @@
-"""Which images of a list were asked for. Pure but for the look at the images that a filter names."""
+"""Which images of a list, and which platform, were asked for. Pure but for the look at images that a filter names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from cove.engine.images.view import created_ns
+from cove.errors import InvalidArgument
 from cove.image.images import Image, Images
+from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 from cove.wire.filters import Filters
 from cove.wire.times import moment
@@ -58,3 +60,13 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
 def _matches(name: str, pattern: str) -> bool:
     parts, wanted = name.split("/"), pattern.split("/")
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+
+
+def asked_platform(text: str) -> Platform | None:
+    """What a client writes: "linux/arm64", or the JSON object of newer ones; None for nothing."""
+    if not text.startswith("{"):
+        return Platform.parse(text) if text else None
+    try:
+        return msgspec.json.decode(text, type=Platform).normalised()
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"the platform is not in order: {error}") from error

@@ -1,4 +1,4 @@
-"""Images: shown, named, removed; brought in and sent out.
+"""Images: shown, named, removed; brought in and sent out. Those made here are `cove.engine.images.making`'s.
 
 Everything that transfers or unpacks runs in threads of its own and tells its progress as Docker's clients
 draw it.
@@ -9,40 +9,27 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from cove.engine.bridging import Message, Sink, blocking, told
-from cove.engine.containers import merge
-from cove.engine.containers.registry import Container, Registry
+from cove.engine.containers.registry import Registry
 from cove.engine.context import Context
-from cove.engine.images.selection import narrowed, wanted
-from cove.engine.images.view import defaults, descriptor, inspection, manifest, summary, unix_seconds
-from cove.engine.telling import tell
-from cove.errors import Conflict, CoveError, InvalidArgument, NotFound
-from cove.image import changes as instructions
+from cove.engine.images.selection import asked_platform, narrowed, wanted
+from cove.engine.images.view import descriptor, inspection, manifest, summary, unix_seconds
+from cove.engine.telling import tell_after, tell_image
+from cove.errors import CoveError, InvalidArgument, NotFound
 from cove.image.distribution import Credentials
 from cove.image.images import Image
-from cove.image.rebuild import rebuilt
-from cove.image.travel.bootstrap import Options, bootstrap
-from cove.image.travel.diff import Base, commit
-from cove.image.travel.imports import import_archive
 from cove.image.travel.loading import load
 from cove.image.travel.saving import save
-from cove.oci import image as oci
-from cove.oci.platform import Platform
 from cove.oci.reference import DEFAULT_DOMAIN, Reference
 from cove.wire import images as wire
-from cove.wire.containers import ContainerConfig
 from cove.wire.filters import Filters
 from cove.wire.times import moment
-
-if TYPE_CHECKING:
-    from cove.build.fetching import Answer
 
 _ALGORITHMS = ("sha256", "sha384", "sha512")
 
@@ -106,7 +93,7 @@ class ImageService:
 
     async def inspect(self, name: str, *, platform: str = "", manifests: bool = False) -> wire.ImageInspect:
         """All about one image, or its variant for a platform; with `manifests`, which variants there are."""
-        image = self._context.images.get(name, _platform(platform))
+        image = self._context.images.get(name, asked_platform(platform))
         variants = await self._context.executors.disk(self._manifests, image, self._users()) if manifests else None
         shown = inspection(image, variants)
         return msgspec.structs.replace(
@@ -122,7 +109,7 @@ class ImageService:
     async def history(self, name: str, *, platform: str = "") -> Sequence[wire.ImageHistoryItem]:
         """The steps of its making, the newest first."""
         images = self._context.images
-        steps: Sequence[dict[str, Any]] = images.history(images.get(name, _platform(platform)))
+        steps: Sequence[dict[str, Any]] = images.history(images.get(name, asked_platform(platform)))
         return [
             wire.ImageHistoryItem(
                 id=step["Id"],
@@ -155,7 +142,7 @@ class ImageService:
         With `platforms` those variants of an index alone.
         """
         if platforms:
-            wanted = [each for text in platforms if (each := _platform(text))]
+            wanted = [each for text in platforms if (each := asked_platform(text))]
             drop = self._context.images.drop_variants
             return self._deleted(None, await self._context.executors.disk(drop, name, wanted, set(self._users())))
         image = self._context.images.get(name)
@@ -234,7 +221,7 @@ class ImageService:
         A bare repository means all its tags; `every` all the platforms of the image.
         """
         reference = _reference(name, tag)
-        wanted = _platform(platform)
+        wanted = asked_platform(platform)
         if every and wanted:
             raise InvalidArgument("choose between one platform and all of them")
         credentials = Credentials.from_header(auth) if auth else None
@@ -245,12 +232,12 @@ class ImageService:
             pull(reference, platform=wanted, every=every, credentials=credentials, progress=sink, cancel=cancel)
 
         messages = await told(self._context.executors, work)
-        return self._then(messages, "pull", reference.or_latest().familiar)
+        return tell_after(self._context.events, messages, "pull", reference.or_latest().familiar)
 
     async def push(self, name: str, *, tag: str = "", platform: str = "", auth: str = "") -> AsyncIterator[Message]:
         """To a registry; a bare repository means all the tags that it has here, `platform` one variant of each."""
         reference = _reference(name, tag)
-        wanted = _platform(platform)
+        wanted = asked_platform(platform)
         credentials = Credentials.from_header(auth) if auth else None
         if reference.tag or reference.digest:
             self._context.images.get(reference.familiar, wanted)
@@ -268,7 +255,7 @@ class ImageService:
                 )
 
         messages = await told(self._context.executors, work)
-        return self._then(messages, "push", reference.familiar)
+        return tell_after(self._context.events, messages, "push", reference.familiar)
 
     async def distribution(self, name: str, *, auth: str = "") -> wire.DistributionInspect:
         """What a name stands for at its registry, without pulling it."""
@@ -299,7 +286,7 @@ class ImageService:
 
         A quiet load is answered when it is done: clients that are told nothing of it do not read on.
         """
-        body, wanted = blocking(stream), _platform(platform)
+        body, wanted = blocking(stream), asked_platform(platform)
         context = self._context
 
         def work(sink: Sink, cancel: threading.Event) -> None:
@@ -314,158 +301,22 @@ class ImageService:
                 platform=wanted,
             )
 
-        return self._then(await told(context.executors, work, at_once=not quiet), "load", "")
+        return tell_after(context.events, await told(context.executors, work, at_once=not quiet), "load", "")
 
     async def save(self, names: Sequence[str], *, platform: str = "") -> AsyncIterator[bytes]:
         """An archive of images, with all their variants or one; NotFound at once."""
         if not names:
             raise InvalidArgument("no image was named: say which ones shall be saved")
         context = self._context
-        pieces = await context.executors.bulk(save, context.store.content, context.images, names, _platform(platform))
+        pieces = await context.executors.bulk(
+            save, context.store.content, context.images, names, asked_platform(platform)
+        )
         for name in names:
             self._tell("save", name, name)
         return context.executors.stream(pieces)
 
-    async def import_(
-        self,
-        stream: AsyncIterator[bytes],
-        *,
-        address: str = "",
-        repo: str = "",
-        tag: str = "",
-        message: str = "",
-        changes: Sequence[str] = (),
-        platform: str = "",
-    ) -> AsyncIterator[Message]:
-        """A root file system's archive as an image: that in `stream`, or what lies at the HTTP `address`."""
-        body, store = blocking(stream), self._context.store
-        name = Reference.parse(f"{repo}:{tag}" if tag else repo).full if repo else ""
-        wanted = _platform(platform)
-
-        connection = ExitStack()
-        answer = await self._context.executors.bulk(_opened, connection, address) if address else None
-
-        def taken(archive: Iterable[bytes]) -> str:
-            image = import_archive(
-                store.content,
-                store.images,
-                store.layers,
-                archive,
-                name=name,
-                message=message or f"Imported from {address or '-'}",
-                change=changes,
-                platform=wanted,
-            )
-            return image.id
-
-        def work(sink: Sink, cancel: threading.Event) -> None:
-            if answer is None:
-                sink({"status": taken(body)})
-                return
-            sink({"status": f"Downloading from {address}"})
-            with connection:
-                sink({"status": taken(answer.pieces)})
-
-        return self._then(await told(self._context.executors, work), "import", name)
-
-    async def bootstrap(
-        self,
-        name: str,
-        *,
-        suite: str = "",
-        include: Sequence[str] = (),
-        variant: str = "minbase",
-        mirror: str = "",
-    ) -> AsyncIterator[Message]:
-        """A base image out of the distribution's packages."""
-        store = self._context.store
-        options = Options(suite=suite, include=tuple(include), variant=variant or "minbase", mirror=mirror)
-
-        def work(sink: Sink, cancel: threading.Event) -> None:
-            bootstrap(store.content, store.images, store.layers, name, options, sink)
-
-        return self._then(await told(self._context.executors, work), "import", name)
-
-    async def commit(
-        self,
-        ref: str,
-        *,
-        repo: str = "",
-        tag: str = "",
-        comment: str = "",
-        author: str = "",
-        pause: bool = True,
-        changes: Sequence[str] = (),
-        config: ContainerConfig | None = None,
-    ) -> str:
-        """An image of a container as it is now: its identity. Its processes stand still meanwhile if `pause`."""
-        container = self._registry.find(ref)
-        name = Reference.parse(f"{repo}:{tag}" if tag else repo).full if repo else ""
-        own = defaults(container.record.config)
-        chosen = instructions.apply(defaults(merge.merge(config, own)) if config is not None else own, changes)
-        async with container.lock:
-            freeze = pause and container.facts.phase == "running"
-            if freeze:
-                try:
-                    await self._context.runtime.freeze(container.id, True)
-                except Conflict:  # it ended this very moment
-                    freeze = False
-            try:
-                image = await self._context.executors.bulk(
-                    self._commit, container, chosen, name=name, author=author, comment=comment
-                )
-            finally:
-                if freeze:
-                    with suppress(Conflict):  # it was killed meanwhile
-                        await self._context.runtime.freeze(container.id, False)
-        tell(self._context.events, container, "commit", comment=comment, imageID=image.id, imageRef=name)
-        return image.id
-
-    def _commit(
-        self, container: Container, config: oci.ContainerConfig, *, name: str, author: str, comment: str
-    ) -> Image:
-        store, record = self._context.store, container.record
-        base: Base
-        try:
-            base = store.images.get(record.image_id)
-        except NotFound:  # removed by force; the container stands on its layers still
-            chain = store.snapshots.chain(record.id) or ""
-            base = rebuilt(store.content, store.layers, chain, defaults(record.config))
-        return commit(
-            self._context.data,
-            store.content,
-            store.images,
-            store.layers,
-            store.snapshots,
-            record.id,
-            base,
-            config=config,
-            name=name,
-            author=author,
-            comment=comment,
-            created_by=" ".join((record.path, *record.args)),
-        )
-
-    async def _then(self, messages: AsyncIterator[Message], action: str, name: str) -> AsyncIterator[Message]:
-        """The messages, and after a good end the event."""
-        async for message in messages:
-            yield message
-        self._tell(action, name, name)
-
     def _tell(self, action: str, identity: str, name: str) -> None:
-        self._context.events.emit("image", action, identity, {"name": name})
-
-    # ── filters ───────────────────────────────────────────────────────────────────────────────────
-
-
-def _platform(text: str) -> Platform | None:
-    """What a client writes: "linux/arm64", or the JSON object of newer ones; None for nothing."""
-    if not text.startswith("{"):
-        return Platform.parse(text) if text else None
-    try:
-        return msgspec.json.decode(text, type=Platform).normalised()
-    except msgspec.DecodeError as error:
-        raise InvalidArgument(f"the platform is not in order: {error}") from error
+        tell_image(self._context.events, action, identity, name)
 
 
 def _another(identity: str, image: Image) -> bool:
@@ -493,9 +344,3 @@ def _reference(name: str, tag: str) -> Reference:
     if not tag:
         return Reference.parse(name, default_tag="")
     return Reference.parse(f"{name}@{tag}" if ":" in tag else f"{name}:{tag}", default_tag="")
-
-
-def _opened(connection: ExitStack, address: str) -> Answer:
-    from cove.build.fetching import opened  # loads an HTTP client
-
-    return connection.enter_context(opened(address))

@@ -20,12 +20,11 @@ from cove.engine.containers.records import VolumeRecord
 from cove.engine.containers.registry import Container, Registry
 from cove.engine.context import Context
 from cove.engine.volumes.plugins import PluginVolumes
+from cove.engine.volumes.records import VolumeRecords
 from cove.engine.volumes.use import VolumeUse
 from cove.engine.volumes.view import VolumeView
 from cove.errors import Conflict, CoveError, NotFound, Unavailable, Unsupported
 from cove.oci.spec import Mount
-from cove.store.documents import Documents
-from cove.volume.driver import Driver
 from cove.wire import volumes as wire
 from cove.wire.filters import Filters
 
@@ -36,8 +35,7 @@ class VolumeService:
     def __init__(self, context: Context, registry: Registry) -> None:
         self._context = context
         self._registry = registry
-        self._documents = Documents(context.database, "volumes", VolumeRecord, key="name")
-        self._records: dict[str, VolumeRecord] = {}
+        self._records = VolumeRecords(context)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._plugins = PluginVolumes(context)
         self.use = VolumeUse(context, self._plugins, self._records)
@@ -45,16 +43,15 @@ class VolumeService:
 
     def load(self) -> None:
         """Read the records, and finish what a crash cut short: what is written down is made, or wholly removed."""
-        self._records.update(self._documents.load())
+        self._records.load()
         for name, driver in self._context.volume_drivers.items():
-            ours = {each.name: each.options for each in self._records.values() if each.driver == name}
+            ours = {each.name: each.options for each in self._records if each.driver == name}
             for gone in driver.recover(ours):
-                self._documents.delete(gone)
-                del self._records[gone]
+                self._records.delete(gone)
 
     async def collect(self) -> None:
         """Remove the volumes of work that a crash cut short."""
-        for record in [each for each in self._records.values() if each.awaits]:
+        for record in [each for each in self._records if each.awaits]:
             if self._registry.get(record.awaits) is None:
                 with suppress(CoveError):
                     await self.remove(record.name, force=True)
@@ -63,16 +60,12 @@ class VolumeService:
 
     def settle(self, name: str) -> None:
         """What a volume was made for is there."""
-        record = self._find(name)
+        record = self._records.find(name)
         if record.awaits:
-            self._put(msgspec.structs.replace(record, awaits=""))
-
-    def _put(self, record: VolumeRecord) -> None:
-        self._documents.put(record.name, record)
-        self._records[record.name] = record
+            self._records.put(msgspec.structs.replace(record, awaits=""))
 
     def all(self) -> Sequence[VolumeRecord]:
-        return list(self._records.values())
+        return list(self._records)
 
     async def create(self, body: wire.VolumeCreateRequest) -> wire.Volume:
         """Make a volume, or return the one that bears the name with this driver."""
@@ -118,21 +111,22 @@ class VolumeService:
                 awaits=awaits,
             )
             await self._make(record)
-            self._records[name] = record
         self._context.events.emit("volume", "create", name, {"driver": driver})
         return record
 
     async def _make(self, record: VolumeRecord) -> None:
         """Written down first: a crash in the middle leaves what `load` completes."""
-        self._documents.put(record.name, record)
+        self._records.intend(record)
+        driver = self._records.driver(record)
         try:
-            if self._is_ours(record.driver):
-                await self._context.executors.disk(self._driver(record.driver).create, record.name, record.options)
+            if driver is not None:
+                await self._context.executors.disk(driver.create, record.name, record.options)
             else:
                 await self._plugins.create(record.driver, record.name, record.options)
         except BaseException:
-            self._documents.delete(record.name)
+            self._records.delete(record.name)
             raise
+        self._records.appear(record)
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Delete a volume that no container names."""
@@ -149,12 +143,12 @@ class VolumeService:
             if users:
                 listed = ", ".join(user.id for user in users)
                 raise Conflict(f"remove {name}: volume is in use - [{listed}]")
-            if self._is_ours(record.driver):
-                await self._context.executors.disk(self._driver(record.driver).remove, name)
+            keeper = self._records.driver(record)
+            if keeper is not None:
+                await self._context.executors.disk(keeper.remove, name)
             else:
                 await self._remove_theirs(record, force)
-            self._documents.delete(name)
-            self._records.pop(name, None)
+            self._records.delete(name)
         self._context.events.emit("volume", "destroy", name, {"driver": record.driver})
 
     @asynccontextmanager
@@ -165,7 +159,8 @@ class VolumeService:
                 raise Conflict(
                     f"a volume with the name {record.name} exists already; remove it or choose another name"
                 )
-            if not self._is_ours(record.driver):
+            driver = self._records.driver(record)
+            if driver is None:
                 await self._plugins.create(record.driver, record.name, record.options)
                 await self._plugins.hold((record,), record.name)
                 try:
@@ -176,19 +171,19 @@ class VolumeService:
                 finally:
                     await self._plugins.release((record,), record.name)
             else:
-                driver, disk = self._driver(record.driver), self._context.executors.disk
+                disk = self._context.executors.disk
                 hidden = driver.unfinished(ids.new_id())
                 try:
                     await disk(driver.create, hidden, record.options)
                     yield driver.mount(hidden, "/", record.options)
                     # Never data without a row, nor a row that stays without data: a crash in between leaves neither.
-                    self._documents.put(record.name, msgspec.structs.replace(record, awaits=record.awaits or hidden))
+                    self._records.intend(msgspec.structs.replace(record, awaits=record.awaits or hidden))
                     await disk(driver.rename, hidden, record.name)
                 except BaseException:
-                    self._documents.delete(record.name)
+                    self._records.delete(record.name)
                     await disk(driver.remove, hidden)
                     raise
-            self._put(record)
+            self._records.put(record)
         self._context.events.emit("volume", "create", record.name, {"driver": record.driver})
 
     def users(self, name: str) -> Sequence[Container]:
@@ -204,17 +199,18 @@ class VolumeService:
 
     def record(self, name: str) -> VolumeRecord:
         """What is known of a volume; NotFound when there is none."""
-        return self._find(name)
+        return self._records.find(name)
 
     def note_filled(self, name: str) -> None:
         """An image's content was copied in."""
-        self._put(msgspec.structs.replace(self._find(name), filled=True))
+        self._records.put(msgspec.structs.replace(self._records.find(name), filled=True))
 
     async def rename(self, name: str, to: str) -> None:
         """Another name for a volume that no container names; Conflict when one does, or the name is taken."""
         async with self._lock(name), self._lock(to):
-            record = self._find(name)
-            if not self._is_ours(record.driver):
+            record = self._records.find(name)
+            driver = self._records.driver(record)
+            if driver is None:
                 raise Unsupported(f"The volume {name} belongs to the plugin {record.driver}, which cannot rename it")
             if to in self._records:
                 raise Conflict(f"a volume with the name {to} exists already; remove it or choose another name")
@@ -222,19 +218,22 @@ class VolumeService:
             if users:
                 listed = ", ".join(user.name for user in users)
                 raise Conflict(f"rename {name}: volume is in use by {listed}; remove these containers first")
-            await self._context.executors.disk(self._driver(record.driver).rename, name, to)
             renamed = msgspec.structs.replace(record, name=to, anonymous=False)
-            self._documents.put(to, renamed)
-            self._documents.delete(name)
-            del self._records[name]
-            self._records[to] = renamed
+            self._records.intend(msgspec.structs.replace(renamed, was=name))
+            try:
+                await self._context.executors.disk(driver.rename, name, to)
+            except CoveError:
+                self._records.delete(to)
+                raise
+            self._records.put(renamed)
+            self._records.delete(name)
 
     def unused(self, filters: Filters) -> Sequence[VolumeRecord]:
         """What a prune removes: anonymous ones, or with `all` any, that no container names."""
         everything = filters.flag("all") or False
         return [
             record
-            for record in self._records.values()
+            for record in self._records
             if (record.anonymous or everything)
             and not self.users(record.name)
             and filters.labels(record.labels)
@@ -255,15 +254,3 @@ class VolumeService:
         if lock is None:
             lock = self._locks[name] = asyncio.Lock()
         return lock
-
-    def _is_ours(self, driver: str) -> bool:
-        return driver in self._context.volume_drivers
-
-    def _driver(self, name: str) -> Driver:
-        return self._context.volume_drivers[name]
-
-    def _find(self, name: str) -> VolumeRecord:
-        record = self._records.get(name)
-        if record is None:
-            raise NotFound(f"get {name}: no such volume")
-        return record

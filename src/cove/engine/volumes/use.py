@@ -7,34 +7,34 @@ Owns no state: the records are `cove.engine.volumes.service`'.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from cove import ids
 from cove.engine.containers.records import MountRecord, VolumeRecord
 from cove.engine.context import Context
 from cove.engine.volumes.plugins import PluginVolumes
-from cove.errors import NotFound
+from cove.engine.volumes.records import VolumeRecords
 from cove.kernel.mounts import subdirectory
 from cove.oci.spec import Mount
-from cove.volume.driver import Driver
 
 
 class VolumeUse:
     """Part of `VolumeService`; `records` are its own."""
 
-    def __init__(self, context: Context, plugins: PluginVolumes, records: Mapping[str, VolumeRecord]) -> None:
+    def __init__(self, context: Context, plugins: PluginVolumes, records: VolumeRecords) -> None:
         self._context = context
         self._plugins = plugins
         self._records = records
 
     def mount(self, asked: MountRecord) -> Mount:
         """The mount that shows a volume in a container; one of a plugin's must be held (`held`)."""
-        record = self._find(asked.name)
-        if not self._is_ours(record.driver):
+        record = self._records.find(asked.name)
+        driver = self._records.driver(record)
+        if driver is None:
             part = (subdirectory(asked.subpath),) if asked.subpath else ()
             return self._plugins.mount(record, asked.destination, ("rw" if asked.rw else "ro", *part))
-        return self._driver(record.driver).mount(
+        return driver.mount(
             asked.name, asked.destination, record.options, subpath=asked.subpath, readonly=not asked.rw
         )
 
@@ -43,8 +43,9 @@ class VolumeUse:
         mounts = tuple(mounts)
         for name in {mount.name for mount in mounts if mount.type == "volume"}:
             record = self._records.get(name)
-            if record is not None and "o" in record.options and self._is_ours(record.driver):
-                await self._context.executors.bulk(self._driver(record.driver).prepare, record.options)
+            driver = self._records.driver(record) if record is not None else None
+            if record is not None and driver is not None and "o" in record.options:
+                await self._context.executors.bulk(driver.prepare, record.options)
         if theirs := self._theirs(mounts):
             await self._plugins.hold(theirs, user)
 
@@ -66,15 +67,13 @@ class VolumeUse:
     def _theirs(self, mounts: Iterable[MountRecord]) -> Sequence[VolumeRecord]:
         """The volumes of plugins, each once."""
         names = {mount.name for mount in mounts if mount.type == "volume"}
-        found = [self._records[name] for name in sorted(names) if name in self._records]
-        return [record for record in found if not self._is_ours(record.driver)]
+        found = [record for name in sorted(names) if (record := self._records.get(name)) is not None]
+        return [record for record in found if self._records.driver(record) is None]
 
     def source(self, name: str) -> str:
         """The directory that inspect calls Mountpoint."""
-        record = self._find(name)
-        if not self._is_ours(record.driver):
-            return self._plugins.place(name)
-        return str(self._driver(record.driver).path(name))
+        driver = self._records.driver(self._records.find(name))
+        return str(driver.path(name)) if driver is not None else self._plugins.place(name)
 
     def wants_fill(self, asked: MountRecord) -> bool:
         """Whether an image's content belongs into a volume before its first use."""
@@ -85,25 +84,13 @@ class VolumeUse:
             return not record.filled and not asked.subpath
         if record.options:
             return False
-        if not self._is_ours(record.driver):
-            return True  # seen once it is mounted
-        return self._driver(record.driver).empty(asked.name, asked.subpath)
+        driver = self._records.driver(record)
+        return driver is None or driver.empty(asked.name, asked.subpath)  # a plugin's is seen once it is mounted
 
     def within_project(self, name: str) -> bool:
         """Whether a volume has its size by a quota of the file system that it lies on."""
         record = self._records.get(name)
-        if record is None or "size" not in record.options or not self._is_ours(record.driver):
+        driver = self._records.driver(record) if record is not None else None
+        if record is None or driver is None or "size" not in record.options:
             return False
-        return self._driver(record.driver).mount(name, "/", record.options).type == "bind"
-
-    def _is_ours(self, driver: str) -> bool:
-        return driver in self._context.volume_drivers
-
-    def _driver(self, name: str) -> Driver:
-        return self._context.volume_drivers[name]
-
-    def _find(self, name: str) -> VolumeRecord:
-        record = self._records.get(name)
-        if record is None:
-            raise NotFound(f"get {name}: no such volume")
-        return record
+        return driver.mount(name, "/", record.options).type == "bind"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -11,6 +11,7 @@ from cove.engine.containers.records import VolumeRecord
 from cove.engine.containers.registry import Container
 from cove.engine.context import Context
 from cove.engine.volumes.plugins import PluginVolumes
+from cove.engine.volumes.records import VolumeRecords
 from cove.errors import NotFound
 from cove.volume.plugin import Volume
 from cove.wire import volumes as wire
@@ -25,7 +26,7 @@ class VolumeView:
         self,
         context: Context,
         plugins: PluginVolumes,
-        records: Mapping[str, VolumeRecord],
+        records: VolumeRecords,
         users: Callable[[str], Sequence[Container]],
     ) -> None:
         self._context = context
@@ -43,7 +44,7 @@ class VolumeView:
         filters.flag("dangling")  # nonsense is refused even where there is nothing to list
         theirs, complaints = await self._plugins.all()
         seen = {(driver, each.name): (each, scope) for driver, (all_, scope) in theirs.items() for each in all_}
-        known = {(record.driver, record.name): record for record in self._records.values()}
+        known = {(record.driver, record.name): record for record in self._records}
         known |= {key: VolumeRecord(name=key[1], driver=key[0], created_ns=0) for key in seen if key not in known}
         wanted = {key: record for key, record in known.items() if self._wanted(record, filters)}
         shown = [self._render(record, *seen.get(key, ())) for key, record in wanted.items()]
@@ -54,9 +55,8 @@ class VolumeView:
     async def usage(self, name: str) -> wire.VolumeUsage:
         """What a volume takes on disk, measured now (-1 when its plugin does not tell), and how many use it."""
         record = self._records.get(name)
-        size = -1
-        if record is not None and record.driver in self._context.volume_drivers:
-            size = await self._context.executors.disk(self._context.volume_drivers[record.driver].size, name)
+        driver = self._records.driver(record) if record is not None else None
+        size = await self._context.executors.disk(driver.size, name) if driver is not None else -1
         return wire.VolumeUsage(size=size, ref_count=len(self._users(name)))
 
     async def inspect(self, name: str) -> wire.Volume:
@@ -66,7 +66,7 @@ class VolumeView:
         if record is None and not driver:
             raise NotFound(f"get {name}: no such volume")
         record = record or VolumeRecord(name=name, driver=driver, created_ns=0)
-        if driver in self._context.volume_drivers:
+        if self._records.driver(record) is not None:
             return self._render(record)
         return self._render(record, *await self._plugins.look(driver, name))
 
@@ -82,7 +82,7 @@ class VolumeView:
 
     def _render(self, record: VolumeRecord, told: Volume | None = None, scope: str = "local") -> wire.Volume:
         """A volume as the API shows it; `told` by its plugin."""
-        ours = self._context.volume_drivers.get(record.driver)
+        ours = self._records.driver(record)
         place = str(ours.path(record.name)) if ours is not None else self._plugins.place(record.name)
         return wire.Volume(
             created_at=stamp(record.created_ns) if record.created_ns else told.created if told else "",
