@@ -27,7 +27,7 @@ class Connection(http.client.HTTPConnection):
 class Api:
     """The API of one daemon, at one version."""
 
-    def __init__(self, daemon: Daemon, version: str = "1.51") -> None:
+    def __init__(self, daemon: Daemon, version: str = "1.56") -> None:
         self.path = str(daemon.run / "cove.sock")
         self._version = version
 

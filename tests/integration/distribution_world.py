@@ -208,14 +208,32 @@ def make_index(world: World, name: str, offers: dict[str, bytes]) -> str:
         version = {"os.version": "10.0.20348"} if system == "windows" else {}
         about = {"os": system, "architecture": architecture, **version}
         manifests.append(descriptor(image.OCI_MANIFEST, world.blobs[digest], platform=about))
-    statement = make_image(world, "", [b"{}"], os="unknown", architecture="unknown")
+    statement = _make_statement(world)
     notes = {image.ATTESTATION_TYPE: "attestation-manifest", image.ATTESTATION_SUBJECT: manifests[0]["digest"]}
     unknown = {"os": "unknown", "architecture": "unknown"}
-    manifests.append(descriptor(image.OCI_MANIFEST, world.blobs[statement], platform=unknown, annotations=notes))
+    manifests.append(descriptor(image.OCI_MANIFEST, statement, platform=unknown, annotations=notes))
     index = {"schemaVersion": 2, "mediaType": image.OCI_INDEX, "manifests": manifests}
     digest = world.put(json.dumps(index).encode())
     world.register(digest, [Reference.parse(name).full])
     return digest
+
+
+STATEMENT = b'{"_type": "https://in-toto.io/Statement/v0.1", "predicateType": "https://slsa.dev/provenance/v0.2"}'
+
+
+def _make_statement(world: World) -> bytes:
+    """The manifest of an in-toto statement, as BuildKit makes it."""
+    config = json.dumps({"os": "unknown", "architecture": "unknown", "rootfs": {"type": "layers", "diff_ids": []}})
+    kind = {"in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2"}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": image.OCI_MANIFEST,
+        "config": descriptor(image.OCI_CONFIG, config.encode()),
+        "layers": [descriptor("application/vnd.in-toto+json", STATEMENT, annotations=kind)],
+    }
+    for blob in (config.encode(), STATEMENT):
+        world.put(blob)
+    return world.blobs[world.put(json.dumps(manifest).encode())]
 
 
 def descriptor(media_type: str, data: bytes, **more: Any) -> dict[str, Any]:

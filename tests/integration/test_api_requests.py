@@ -234,7 +234,6 @@ def test_credentials_of_a_build_may_be_null(api: Api) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "query"),
     [
-        ("GET", "/images/busybox/get", {"platform": ["linux/amd64", "linux/arm64"]}),
         ("GET", "/system/df", {"type": "nonsense"}),
         ("POST", "/plugins/pull", {"remote": "x"}),
     ],

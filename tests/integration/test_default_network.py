@@ -57,7 +57,7 @@ def test_wishes_hold_from_the_next_start_without_containers_on_it(wished: Daemon
     seen = wished.cove("run", "--rm", "busybox", "sh", "-c", "ip addr show eth0; ip route").stdout
     assert "mtu 1400" in seen and "10.201.7.128/24" in seen and "default via 10.201.7.1 " in seen
     wished.cove("run", "-d", "--name", "first", "busybox", "sleep", "600")
-    address = wished.cove("inspect", "-f", "{{.NetworkSettings.IPAddress}}", "first").stdout.strip()
+    address = wished.cove("inspect", "-f", "{{.NetworkSettings.Networks.bridge.IPAddress}}", "first").stdout.strip()
     assert wished.cove("run", "--rm", "busybox", "ping", "-c1", "-W1", address, check=False).returncode == 1
     wished.cove("rm", "-f", "first")
 

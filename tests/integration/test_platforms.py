@@ -12,8 +12,10 @@ import pytest
 
 from cove.oci.reference import Reference
 from tests.conftest import Daemon
-from tests.integration.distribution_world import World, make_index, real_registry
+from tests.integration.api_client import Api
+from tests.integration.distribution_world import STATEMENT, World, make_index, real_registry
 from tests.integration.scripted_registry import Client
+from tests.integration.specification import differences
 
 pytestmark = pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed")
 
@@ -85,6 +87,50 @@ def test_all_platforms_come_go_and_are_saved_whole(daemon: Daemon, name: str, re
     daemon.cove("rmi", name)
     daemon.cove("load", "-i", str(single))
     assert listed(daemon, name) == {"linux/arm64": "yes"}
+
+
+def test_some_platforms_are_saved_and_loaded(daemon: Daemon, name: str) -> None:
+    api = Api(daemon)
+    daemon.cove("pull", "-q", "--all-platforms", name)
+    some = [json.dumps({"os": "linux", "architecture": each}) for each in ("amd64", "arm64")]
+    status, whole = api.send("GET", f"/images/{name}/get")
+    assert status == 200
+    status, part = api.send("GET", f"/images/{name}/get", platform=some)
+    assert status == 200 and len(part) < len(whole)
+    status, refused = Api(daemon, "1.51").call("GET", f"/images/{name}/get", platform=some)
+    assert (status, "use API version 1.52 or later" in refused["message"]) == (400, True)
+    missing = json.dumps({"os": "linux", "architecture": "s390x"})
+    assert api.call("GET", f"/images/{name}/get", platform=[*some, missing])[0] == 404
+    kept = {"linux/amd64": "yes", "linux/arm64": "yes", "windows/amd64 (10.0.20348)": "no"}
+    for data, chosen in ((part, []), (whole, some)):
+        daemon.cove("rmi", name)
+        status, said = api.send("POST", "/images/load", data, kind="application/x-tar", platform=chosen)
+        assert (status, b"Loaded image" in said) == (200, True)
+        found = listed(daemon, name)
+        assert {platform: found[platform] for platform in kept} == kept
+    daemon.cove("rmi", name)
+    _, said = api.send("POST", "/images/load", part, kind="application/x-tar", platform=[*some, missing])
+    assert b"has no variant for linux/s390x" in said
+
+
+def test_what_is_attested_of_an_image_is_told(daemon: Daemon, name: str) -> None:
+    api = Api(daemon)
+    path, first = f"/images/{name}/attestations", json.dumps({"os": "linux", "architecture": "amd64"})
+    daemon.cove("pull", "-q", "--all-platforms", name)
+    status, (told,) = api.call("GET", path, platform=first)
+    assert differences("GET", path, status, [told]) == []
+    assert told["PredicateType"] == "https://slsa.dev/provenance/v0.2" and "Statement" not in told
+    status, (told,) = api.call("GET", path, platform=first, statement=1, type=["x", told["PredicateType"]])
+    assert differences("GET", path, status, [told]) == []
+    assert told["Statement"] == json.loads(STATEMENT)
+    assert api.call("GET", path, platform=first, type="https://spdx.dev/Document") == (200, [])
+    assert api.call("GET", path, platform=json.dumps({"os": "linux", "architecture": "arm64"})) == (200, [])
+    assert api.call("GET", path, platform=json.dumps({"os": "linux", "architecture": "s390x"}))[0] == 404
+    assert api.call("GET", path, platform=[first, first])[0] == 400
+    assert api.call("GET", path, platform="{")[0] == 400
+    assert api.call("GET", "/images/nobody/attestations")[0] == 404
+    assert api.call("GET", "/images/busybox/attestations") == (200, [])
+    assert Api(daemon, "1.54").call("GET", path)[0] == 404
 
 
 def test_a_part_of_an_image_is_pushed_alone_and_says_so(daemon: Daemon, name: str, registry: str) -> None:

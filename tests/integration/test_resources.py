@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Daemon
+from tests.integration.api_client import Api
 
 UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 MIB = 1 << 20
@@ -332,6 +333,24 @@ def test_throttles_of_devices_stand_in_the_kernel(daemon: Daemon, disk: str) -> 
         for file in ("read_bps", "write_bps", "read_iops", "write_iops"):
             path = control_file(daemon, identity, "blkio", f"blkio.throttle.{file}_device")
             assert path.read_text().split() == [name, "4096"]
+
+
+def test_throttles_of_devices_are_updated_and_cleared(daemon: Daemon, disk: str) -> None:
+    limit = {"BlkioDeviceReadBps": [{"Path": disk, "Rate": 4096}]}
+    number = os.stat(disk).st_rdev
+    said = f"{os.major(number)}:{os.minor(number)}"
+    with running(daemon.docker, *SLEEP) as identity:
+        file = control_file(daemon, identity, "blkio", "io.max" if UNIFIED else "blkio.throttle.read_bps_device")
+        for version, asked, there in (
+            ("1.54", limit, False),
+            ("1.55", limit, True),
+            ("1.55", {"BlkioDeviceReadBps": None}, True),
+            ("1.55", {"BlkioDeviceReadBps": []}, False),
+        ):
+            status, reply = Api(daemon, version).call("POST", f"/containers/{identity}/update", asked)
+            assert (status, (said in file.read_text())) == (200, there), reply
+            _, shown = Api(daemon).call("GET", f"/containers/{identity}/json")
+            assert shown["HostConfig"]["BlkioDeviceReadBps"] == (limit["BlkioDeviceReadBps"] if there else [])
 
 
 @pytest.fixture

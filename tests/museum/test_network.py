@@ -80,7 +80,7 @@ def test_a_port_on_loopback_is_for_this_host_before_and_after_a_reload(made: Mad
         route.commit([netlink.add_address(socket.if_nametoindex(lan.link), HOST, 24)])
     made.run("shy", "-p", "127.0.0.1:18301:80")
     server = listen(made, "shy")
-    container = made.inspect("shy")["NetworkSettings"]["IPAddress"]
+    container = made.inspect("shy")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
     with inside(lan.neighbour):
         subprocess.run(["ip", "route", "add", "default", "via", HOST], check=True)
         with open("/proc/thread-self/net/route", encoding="ascii") as table:

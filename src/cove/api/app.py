@@ -6,14 +6,15 @@ from dataclasses import replace
 
 from cove.api.errors import error_reply
 from cove.api.http import App, Hijack, Reply, Request
-from cove.api.router import API_VERSION, Router, dotted
+from cove.api.router import Router
 from cove.api.routes import backups, build, buildkit, containers, execs, images, manifests, networks, system, volumes
 from cove.engine.engine import Engine
 from cove.errors import CoveError
 from cove.httpd import messages
+from cove.wire.versions import CURRENT, dotted
 
 _HEADERS = (
-    ("Api-Version", dotted(API_VERSION)),
+    ("Api-Version", dotted(CURRENT)),
     ("Docker-Experimental", "false"),
     ("Ostype", "linux"),
 )

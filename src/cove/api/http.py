@@ -90,10 +90,10 @@ class Request(messages.Request):
         return base.decode(kind, await self.json_text())
 
     async def json_text(self) -> bytes:
-        """The body, which nobody may call anything but JSON. Raises InvalidArgument."""
+        """The body, which has to be called JSON, so that no form of a web page is taken for it. InvalidArgument."""
         named = self.headers.get("content-type", "")
         body = await self.read()
-        if body and named and named.partition(";")[0].strip().lower() != JSON:
+        if body and named.partition(";")[0].strip().lower() != JSON:
             raise InvalidArgument(f"unsupported Content-Type header ({named}): must be '{JSON}'")
         return body
 

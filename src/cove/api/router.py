@@ -16,9 +16,7 @@ from urllib.parse import unquote
 
 from cove.api.http import Reply, Request
 from cove.errors import InvalidArgument, NotFound
-
-API_VERSION = (1, 51)
-MIN_API_VERSION = (1, 24)
+from cove.wire.versions import CURRENT, MINIMUM, Version, dotted
 
 E = TypeVar("E")
 Handler = Callable[[E, Request], Awaitable[Reply]]
@@ -36,25 +34,20 @@ class Route(Generic[E]):
     handler: Handler[E]
 
 
-def dotted(version: tuple[int, int]) -> str:
-    """(1, 51) as "1.51"."""
-    return f"{version[0]}.{version[1]}"
-
-
-def split_version(path: str) -> tuple[tuple[int, int], str]:
+def split_version(path: str) -> tuple[Version, str]:
     """The version that a path speaks and the rest of it. Raises InvalidArgument for one we don't."""
     found = _VERSIONED.fullmatch(path)
     if found is None:
-        return API_VERSION, path
+        return CURRENT, path
     version = (int(found[1]), int(found[2]))
-    if version > API_VERSION:
+    if version > CURRENT:
         raise InvalidArgument(
-            f"client version {dotted(version)} is too new. Maximum supported API version is {dotted(API_VERSION)}"
+            f"client version {dotted(version)} is too new. Maximum supported API version is {dotted(CURRENT)}"
         )
-    if version < MIN_API_VERSION:
+    if version < MINIMUM:
         raise InvalidArgument(
             f"client version {dotted(version)} is too old. Minimum supported API version is "
-            f"{dotted(MIN_API_VERSION)}, please upgrade your client to a newer version"
+            f"{dotted(MINIMUM)}, please upgrade your client to a newer version"
         )
     return version, found[3]
 

@@ -29,6 +29,7 @@ from cove.engine.containers.stats import Stats
 from cove.engine.containers.streams import Streams
 from cove.engine.context import Context, Settings
 from cove.engine.disk_usage import DiskUsage
+from cove.engine.images.attestations import Attestations
 from cove.engine.images.making import ImageMaking
 from cove.engine.images.manifests import ManifestService
 from cove.engine.images.service import ImageService
@@ -96,6 +97,7 @@ class Engine:
         self.image_making = ImageMaking(context, registry)
         self.manifests = ManifestService(context)
         self.trust = TrustService(context)
+        self.attestations = Attestations(context)
         self.prune = Prune(context, registry, self.containers, self.images, self.networks, self.volumes)
         self.system = System(context, registry, users)
         self.disk_usage = DiskUsage(context, registry, self.containers, self.images, self.volumes, self._build_cache)

@@ -34,7 +34,13 @@ class Events:
     def emit(self, kind: Kind, action: str, actor: str, attributes: Mapping[str, str] | None = None) -> None:
         """Tell everyone that `action` happened to `actor` (an id or a name)."""
         now = time.time_ns()
-        message = _message(kind, action, actor, dict(attributes or {}), now)
+        message = EventMessage(
+            type=kind,
+            action=action,
+            actor=Actor(id=actor, attributes=dict(attributes or {})),
+            time=now // 10**9,
+            time_nano=now,
+        )
         self._recent.append(message)
         for queue in tuple(self._subscribers):
             if queue.qsize() >= _BACKLOG:
@@ -96,21 +102,6 @@ async def _take(queue: asyncio.Queue[EventMessage | None], end: int | None) -> E
         return await asyncio.wait_for(queue.get(), max(0.0, (end - time.time_ns()) / 1e9))
     except TimeoutError:
         return None
-
-
-def _message(kind: Kind, action: str, actor: str, attributes: dict[str, str], now: int) -> EventMessage:
-    core = {
-        "type": kind,
-        "action": action,
-        "actor": Actor(id=actor, attributes=attributes),
-        "time": now // 10**9,
-        "time_nano": now,
-    }
-    if kind == "container":
-        return EventMessage(status=action, id=actor, from_=attributes.get("image", ""), **core)  # type: ignore[arg-type]
-    if kind == "image":
-        return EventMessage(status=action, id=actor, **core)  # type: ignore[arg-type]
-    return EventMessage(**core)  # type: ignore[arg-type]
 
 
 def matches(message: EventMessage, filters: Filters) -> bool:

@@ -19,9 +19,7 @@ from cove.oci.platform import host_platform
 from cove.wire import system as wire
 from cove.wire.images import RegistryAuth
 from cove.wire.times import stamp
-
-API_VERSION = "1.51"
-MINIMUM_API_VERSION = "1.24"
+from cove.wire.versions import CURRENT, MINIMUM, dotted
 
 
 class System:
@@ -48,8 +46,8 @@ class System:
                     name="Engine",
                     version=__version__,
                     details={
-                        "ApiVersion": API_VERSION,
-                        "MinAPIVersion": MINIMUM_API_VERSION,
+                        "ApiVersion": dotted(CURRENT),
+                        "MinAPIVersion": dotted(MINIMUM),
                         "Arch": architecture,
                         "Os": "linux",
                         "KernelVersion": host.kernel,
@@ -58,8 +56,8 @@ class System:
                 ),
             ),
             version=__version__,
-            api_version=API_VERSION,
-            min_api_version=MINIMUM_API_VERSION,
+            api_version=dotted(CURRENT),
+            min_api_version=dotted(MINIMUM),
             arch=architecture,
             kernel_version=host.kernel,
         )

@@ -325,8 +325,9 @@ def _limit_block_io(group: Path, limits: BlockIOLimits) -> None:
     ]
     for device in limits.weight_device:
         name = f"{device.major}:{device.minor}"
+        weight = f"{name} {device.weight}" if device.weight is not None else None
         weights += [
-            (f"blkio.{bfq}weight_device", f"{name} {device.weight}" if device.weight else None, f"{name}'s weight"),
+            (f"blkio.{bfq}weight_device", weight, f"{name}'s weight"),
             ("blkio.leaf_weight_device", f"{name} {device.leaf_weight}" if device.leaf_weight else None, name),
         ]
     for file, value, what in weights:

@@ -265,9 +265,10 @@ def _limit_io(group: Path, limits: BlockIOLimits) -> None:
     if limits.weight:
         set_limit(file, _io_weight(limits.weight, file is bfq), "the block I/O weight")
     for device in limits.weight_device:
-        if device.weight:
+        if device.weight is not None:
             name = f"{device.major}:{device.minor}"
-            set_limit(file, f"{name} {_io_weight(device.weight, file is bfq)}", f"the weight of device {name}")
+            weight = _io_weight(device.weight, file is bfq) if device.weight else "default"
+            set_limit(file, f"{name} {weight}", f"the weight of device {name}")
     for attribute, key in _THROTTLES:
         for throttle in getattr(limits, attribute):
             name = f"{throttle.major}:{throttle.minor}"

@@ -129,8 +129,8 @@ def _block_io(limits: BlockIOLimits) -> list[Property]:
         ("IOReadIOPSMax", limits.throttle_read_iops_device),
         ("IOWriteIOPSMax", limits.throttle_write_iops_device),
     ):
-        values = [(f"/dev/block/{each.major}:{each.minor}", each.rate) for each in throttles]
-        present = [(device, rate) for device, rate in values if os.path.exists(device) and rate]
+        values = [(f"/dev/block/{each.major}:{each.minor}", each.rate or _INFINITY) for each in throttles]
+        present = [(device, rate) for device, rate in values if os.path.exists(device)]
         if present:
             found.append((name, Variant("a(st)", present)))
     return found

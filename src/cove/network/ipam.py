@@ -61,6 +61,11 @@ class Pool:
         """Idempotent."""
         self._in_use.discard(int(parse_address(address)))
 
+    def counts(self) -> tuple[int, int]:
+        """How many addresses are in use or reserved, and how many are left to be given without being asked for."""
+        gone = self._taken | self._in_use
+        return len(gone), self._last - self._first + 1 - sum(self._first <= each <= self._last for each in gone)
+
     def _check(self, wanted: str) -> int:
         address = parse_address(wanted)
         if address not in self.network:

@@ -263,12 +263,15 @@ class GraphDriver(Value, frozen=True, kw_only=True):
 
 
 class NetworkSettings(Value, frozen=True, kw_only=True):
-    """The fields from `bridge` on are those of the first network, as old clients read them."""
-
     sandbox_id: str = msgspec.field(name="SandboxID", default="")
     sandbox_key: str = ""
     ports: PortMap = {}
     networks: dict[str, EndpointSettings] = {}
+
+
+class OlderNetworkSettings(NetworkSettings, frozen=True, kw_only=True):
+    """With the container's place on the default bridge, which clients read there before API 1.52."""
+
     bridge: str = ""
     endpoint_id: str = msgspec.field(name="EndpointID", default="")
     gateway: str = ""
@@ -326,7 +329,9 @@ class SummaryNetworks(Value, frozen=True, kw_only=True):
 
 
 class SummaryHealth(Value, frozen=True, kw_only=True):
-    status: str
+    """`status` is "none" of a container without a health check."""
+
+    status: str = "none"
     failing_streak: int = 0
 
 
@@ -348,7 +353,7 @@ class ContainerSummary(Value, frozen=True, kw_only=True):
     host_config: SummaryHostConfig = SummaryHostConfig()
     network_settings: SummaryNetworks = SummaryNetworks()
     mounts: tuple[MountPoint, ...] = ()
-    health: SummaryHealth | UnsetType = UNSET
+    health: SummaryHealth | UnsetType = SummaryHealth()
     image_manifest_descriptor: Descriptor | UnsetType = UNSET
 
 

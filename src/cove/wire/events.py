@@ -13,17 +13,19 @@ class Actor(Value, frozen=True, kw_only=True):
 
 
 class EventMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """`status`, `id` and `from_` repeat type container's and image's for clients of old.
+    """`type`: "container", "image", "network", "volume" or "daemon"; `time` in Unix seconds."""
 
-    `type`: "container", "image", "network", "volume" or "daemon"; `time` in Unix seconds.
-    """
-
-    status: str | msgspec.UnsetType = msgspec.UNSET
-    id: str | msgspec.UnsetType = msgspec.UNSET
-    from_: str | msgspec.UnsetType = msgspec.field(name="from", default=msgspec.UNSET)
     type: str = msgspec.field(name="Type")
     action: str = msgspec.field(name="Action")
     actor: Actor = msgspec.field(name="Actor")
     scope: str = "local"
     time: int
     time_nano: int = msgspec.field(name="timeNano")
+
+
+class OlderEventMessage(EventMessage, frozen=True, kw_only=True):
+    """The event of a container or an image before API 1.52, which says some of it twice."""
+
+    status: str
+    id: str
+    from_: str | msgspec.UnsetType = msgspec.field(name="from", default=msgspec.UNSET)

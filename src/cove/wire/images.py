@@ -12,24 +12,15 @@ from cove.wire.descriptors import Descriptor
 from cove.wire.ports import PortSet
 
 
-class ImageConfig(Value, frozen=True, kw_only=True):
-    """The defaults that an image gives its containers."""
+class ImageConfig(Value, frozen=True, kw_only=True, omit_defaults=True):
+    """The defaults that an image gives its containers: only those that it gives."""
 
-    hostname: str = ""
-    domainname: str = ""
     user: str = ""
-    attach_stdin: bool = False
-    attach_stdout: bool = False
-    attach_stderr: bool = False
     exposed_ports: PortSet | UnsetType = UNSET
-    tty: bool = False
-    open_stdin: bool = False
-    stdin_once: bool = False
     env: tuple[str, ...] | None = None
     cmd: tuple[str, ...] | None = None
     healthcheck: HealthConfig | UnsetType = UNSET
     args_escaped: bool | UnsetType = UNSET
-    image: str = ""
     volumes: PortSet | None = None
     working_dir: str = ""
     entrypoint: tuple[str, ...] | None = None
@@ -37,6 +28,24 @@ class ImageConfig(Value, frozen=True, kw_only=True):
     labels: dict[str, str] | None = None
     stop_signal: str | UnsetType = UNSET
     shell: tuple[str, ...] | UnsetType = UNSET
+
+
+class OlderImageConfig(ImageConfig, frozen=True, kw_only=True, omit_defaults=False):
+    """The same before API 1.52, which tells most of what is empty too."""
+
+
+class OldestImageConfig(OlderImageConfig, frozen=True, kw_only=True, omit_defaults=False):
+    """The same before API 1.50, with what only a container has."""
+
+    hostname: str = ""
+    domainname: str = ""
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    image: str = ""
 
 
 class RootFS(Value, frozen=True, kw_only=True):
@@ -85,11 +94,11 @@ class ImageInspect(Value, frozen=True, kw_only=True):
     id: str
     repo_tags: tuple[str, ...] = ()
     repo_digests: tuple[str, ...] = ()
-    parent: str = ""
-    comment: str = ""
+    parent: str | UnsetType = UNSET
+    comment: str | UnsetType = UNSET
     created: str = ""
-    docker_version: str = ""
-    author: str = ""
+    docker_version: str | UnsetType = UNSET
+    author: str | UnsetType = UNSET
     config: ImageConfig
     container_config: ImageConfig | UnsetType = UNSET
     architecture: str
@@ -127,6 +136,14 @@ class ImageSummary(Value, frozen=True, kw_only=True):
     containers: int = -1
     descriptor: Descriptor | UnsetType = UNSET
     manifests: tuple[ManifestSummary, ...] | UnsetType = UNSET
+
+
+class AttestationStatement(Value, frozen=True, kw_only=True):
+    """An in-toto statement about an image; `statement` is its text as it lies there."""
+
+    descriptor: Descriptor
+    predicate_type: str
+    statement: msgspec.Raw | UnsetType = UNSET
 
 
 class SearchResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,8 +104,23 @@ class EndpointResource(Value, frozen=True, kw_only=True):
     ipv6_address: str = msgspec.field(name="IPv6Address", default="")
 
 
+class SubnetStatus(Value, frozen=True, kw_only=True):
+    """How many of a subnet's addresses are used or reserved, and how many containers can still be given."""
+
+    ips_in_use: int = msgspec.field(name="IPsInUse")
+    dynamic_ips_available: int = msgspec.field(name="DynamicIPsAvailable")
+
+
+class IPAMStatus(Value, frozen=True, kw_only=True):
+    subnets: dict[str, SubnetStatus] = {}
+
+
+class NetworkStatus(Value, frozen=True, kw_only=True):
+    ipam: IPAMStatus = msgspec.field(name="IPAM")
+
+
 class Network(Value, frozen=True, kw_only=True):
-    """Both the inspection of a network and, without `containers`, its summary."""
+    """Both the inspection of a network and, without `containers` and `status`, its summary."""
 
     name: str
     id: str
@@ -123,6 +138,7 @@ class Network(Value, frozen=True, kw_only=True):
     containers: dict[str, EndpointResource] | UnsetType = UNSET
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
+    status: NetworkStatus | UnsetType = UNSET
 
 
 class NetworkPruneResponse(Value, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ class Plugins(Value, frozen=True, kw_only=True):
 
 class Commit(Value, frozen=True, kw_only=True):
     id: str = msgspec.field(name="ID", default="")
-    expected: str = ""
+    expected: str | UnsetType = UNSET
 
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +147,7 @@ class Info(Value, frozen=True, kw_only=True):
     init_commit: Commit = Commit()
     security_options: tuple[str, ...] = ("name=seccomp,profile=builtin",)
     default_address_pools: tuple[AddressPool, ...] | UnsetType = UNSET
-    firewall_backend: Firewall = Firewall()
+    firewall_backend: Firewall | UnsetType = Firewall()
     cdi_spec_dirs: tuple[str, ...] = msgspec.field(name="CDISpecDirs", default=())
     warnings: tuple[str, ...] | None = None
 

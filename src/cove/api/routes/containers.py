@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable
 
 import msgspec
 
-from cove import ids
+from cove.api import requests, shapes
 from cove.api.hijack import carry, hijack, stream_type
 from cove.api.http import NO_CONTENT, TAR, Channel, Hijack, Reply, Request, Response, Stream, json_reply
 from cove.api.router import Route
@@ -18,11 +18,7 @@ from cove.engine.engine import Engine
 from cove.errors import InvalidArgument
 from cove.wire import base
 from cove.wire.containers import (
-    ContainerInspect,
-    ContainerSummary,
     CreateRequest,
-    NetworkSettings,
-    UpdateRequest,
     WaitResponse,
 )
 
@@ -31,11 +27,6 @@ _LIST_FILTERS = (
     "network", "publish", "since", "status", "volume",
 )  # fmt: skip
 _PRUNE_FILTERS = ("until", "label", "label!")
-_PRIVATE_IPC_SINCE = (1, 40)
-_SEVERAL_NETWORKS_SINCE = (1, 44)
-_ANNOTATIONS_SINCE = (1, 46)
-_OWN_NAMES_SINCE = (1, 45)
-_IMAGE_MANIFEST_SINCE = (1, 48)
 _WAIT_CONDITIONS = ("", "not-running", "next-exit", "removed")
 
 
@@ -47,52 +38,20 @@ async def list_(engine: Engine, request: Request) -> Reply:
         size=query.flag("size"),
         filters=query.filters(_LIST_FILTERS),
     )
-    if request.version < _IMAGE_MANIFEST_SINCE:
-        found = [_as_known(each, request.version) for each in found]
-    return json_reply(found)
-
-
-def _as_known(line: ContainerSummary, version: tuple[int, int]) -> ContainerSummary:
-    """A line of a list without what a client of that version does not know."""
-    host = line.host_config
-    if version < _ANNOTATIONS_SINCE:
-        host = msgspec.structs.replace(host, annotations=msgspec.UNSET)
-    return msgspec.structs.replace(line, host_config=host, image_manifest_descriptor=msgspec.UNSET)
+    return json_reply([shapes.container_line(each, request.version) for each in found])
 
 
 async def create(engine: Engine, request: Request) -> Reply:
-    body = await request.json(CreateRequest)
+    body = requests.create(await request.json(CreateRequest), request.version)
     query = request.query
-    if request.version < _PRIVATE_IPC_SINCE and not body.host_config.ipc_mode:
-        shareable = msgspec.structs.replace(body.host_config, ipc_mode="shareable")
-        body = msgspec.structs.replace(body, host_config=shareable)
-    if request.version < _SEVERAL_NETWORKS_SINCE and len(body.networking_config.endpoints_config) > 1:
-        raise InvalidArgument("Container cannot be created with multiple network endpoints before API 1.44")
     made = await engine.containers.create(body, name=query.text("name"), platform=query.text("platform"))
-    return json_reply(made, 201)
+    warnings = (*made.warnings, *requests.warnings(body, request.version))
+    return json_reply(msgspec.structs.replace(made, warnings=warnings), 201)
 
 
 async def inspect(engine: Engine, request: Request) -> Reply:
     found = await engine.containers.inspect(request.params["id"], size=request.query.flag("size"))
-    if request.version < _IMAGE_MANIFEST_SINCE:
-        found = msgspec.structs.replace(found, image_manifest_descriptor=msgspec.UNSET)
-    if request.version < _OWN_NAMES_SINCE:
-        found = msgspec.structs.replace(found, network_settings=_with_own_names(found))
-    return json_reply(found)
-
-
-def _with_own_names(found: ContainerInspect) -> NetworkSettings:
-    """Older clients look for a container's short id among its aliases on users' networks."""
-    settings = found.network_settings
-    networks = {
-        name: msgspec.structs.replace(
-            place, aliases=tuple(dict.fromkeys((*(place.aliases or ()), ids.short(found.id))))
-        )
-        if place.dns_names is not None
-        else place
-        for name, place in settings.networks.items()
-    }
-    return msgspec.structs.replace(settings, networks=networks)
+    return json_reply(shapes.container(found, request.version))
 
 
 async def explain(engine: Engine, request: Request) -> Reply:
@@ -117,7 +76,8 @@ async def rename(engine: Engine, request: Request) -> Reply:
 
 
 async def update(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.containers.update(request.params["id"], await request.json(UpdateRequest)))
+    body, cleared = requests.update(await request.json_text(), request.version)
+    return json_reply(await engine.containers.update(request.params["id"], body, cleared=cleared))
 
 
 async def remove(engine: Engine, request: Request) -> Reply:

@@ -2,43 +2,62 @@
 
 from __future__ import annotations
 
-import msgspec
-
+from cove.api import shapes
 from cove.api.http import TAR, Reply, Request, Response, Stream, json_reply
 from cove.api.router import Route
 from cove.api.streams import progress
 from cove.engine.engine import Engine
-from cove.errors import InvalidArgument, Unsupported
+from cove.engine.images.selection import asked_platform
+from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.wire.base import decode
 from cove.wire.containers import ContainerConfig
 from cove.wire.execs import IdResponse
 from cove.wire.images import BootstrapRequest, VerifyRequest
 
-_WITHOUT_CONTAINER = (1, 45)
-"""The version of the API that shows nothing any more of the container which an image was made of."""
+_SEVERAL_PLATFORMS_SINCE = (1, 52)
+_IDENTITY_SINCE = (1, 54)
+_ATTESTATIONS_SINCE = (1, 55)
 _LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
 _PRUNE_FILTERS = ("dangling", "label", "label!", "until", "unused-for", "keep-storage")
 
 
 async def list_(engine: Engine, request: Request) -> Reply:
     query = request.query
+    if query.flag("identity") and not query.flag("manifests") and request.version >= _IDENTITY_SINCE:
+        raise InvalidArgument("conflicting options: identity requires manifests=1")
     found = await engine.images.list(
         all=query.flag("all"),
         digests=query.flag("digests"),
+        count=request.version >= shapes.CONTAINERS_COUNTED,
         shared=query.flag("shared-size"),
         manifests=query.flag("manifests"),
         filters=query.filters(_LIST_FILTERS),
     )
-    return json_reply(found)
+    return json_reply([shapes.image_line(each, request.version) for each in found])
 
 
 async def inspect(engine: Engine, request: Request) -> Reply:
     query = request.query
-    found = await engine.images.inspect(
-        request.params["name"], platform=query.text("platform"), manifests=query.flag("manifests")
+    platform, manifests = query.text("platform"), query.flag("manifests")
+    if platform and manifests:
+        raise InvalidArgument("conflicting options: manifests and platform options cannot both be set")
+    found = await engine.images.inspect(request.params["name"], platform=platform, manifests=manifests)
+    return json_reply(shapes.image(found, request.version))
+
+
+async def attestations(engine: Engine, request: Request) -> Reply:
+    if request.version < _ATTESTATIONS_SINCE:
+        raise NotFound("page not found")
+    query = request.query
+    platforms = [text for text in query.texts("platform") if text]
+    if len(platforms) > 1:
+        raise InvalidArgument("only one platform value is currently supported")
+    found = await engine.attestations.of(
+        request.params["name"],
+        platform=asked_platform(platforms[0]) if platforms else None,
+        types=[kind for text in query.texts("type") if (kind := text.strip())],
+        statements=query.flag("statement"),
     )
-    if request.version < _WITHOUT_CONTAINER:  # docker-compose 1.29 reads an image's volumes there
-        found = msgspec.structs.replace(found, container_config=found.config, virtual_size=found.size)
     return json_reply(found)
 
 
@@ -123,22 +142,21 @@ async def attachments(engine: Engine, request: Request) -> Reply:
 
 async def load(engine: Engine, request: Request) -> Reply:
     query = request.query
-    return progress(
-        await engine.images.load(request.body, quiet=query.flag("quiet"), platform=_one_platform(request))
-    )
+    return progress(await engine.images.load(request.body, quiet=query.flag("quiet"), platforms=_platforms(request)))
 
 
 async def save(engine: Engine, request: Request) -> Reply:
     names = [request.params["name"]] if "name" in request.params else request.query.texts("names")
-    return Stream(await engine.images.save(names, platform=_one_platform(request)), content_type=TAR)
+    return Stream(await engine.images.save(names, platforms=_platforms(request)), content_type=TAR)
 
 
-def _one_platform(request: Request) -> str:
-    """Newer clients may name several platforms; more than one is refused."""
+def _platforms(request: Request) -> list[str]:
     platforms = request.query.texts("platform")
-    if len(platforms) > 1:
-        raise Unsupported("name one platform, or none for all of them: a choice of several is not supported")
-    return platforms[0] if platforms else ""
+    if len(platforms) > 1 and request.version < _SEVERAL_PLATFORMS_SINCE:
+        raise InvalidArgument(
+            "multiple platform parameters are not supported in this API version; use API version 1.52 or later"
+        )
+    return platforms
 
 
 async def search(engine: Engine, request: Request) -> Reply:
@@ -189,6 +207,7 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/commit", commit),
     Route("GET", "/images/{name:path}/json", inspect),
     Route("GET", "/images/{name:path}/history", history),
+    Route("GET", "/images/{name:path}/attestations", attestations),
     Route("GET", "/images/{name:path}/get", save),
     Route("POST", "/images/{name:path}/push", push),
     Route("GET", "/distribution/{name:path}/json", distribution),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from cove.api import shapes
 from cove.api.http import NO_CONTENT, Reply, Request, Response, json_reply
 from cove.api.router import Route
 from cove.engine.engine import Engine
@@ -29,7 +30,7 @@ async def inspect(engine: Engine, request: Request) -> Reply:
     found = await engine.networks.inspect(
         request.params["id"], verbose=query.flag("verbose"), scope=query.text("scope")
     )
-    return json_reply(found)
+    return json_reply(shapes.network(found, request.version))
 
 
 async def create(engine: Engine, request: Request) -> Reply:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import AsyncIterator
 
-from cove.api.http import TEXT, Reply, Request, Response, json_reply
+from cove.api import shapes
+from cove.api.http import JSON, TEXT, Reply, Request, Response, json_reply
 from cove.api.router import Route
-from cove.api.streams import objects
+from cove.api.streams import JSON_LINES, accepted, close, objects
 from cove.engine.engine import Engine
 from cove.errors import NotFound, Unavailable, Unsupported
+from cove.wire.events import EventMessage
 from cove.wire.images import RegistryAuth
 
 _PING = (
@@ -17,7 +19,7 @@ _PING = (
     ("Cache-Control", "no-cache, no-store, must-revalidate"),
     ("Pragma", "no-cache"),
 )
-_NO_BRIDGE_FILTER_SINCE = (1, 50)
+_KINDS_SINCE = (1, 42)
 _EVENT_FILTERS = (
     "config", "container", "daemon", "event", "image", "label", "network", "node", "plugin", "scope", "secret",
     "service", "type", "volume",
@@ -33,16 +35,15 @@ async def version(engine: Engine, request: Request) -> Reply:
 
 
 async def info(engine: Engine, request: Request) -> Reply:
-    found = await engine.system.info()
-    if request.version < _NO_BRIDGE_FILTER_SINCE:
-        # Cove's rules see packets of bridges without the kernel's br_netfilter.
-        found = msgspec.structs.replace(found, bridge_nf_iptables=True, bridge_nf_ip6tables=True)
-    return json_reply(found)
+    return json_reply(shapes.info(await engine.system.info(), request.version))
 
 
 async def df(engine: Engine, request: Request) -> Reply:
     query = request.query
-    return json_reply(await engine.disk_usage.measure(query.texts("type"), items=query.flag("verbose")))
+    verbose = query.flag("verbose") and request.version >= shapes.LEAN
+    kinds = query.texts("type") if request.version >= _KINDS_SINCE else ()
+    found = await engine.disk_usage.measure(kinds, items=verbose)
+    return json_reply(shapes.disk_usage(found, request.version, verbose=verbose))
 
 
 async def auth(engine: Engine, request: Request) -> Reply:
@@ -54,7 +55,18 @@ async def events(engine: Engine, request: Request) -> Reply:
     watched = engine.events.subscribe(
         since=query.text("since"), until=query.text("until"), filters=query.filters(_EVENT_FILTERS)
     )
-    return objects(watched)
+    kind = JSON if request.version < shapes.LEAN else JSON_LINES
+    return objects(_known(watched, request), accepted(request, kind))
+
+
+async def _known(watched: AsyncIterator[EventMessage], request: Request) -> AsyncIterator[EventMessage]:
+    try:
+        async for message in watched:
+            shown = shapes.event(message, request.version)
+            if shown is not None:
+                yield shown
+    finally:
+        await close(watched)
 
 
 async def no_plugins(engine: Engine, request: Request) -> Reply:

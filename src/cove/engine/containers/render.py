@@ -92,7 +92,7 @@ def _summary(container: Container, networks: NetworkStore) -> wire.ContainerSumm
         mounts=tuple(mount_point(mount) for mount in record.mounts if mount.type != "tmpfs"),
         health=wire.SummaryHealth(status=health.status, failing_streak=health.failing_streak)
         if health is not None
-        else msgspec.UNSET,
+        else wire.SummaryHealth(),
     )
 
 
@@ -168,17 +168,9 @@ def inspection(container: Container, networks: NetworkStore, data: DataRoot) -> 
         host_config=record.host,
         graph_driver=wire.GraphDriver(data={"UpperDir": str(files.upper), "WorkDir": str(files.work)}),
         mounts=tuple(mount_point(mount) for mount in record.mounts if mount.type != "tmpfs"),
-        config=_config(record),
+        config=record.config,
         network_settings=_network_settings(record, facts, places),
     )
-
-
-def _config(record: Record) -> wire.ContainerConfig:
-    """As asked for, with the MAC address that was asked for on the first network."""
-    first = next(iter(record.endpoints.values()), None)
-    if record.config.mac_address or first is None or not first.mac_address:
-        return record.config
-    return msgspec.structs.replace(record.config, mac_address=first.mac_address)
 
 
 def state(container: Container) -> wire.ContainerState:
@@ -202,24 +194,13 @@ def state(container: Container) -> wire.ContainerState:
 
 
 def _network_settings(record: Record, facts: Facts, places: dict[str, EndpointSettings]) -> wire.NetworkSettings:
-    first = next(iter(places.values()), EndpointSettings())
     if not facts.running:
         return wire.NetworkSettings(networks=places)
-    on_bridge = "bridge" in places
-    top = places["bridge"] if on_bridge else EndpointSettings()
     return wire.NetworkSettings(
         sandbox_id=record.id,
         sandbox_key=f"/proc/{facts.pid}/ns/net",
         ports=port_map(record.config.exposed_ports, facts.attached.ports),
         networks=places,
-        endpoint_id=top.endpoint_id,
-        gateway=top.gateway,
-        global_ipv6_address=top.global_ipv6_address,
-        global_ipv6_prefix_len=top.global_ipv6_prefix_len,
-        ip_address=top.ip_address,
-        ip_prefix_len=top.ip_prefix_len,
-        ipv6_gateway=top.ipv6_gateway,
-        mac_address=top.mac_address or first.mac_address,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 
 import msgspec
@@ -303,8 +303,13 @@ class Containers:
                 await self.renamed(container)
         tell(self._context.events, container, "rename", oldName=f"/{old}")
 
-    async def update(self, ref: str, body: wire.UpdateRequest) -> wire.UpdateResponse:
-        """Other limits or another restart policy, at once if it runs."""
+    async def update(
+        self, ref: str, body: wire.UpdateRequest, *, cleared: Collection[str] = ()
+    ) -> wire.UpdateResponse:
+        """Other limits or another restart policy, at once if it runs.
+
+        `cleared`: the lists of devices' limits that are empty from now on.
+        """
         container = self._registry.find(ref)
         async with container.lock:
             changes = {
@@ -312,6 +317,7 @@ class Containers:
                 for name in wire.Resources.__struct_fields__
                 if (value := getattr(body, name)) not in (None, 0, "", (), {})
             }
+            changes |= dict.fromkeys(cleared, ())
             asked = container.record.host
             if "memory_swap" not in changes and 0 < asked.memory_swap < body.memory:
                 raise InvalidArgument(
@@ -331,8 +337,10 @@ class Containers:
                 updated = msgspec.structs.replace(updated, restart_policy=body.restart_policy)
             warnings = spec.check(container.record.config, updated, self._context.host)
             if container.facts.running and changes:
-                lifted = msgspec.structs.replace(updated, pids_limit=updated.pids_limit or -1)
-                limits = resources.limits(lifted if "pids_limit" in changes else updated, self._context.host)
+                lifted = resources.lifting(asked, updated)
+                if "pids_limit" in changes:
+                    lifted = msgspec.structs.replace(lifted, pids_limit=updated.pids_limit or -1)
+                limits = resources.limits(lifted, self._context.host)
                 await self._context.runtime.update(container.id, limits)
                 if updated.net_rate != asked.net_rate:
                     self._attachments.limit(container, rates.parse(updated.net_rate))

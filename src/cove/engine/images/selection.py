@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -70,3 +71,8 @@ def asked_platform(text: str) -> Platform | None:
         return msgspec.json.decode(text, type=Platform).normalised()
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"the platform is not in order: {error}") from error
+
+
+def asked_platforms(texts: Sequence[str]) -> list[Platform]:
+    """The same for a repeated parameter."""
+    return [platform for text in texts if (platform := asked_platform(text))]

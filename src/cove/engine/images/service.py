@@ -18,7 +18,7 @@ import msgspec
 from cove.engine.bridging import Message, Sink, blocking, told
 from cove.engine.containers.registry import Registry
 from cove.engine.context import Context
-from cove.engine.images.selection import asked_platform, narrowed, wanted
+from cove.engine.images.selection import asked_platform, asked_platforms, narrowed, wanted
 from cove.engine.images.view import descriptor, inspection, manifest, summary, unix_seconds
 from cove.engine.telling import tell_after, tell_image
 from cove.errors import CoveError, InvalidArgument, NotFound
@@ -97,7 +97,7 @@ class ImageService:
         variants = await self._context.executors.disk(self._manifests, image, self._users()) if manifests else None
         shown = inspection(image, variants)
         return msgspec.structs.replace(
-            shown, parent=image.config.parent if self._is_here(image.config.parent) else ""
+            shown, parent=image.config.parent if self._is_here(image.config.parent) else msgspec.UNSET
         )
 
     def _is_here(self, image_id: str) -> bool:
@@ -142,7 +142,7 @@ class ImageService:
         With `platforms` those variants of an index alone.
         """
         if platforms:
-            wanted = [each for text in platforms if (each := asked_platform(text))]
+            wanted = asked_platforms(platforms)
             drop = self._context.images.drop_variants
             return self._deleted(None, await self._context.executors.disk(drop, name, wanted, set(self._users())))
         image = self._context.images.get(name)
@@ -280,13 +280,13 @@ class ImageService:
         return [wire.SearchResult(name=f"{domain}/{name}") for name in names]
 
     async def load(
-        self, stream: AsyncIterator[bytes], *, quiet: bool = False, platform: str = ""
+        self, stream: AsyncIterator[bytes], *, quiet: bool = False, platforms: Sequence[str] = ()
     ) -> AsyncIterator[Message]:
-        """From an archive that `save` (Cove's, Docker's or another OCI tool's) made, all of it or one variant.
+        """From an archive that `save` (Cove's, Docker's or another OCI tool's) made, all of it or some variants.
 
         A quiet load is answered when it is done: clients that are told nothing of it do not read on.
         """
-        body, wanted = blocking(stream), asked_platform(platform)
+        body, wanted = blocking(stream), asked_platforms(platforms)
         context = self._context
 
         def work(sink: Sink, cancel: threading.Event) -> None:
@@ -298,19 +298,18 @@ class ImageService:
                 context.data.tmp,
                 sink,
                 quiet=quiet,
-                platform=wanted,
+                platforms=wanted,
             )
 
         return tell_after(context.events, await told(context.executors, work, at_once=not quiet), "load", "")
 
-    async def save(self, names: Sequence[str], *, platform: str = "") -> AsyncIterator[bytes]:
-        """An archive of images, with all their variants or one; NotFound at once."""
+    async def save(self, names: Sequence[str], *, platforms: Sequence[str] = ()) -> AsyncIterator[bytes]:
+        """An archive of images, with all their variants or some; NotFound at once."""
         if not names:
             raise InvalidArgument("no image was named: say which ones shall be saved")
         context = self._context
-        pieces = await context.executors.bulk(
-            save, context.store.content, context.images, names, asked_platform(platform)
-        )
+        wanted = asked_platforms(platforms)
+        pieces = await context.executors.bulk(save, context.store.content, context.images, names, wanted)
         for name in names:
             self._tell("save", name, name)
         return context.executors.stream(pieces)

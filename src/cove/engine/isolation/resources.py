@@ -11,6 +11,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 
+import msgspec
+
 from cove.engine.host import HostFacts
 from cove.errors import InvalidArgument, Unsupported
 from cove.oci.spec import (
@@ -173,6 +175,30 @@ def _block_io(asked: wire.Resources) -> BlockIOLimits | None:
         throttle_write_iops_device=_throttles(asked.blkio_device_write_iops),
     )
     return None if values == BlockIOLimits() else values
+
+
+DEVICE_LIMITS = (
+    "blkio_weight_device",
+    "blkio_device_read_bps",
+    "blkio_device_write_bps",
+    "blkio_device_read_iops",
+    "blkio_device_write_iops",
+)
+"""The members of the API's Resources that are lists with a limit for each device."""
+
+
+def lifting(before: wire.HostConfig, after: wire.HostConfig) -> wire.HostConfig:
+    """`after` as a running container is told of it: a device that is no longer limited has a limit of zero."""
+    changes: dict[str, object] = {}
+    for name in DEVICE_LIMITS:
+        now = getattr(after, name)
+        paths = {device.path for device in now}
+        kind: type[wire.ThrottleDevice | wire.WeightDevice] = (
+            wire.WeightDevice if name == "blkio_weight_device" else wire.ThrottleDevice
+        )
+        gone = tuple(kind(path=device.path) for device in getattr(before, name) if device.path not in paths)
+        changes[name] = (*now, *gone)
+    return msgspec.structs.replace(after, **changes)
 
 
 def _throttles(devices: tuple[wire.ThrottleDevice, ...]) -> tuple[ThrottleDevice, ...]:

@@ -20,9 +20,10 @@ from cove.engine.containers.registry import Container, Registry
 from cove.engine.context import Context
 from cove.engine.networks.joining import Joining
 from cove.engine.networks.places import checked
+from cove.engine.networks.status import status
 from cove.errors import Conflict, CoveError, Forbidden, InvalidArgument, NotFound, Unsupported
 from cove.network import options, rates
-from cove.network.driver import Driver, Network, Subnet
+from cove.network.driver import Driver, Endpoint, Network, Subnet
 from cove.store.documents import Documents
 from cove.wire import networks as wire
 from cove.wire.filters import Filters
@@ -191,7 +192,7 @@ class NetworkService:
         network = self._store.find(ref).network
         driver = self._store.driver(network)
         changed = _with_rate(network, body.net_rate)
-        driver.limit(changed, [user.facts.attached.endpoints[network.id] for user in self.users(network)])
+        driver.limit(changed, self._held(network))
         self._store.change(changed)
         self._emit(changed, "update")
 
@@ -316,7 +317,11 @@ class NetworkService:
             options={**network.options, **_link_option(network)},
             labels=network.labels,
             containers=shown if containers else UNSET,
+            status=status(network, self._held(network)) if containers else UNSET,
         )
+
+    def _held(self, network: Network) -> Sequence[Endpoint]:
+        return [user.facts.attached.endpoints[network.id] for user in self.users(network)]
 
     def _emit(self, network: Network, action: str, container: Container | None = None) -> None:
         attributes = {"name": network.name, "type": _DRIVERS.get(network.driver, network.driver)}

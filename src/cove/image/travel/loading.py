@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import posixpath
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,17 +49,18 @@ def load(
     progress: Sink,
     *,
     quiet: bool = False,
-    platform: Platform | None = None,
+    platforms: Sequence[Platform] = (),
 ) -> list[StoredImage]:
     """Store, unpack and name every image in the archive; `spool` is a directory for what passes through.
 
-    With `platform`, a name stands for that variant alone. Raises NotFound when an image has none for it.
+    With one of `platforms`, a name stands for that variant alone; with several, for the index with those variants
+    of what the archive brings. Raises NotFound when an image has none for one of them.
     """
     try:
         with tempfile.TemporaryDirectory(prefix="load-", dir=spool) as directory, unpacker.ahead() as ahead:
             contents = Contents(content, Path(directory), ahead)
             contents.take_all(stream)
-            return _Load(contents, content, images, unpacker, ahead, progress, quiet, platform).run()
+            return _Load(contents, content, images, unpacker, ahead, progress, quiet, platforms).run()
     except OSError as error:
         raise Internal(f"the archive could not be loaded: {describe(error)}") from error
 
@@ -75,6 +76,7 @@ class Contents:
         self._blobs: dict[str, str] = {}
         self._files: dict[str, Path] = {}
         self._links: dict[str, str] = {}
+        self.brought: set[str] = set()
 
     def take_all(self, stream: Iterable[bytes]) -> None:
         """Keep every member of an archive."""
@@ -99,6 +101,7 @@ class Contents:
                 content = self._ahead.watch(content)
             if digest or layer:
                 self._blobs[name] = self._ingested(content, digest, entry.size)
+                self.brought.add(self._blobs[name])
             else:
                 self._files[name] = self._spooled(content)
         elif entry.kind == "symlink":
@@ -170,7 +173,7 @@ class _Load:
         ahead: Ahead,
         sink: Sink,
         quiet: bool,
-        platform: Platform | None,
+        platforms: Sequence[Platform],
     ) -> None:
         self._contents = contents
         self._content = content
@@ -178,7 +181,7 @@ class _Load:
         self._unpacker = unpacker
         self._ahead = ahead
         self._sink = sink
-        self._platform = platform
+        self._platforms = platforms
         self._progress = Progress((lambda _: None) if quiet else sink)
 
     def run(self) -> list[StoredImage]:
@@ -192,7 +195,7 @@ class _Load:
                 "the archive holds no image: neither a manifest.json nor an index.json names one; "
                 "use import for the archive of a root file system"
             )
-        if self._platform is not None:
+        if self._platforms:
             found = {self._narrowed(digest, names): names for digest, names in found.items()}
         self._ahead.finish()
         for digest in found:
@@ -200,15 +203,22 @@ class _Load:
         return [self._name(digest, names) for digest, names in found.items()]
 
     def _narrowed(self, digest: str, names: list[Reference]) -> str:
-        """The manifest of the variant that was asked for."""
-        assert self._platform is not None
+        """The manifest of the one variant that was asked for, or the index without those that were not."""
         target = Variants(self._content).target(digest)
-        variant = target.on(self._platform)
-        if variant is None:
-            called = names[0].familiar if names else digests.short(digest)
-            there = ", ".join(sorted({str(each.platform) for each in target.variants})) or "none"
-            raise NotFound(f"the archive's image {called} has no variant for {self._platform}; it has {there}")
-        return variant.manifest.digest
+        chosen: set[str] = set()
+        for platform in self._platforms:
+            variant = target.on(platform)
+            if variant is None:
+                called = names[0].familiar if names else digests.short(digest)
+                there = ", ".join(sorted({str(each.platform) for each in target.variants})) or "none"
+                raise NotFound(f"the archive's image {called} has no variant for {platform}; it has {there}")
+            chosen.add(variant.manifest.digest)
+        if len(chosen) == 1:
+            return chosen.pop()
+        for variant in target.variants:
+            if variant.manifest.digest in self._contents.brought - chosen:
+                self._content.delete(variant.manifest.digest)
+        return digest
 
     def _from_layout(self, found: dict[str, list[Reference]]) -> None:
         """The images of an OCI layout, with the names in its annotations."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from cove.errors import Internal, InvalidArgument
 from cove.image.distribution.seams import Content, Images, StoredImage
+from cove.image.variants import Offer, attested
 from cove.oci import digest as digests
 from cove.oci import image
 from cove.oci.image import Descriptor, Index
@@ -30,11 +31,15 @@ LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 
 
 class _Saved(msgspec.Struct, frozen=True):
-    """An image with the names to save it under; `alone`: without the other variants of its index."""
+    """An image with the names to save it under; `alone`: without the other variants of its index.
+
+    `kept`: the manifests of the only variants that are saved of an index, empty for all of them.
+    """
 
     image: StoredImage
     names: tuple[Reference, ...]
     alone: bool
+    kept: frozenset[str] = frozenset()
 
     @property
     def target(self) -> Descriptor:
@@ -46,15 +51,21 @@ class _Saved(msgspec.Struct, frozen=True):
         yield from (stored.manifest.digest, stored.id, *(layer.digest for layer in stored.layers))
         if not self.alone:
             yield stored.target.digest
-            yield from (blob.digest for offer in stored.offers for blob in offer.blobs)
+            yield from (blob.digest for offer in stored.offers if self._keeps(offer) for blob in offer.blobs)
+
+    def _keeps(self, offer: Offer) -> bool:
+        """A variant that was asked for, or what is attested of one."""
+        return not self.kept or not self.kept.isdisjoint((offer.descriptor.digest, attested(offer.descriptor)))
 
 
-def save(content: Content, images: Images, names: Iterable[str], platform: Platform | None = None) -> Iterator[bytes]:
+def save(
+    content: Content, images: Images, names: Iterable[str], platforms: Sequence[Platform] = ()
+) -> Iterator[bytes]:
     """The archive of all images that `names` (references, repositories or ids) stand for, piece by piece.
 
-    With `platform`, one variant of each; else all that are here. NotFound is raised before the first piece.
+    With `platforms`, those variants of each; else all that are here. NotFound is raised before the first piece.
     """
-    return _written(content, _chosen(images, names, platform))
+    return _written(content, _chosen(images, names, platforms))
 
 
 def save_as(content: Content, stored: StoredImage, names: Iterable[Reference]) -> Iterator[bytes]:
@@ -62,18 +73,21 @@ def save_as(content: Content, stored: StoredImage, names: Iterable[Reference]) -
     return _written(content, [_Saved(stored, tuple(names), stored.target == stored.manifest)])
 
 
-def _chosen(images: Images, names: Iterable[str], platform: Platform | None) -> list[_Saved]:
+def _chosen(images: Images, names: Iterable[str], platforms: Sequence[Platform]) -> list[_Saved]:
     """Each image once, with those of its names that were asked for."""
+    first = platforms[0] if platforms else None
     found: dict[str, tuple[StoredImage, dict[Reference, None]]] = {}
     for name in names:
-        for stored, reference in _meant(images, name, platform):
+        for stored, reference in _meant(images, name, first):
             _, references = found.setdefault(stored.manifest.digest, (stored, {}))
             if reference is not None:
                 references[reference] = None
-    return [
-        _Saved(stored, tuple(references), platform is not None or stored.target == stored.manifest)
-        for stored, references in found.values()
-    ]
+    chosen = []
+    for stored, references in found.values():
+        kept = frozenset(images.get(stored.target.digest, each).manifest.digest for each in platforms)
+        alone = len(kept) == 1 or stored.target == stored.manifest
+        chosen.append(_Saved(stored, tuple(references), alone, kept))
+    return chosen
 
 
 def _meant(images: Images, name: str, platform: Platform | None) -> list[tuple[StoredImage, Reference | None]]:
