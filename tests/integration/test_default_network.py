@@ -85,10 +85,9 @@ def test_address_pools_and_options_of_new_networks(wished: Daemon) -> None:
 def test_no_default_network(wished: Daemon) -> None:
     _restart(wished, "-b", "none")
     assert wished.docker("network", "ls", "--format", "{{.Name}}").stdout.split() == ["host", "none"]
-    seen = wished.docker("run", "--rm", "busybox", "ip", "link").stdout
-    assert "lo:" in seen and "eth0" not in seen
-    refused = wished.docker("run", "--rm", "--network", "bridge", "busybox", "true", check=False)
-    assert refused.returncode and "network bridge not found" in refused.stderr
+    for words in ([], ["--network", "bridge"]):
+        seen = wished.docker("run", "--rm", *words, "busybox", "ip", "link").stdout
+        assert "lo:" in seen and "eth0" not in seen
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class Engine:
         self.volumes = VolumeService(context, registry)
         self.volume_moves = VolumeMoves(context, self.volumes)
         mounts = Mounts(context, registry, self.volumes)
-        launcher = Launcher(context, registry, mounts)
+        launcher = Launcher(context, registry, self._network_store, mounts)
         self._removal = Removal(context, registry, self.volumes)
         self.lifecycle = Lifecycle(context, registry, launcher, attachments, self._removal, self.volumes, self._tasks)
         self._launcher, self._attachments = launcher, attachments

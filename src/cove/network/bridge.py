@@ -85,12 +85,14 @@ class BridgeDriver:
         with self._lock:
             chosen = self._pools.reserve(network, request)
         asked = options.bridge(network.options, internal=network.internal)
+        gateways = _gateways(network, chosen)
         return Endpoint(
             network_id=network.id,
             container_id=container_id,
             ipv4=chosen.get(4),
             ipv6=chosen.get(6),
-            gateways=() if network.internal else _gateways(network, chosen),
+            gateways=() if network.internal else gateways,
+            host=tuple(each for each in gateways if asked.has_address(6 if ":" in each else 4)),
             routed=tuple(version for version in chosen if asked.mode(version) == "routed"),
             mac=request.mac.lower() or ipam.mac_for((chosen.get(4) or chosen[6]).address),
             ifname=request.ifname,
@@ -211,7 +213,7 @@ class BridgeDriver:
             requests = [
                 netlink.add_address(index, subnet.gateway, subnet.prefix, name=link)
                 for subnet in network.subnets
-                if asked.mode(subnet.version) != "isolated" and not (subnet.version == 4 and asked.inhibit_ipv4)
+                if asked.has_address(subnet.version)
             ]
             route.commit([*requests, netlink.up(link)])
             if not network.internal:

@@ -89,9 +89,9 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A container's place on a network.
 
     `gateways`: the routers that lead out of the network; `default_routes`: those of them that are this container's,
-    which the engine chooses among all its networks. `host_ifname`: the host's end of its veth, while it is attached.
-    `routed`: the families (4, 6) whose addresses the outside reaches as they are. `rate`: what it may receive and
-    send there.
+    which the engine chooses among all its networks. `host`: the host's own addresses on the network;
+    `host_ifname`: the host's end of its veth, while it is attached. `routed`: the families (4, 6) whose addresses
+    the outside reaches as they are. `rate`: what it may receive and send there.
     """
 
     network_id: str
@@ -101,6 +101,7 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     ipv6: Address | None = None
     gateways: tuple[str, ...] = ()
     default_routes: tuple[str, ...] = ()
+    host: tuple[str, ...] = ()
     routed: tuple[int, ...] = ()
     mac: str = ""
     ifname: str = ""

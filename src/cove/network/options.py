@@ -65,7 +65,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     masquerade: bool = True
     inhibit_ipv4: bool = False
     host_binding: str = ""
-    prefix: str = "eth"
     mode4: GatewayMode = "nat"
     mode6: GatewayMode = "nat"
     source4: str = ""
@@ -74,11 +73,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def mode(self, version: int) -> GatewayMode:
         return self.mode4 if version == 4 else self.mode6
 
+    def has_address(self, version: int) -> bool:
+        """Whether the bridge has an address of a family (4 or 6)."""
+        return self.mode(version) != "isolated" and not (version == 4 and self.inhibit_ipv4)
+
 
 def bridge(options: Mapping[str, str], *, internal: bool) -> Options:
     """The options of a bridge network. Raises InvalidArgument with the option's name."""
     check(options, (*_OURS, *_BRIDGE_ONLY), "bridge")
     egress.parse((options.get(egress.OPTION, ""),))
+    prefix(options)
     given = {_SHORT.get(name, name): value for name, value in options.items()}
     read = Options(
         link=_link(given.get(f"{_BRIDGE}name", "")),
@@ -87,7 +91,6 @@ def bridge(options: Mapping[str, str], *, internal: bool) -> Options:
         masquerade=_truth(given, f"{_BRIDGE}enable_ip_masquerade", True),
         inhibit_ipv4=_truth(given, f"{_BRIDGE}inhibit_ipv4", False),
         host_binding=_address(given, f"{_BRIDGE}host_binding_ipv4", 4),
-        prefix=_prefix(given),
         mode4=_mode(given, 4),
         mode6=_mode(given, 6),
         source4=_address(given, f"{_DOCKER}host_ipv4", 4),
@@ -102,6 +105,7 @@ def parented(options: Mapping[str, str], driver: str) -> None:
     """Refuse what a macvlan or ipvlan network cannot mean."""
     own = [each for each in _PARENTED if not each.endswith(("_mode", "_flag")) or each.startswith(driver)]
     check(options, (*_OURS[:2], rates.OPTION, *own), driver)
+    prefix(options)
 
 
 def check(options: Mapping[str, str], known: Iterable[str], driver: str) -> None:
@@ -124,11 +128,7 @@ def mtu(options: Mapping[str, str]) -> int:
 
 
 def prefix(options: Mapping[str, str]) -> str:
-    """What the names of its interfaces in containers begin with."""
-    return _prefix(options)
-
-
-def _prefix(options: Mapping[str, str]) -> str:
+    """What the names of a network's interfaces in containers begin with."""
     text = options.get(f"{_DOCKER}container_iface_prefix", "eth")
     if not text or len(text.encode()) > _NAME_LIMIT - 4 or "/" in text or any(each.isspace() for each in text):
         raise InvalidArgument(f"{text!r} cannot begin an interface's name")

@@ -25,34 +25,34 @@ def hosts(
     domainname: str = "",
     addresses: Iterable[str] = (),
     extra: Iterable[str] = (),
-    gateway: str = "",
+    gateways: Sequence[str] = (),
     aliases: Sequence[str] = (),
 ) -> str:
     """The text of /etc/hosts.
 
     `addresses` are the container's own. `extra` are --add-host's "name:address" or "name=address"; the address
-    "host-gateway" stands for `gateway`, the host as the container sees it.
+    "host-gateway" stands for each of `gateways`, the host as the container sees it.
     """
     lines = [f"{address}\t{names}" for address, names in _STUB_HOSTS]
-    lines += ["\t".join(parse_extra(each, gateway)) for each in extra]
+    lines += ["\t".join(pair) for each in extra for pair in parse_extra(each, gateways)]
     full = f"{hostname}.{domainname}" if domainname else hostname
     own = " ".join(dict.fromkeys(name for name in (full, hostname.partition(".")[0], *aliases) if name))
     lines += [f"{address}\t{own}" for address in addresses]
     return "\n".join(lines) + "\n"
 
 
-def parse_extra(text: str, gateway: str = "") -> tuple[str, str]:
-    """(address, name) of one --add-host value."""
+def parse_extra(text: str, gateways: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """(address, name) of one --add-host value, several for "host-gateway"."""
     name, mark, address = text.partition("=") if "=" in text else text.partition(":")
     address = address.removeprefix("[").removesuffix("]")
     if not mark or not name or not address or any(character.isspace() for character in text):
         raise InvalidArgument(f"Invalid extra host {text!r}: NAME:ADDRESS is needed")
     if address == HOST_GATEWAY:
-        if not gateway:
-            raise InvalidArgument(f"Invalid extra host {text!r}: the container's network has no gateway to the host")
-        return gateway, name
+        if not gateways:
+            raise InvalidArgument(f"Invalid extra host {text!r}: no network of Cove's leads to the host")
+        return [(gateway, name) for gateway in gateways]
     try:
-        return str(ipaddress.ip_address(address)), name
+        return [(str(ipaddress.ip_address(address)), name)]
     except ValueError:
         raise InvalidArgument(f"Invalid extra host {text!r}: {address!r} is not an IP address") from None
 

@@ -37,11 +37,11 @@ def test_hosts() -> None:
         domainname="example",
         addresses=["10.88.0.2"],
         extra=["db:10.0.0.9", "me=host-gateway", "six:[2001:db8::1]"],
-        gateway="10.88.0.1",
+        gateways=["10.88.0.1", "fd00::1"],
     )
     lines = text.splitlines()
     assert "10.88.0.2\tweb.example web" in lines
-    assert {"10.0.0.9\tdb", "10.88.0.1\tme", "2001:db8::1\tsix"} <= set(lines)
+    assert {"10.0.0.9\tdb", "10.88.0.1\tme", "fd00::1\tme", "2001:db8::1\tsix"} <= set(lines)
     for bad in ("db", "db:", ":1.2.3.4", "db:nowhere", "a b:1.2.3.4"):
         with pytest.raises(InvalidArgument, match="Invalid extra host"):
             resolv.hosts(hostname="x", extra=[bad])

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,10 +28,14 @@ from cove.engine.volumes.mounts import Mounts
 from cove.errors import Conflict, InvalidArgument
 from cove.network import resolv
 from cove.network.dns.messages import ADDRESS
+from cove.network.driver import Endpoint
 from cove.oci.spec import Mount
 from cove.paths import ContainerData
 from cove.runtime.messages import Launch, LogPolicy
 from cove.wire.containers import LogConfig
+
+if TYPE_CHECKING:
+    from cove.engine.networks.service import NetworkStore
 
 _RESOLV = "/etc/resolv.conf"
 _TRUE_RESOLV = "/run/systemd/resolve/resolv.conf"
@@ -40,9 +46,10 @@ _NAMESPACE_FILES = {"network": "net", "pid": "pid", "ipc": "ipc"}
 class Launcher:
     """Makes Launches; knows no state of its own."""
 
-    def __init__(self, context: Context, registry: Registry, mounts: Mounts) -> None:
+    def __init__(self, context: Context, registry: Registry, networks: NetworkStore, mounts: Mounts) -> None:
         self._context = context
         self._registry = registry
+        self._networks = networks
         self._mounts = mounts
 
     def launch(self, record: Record, attached: Attached) -> Launch:
@@ -138,20 +145,22 @@ class Launcher:
         on_host = asked.network_mode == "host"
         endpoints = attached.endpoints.values()
         addresses = [address.address for endpoint in endpoints for address in endpoint.addresses]
-        gateway = next((each for at in endpoints if at.driver == "bridge" for each in at.gateways), "")
         extra = (*(asked.extra_hosts or ()), *links.hosts(links.resolved(self._registry, record)))
-        if gateway and not any(each.startswith(_HOST_NAME) for each in extra):
+        if any(at.host and at.gateways for at in endpoints) and not any(
+            each.startswith(_HOST_NAME) for each in extra
+        ):
             extra = (*extra, f"{_HOST_NAME}:{resolv.HOST_GATEWAY}")
         if on_host:
             own = _read("/etc/hosts")
-            hosts = own + "".join("\t".join(resolv.parse_extra(each, "127.0.0.1")) + "\n" for each in extra)
+            added = [pair for each in extra for pair in resolv.parse_extra(each, ("127.0.0.1",))]
+            hosts = own + "".join("\t".join(pair) + "\n" for pair in added)
         else:
             hosts = resolv.hosts(
                 hostname=hostname,
                 domainname=record.config.domainname,
                 addresses=addresses,
                 extra=extra,
-                gateway=gateway,
+                gateways=_host_of(endpoints) or self._networks.host_gateways,
             )
         names = resolv.resolv_conf(
             _host_resolv(),
@@ -163,6 +172,14 @@ class Launcher:
             resolver=ADDRESS if named(record) else "",
         )
         return hosts, names
+
+
+def _host_of(endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
+    """The host's addresses on a container's networks, of each family the first."""
+    found: dict[bool, str] = {}
+    for address in (each for endpoint in endpoints for each in endpoint.host):
+        found.setdefault(":" in address, address)
+    return tuple(found.values())
 
 
 def _namespace(lender: Container, file: str) -> str:

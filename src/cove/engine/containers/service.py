@@ -165,7 +165,7 @@ class Containers:
         """Refuse what this host cannot honour; warnings of what it honours in part."""
         check_log(asked.log_config)
         for text in asked.extra_hosts or ():
-            resolv.parse_extra(text, "0.0.0.0")
+            resolv.parse_extra(text, ("0.0.0.0",))
         resolv.resolv_conf(
             "",
             nameservers=asked.dns or (),

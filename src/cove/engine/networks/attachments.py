@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ from cove.engine.isolation import security
 from cove.engine.networks.confining import confined
 from cove.engine.networks.naming import Naming
 from cove.engine.networks.ports import default_address, requested, scope_of
-from cove.errors import Internal, InvalidArgument
-from cove.network import rates
+from cove.errors import Conflict, Internal, InvalidArgument
+from cove.network import options, rates
 from cove.network.driver import Endpoint, EndpointRequest, Network, PortBinding
 from cove.network.driver import Interface as MadeInterface
 from cove.runtime.messages import Address, Interface
@@ -54,10 +54,12 @@ class Attachments:
         """Reserve addresses on every network, and the ports; raises Conflict and holds nothing then."""
         with ExitStack() as undo:
             endpoints: dict[str, Endpoint] = {}
+            networks = {name: self._networks.find(name).network for name in record.endpoints}
+            called = interface_names(networks, record.endpoints)
             for position, (name, settings) in enumerate(record.endpoints.items()):
-                network = self._networks.find(name).network
+                network = networks[name]
                 driver = self._networks.driver(network)
-                request = endpoint_request(settings, record, f"eth{position}", first=not position)
+                request = endpoint_request(settings, record, called[name], first=not position)
                 endpoint = endpoints[network.id] = driver.plan(network, record.id, request)
                 undo.callback(driver.release, network, endpoint)
             endpoints = self.routed(record, endpoints)
@@ -234,14 +236,35 @@ def interface_sysctls(text: str, name: str) -> dict[str, str]:
     return found
 
 
+def interface_names(
+    networks: Mapping[str, Network], settings: Mapping[str, EndpointSettings], taken: Iterable[str] = ()
+) -> dict[str, str]:
+    """What a container's interfaces are called, by network: as was asked for, others by the first free number.
+
+    `taken`: those that it has already. Conflict when two are to have one name.
+    """
+    used, names = set(taken), {}
+    for name, asked in sorted(settings.items(), key=lambda each: IFNAME_OPTION not in (each[1].driver_opts or {})):
+        wanted = (asked.driver_opts or {}).get(IFNAME_OPTION, "")
+        if wanted in used:
+            raise Conflict(
+                f"The network {name} could not be attached: error renaming interface: file exists: the container has "
+                f"another one that is called {wanted}"
+            )
+        prefix = options.prefix(networks[name].options)
+        names[name] = wanted or next(free for n in range(len(used) + 1) if (free := f"{prefix}{n}") not in used)
+        used.add(names[name])
+    return names
+
+
 def endpoint_request(settings: EndpointSettings, record: Record, ifname: str, *, first: bool) -> EndpointRequest:
     """What a container wants of a network, in the drivers' words."""
-    ipam, options = settings.ipam_config, settings.driver_opts or {}
+    ipam = settings.ipam_config
     return EndpointRequest(
         ipv4=ipam.ipv4_address if ipam else "",
         ipv6=ipam.ipv6_address if ipam else "",
         mac=settings.mac_address or (record.config.mac_address if first else ""),
-        ifname=options.get(IFNAME_OPTION, ifname),
+        ifname=ifname,
         rate=rates.parse(record.host.net_rate),
         without_ipv6=security.without_ipv6(record.host.sysctls),
     )

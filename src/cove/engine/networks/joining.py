@@ -19,7 +19,7 @@ from cove.engine.containers.launch import Launcher
 from cove.engine.containers.records import Record
 from cove.engine.containers.registry import Container, Registry
 from cove.engine.context import Context
-from cove.engine.networks.attachments import Attachments, endpoint_request, interface, published
+from cove.engine.networks.attachments import Attachments, endpoint_request, interface, interface_names, published
 from cove.errors import Internal, describe
 from cove.kernel import netlink
 from cove.kernel.nlwire import Request
@@ -56,8 +56,9 @@ class Joining:
         assert container.process is not None
         attached, driver = container.facts.attached, self._networks.driver(network)
         taken = {endpoint.ifname for endpoint in attached.endpoints.values()}
-        free = next(name for number in range(1024) if (name := f"eth{number}") not in taken)
-        request = endpoint_request(record.endpoints[network.name], record, free, first=not taken)
+        settings = record.endpoints[network.name]
+        called = interface_names({network.name: network}, {network.name: settings}, taken)[network.name]
+        request = endpoint_request(settings, record, called, first=not taken)
         endpoint = driver.plan(network, container.id, request)
         with ExitStack() as undo:
             undo.callback(driver.release, network, endpoint)
@@ -65,7 +66,7 @@ class Joining:
             made = driver.attach(network, endpoints[network.id], container.process.pid)
             undo.callback(driver.detach, network, endpoint)
             if made is not None:
-                ready = interface(made, record.endpoints[network.name])
+                ready = interface(made, settings)
                 await _inside(container, lambda: _arrive(ready, attached.endpoints, endpoints))
             undo.callback(self._attachments.naming.left, container.id, network.id)
             await self._told(container, container.record, record, endpoints)

@@ -101,9 +101,7 @@ class Naming:
             links=links,
             upstreams=inside or tuple(Upstream(address=each) for each in settings.dns),
             outside=any(endpoint.gateways for endpoint in attached.endpoints.values()),
-            host=tuple(
-                gateway for at in attached.endpoints.values() if at.driver == "bridge" for gateway in at.gateways
-            ),
+            host=tuple(each for at in attached.endpoints.values() if at.gateways for each in at.host),
         )
 
 

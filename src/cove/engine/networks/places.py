@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cove.engine.containers import spec
-from cove.engine.containers.records import PREDEFINED
+from cove.engine.containers.records import DEFAULT, PREDEFINED
 from cove.engine.networks.attachments import IFNAME_OPTION, SYSCTLS_OPTION, interface_sysctls
 from cove.engine.networks.naming import link
 from cove.errors import InvalidArgument, NotFound
@@ -28,22 +28,23 @@ _DOCKER = "com.docker.network."
 
 
 def places(networks: NetworkStore, asked: HostConfig, wanted: NetworkingConfig) -> dict[str, EndpointSettings]:
-    """A new container's networks by name, that of --network first. Raises InvalidArgument."""
+    """A new container's networks by name, that of --network first: those that it names, or else its mode's.
+
+    Raises InvalidArgument.
+    """
     if spec.lender(asked.network_mode):
         return {}
     first = _name(networks, asked.network_mode)
-    chosen = {
-        _name(networks, key): settings or EndpointSettings()
+    found = {
+        first if key == "default" else _name(networks, key): settings or EndpointSettings()
         for key, settings in wanted.endpoints_config.items()
-        if key != "default"
-    }
-    default = wanted.endpoints_config.get("default") or EndpointSettings()
-    found = {first: chosen.pop(first, default), **chosen}
-    if len(found) > 1 and {"host", "none"} & set(found):
+    } or {first: EndpointSettings()}
+    if {first, *found} & {"host", "none"} and {*found} != {first}:
         raise InvalidArgument("conflicting options: a container on the host or none network is on no other one")
     for text in asked.links or ():
         _check_link(text)
-    return {name: checked(networks.find(name).network, settings) for name, settings in found.items()}
+    ordered = sorted(found.items(), key=lambda each: each[0] != first)
+    return {name: checked(networks.find(name).network, settings) for name, settings in ordered}
 
 
 def checked(network: Network, settings: EndpointSettings) -> EndpointSettings:
@@ -86,6 +87,9 @@ def checked(network: Network, settings: EndpointSettings) -> EndpointSettings:
 
 
 def _name(networks: NetworkStore, ref: str) -> str:
+    """Of a network; where there is no default network, "none" stands for it."""
+    if ref == DEFAULT and not networks.identity(DEFAULT):
+        return "none"
     try:
         return networks.find(ref).network.name
     except NotFound as error:

@@ -106,6 +106,12 @@ class NetworkStore:
         """Of the network with a name; "" when it has gone."""
         return next((identity for identity, record in self._records.items() if record.network.name == name), "")
 
+    @property
+    def host_gateways(self) -> tuple[str, ...]:
+        """The host's addresses on the default network."""
+        network = self.get(self.identity(DEFAULT))
+        return tuple(subnet.gateway for subnet in network.subnets if subnet.gateway) if network is not None else ()
+
     def find(self, ref: str) -> NetworkRecord:
         """By identity, name or the unique beginning of an identity; raises NotFound."""
         if ref in self._records:
@@ -135,10 +141,8 @@ class NetworkService:
 
     @property
     def host_gateway(self) -> str:
-        """The host as containers of the default bridge see it; "" where there is none."""
-        network = self._store.get(self._store.identity("bridge"))
-        subnets = network.subnets if network is not None else ()
-        return next((str(each.gateway) for each in subnets if each.gateway), "")
+        """The host as containers of the default network see it; "" where there is none."""
+        return next(iter(self._store.host_gateways), "")
 
     async def inspect(self, ref: str, *, verbose: bool = False, scope: str = "") -> wire.Network:
         """One network with the containers that run on it."""
