@@ -140,12 +140,48 @@ def test_joining_a_mount_namespace_by_path(bundle: Bundle) -> None:
     (bundle.rootfs / "tmp/here").unlink()
 
 
+SHARED = "readlink /proc/self/ns/mnt; cat /mnt/own; wc -c < /proc/keys; touch /no 2> /dev/null || echo readonly"
+
+
+def sharing(bundle: Bundle, *args: str) -> dict[str, Any]:
+    """A configuration with mounts and masks, and no mount namespace yet."""
+    content = config(*args)
+    (bundle.path / "own").write_text("mine\n")
+    content["root"]["readonly"] = True
+    content["mounts"].append({"source": str(bundle.path), "destination": "/mnt", "options": ["bind"]})
+    content["linux"]["maskedPaths"] = ["/proc/keys"]
+    content["linux"]["namespaces"] = [each for each in content["linux"]["namespaces"] if each["type"] != "mount"]
+    return content
+
+
+def test_without_a_mount_namespace_nothing_is_mounted_on_the_host(bundle: Bundle) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    assert bundle.out(sharing(bundle, "sh", "-c", SHARED)).split() == [inode("self", "mnt"), "mine", "0", "readonly"]
+    with bundle.living(sharing(bundle, "sleep", "60")) as name:
+        assert Path("/proc/self/mountinfo").read_text() == before
+        assert bundle.call("exec", name, "cat", "/mnt/own", "/proc/keys").stdout == "mine\n"
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_mounts_in_a_joined_mount_namespace_are_nobody_elses(bundle: Bundle) -> None:
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", "echo; read x"], stdin=-1, stdout=-1, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdin is not None and other.stdout.readline()
+        listed = Path(f"/proc/{other.pid}/mountinfo")
+        before = listed.read_text()
+        content = join(sharing(bundle, "sh", "-c", SHARED), "mount", f"/proc/{other.pid}/ns/mnt")
+        assert bundle.out(content).split() == [inode(other.pid, "mnt"), "mine", "0", "readonly"]
+        assert listed.read_text() == before
+        other.stdin.close()
+
+
 def test_refusals(bundle: Bundle) -> None:
+    content = join(with_users(config("true")), "mount", "/proc/self/ns/mnt")
+    assert "needs a new mount namespace" in bundle.refusal(content)
     content = join(config("true"), "mount", "/proc/self/ns/mnt")
-    assert "mounts cannot be together with a mount namespace joined by path" in bundle.refusal(content)
-    content = config("true")
-    content["linux"]["namespaces"] = [{"type": "pid"}]
-    assert "mount namespace" in bundle.refusal(content)
+    content["linux"]["rootfsPropagation"] = "shared"
+    assert "linux.rootfsPropagation" in bundle.refusal(content)
     content = join(config("true"), "network", "/nowhere/net")
     assert "/nowhere/net" in bundle.refusal(content)
     content = join(config("true"), "network", "/proc/self/ns/uts")

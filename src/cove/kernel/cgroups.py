@@ -94,12 +94,15 @@ class Cgroups(ABC):
         self.parent = parent.strip("/")
 
     @staticmethod
-    def detect(parent: str, driver: str = "cgroupfs") -> Cgroups:
-        """The version that this host has. Driver "systemd" takes scopes' names for paths, and plain paths too."""
+    def detect(parent: str, driver: str = "cgroupfs", *, hybrid: bool = False) -> Cgroups:
+        """The version that this host has. Driver "systemd" takes scopes' names for paths, and plain paths too.
+
+        `hybrid`: on a host with version 1, the tree of version 2 has the groups too.
+        """
         from cove.kernel.cgroups_v1 import CgroupsV1
         from cove.kernel.cgroups_v2 import CgroupsV2
 
-        files = CgroupsV2(parent) if (ROOT / "cgroup.controllers").exists() else CgroupsV1(parent)
+        files = CgroupsV2(parent) if (ROOT / "cgroup.controllers").exists() else CgroupsV1(parent, hybrid=hybrid)
         if driver == "cgroupfs":
             return files
         from cove.kernel.cgroups_systemd import CgroupsSystemd

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from cove.errors import InvalidArgument, Unsupported
 from cove.kernel.cgroups import (
     ROOT,
+    Birthplace,
     Cgroups,
     CgroupStats,
     IoCount,
@@ -23,6 +24,10 @@ from cove.kernel.cgroups import (
     write_file,
 )
 from cove.oci.spec import BlockIOLimits, CPULimits, DeviceRule, MemoryLimits, NetworkLimits, Resources
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cove.kernel.pressure import Pressure
 
 _CONTROLLERS = (
     *("memory", "cpu", "cpuacct", "cpuset", "devices", "freezer", "blkio", "pids"),
@@ -49,19 +54,33 @@ class CgroupsV1(Cgroups):
 
     version = 1
 
-    def __init__(self, parent: str) -> None:
+    def __init__(self, parent: str, *, hybrid: bool = False) -> None:
+        """`hybrid`: groups are made in the tree of version 2 too, where the host has one beside the controllers.
+
+        It has no limits; it measures pressure, and systemd and packet filters know processes by it.
+        """
         super().__init__(parent)
+        self._hybrid = hybrid
         self._cloning: set[str] = set()
+
+    @cached_property
+    def _mounted(self) -> list[tuple[str, str, Path]]:
+        """Kind, options and place of every mount of control groups."""
+        found = []
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            left, _, right = line.partition(" - ")
+            kind, _, options = right.split(" ", 2)
+            if kind in ("cgroup", "cgroup2"):
+                found.append((kind, options, Path(left.split(" ")[4])))
+        return found
 
     @cached_property
     def _hierarchies(self) -> dict[str, Path]:
         mounted = {}
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            left, _, right = line.partition(" - ")
-            kind, _, options = right.split(" ", 2)
+        for kind, options, place in self._mounted:
             if kind == "cgroup":
                 for name in set(options.split(",")) & set(_CONTROLLERS):
-                    mounted[name] = Path(left.split(" ")[4])
+                    mounted[name] = place
         if "memory" not in mounted or "pids" not in mounted:
             raise Unsupported(
                 f"The control groups below {ROOT} lack memory or pids; mount cgroup v2 or every v1 controller"
@@ -73,11 +92,32 @@ class CgroupsV1(Cgroups):
 
     def directories(self, path: str) -> list[Path]:
         name = path.strip("/")
-        return [mount / name for mount in self._mounts]
+        unified = [self._unified] if self._unified else []
+        return [mount / name for mount in (*self._mounts, *unified)]
 
     @cached_property
     def _mounts(self) -> tuple[Path, ...]:
         return tuple(dict.fromkeys(self._hierarchies.values()))
+
+    @cached_property
+    def _unified(self) -> Path | None:
+        """The tree of version 2, if groups are made there too."""
+        places = [place for kind, _, place in self._mounted if kind == "cgroup2"] if self._hybrid else []
+        return places[0] if places and os.access(places[0], os.W_OK) else None
+
+    @contextmanager
+    def birthplace(self, path: str, beside: int | None = None) -> Iterator[Birthplace]:
+        with ExitStack() as opened:
+
+            def at(name: Path, flags: int) -> int:
+                fd = os.open(name, flags | os.O_CLOEXEC)
+                opened.callback(os.close, fd)
+                return fd
+
+            name = path.strip("/")
+            unified = at(self._unified / name, os.O_RDONLY | os.O_DIRECTORY) if self._unified else None
+            doors = tuple(at(mount / name / "tasks", os.O_WRONLY) for mount in self._mounts)
+            yield Birthplace(directory=unified, doors=doors)
 
     def procs_file(self, path: str) -> Path:
         return self.directory_of("pids", path) / "cgroup.procs"
@@ -198,6 +238,7 @@ class CgroupsV1(Cgroups):
             pids_limit=number(self.directory_of("pids", path) / "pids.max"),
             swap=max(number(memory / "memory.memsw.usage_in_bytes") - number(memory / "memory.usage_in_bytes"), 0),
             io=self._io(self.directory_of("blkio", path)),
+            pressure=_pressure(self._unified / path.strip("/")) if self._unified else {},
         )
 
     @staticmethod
@@ -219,6 +260,12 @@ class CgroupsV1(Cgroups):
             major, _, minor = device.partition(":")
             found.append(IoCount(int(major), int(minor), operation, size, operations))
         return tuple(found)
+
+
+def _pressure(group: Path) -> dict[str, Pressure]:
+    from cove.kernel import pressure
+
+    return {name: found for name in pressure.RESOURCES if (found := pressure.of_group(group, name))}
 
 
 # ── limits ────────────────────────────────────────────────────────────────────────────────────────

@@ -284,7 +284,7 @@ class IntelRdt(_Value, frozen=True, kw_only=True):
 
 
 class MemoryPolicy(_Value, frozen=True, kw_only=True):
-    mode: str
+    mode: str = ""
     nodes: str = ""
     flags: tuple[str, ...] = ()
 

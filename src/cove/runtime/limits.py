@@ -1,4 +1,4 @@
-"""Limits that this host does not let anyone raise, or that its kernel has no more: told in words."""
+"""Limits that this host does not let anyone raise, or that its kernel has no more, and rights: told in words."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def warnings(process: Process) -> tuple[str, ...]:
             wanted = "unlimited" if limit.hard & _UNLIMITED == _UNLIMITED else str(limit.hard)
             found.append(f"{limit.type} is lowered from {wanted} to {ceiling}, the most that this host allows")
     return tuple(found)
+
+
+def not_raised(process: Process) -> tuple[str, ...]:
+    """One sentence for each capability that shall be ambient and cannot be (capabilities(7)); likewise."""
+    sets = process.capabilities
+    if sets is None or not sets.ambient:
+        return ()
+    lost = [name for name in sets.ambient if name not in sets.permitted or name not in sets.inheritable]
+    return tuple(f"can't raise ambient capability {name}: it is not both permitted and inheritable" for name in lost)
 
 
 def without_effect(resources: Resources | None) -> tuple[str, ...]:

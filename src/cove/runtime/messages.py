@@ -71,7 +71,8 @@ class Launch(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 class ExecLaunch(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A further process in a running container; same `user` rule as Launch.
 
-    `seccomp`: flags and listener of the container's filter; its rules come compiled.
+    `seccomp`: flags and listener of the container's filter; its rules come compiled. `chrooted`: the container's root
+    is another one than its mount namespace's.
     """
 
     id: str
@@ -80,6 +81,7 @@ class ExecLaunch(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     user: str | None = None
     group_add: tuple[str, ...] = ()
     seccomp: Seccomp | None = None
+    chrooted: bool = False
 
 
 class Exit(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cove.oci.spec import OCI_VERSION, Linux, Process, Spec
 from cove.runtime.child import hooks as runtime_hooks
-from cove.runtime.child import labels
+from cove.runtime.child import labels, shared_tree
 from cove.runtime.child.common import Failure
 
 
@@ -21,9 +21,8 @@ def check(spec: Spec, *, hooks: bool) -> None:
     kinds = [namespace.type for namespace in linux.namespaces]
     if len(kinds) != len(set(kinds)):
         raise Failure("the runtime spec lists a kind of namespace twice")
-    _check_joined(spec, linux)
-    if "mount" not in kinds:
-        raise Failure("a container without a mount namespace of its own (linux.namespaces) is not supported")
+    if shared_tree.is_shared(spec):
+        _check_shared(linux)
     if spec.hostname and "uts" not in kinds:
         raise Failure("hostname needs a uts namespace of the container's own")
     if spec.domainname and linux.sysctl.get("kernel.domainname", spec.domainname) != spec.domainname:
@@ -56,25 +55,15 @@ def _check_platform(spec: Spec) -> None:
             raise Failure(f"{name} is not supported: this runtime makes processes of Linux, described by linux")
 
 
-def _check_joined(spec: Spec, linux: Linux) -> None:
-    """What goes together with a mount namespace that is joined by path."""
-    if not any(each.type == "mount" and each.path for each in linux.namespaces):
-        return
+def _check_shared(linux: Linux) -> None:
+    """What goes together with a mount namespace that is not the container's own."""
     if any(each.type == "user" for each in linux.namespaces):
-        raise Failure("a mount namespace and a user namespace cannot be joined or made together (linux.namespaces)")
-    members = {
-        "mounts": spec.mounts,
-        "root.readonly": spec.root.readonly if spec.root else False,
-        "linux.maskedPaths": linux.masked_paths,
-        "linux.readonlyPaths": linux.readonly_paths,
-        "linux.rootfsPropagation": linux.rootfs_propagation,
-        "linux.devices": linux.devices,
-    }
-    for name, value in members.items():
-        if value:
-            raise Failure(
-                f"{name} cannot be together with a mount namespace joined by path: it would change that for everybody"
-            )
+        raise Failure("with a user namespace a container needs a new mount namespace too (linux.namespaces)")
+    if linux.rootfs_propagation not in ("", "private", "rprivate"):
+        raise Failure(
+            f"linux.rootfsPropagation {linux.rootfs_propagation} needs a new mount namespace: in one that is shared, "
+            "the container's root is attached nowhere"
+        )
 
 
 def check_process(process: Process) -> None:

@@ -20,5 +20,5 @@ def test_what_is_none(text: str) -> None:
 
 def test_known_words_are_listed() -> None:
     assert known({"A": 1, "B": 2}, "B", "letter") == 2
-    with pytest.raises(Failure, match="unknown letter C, it is one of A, B"):
+    with pytest.raises(Failure, match="invalid letter 'C': it is one of A, B"):
         known({"A": 1, "B": 2}, "C", "letter")

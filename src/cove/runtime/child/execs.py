@@ -57,9 +57,14 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
     with child.stage("namespaces"):
         os.setsid()
         syscalls.join_session_keyring(f"_cove.{launch.container[:12]}")
+        root = _root_of(target) if launch.chrooted else -1
         _join(target, wanted, stdio)
         os.close(target)
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if launch.chrooted:
+            os.fchdir(root)
+            os.chroot(".")
+        else:
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     console = None
     if stdio.console:
         with child.stage("console"):
@@ -91,6 +96,10 @@ def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, secco
         console=console,
         reaper=False,
     )
+
+
+def _root_of(target: int) -> int:
+    return os.open(f"/proc/{process.pid_of(target)}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 _FILES = {"mount": "mnt", "network": "net"}

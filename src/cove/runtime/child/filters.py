@@ -118,6 +118,7 @@ def _connect(path: str) -> int:
         listener.close()
         reason = os.strerror(error.errno or 0).lower()
         raise Failure(
-            f"nobody listens at linux.seccomp.listenerPath {path}: {reason}", number=error.errno or 0
+            f"failed to connect with seccomp agent: nobody listens at linux.seccomp.listenerPath {path}: {reason}",
+            number=error.errno or 0,
         ) from None
     return listener.detach()

@@ -40,6 +40,7 @@ from cove.runtime.child import (
     outside,
     pid1,
     program,
+    shared_tree,
     sysctls,
 )
 from cove.runtime.child.common import ORDINARY, Child, ChildStdio, Failure, Manner
@@ -183,8 +184,10 @@ class _Init:
         spec = self.launch.spec
         with self.child.stage("rootfs"):
             given = self.given
-            path = any(each.type == "mount" and each.path for each in linux.namespaces)
-            tree = JoinedTree(spec) if path else Tree(spec, self.launch.rootfs, given, exact=self.child.manner.hold)
+            if shared_tree.is_shared(spec):
+                tree: Tree | JoinedTree = shared_tree.of(spec)
+            else:
+                tree = Tree(spec, self.launch.rootfs, given, exact=self.child.manner.hold)
             tree.enter()
             self.proc = given.proc if given and given.proc is not None else mounts.new_filesystem("proc", "proc", ())
             if any(each.type == "user" for each in linux.namespaces):

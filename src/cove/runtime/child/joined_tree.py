@@ -1,8 +1,7 @@
 """The file systems of a container that joins a mount namespace by path: it takes them as they stand there.
 
-Whatever it mounted would be mounted for everybody in that namespace, so a configuration that joins one has no
-mounts, masks or devices of its own (`cove.runtime.support` sees to that), and its root is entered by chroot(2).
-The same steps as `cove.runtime.child.rootfs.Tree`, most of them empty.
+It has no mounts, masks or devices of its own (else it is a `shared_tree.SharedTree`), and its root is entered by
+chroot(2). The same steps as `cove.runtime.child.rootfs.Tree`, most of them empty.
 """
 
 from __future__ import annotations

@@ -24,12 +24,14 @@ _NO_NODES = {"MPOL_DEFAULT", "MPOL_LOCAL"}
 
 def apply(policy: MemoryPolicy) -> None:
     """Set it for this process, and so for all that descend from it."""
-    mode = known(MODES, policy.mode, "linux.memoryPolicy.mode")
+    mode = known(MODES, policy.mode, "memory policy mode (linux.memoryPolicy.mode)")
     for flag in policy.flags:
-        mode |= known(FLAGS, flag, "linux.memoryPolicy flag")
-    nodes = numbers(policy.nodes, "linux.memoryPolicy.nodes")
+        mode |= known(FLAGS, flag, "memory policy flag (linux.memoryPolicy.flags)")
+    nodes = numbers(policy.nodes, "memory policy node list (linux.memoryPolicy.nodes)")
     if nodes and policy.mode in _NO_NODES:
-        raise Failure(f"linux.memoryPolicy.mode {policy.mode} takes no nodes")
+        raise Failure(
+            f"linux.memoryPolicy.mode {policy.mode} takes no nodes: the mode requires 0 nodes but got {len(nodes)}"
+        )
     try:
         syscalls.set_mempolicy(mode, nodes)
     except OSError as error:

@@ -236,13 +236,17 @@ class Tree:
 
     def seal(self) -> None:
         """Make what shall be read-only so, now that all is in its place: /dev and the root."""
+        self._seal_dev()
+        if self._spec.root is not None and self._spec.root.readonly:
+            mounts.set_attributes(self.root, (mounts.ATTR_RDONLY, 0))
+
+    def _seal_dev(self) -> None:
         if self._dev_readonly:
             mounts.set_attributes(self.dev_fd, (mounts.ATTR_RDONLY, 0))
+            self._dev_readonly = False
         if self.dev is not None:
             os.close(self.dev)
             self.dev = None
-        if self._spec.root is not None and self._spec.root.readonly:
-            mounts.set_attributes(self.root, (mounts.ATTR_RDONLY, 0))
 
 
 def _is_shown_whole(mount: Mount, options: Options) -> bool:

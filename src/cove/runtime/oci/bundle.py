@@ -8,7 +8,7 @@ import msgspec
 
 from cove.errors import InvalidArgument
 from cove.kernel import privileges
-from cove.oci.spec import DeviceRule, Process, Resources, Spec
+from cove.oci.spec import DeviceRule, Mount, Process, Resources, Spec
 from cove.runtime.oci.log import Log
 from cove.runtime.oci.store import CGROUP_PARENT
 
@@ -75,6 +75,27 @@ def with_known_capabilities(process: Process, log: Log) -> Process:
     return msgspec.structs.replace(process, capabilities=msgspec.structs.replace(given, **kept))
 
 
+def _with_known_access(rule: DeviceRule, log: Log) -> DeviceRule:
+    """`rule` with those letters of its access that the kernel knows; the others are told as a warning."""
+    known = "".join(letter for letter in "rwm" if letter in rule.access)
+    if set(known) == set(rule.access):
+        return rule
+    if not known:
+        raise InvalidArgument(
+            f"linux.resources.devices has a rule with the access {rule.access!r}: it is of r, w and m"
+        )
+    log.warning(f"ignoring unknown letters in the device access {rule.access!r}: it means {known}")
+    return msgspec.structs.replace(rule, access=known)
+
+
+def _within(root: str, mount: Mount) -> Mount:
+    """`mount` with its destination in the container, though it may be written as the host's path of that."""
+    destination = os.path.normpath(mount.destination)
+    if root == "/" or not destination.startswith(f"{root}/"):
+        return mount
+    return msgspec.structs.replace(mount, destination=destination[len(root) :])
+
+
 def _without_nulls(value: object) -> object:
     """`value` without members that are null: some generators write an absent list so."""
     if isinstance(value, dict):
@@ -94,7 +115,8 @@ def complete(spec: Spec, bundle: str, identity: str, log: Log) -> Spec:
     if not os.path.isdir(root):
         raise InvalidArgument(f"the root file system {root} (root.path) is no directory")
     given = spec.linux.resources or Resources()
-    rules = (DeviceRule(allow=False), *given.devices, *_EVERYWHERE)
+    devices = (_with_known_access(rule, log) for rule in given.devices)
+    rules = (DeviceRule(allow=False), *devices, *_EVERYWHERE)
     linux = msgspec.structs.replace(
         spec.linux,
         cgroups_path=spec.linux.cgroups_path or f"/{CGROUP_PARENT}/{identity}",
@@ -102,4 +124,5 @@ def complete(spec: Spec, bundle: str, identity: str, log: Log) -> Spec:
     )
     process = with_known_capabilities(spec.process, log) if spec.process is not None else None
     root_ = msgspec.structs.replace(spec.root, path=root)
-    return msgspec.structs.replace(spec, root=root_, linux=linux, process=process)
+    mounts = tuple(_within(root, mount) for mount in spec.mounts)
+    return msgspec.structs.replace(spec, root=root_, mounts=mounts, linux=linux, process=process)

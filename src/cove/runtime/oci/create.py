@@ -18,7 +18,7 @@ from cove.kernel import process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Process, Spec
 from cove.runtime import limits, rootless
-from cove.runtime.child import filters, hooks, init, outside
+from cove.runtime.child import affinity, filters, hooks, init, outside
 from cove.runtime.child.common import ChildStdio, Failure, Manner
 from cove.runtime.messages import Launch
 from cove.runtime.oci import afterwards, groups, stdio, store
@@ -82,7 +82,7 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         opened.callback(newborn.close)
         undo.callback(newborn.kill)
         cgroups.admit(group, newborn.pid)
-        lowered = limits.warnings(spec.process) if spec.process is not None else ()
+        lowered = (*limits.warnings(spec.process), *limits.not_raised(spec.process)) if spec.process else ()
         for warning in (*lowered, *limits.without_effect(spec.linux.resources)):
             call.log.warning(warning)
         container.save(_record(manager, container, spec, newborn, directory, cgroups, group))
@@ -137,6 +137,7 @@ def _first_process(launch: Launch, manner: Manner, cgroups: Cgroups, group: str,
     terminal = wanted is not None and wanted.terminal
 
     def become(sync_fd: int, gate_fd: int) -> None:
+        affinity.reset()  # in its group of processors now
         ends = ChildStdio(console=True) if terminal else stdio.inherited()
         init.run(launch, sync_fd=sync_fd, gate_fd=gate_fd, stdio=ends, seccomp=bpf, manner=manner)
 

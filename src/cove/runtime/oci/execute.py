@@ -15,7 +15,7 @@ from cove.kernel import namespaces, privileges, process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Capabilities, Process, User
 from cove.runtime import limits, rootless
-from cove.runtime.child import affinity, credentials, memory_policy
+from cove.runtime.child import affinity, credentials, memory_policy, shared_tree
 from cove.runtime.child import execs as exec_child
 from cove.runtime.child.common import ChildStdio, Manner
 from cove.runtime.messages import ExecLaunch
@@ -64,7 +64,7 @@ def execute(call: Call, words: list[str]) -> int:
         newborn = _join(container, options.all("cgroup"), wanted, manner)
         opened.callback(newborn.close)
         undo.callback(newborn.kill)
-        for warning in limits.warnings(wanted):
+        for warning in (*limits.warnings(wanted), *limits.not_raised(wanted)):
             call.log.warning(warning)
         newborn.admit()
         if wanted.terminal:
@@ -174,8 +174,15 @@ def _with_capabilities(own: Capabilities | None, added: list[str]) -> Capabiliti
 
 def _join(container: store.Container, asked: list[str], wanted: Process, manner: Manner) -> Newborn:
     record = container.known
-    linux = bundle.decode(container.read("config.json"), "config.json").linux
-    launch = ExecLaunch(id="", container=record.id, process=wanted, seccomp=linux.seccomp if linux else None)
+    spec = bundle.decode(container.read("config.json"), "config.json")
+    linux = spec.linux
+    launch = ExecLaunch(
+        id="",
+        container=record.id,
+        process=wanted,
+        seccomp=linux.seccomp if linux else None,
+        chrooted=shared_tree.is_shared(spec),
+    )
     bpf = container.read("seccomp.bpf")
     cgroups: Cgroups = groups.of(record)
     with ExitStack() as opened:

@@ -26,7 +26,7 @@ def driver(manager: str) -> Cgroups:
 
         if not init.is_running():
             raise Unsupported("systemd is not running on this host, so it cannot make control groups; use cgroupfs")
-    return Cgroups.detect(CGROUP_PARENT, manager)
+    return Cgroups.detect(CGROUP_PARENT, manager, hybrid=True)
 
 
 def of(record: Record) -> Cgroups:

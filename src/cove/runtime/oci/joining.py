@@ -34,11 +34,15 @@ def place(record: Record, cgroups: Cgroups, asked: list[str]) -> Iterator[Birthp
             opened.callback(os.close, fd)
             yield Birthplace(directory=fd)
             return
-        doors = []
+        doors, unified = [], None
         for directory, path in _chosen(record, cgroups, below):
-            doors.append(_open(record, f"{directory}{path}/tasks", os.O_WRONLY, path))
-            opened.callback(os.close, doors[-1])
-        yield Birthplace(doors=tuple(doors))
+            if os.path.exists(f"{directory}/tasks"):
+                doors.append(_open(record, f"{directory}{path}/tasks", os.O_WRONLY, path))
+                opened.callback(os.close, doors[-1])
+            else:  # a hybrid host's tree of version 2
+                unified = _open(record, f"{directory}{path}", os.O_RDONLY | os.O_DIRECTORY, path)
+                opened.callback(os.close, unified)
+        yield Birthplace(directory=unified, doors=tuple(doors))
 
 
 def _split(asked: str) -> tuple[str, str]:

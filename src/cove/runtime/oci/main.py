@@ -35,6 +35,7 @@ _GLOBAL = (
     "help|h|?",
     "version|v|V",
 )
+_HELP = "help|h"
 
 # The module and the function of each verb, and what it does.
 _VERBS = {
@@ -54,6 +55,7 @@ _VERBS = {
     "spec": ("example", "spec", "write an example config.json"),
     "features": ("features", "features", "print what this runtime supports as JSON"),
 }
+# Even their --help: that is how engines ask whether containers can be saved here.
 _NOT_HERE = {
     "checkpoint": "checkpoint is not supported: a container's memory cannot be saved by this runtime",
     "restore": "restore is not supported: this runtime makes no checkpoints that could be restored",
@@ -82,10 +84,11 @@ class Call:
         self, words: list[str], flags: tuple[str, ...], least: int, most: int | None, *, mixed: bool = True
     ) -> None:
         """Take the verb's own words; `least` to `most` arguments."""
-        self.options, self.arguments = parse((*flags, "help|h"), words, mixed=mixed)
+        self.options, self.arguments = parse((*flags, _HELP), words, mixed=mixed)
         if self.options.switch("help"):
-            print(f"Usage: cove-oci [global flags] {self.verb} [flags] {'<container-id> …' if least else ''}\n")
-            print("Flags: " + "  ".join(_shown(flag) for flag in flags))
+            from cove.runtime.oci import usage
+
+            usage.of_command(self.verb, _VERBS[self.verb][2], (*flags, _HELP), takes_id=least > 0)
             sys.exit(0)
         count = len(self.arguments)
         if count < least or (most is not None and count > most):
@@ -102,23 +105,10 @@ def _default_root() -> str:
     return f"{own}/cove-oci" if rootless.is_rootless() else DEFAULT_ROOT
 
 
-def _shown(flag: str) -> str:
-    names = flag.rstrip("*=").split("|")
-    return "/".join(("-" if len(name) == 1 else "--") + name for name in names) + (" VALUE" if "=" in flag else "")
+def _overview() -> None:
+    from cove.runtime.oci import usage
 
-
-def _usage() -> None:
-    print("Usage: cove-oci [global flags] <command> [flags] [arguments]\n\nAn OCI runtime.\n\nCommands:")
-    for verb, (_, _, help_) in _VERBS.items():
-        print(f"  {verb:<10}{help_}")
-    print("\nGlobal flags: " + "  ".join(_shown(flag) for flag in _GLOBAL))
-
-
-def _version() -> None:
-    from cove import __version__
-    from cove.oci.spec import OCI_VERSION
-
-    print(f"cove-oci version {__version__}\nspec: {OCI_VERSION}")
+    usage.overview({verb: told for verb, (_, _, told) in _VERBS.items()}, _GLOBAL)
 
 
 def _find(verb: str) -> Callable[[Call, list[str]], int]:
@@ -131,13 +121,15 @@ def _find(verb: str) -> Callable[[Call, list[str]], int]:
 
 def _perform(log: Log, given: Options, words: list[str]) -> int:
     verb, *rest = words
+    if verb == "help":
+        verb, rest = (rest[0], ["--help"]) if rest else ("", [])
+    if not verb:
+        _overview()
+        return 0
     if verb in _NOT_HERE:
         raise InvalidArgument(_NOT_HERE[verb])
-    if verb == "help" or verb not in _VERBS:
-        if verb == "help":
-            _usage()
-            return 0
-        log.error(f"unknown command {verb!r}; `cove-oci --help` lists them")
+    if verb not in _VERBS:
+        log.error(f"unknown command (No help topic for '{verb}'): `cove-oci --help` lists them all")
         return 3
     call = Call(verb, given, log)
     log.debug(f"cove-oci {verb} {' '.join(rest)}")
@@ -150,10 +142,12 @@ def run(arguments: list[str]) -> int:
     try:
         given, words = parse(_GLOBAL, arguments, mixed=False)
         if given.switch("version"):
-            _version()
+            from cove.runtime.oci import usage
+
+            usage.version()
             return 0
         if given.switch("help") or not words:
-            _usage()
+            _overview()
             return 0
         verb = words[0]
         log = Log(given.text("log"), given.text("log-format", "text"), debug=given.switch("debug"))
