@@ -18,6 +18,7 @@ import zstandard
 from cove.errors import InvalidArgument, NotFound
 from cove.image.travel import loading, saving
 from cove.oci import digest as digests
+from tests.conftest import Daemon
 from tests.integration.distribution_world import World, layer_tar, make_image, noise
 
 needs_skopeo = pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
@@ -176,3 +177,16 @@ def test_skopeo_reads_ours_and_we_read_skopeos(tmp_path: Path) -> None:
             assert len(there.unpacked) == 2
             if sink.startswith("docker"):
                 assert there.get("quay.io/x/app:v1").id == identity
+
+
+@needs_skopeo
+def test_skopeo_copies_out_of_a_daemon_and_into_it(daemon: Daemon, tmp_path: Path) -> None:
+    """Debian 12's speaks version 1.22 for it, older than everything else here."""
+    copy = ["skopeo", "--insecure-policy", "--tmpdir", str(tmp_path), "copy"]
+    out = ["--src-daemon-host", daemon.host, "docker-daemon:busybox:latest", f"oci:{tmp_path}/layout:busybox"]
+    back = ["--dest-daemon-host", daemon.host, f"oci:{tmp_path}/layout:busybox", "docker-daemon:by/skopeo:v1"]
+    for words in (out, back):
+        done = subprocess.run(copy + words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert daemon.cove("run", "--rm", "by/skopeo:v1", "echo", "it runs").stdout == "it runs\n"
+    daemon.cove("rmi", "by/skopeo:v1")

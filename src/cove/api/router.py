@@ -27,15 +27,16 @@ _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
 @dataclass(frozen=True, slots=True)
 class Route(Generic[E]):
-    """One line of a route table."""
+    """One line of a route table. `oldest` is the first version that may ask for it."""
 
     method: str
     template: str
     handler: Handler[E]
+    oldest: Version = MINIMUM
 
 
 def split_version(path: str) -> tuple[Version, str]:
-    """The version that a path speaks and the rest of it. Raises InvalidArgument for one we don't."""
+    """The version that a path speaks and the rest of it. Raises InvalidArgument for one that is yet to come."""
     found = _VERSIONED.fullmatch(path)
     if found is None:
         return CURRENT, path
@@ -43,11 +44,6 @@ def split_version(path: str) -> tuple[Version, str]:
     if version > CURRENT:
         raise InvalidArgument(
             f"client version {dotted(version)} is too new. Maximum supported API version is {dotted(CURRENT)}"
-        )
-    if version < MINIMUM:
-        raise InvalidArgument(
-            f"client version {dotted(version)} is too old. Minimum supported API version is "
-            f"{dotted(MINIMUM)}, please upgrade your client to a newer version"
         )
     return version, found[3]
 
@@ -66,34 +62,40 @@ class Router(Generic[E]):
 
     def __init__(self, engine: E, routes: Iterable[Route[E]]) -> None:
         self._engine = engine
-        self._fixed: dict[tuple[str, str], Handler[E]] = {}
-        self._open: dict[tuple[str, str], list[tuple[re.Pattern[str], Handler[E]]]] = {}
+        self._fixed: dict[tuple[str, str], Route[E]] = {}
+        self._open: dict[tuple[str, str], list[tuple[re.Pattern[str], Route[E]]]] = {}
         for route in routes:
             if "{" in route.template:
                 family = (route.method, route.template.split("/", 2)[1])
-                self._open.setdefault(family, []).append((_compile(route.template), route.handler))
+                self._open.setdefault(family, []).append((_compile(route.template), route))
             else:
-                self._fixed[route.method, route.template] = route.handler
+                self._fixed[route.method, route.template] = route
 
     async def __call__(self, request: Request) -> Reply:
         """Answer `request`. Raises cove.errors, NotFound for a path that is nobody's."""
         path, _, request.query_text = request.target.partition("?")
         request.version, request.path = split_version(path)
-        handler = self._find(request, request.method)
-        if handler is None and request.method == "HEAD":
-            handler = self._find(request, "GET")
-        if handler is None:
+        route = self._find(request, request.method)
+        if route is None and request.method == "HEAD":
+            route = self._find(request, "GET")
+        oldest = MINIMUM if route is None else route.oldest
+        if request.version < oldest:
+            raise InvalidArgument(
+                f"client version {dotted(request.version)} is too old. Minimum supported API version is "
+                f"{dotted(oldest)}, please upgrade your client to a newer version"
+            )
+        if route is None:
             raise NotFound("page not found")
-        return await handler(self._engine, request)
+        return await route.handler(self._engine, request)
 
-    def _find(self, request: Request, method: str) -> Handler[E] | None:
+    def _find(self, request: Request, method: str) -> Route[E] | None:
         fixed = self._fixed.get((method, request.path))
         if fixed is not None:
             return fixed
         family = request.path.split("/", 2)[1] if request.path.startswith("/") else ""
-        for pattern, handler in self._open.get((method, family), ()):
+        for pattern, route in self._open.get((method, family), ()):
             found = pattern.fullmatch(request.path)
             if found is not None:
                 request.params = {name: unquote(value) for name, value in found.groupdict().items()}
-                return handler
+                return route
         return None

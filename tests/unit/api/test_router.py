@@ -30,6 +30,7 @@ ROUTER: Router[None] = Router(
         Route("GET", "/images/{name:path}/json", _show),
         Route("GET", "/images/{name:path}/get", _show),
         Route("DELETE", "/images/{name:path}", _show),
+        Route("POST", "/images/load", _show, oldest=(1, 22)),
         Route("GET", "/containers/{id}/json", _show),
     ],
 )
@@ -63,6 +64,13 @@ def test_versions_out_of_range_are_refused_in_the_words_clients_know() -> None:
         ask("GET", "/v1.99/images/json")
     with pytest.raises(InvalidArgument, match=r"client version 1\.12 is too old\. Minimum supported API version is"):
         ask("GET", "/v1.12/images/json")
+
+
+def test_one_route_may_be_older_than_the_others() -> None:
+    assert ask("POST", "/v1.22/images/load").startswith("((1, 22)")
+    for method, target in (("POST", "/v1.21/images/load"), ("GET", "/v1.22/images/json"), ("GET", "/v1.22/nothing")):
+        with pytest.raises(InvalidArgument, match="too old"):
+            ask(method, target)
 
 
 def test_every_class_of_error_has_a_status() -> None:

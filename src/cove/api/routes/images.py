@@ -14,6 +14,8 @@ from cove.wire.containers import ContainerConfig
 from cove.wire.execs import IdResponse
 from cove.wire.images import BootstrapRequest, VerifyRequest
 
+_ARCHIVES = (1, 22)
+"""What containers/image before 5.26 (skopeo and podman of Debian 12) speaks for `docker-daemon:`."""
 _SEVERAL_PLATFORMS_SINCE = (1, 52)
 _IDENTITY_SINCE = (1, 54)
 _ATTESTATIONS_SINCE = (1, 55)
@@ -200,15 +202,15 @@ async def bootstrap(engine: Engine, request: Request) -> Reply:
 ROUTES: tuple[Route[Engine], ...] = (
     Route("GET", "/images/json", list_),
     Route("POST", "/images/create", create),
-    Route("POST", "/images/load", load),
+    Route("POST", "/images/load", load, oldest=_ARCHIVES),
     Route("POST", "/images/prune", prune),
-    Route("GET", "/images/get", save),
+    Route("GET", "/images/get", save, oldest=_ARCHIVES),
     Route("GET", "/images/search", search),
     Route("POST", "/commit", commit),
     Route("GET", "/images/{name:path}/json", inspect),
     Route("GET", "/images/{name:path}/history", history),
     Route("GET", "/images/{name:path}/attestations", attestations),
-    Route("GET", "/images/{name:path}/get", save),
+    Route("GET", "/images/{name:path}/get", save, oldest=_ARCHIVES),
     Route("POST", "/images/{name:path}/push", push),
     Route("GET", "/distribution/{name:path}/json", distribution),
     Route("POST", "/images/{name:path}/tag", tag),
