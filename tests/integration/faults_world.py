@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,18 @@ def pids(daemon: Daemon, victim: str) -> list[int]:
     if victim == "forker":
         first = [pid for pid, parent, name, _ in everyone if parent in mine and name == "cove-forker"]
         return first[:1]
+    if victim == "keeper":
+        return [pid for pid, _, name, _ in everyone if name == "cove-keeper" and _holds(pid, daemon.run)]
     module = {"resolver": "cove.network.dns.server", "workshop": "cove.image.worker.workshop"}[victim]
     ours = [(pid, parent, words) for pid, parent, _, words in everyone if module in words]
     return [pid for pid, parent, words in ours if parent == daemon.process.pid or str(daemon.run) in words]
+
+
+def _holds(pid: int, directory: Path) -> bool:
+    """Whether a process has something open below a directory."""
+    with suppress(OSError):
+        return any(os.readlink(each).startswith(str(directory)) for each in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 def kill(daemon: Daemon, victims: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, Daemon
+from tests.conftest import BIN, PATIENCE, Daemon
+from tests.integration.faults_world import eventually, kill, pids
+from tests.killed_at import kill_before
 
 COUNTER = (
     "i=0; while [ $i -lt 4000 ]; do i=$((i+1)); echo $i; usleep 500; done; "
@@ -48,6 +51,53 @@ def test_numbered_lines_survive(own_daemon: Daemon, victims: tuple[str, ...]) ->
     assert own_daemon.cove("wait", "counter").stdout.strip() == "9"
     lines = own_daemon.cove("logs", "counter").stdout.split()
     assert lines == [str(number) for number in range(1, 4001)]
+
+
+def test_last_words_are_kept_while_nobody_lives(own_daemon: Daemon, tmp_path: Path) -> None:
+    """A pipe forgets what is in it when its last opener goes: one of ours is left."""
+    script = "until [ -e /w/go ]; do usleep 10000; done; i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; done"
+    own_daemon.cove("run", "-d", "--name", "last", "-v", f"{tmp_path}:/w", "busybox", "sh", "-c", script)
+    pid = int(own_daemon.cove("inspect", "-f", "{{.State.Pid}}", "last").stdout)
+    own_daemon.kill()
+    os.kill(supervisor_pid(own_daemon), signal.SIGKILL)
+    with pytest.raises(AssertionError, match="no supervisor"):
+        while supervisor_pid(own_daemon):
+            time.sleep(0.01)
+    (tmp_path / "go").touch()
+    watched = os.pidfd_open(pid)
+    assert select.select([watched], [], [], 30 * PATIENCE)[0], "it ended by itself"
+    os.close(watched)
+    own_daemon.start()
+    own_daemon.cove("wait", "last")
+    assert own_daemon.cove("logs", "last").stdout.split() == [str(number) for number in range(1, 3001)]
+    assert eventually(lambda: not pids(own_daemon, "keeper")), "whoever kept them is gone"
+
+
+def test_a_process_of_a_dead_supervisor_keeps_no_container_alive(own_daemon: Daemon) -> None:
+    """Its zombie would be the daemon's to reap, and the first process of a pid namespace waits for that."""
+    own_daemon.cove("run", "-d", "--name", "box", "--stop-signal", "KILL", "busybox", "sleep", "600")
+    executed: list[subprocess.Popen[bytes]] = []
+
+    def begin() -> None:
+        command = [BIN / "cove", "exec", "box", "true"]
+        executed.append(subprocess.Popen(command, env=os.environ | {"COVE_HOST": own_daemon.host}))
+
+    # Where it has told of the end and not reaped yet.
+    assert kill_before(supervisor_pid(own_daemon), ("sendmsg", "waitid"), begin)
+    executed[0].wait(30 * PATIENCE)
+    own_daemon.cove("stop", "box")
+    assert own_daemon.cove("inspect", "-f", "{{.State.Status}}", "box").stdout == "exited\n"
+
+
+@pytest.mark.parametrize("victim", ["forker", "supervisor"])
+def test_the_dead_are_buried(own_daemon: Daemon, victim: str) -> None:
+    own_daemon.cove("run", "-d", "--name", "box", "busybox", "sleep", "600")
+    before = set(pids(own_daemon, "forker") + pids(own_daemon, "supervisor"))
+    kill(own_daemon, (victim,))
+    doomed = before - (set(pids(own_daemon, "supervisor")) if victim == "forker" else set())
+    assert eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in doomed)), "no zombie stays"
+    assert eventually(lambda: bool(pids(own_daemon, "forker"))), "and there is another one"
+    assert own_daemon.cove("exec", "box", "echo", "there").stdout == "there\n"
 
 
 def test_stop_and_remove_after_a_new_daemon(own_daemon: Daemon) -> None:

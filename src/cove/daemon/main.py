@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import sys
 from collections.abc import Sequence
 
@@ -33,6 +34,7 @@ def run(argv: Sequence[str]) -> int:
                 "The daemon needs root, for it makes namespaces, mounts and control groups; try sudo"
             )
         _log_to_stderr(config.log_level)
+        _raise_descriptors()
         with held(config.data, config.run), begun(config.run) as supervisor:
             from cove.daemon.serving import serve
 
@@ -44,6 +46,12 @@ def run(argv: Sequence[str]) -> int:
         _log.exception("the daemon failed in a way that it did not foresee")
         return 1
     return 0
+
+
+def _raise_descriptors() -> None:
+    """Each container needs some descriptors, here and in the supervisor: as many as this process may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _log_to_stderr(level: str) -> None:

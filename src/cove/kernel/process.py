@@ -204,6 +204,18 @@ def remembers_ends() -> bool:
         os.close(pidfd)
 
 
+def children_of_other_sessions() -> list[int]:
+    """The children of this process, zombies too, that are not in its session (setsid(2))."""
+    own, session, found = os.getpid(), os.getsid(0), []
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            with suppress(OSError):
+                fields = stat_fields(int(name))
+                if int(fields[1]) == own and int(fields[3]) != session:
+                    found.append(int(name))
+    return found
+
+
 def ended(pidfd: int) -> int | None:
     """How a child of ours ended: its exit code (128+n for signal n), or None while it runs. It stays a zombie.
 

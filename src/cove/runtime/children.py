@@ -94,12 +94,9 @@ def create(launch: Launch, sync_fd: int, run: RunRoot, *, cgroups: Cgroups, loop
         state.save(paths.state, status)  # first, so that whoever takes over in the middle knows what there may be
         cgroups.create(cgroup, spec.linux.resources)
         undo.callback(cgroups.remove, cgroup)
-        if terminal:
-            child_ends, streams = ChildStdio(console=True), stdio.Streams([])
-        else:
-            stdio.make_fifos(paths, stdin=launch.stdin)
-            child_ends = stdio.open_child_ends(paths, ours, stdin=launch.stdin)
-            streams = stdio.open_streams(paths, stdin=launch.stdin)
+        stdio.make_fifos(paths, stdin=launch.stdin, terminal=terminal)
+        child_ends = stdio.open_child_ends(paths, ours, stdin=launch.stdin, terminal=terminal)
+        streams = stdio.open_streams(paths, stdin=launch.stdin and not terminal)
         undo.callback(streams.close)
         pump = Pump(loop, streams, launch.log)
         undo.callback(pump.stop)
@@ -235,7 +232,7 @@ def readopt(status: Status, run: RunRoot, loop: Loop) -> Container:
     pidfd = process.reopen(status.pid, status.start_ticks, status.boot_id)
     child = Child(status.id, "", status.pid, pidfd) if pidfd is not None else None
     paths = run.container(status.id)
-    streams = stdio.Streams([]) if status.terminal else stdio.open_streams(paths, stdin=status.stdin)
+    streams = stdio.open_streams(paths, stdin=status.stdin and not status.terminal)
     return Container(status, child, streams, Pump(loop, streams, status.log))
 
 

@@ -28,6 +28,7 @@ from cove.oci.spec import Resources
 from cove.paths import RunRoot
 from cove.runtime import messages as m
 from cove.runtime.newborn import Process
+from cove.runtime.orphans import Orphans
 from cove.runtime.roots import Roots
 from cove.runtime.spawning import Early, Supervisor, spawn
 
@@ -63,6 +64,7 @@ class Runtime:
         self._pids: dict[str, int] = {}
         self._pidfds: dict[str, int] = {}
         self._roots = Roots()
+        self._orphans = Orphans()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -169,6 +171,7 @@ class Runtime:
 
     async def _reconnect(self) -> None:
         await self._connect()
+        self._orphans.take_up({*self._pids.values(), *([self._child.pid] if self._child is not None else ())})
         for identity, fd in list(self._kept.items()):
             with suppress(errors.CoveError):
                 await self._request(m.Adopt(id=identity), (fd,))
@@ -200,6 +203,7 @@ class Runtime:
             with suppress(ChildProcessError):
                 code = process.ended(pidfd) or 0
             process.reap(pidfd)
+            self._pids.pop(exec_id, None)
             owner = self._forget_exec(exec_id)
             if owner is not None:
                 self._on_report(m.Exited(id=owner, exec_id=exec_id, exit=m.Exit(code=code, at=0.0)))
@@ -219,8 +223,8 @@ class Runtime:
             self._pidfds[identity] = os.dup(pidfd)
         if identity not in self._outputs:
             run, flags = self._run.container(identity), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC
-            with suppress(FileNotFoundError):  # a terminal has none
-                self._outputs[identity] = tuple(os.open(path, flags) for path in (run.stdout, run.stderr))
+            there = [path for path in (run.stdout, run.stderr) if path.exists()]  # a terminal has one
+            self._outputs[identity] = tuple(os.open(path, flags) for path in there)
 
     def _forget_descriptor(self, identity: str) -> None:
         fd = self._kept.pop(identity, None)
@@ -408,3 +412,4 @@ class Runtime:
         for exec_id in list(self._execs):
             self._forget_exec(exec_id)
         self._roots.close()
+        self._orphans.close()

@@ -7,7 +7,8 @@
 
 It is apart because a fork is paid for by its parent too: every page that the parent writes afterwards is copied
 or at least faulted on, and the supervisor writes many. The forker never changes, stays small, and holds nothing
-that could be lost: when it dies, the supervisor forks another one of itself.
+that could be lost: when it dies, the supervisor forks another one of itself. When the supervisor dies, the forker has
+one duty left (`cove.runtime.keeper`).
 
 A few children are made before anybody needs them (spares), with the namespaces that the last container asked for:
 a start then begins where clone3 would have ended. They hold no container's resources, and end with the supervisor.
@@ -24,8 +25,8 @@ import select
 import signal
 import socket
 from collections import deque
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from typing import NoReturn
 
 import msgspec
@@ -33,6 +34,7 @@ import msgspec
 from cove.ipc import channel
 from cove.kernel import namespaces, process, syscalls
 from cove.runtime.child import orders
+from cove.runtime.loop import Loop
 
 SPARES = 2
 # What a descriptor that comes with a request is, one byte each.
@@ -54,9 +56,13 @@ class Newborn(msgspec.Struct, frozen=True):
 class Forker:
     """The supervisor's side. Blocking: an answer takes as long as a clone3."""
 
-    def __init__(self) -> None:
+    def __init__(self, bereaved: Callable[[], None] = lambda: None) -> None:
+        """`bereaved`: what the forker does when the supervisor has ended, before it ends itself."""
+        self._bereaved = bereaved
+        self._loop: Loop | None = None
         self._socket: socket.socket | None = None
         self._pid = 0
+        self._pidfd = -1
         self._flags = 0
         self._spares: deque[Newborn] = deque()
         self._asked = 0
@@ -69,9 +75,17 @@ class Forker:
         near, far = channel.pair()
         self._pid = os.fork()
         if self._pid == 0:
-            _main(far.detach())
+            _main(far.detach(), self._bereaved)
         far.close()
         self._socket = near
+        self._pidfd = process.pidfd_open(self._pid)
+        if self._loop is not None:
+            self._loop.watch(self._pidfd, self._restart)
+
+    def attend(self, loop: Loop) -> None:
+        """Make another one as soon as this one dies, and not only when it is needed."""
+        self._loop = loop
+        loop.watch(self._pidfd, self._restart)
 
     def fork(self, flags: int, *, within: Within = (), cgroup: int | None = None, ordinary: bool = True) -> Newborn:
         """A child in new namespaces (`flags`: CLONE_NEW*); OSError when the kernel refuses.
@@ -112,10 +126,7 @@ class Forker:
     def close(self) -> None:
         """End the forker and the spares."""
         self._discard()
-        if self._socket is not None:
-            self._socket.close()
-            os.waitpid(self._pid, 0)
-            self._socket = None
+        self._part()
         os.close(self._table)
 
     def _ask(self, flags: int, within: Within, cgroup: int | None) -> Newborn:
@@ -163,12 +174,21 @@ class Forker:
             _bury(self._spares.popleft())
 
     def _restart(self) -> None:
-        assert self._socket is not None
-        self._socket.close()
         self._asked = 0
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        self._part()
         self.start()
+
+    def _part(self) -> None:
+        """End the forker, and bury it."""
+        if self._socket is None:
+            return
+        os.kill(self._pid, signal.SIGKILL)
+        if self._loop is not None:
+            self._loop.unwatch(self._pidfd)
+        self._socket.close()
+        self._socket = None
+        os.waitpid(self._pid, 0)
+        os.close(self._pidfd)
 
 
 def _bury(spare: Newborn) -> None:
@@ -181,7 +201,7 @@ def _bury(spare: Newborn) -> None:
 # ── in the forker ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _main(far: int) -> NoReturn:
+def _main(far: int, bereaved: Callable[[], None]) -> NoReturn:
     try:
         process.retitle("cove-forker")
         syscalls.close_range(3, far - 1)
@@ -189,9 +209,10 @@ def _main(far: int) -> NoReturn:
         gc.collect()
         gc.disable()
         gc.freeze()
-        with socket.socket(fileno=far) as near:
+        with socket.socket(fileno=far) as near, suppress(ConnectionError):
             while (packet := channel.receive(near)) is not None:
                 _answer(near, packet)
+        bereaved()
     finally:
         os._exit(0)
 

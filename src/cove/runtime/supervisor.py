@@ -20,6 +20,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -33,7 +34,7 @@ from cove.ipc import channel
 from cove.kernel import process
 from cove.kernel.cgroups import Cgroups, drain_events
 from cove.paths import RunRoot
-from cove.runtime import children, seat, state, terminal
+from cove.runtime import children, keeper, seat, state, terminal
 from cove.runtime import messages as m
 from cove.runtime.children import Child, Container
 from cove.runtime.ends import Ends
@@ -73,6 +74,7 @@ class Supervisor:
         for identity in list(state.unreadable(self._run)):
             seat.warn(f"the state of container {identity[:12]} cannot be read, so what is left of it is ended")
             self._clear(identity, f"/{self._cgroups.parent}/{identity}")
+        self._forker.attend(self._loop)
         self._loop.watch(listener.fileno(), lambda: self._accept(listener))
         gc.collect()
         gc.freeze()
@@ -457,10 +459,12 @@ def main(argv: list[str] | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it ends by Shutdown, when no container needs it
     Path("/proc/self/comm").write_text("cove-supervisor")  # it was executed by descriptor, which gives no name
-    with closing(Forker()) as forker:
+    words = sys.argv[1:] if argv is None else argv
+    root = Path(words[words.index("--run-root") + 1])
+    with closing(Forker(lambda: keeper.keep(RunRoot(root)))) as forker:
         forker.start()
-        options = _options(argv)
-        run = RunRoot(options.run_root)
+        options = _options(words)
+        run = RunRoot(root)
         run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
         held = seat.lock(run.supervisor_lock)
         supervisor = Supervisor(run, Cgroups.detect(options.cgroup_parent, "systemd"), forker)
@@ -470,7 +474,7 @@ def main(argv: list[str] | None = None) -> None:
         os.close(held)
 
 
-def _options(argv: list[str] | None) -> Namespace:
+def _options(argv: list[str]) -> Namespace:
     """Imports argparse when the forker, which has no use for it, is there already."""
     from argparse import ArgumentParser
 

@@ -1,13 +1,14 @@
 """One container's output on its way into the log.
 
-    FIFO  ──▶ splice(2) ──▶ log      one bounded amount a turn, so that no log starves another or a start
-    pty   ──▶ read, write ──▶ log
+    FIFO  ──▶ splice(2) ──▶ log               one bounded amount a turn, so that no log starves another or a start
+    pty   ──▶ splice(2) ──▶ FIFO ──▶ log      so that a terminal's output, too, is never in this process alone
 
 A FIFO is widened when it is first found full: the kernel counts the pages that a user's pipes may hold, and a
 container that says little takes no more of them than any program.
 
-Output that cannot be taken now (a full disk; a reader that must miss nothing and is behind) stays where it is:
-the container waits in write(2), and the pump looks again in a moment. Without a log, output is thrown away.
+Output that cannot be taken now (a full disk or one that fails; a reader that must miss nothing and is behind) stays
+where it is: the container waits in write(2), and the pump looks again in a moment. Without a log, output is thrown
+away.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import fcntl
 import os
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 
+from cove.errors import describe
 from cove.kernel import pipes
+from cove.runtime import seat
 from cove.runtime.logs.stdio import STDOUT, Streams
 from cove.runtime.logs.writer import BURST, Held, LogWriter
 from cove.runtime.loop import Loop
@@ -27,8 +31,8 @@ from cove.runtime.messages import LogPolicy
 _PAUSE = 0.01
 _HANGUP_PAUSE = 0.2
 _DISK_PAUSE = 0.1
-_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 _CONSOLE_BYTES = 64 << 10
+_NONBLOCK = 2  # SPLICE_F_NONBLOCK
 _WIDE = 256 << 10
 _DRAIN_TURNS = 64
 
@@ -43,6 +47,7 @@ class Pump:
         self._log = LogWriter(policy) if policy is not None else None
         self._nowhere = -1 if policy is not None else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         self._stopped = False
+        self._trouble: int | None = None
         self._narrow = {fd for fd, _ in streams.outputs}
 
     def start(self) -> None:
@@ -62,14 +67,10 @@ class Pump:
         for fd, stream in self._streams.outputs:
             if not _holds(fd):
                 continue
-            for _ in range(_DRAIN_TURNS):
-                if not self._taken(lambda fd=fd, stream=stream: self._splice(fd, stream, rotate=False)):  # type: ignore[misc]
-                    break
+            self._all(lambda fd=fd, stream=stream: self._splice(fd, stream, rotate=False))  # type: ignore[misc]
         console = self._streams.console
         if console is not None and not self._stopped:
-            for _ in range(_DRAIN_TURNS):
-                if not self._taken(lambda: self._read_console(console)):
-                    break
+            self._all(lambda: self._take_console(console, rotate=False))
 
     def stop(self) -> None:
         """Let go of the log; before the streams are closed."""
@@ -86,7 +87,7 @@ class Pump:
 
     def _watch_console(self, fd: int) -> None:
         os.set_blocking(fd, False)
-        self._watch(fd, lambda: self._read_console(fd))
+        self._watch(fd, lambda: self._take_console(fd))
 
     def _watch(self, fd: int, move: Callable[[], int]) -> None:
         self._loop.watch(fd, lambda: self._turn(fd, move))
@@ -100,9 +101,10 @@ class Pump:
         except Held:
             self._pause(fd, move, _PAUSE)
         except OSError as error:
-            if error.errno not in _DISK:
-                raise
             self._pause(fd, move, _DISK_PAUSE)
+            if error.errno != self._trouble:
+                self._trouble = error.errno
+                seat.warn(f"output is not logged for now: {describe(error)}")
 
     def _pause(self, fd: int, move: Callable[[], int], seconds: float) -> None:
         self._loop.unwatch(fd)
@@ -113,15 +115,11 @@ class Pump:
 
         self._loop.later(seconds, resume)
 
-    def _taken(self, move: Callable[[], int]) -> int:
-        try:
-            return move()
-        except (BlockingIOError, Held):
-            return 0
-        except OSError as error:
-            if error.errno not in _DISK:
-                raise
-            return 0
+    def _all(self, move: Callable[[], int]) -> None:
+        with suppress(OSError, Held):
+            for _ in range(_DRAIN_TURNS):
+                if not move():
+                    break
 
     def _splice(self, fd: int, stream: int, *, rotate: bool = True) -> int:
         if self._log is None:
@@ -134,8 +132,22 @@ class Pump:
             pipes.widen(fd, _WIDE)
         return moved
 
-    def _read_console(self, fd: int) -> int:
+    def _take_console(self, fd: int, *, rotate: bool = True) -> int:
         """0 when nobody has the other side open, at the moment or for good (EIO)."""
+        if not self._streams.outputs:
+            return self._read_console(fd)
+        fifo, stream = self._streams.outputs[0]
+        try:
+            moved = os.splice(fd, fifo, _CONSOLE_BYTES, flags=_NONBLOCK)
+        except BlockingIOError:
+            raise Held from None  # there is something to read, so it is the FIFO that has no room
+        except OSError as error:
+            return self._read_console(fd) if error.errno == errno.EINVAL else 0
+        self._splice(fifo, stream, rotate=rotate)
+        return moved
+
+    def _read_console(self, fd: int) -> int:
+        """Where a terminal cannot be spliced (before Linux 5.11, or one that an older supervisor began)."""
         if self._log is not None:
             self._log.make_room()
         try:

@@ -6,13 +6,14 @@ while the directory around them lets nobody else in. stdin has plain write ends,
 so that the death of either is no end of file.
 
     container ── 1, 2 ──▶ FIFO ──▶ supervisor splices into the log
-    daemon ──▶ FIFO ── 0 ──▶ container            with a terminal: one pty for all of it
+    daemon ──▶ FIFO ── 0 ──▶ container            with a terminal: one pty for all of it, and its output goes
+                                                  through the stdout FIFO, which outlives a supervisor
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -45,9 +46,10 @@ class Streams(msgspec.Struct):
             self.stdin = None
 
 
-def make_fifos(run: ContainerRun, *, stdin: bool) -> None:
+def make_fifos(run: ContainerRun, *, stdin: bool, terminal: bool = False) -> None:
     """Make the FIFOs in a run directory that is new, as each life of a container has its own."""
-    for path in (run.stdout, run.stderr, *([run.stdin] if stdin else [])):
+    others = [] if terminal else [run.stderr, *([run.stdin] if stdin else [])]
+    for path in (run.stdout, *others):
         os.mkfifo(path, 0o600)
         os.chmod(path, 0o666)
 
@@ -56,13 +58,21 @@ def open_streams(run: ContainerRun, *, stdin: bool) -> Streams:
     """The supervisor's ends of FIFOs that are there: at create, and again when a new supervisor takes over."""
     with ExitStack() as undo:
         outputs = []
-        for path, number in ((run.stdout, STDOUT), (run.stderr, STDERR)):
-            fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        for number, fd in open_outputs(run).items():
             undo.callback(os.close, fd)
             outputs.append((fd, number))
         write_end = open_input(run.stdin) if stdin else None
         undo.pop_all()
     return Streams(outputs, write_end)
+
+
+def open_outputs(run: ContainerRun) -> dict[int, int]:
+    """Stream numbers and descriptors of the output FIFOs that are there: with a terminal there is one."""
+    found = {}
+    for path, number in ((run.stdout, STDOUT), (run.stderr, STDERR)):
+        with suppress(FileNotFoundError):
+            found[number] = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    return found
 
 
 def open_input(path: Path) -> int | None:
@@ -73,8 +83,10 @@ def open_input(path: Path) -> int | None:
         return None
 
 
-def open_child_ends(run: ContainerRun, undo: ExitStack, *, stdin: bool) -> ChildStdio:
+def open_child_ends(run: ContainerRun, undo: ExitStack, *, stdin: bool, terminal: bool = False) -> ChildStdio:
     """The container's ends, closed by `undo` in the supervisor. To be opened before `open_streams`."""
+    if terminal:
+        return ChildStdio(console=True)
 
     def end(path: Path, flags: int) -> int:
         fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -63,6 +63,7 @@ class LogWriter:
     def _open(self, number: int) -> None:
         """Go on at the end of a segment, after making its index and its data agree."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # somebody may have removed it
         data = os.open(self._directory / file_name(number, "log"), flags, 0o600)
         try:
             index = os.open(self._directory / file_name(number, "idx"), flags, 0o600)
@@ -137,7 +138,7 @@ class LogWriter:
             raise Held
         self._open(self._number + 1)
         for number in surplus:
-            for suffix in ("idx", "log"):
+            for suffix in ("log", "idx"):  # a segment is known by its index, so that none is forgotten half removed
                 (self._directory / file_name(number, suffix)).unlink(missing_ok=True)
 
     def _is_held(self, number: int) -> bool:
