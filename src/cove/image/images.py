@@ -241,8 +241,9 @@ class Images:
         """Take away a name, or the whole image; Docker's rules and words.
 
         `in_use` maps image ids to the containers that use them: (id, whether it runs). A name goes
-        alone while others remain. An image that a running container uses is never deleted; one that a
-        stopped container uses, or that has several names and is called by its id, only by `force`.
+        alone while others remain. An image that a running container uses is never deleted: `force` takes its
+        last name alone. One that a stopped container uses, or that has several names and is called by its id,
+        is deleted only by `force`.
         """
         with self._lock:
             deleted = self._delete(name_or_id, force, in_use or {})
@@ -263,8 +264,13 @@ class Images:
                 return [{"Untagged": _parsed(each).familiar} for each in sorted(gone)]
             users = [user for identity in sorted(image.ids) for user in in_use.get(identity, ())]
             refuse_in_use(image.id, name_or_id, name, repositories(tags), force=force, containers=users)
-            self._save([entry for entry in self._entries if entry not in entries])
             untagged = [{"Untagged": _parsed(known).familiar} for known in names]
+            others = [entry for entry in self._entries if entry not in entries]
+            if any(runs for _, runs in users):
+                bare = {entry.digest: _bare(entry) for entry in entries}
+                self._save([*others, *bare.values()])
+                return untagged
+            self._save(others)
             return [*untagged, {"Deleted": image.id}, *self._unshared(image)]
 
     untag = delete

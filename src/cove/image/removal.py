@@ -29,16 +29,12 @@ def refuse_in_use(
         raise Conflict(
             f"conflict: {what} (cannot be forced) - image is being used by running container {running[0][:12]}"
         )
-    if running:
-        raise Conflict(
-            f"conflict: {what} (must be stopped) - container {running[0][:12]} is using its referenced image {short}"
-        )
     if force:
         return
     if containers:
-        stopped = next(iter(containers))[0][:12]
-        use = f"container {stopped} is using its referenced image {short}"
-        why = use if name else f"image is being used by stopped container {stopped}"
+        user = next(iter(containers))[0][:12]
+        use = f"container {user} is using its referenced image {short}"
+        why = use if name else f"image is being used by stopped container {user}"
         raise Conflict(f"conflict: {what} (must force) - {why}")
     if not name and repositories > 1:
         raise Conflict(f"conflict: {what} (must be forced) - image is referenced in multiple repositories")

@@ -82,6 +82,11 @@ def test_deleting_goes_name_by_name_and_respects_containers(data: DataRoot) -> N
         images.delete(image.id[7:19], force=True, in_use=running)
     with pytest.raises(Conflict, match=r"must force\) - container cccccccccccc is using its referenced image"):
         images.delete("app:1", in_use={image.id: [("c" * 64, False)]})
+    with pytest.raises(Conflict, match=r"must force\) - container cccccccccccc is using its referenced image"):
+        images.delete("app:1", in_use=running)
+    assert images.delete("app:1", force=True, in_use=running) == [{"Untagged": "app:1"}]
+    assert images.get(image.id).names == ()
+    images.tag(image.id, "app:1")
     assert {"Deleted": image.id} in images.delete("app:1", force=True, in_use={image.id: [("c" * 64, False)]})
     assert images.list() == []
 
