@@ -13,7 +13,8 @@ one duty left (`cove.runtime.keeper`).
 A few children are made before anybody needs them (spares), with the namespaces that the last container asked for:
 a start then begins where clone3 would have ended. They hold no container's resources, and end with the supervisor.
 A spare has its own copy of the host's mounts: when those change, it is given up, as it would show a container the old
-ones.
+ones. While it waits it makes its memory ready, as `cove.runtime.rehearsal` has shown; that is held in the forker's
+first moment without a request.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from typing import NoReturn
 import msgspec
 
 from cove.ipc import channel
-from cove.kernel import namespaces, process, syscalls
+from cove.kernel import memory, namespaces, process, syscalls
+from cove.runtime import rehearsal
 from cove.runtime.child import orders
 from cove.runtime.loop import Loop
 
@@ -41,6 +43,8 @@ SPARES = 2
 _KINDS = {"pid": b"p", "network": b"n", "ipc": b"i", "uts": b"u", "cgroup": b"g", "time": b"t"}
 _KIND_OF = {role: kind for kind, role in _KINDS.items()}
 _CGROUP = b"c"
+# Beside the flags of a request: nobody waits for this child.
+_SPARE = 1 << 63
 
 Within = Sequence[tuple[str, int]]
 
@@ -117,7 +121,7 @@ class Forker:
         """Order the spares that are missing, without waiting for them; to be called when there is time."""
         while self._flags and len(self._spares) + self._asked < SPARES:
             try:
-                self._send(self._flags, (), None)
+                self._send(self._flags | _SPARE, (), None)
             except OSError:
                 self._restart()
                 return
@@ -210,19 +214,29 @@ def _main(far: int, bereaved: Callable[[], None]) -> NoReturn:
         gc.disable()
         gc.freeze()
         with socket.socket(fileno=far) as near, suppress(ConnectionError):
+            pages: Sequence[memory.Span] | None = None
             while (packet := channel.receive(near)) is not None:
-                _answer(near, packet)
+                _answer(near, packet, pages or ())
+                if pages is None and not _is_asked(near):
+                    pages = rehearsal.learn()
         bereaved()
     finally:
         os._exit(0)
 
 
-def _answer(near: socket.socket, packet: channel.Packet) -> None:
+def _is_asked(near: socket.socket) -> bool:
+    look = select.poll()
+    look.register(near, select.POLLIN)
+    return bool(look.poll(0))
+
+
+def _answer(near: socket.socket, packet: channel.Packet, pages: Sequence[memory.Span]) -> None:
     given = [(bytes([role]), fd) for role, fd in zip(packet.body, packet.fds, strict=True)]
     within = [(_KIND_OF[role], fd) for role, fd in given if role != _CGROUP]
     cgroup = next((fd for role, fd in given if role == _CGROUP), None)
     try:
-        pid, pidfd, gate = _clone(packet.number, within, cgroup)
+        spare = bool(packet.number & _SPARE)
+        pid, pidfd, gate = _clone(packet.number & ~_SPARE, within, cgroup, pages if spare else ())
     except OSError as error:
         channel.send(near, 0, str(error.errno or errno.EINVAL).encode())
     else:
@@ -233,7 +247,9 @@ def _answer(near: socket.socket, packet: channel.Packet) -> None:
         packet.close()
 
 
-def _clone(flags: int, within: Within, cgroup: int | None) -> tuple[int, int, socket.socket]:
+def _clone(
+    flags: int, within: Within, cgroup: int | None, pages: Sequence[memory.Span]
+) -> tuple[int, int, socket.socket]:
     gate, far_gate = channel.pair()
     with ExitStack() as around, far_gate:
         for kind, fd in within:
@@ -245,7 +261,7 @@ def _clone(flags: int, within: Within, cgroup: int | None) -> tuple[int, int, so
             raise
         if pid == 0:
             try:
-                orders.obey(far_gate.fileno())
+                orders.obey(far_gate.fileno(), pages=pages)
             finally:
                 os._exit(125)
     return pid, pidfd, gate

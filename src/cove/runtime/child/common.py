@@ -46,6 +46,7 @@ class Manner(msgspec.Struct, frozen=True):
     `keyring`: a session keyring of its own. `pivot`: pivot_root; else the root is moved and chroot does the rest.
     `link`: a socket to the helper outside, for a container with a user namespace of its own (`runtime.outside`).
     `rootless`: its maker has no rights on the host, and looks into /proc/PID as its user, until the ids are mapped.
+    `ending`: called with the sync socket instead of execve, by a rehearsal.
     """
 
     hold: bool = False
@@ -55,6 +56,7 @@ class Manner(msgspec.Struct, frozen=True):
     pivot: bool = True
     link: int | None = None
     rootless: bool = False
+    ending: Callable[[int], NoReturn] | None = None
 
 
 ORDINARY = Manner()

@@ -325,6 +325,8 @@ def become(
         os.umask(_DEFAULT_UMASK if process.user.umask is None else process.user.umask)
         if process.no_new_privileges:
             seccomp.install()
+        if child.manner.ending is not None:
+            child.manner.ending(child.sync_fd)
         program.execute(found.path, process.args, found.env)
 
 

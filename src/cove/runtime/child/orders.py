@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import msgspec
 
 from cove.ipc import channel
-from cove.kernel import syscalls
+from cove.kernel import memory, syscalls
 from cove.kernel.cgroups import Birthplace
 from cove.runtime.child import affinity, init, outside
 from cove.runtime.child import execs as exec_child
@@ -75,11 +75,17 @@ def send(
     channel.send(gate, 0, _encode(orders), [fd for _, fd in named])
 
 
-def obey(gate_fd: int) -> NoReturn:
-    """In the child right after clone3: wait for the orders and carry them out. Never returns."""
+def obey(
+    gate_fd: int, *, pages: Sequence[memory.Span] = (), ending: Callable[[int], NoReturn] | None = None
+) -> NoReturn:
+    """In the child right after clone3: wait for the orders and carry them out. Never returns.
+
+    `pages`: what it will use of its memory, to be made ready meanwhile. `ending`: see `common.Manner`.
+    """
     hide()
     syscalls.close_range(3, gate_fd - 1)
     syscalls.close_range(gate_fd + 1)
+    memory.make_ready(pages)
     gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, gate_fd)
     packet = channel.receive(gate)
     gate.detach()
@@ -97,7 +103,7 @@ def obey(gate_fd: int) -> NoReturn:
         outside.serve(orders.launch, orders.helps, sync_fd=named["sync"], link=named["link"])
     if orders.launch is not None:
         link = named.get("link")
-        manner = ORDINARY if link is None else Manner(link=link)
+        manner = ORDINARY if link is None and ending is None else Manner(link=link, ending=ending)
         init.run(
             orders.launch,
             sync_fd=named["sync"],
