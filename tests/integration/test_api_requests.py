@@ -371,3 +371,51 @@ def test_an_image_is_imported_from_an_address(api: Api, archive: Path) -> None:
 def test_a_predefined_network_is_not_made(api: Api) -> None:
     status, answer = api.call("POST", "/networks/create", {"Name": "bridge"})
     assert (status, answer["message"]) == (403, "operation is not permitted on predefined bridge network")
+
+
+def test_containers_are_found_by_what_their_image_was_made_of(daemon: Daemon) -> None:
+    for name, base in (("older:1", "busybox"), ("younger:1", "older:1")):
+        daemon.cove("build", "-q", "-t", name, "-", input=f"FROM {base}\nLABEL by={name}\n")
+    names = {image: daemon.docker("create", image, "true").stdout.strip() for image in ("older:1", "younger:1")}
+    try:
+        for ancestor, found in (("busybox", 2), ("older:1", 2), ("younger:1", 1), ("nobody", 0)):
+            words = ("ps", "-aq", "--no-trunc", "--filter", f"ancestor={ancestor}")
+            assert len(set(names.values()) & set(daemon.docker(*words).stdout.split())) == found, ancestor
+    finally:
+        daemon.docker("rm", *names.values())
+        daemon.docker("rmi", *names)
+
+
+def test_a_working_directory_is_there_before_the_first_start(daemon: Daemon, tmp_path: Path) -> None:
+    identity = daemon.docker("create", "-w", "/home/me/work", "busybox", "true").stdout.strip()
+    try:
+        daemon.docker("cp", f"{identity}:/home/me/work", str(tmp_path))
+        assert (tmp_path / "work").is_dir()
+        assert "A /home/me/work" in daemon.docker("diff", identity).stdout
+    finally:
+        daemon.docker("rm", identity)
+
+
+def test_a_terminal_has_one_output(api: Api, make: Callable[..., str]) -> None:
+    container = make(Tty=True, Cmd=["sh", "-c", "echo shown; sleep 600"])
+    deadline = time.monotonic() + 20
+    while not api.send("GET", f"/containers/{container}/logs", stdout=1)[1] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _, shown = api.send("POST", f"/containers/{container}/attach", logs=1, stdout=1)
+    assert shown == b"shown\r\n"
+    assert api.send("POST", f"/containers/{container}/attach", logs=1, stderr=1) == (200, b"")
+
+
+def test_words_that_mean_everything_or_nothing(api: Api, make: Callable[..., str]) -> None:
+    container = make(Cmd=["echo", "said"])
+    api.call("POST", f"/containers/{container}/wait")
+    assert api.send("GET", f"/containers/{container}/logs", stdout=1, tail="random")[1].endswith(b"said\n")
+    status, refused = api.call("GET", f"/containers/{container}/logs")
+    assert (status, refused["message"]) == (400, "must specify at least one of 'stdout' or 'stderr'")
+    status, refused = api.call("DELETE", "/images/%20")
+    assert (status, refused["message"]) == (400, "image name cannot be blank")
+    for filters in ({"stars": ["many"]}, {"is-official": ["maybe"]}, {"color": ["red"]}):
+        status, refused = api.call("GET", "/images/search", term="x.invalid/y", filters=json.dumps(filters))
+        assert (status, "invalid filter" in refused["message"]) == (400, True)
+    for filters in ({"stars": ["3"]}, {"is-official": ["true"]}):
+        assert api.call("GET", "/images/search", term="x.invalid/y", filters=json.dumps(filters)) == (200, [])

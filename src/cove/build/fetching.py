@@ -144,7 +144,9 @@ def check_out(work: Path, git: GitUrl) -> str:
     _git(work, "remote", "add", "origin", "--", git.remote)
     wanted = git.checksum if git.by_commit else git.ref or "HEAD"
     # Plumbing that takes a revision after "--end-of-options" cannot take it for a flag.
-    if _git(work, "fetch", "--quiet", "--depth=1", "--end-of-options", "origin", wanted, check=False):
+    shallow = _git(work, "fetch", "--quiet", "--depth=1", "--end-of-options", "origin", wanted, check=False) == 0
+    # A server of plain files gives whole histories only.
+    if not shallow and _git(work, "fetch", "--quiet", "--end-of-options", "origin", wanted, check=False):
         _git(work, "fetch", "--quiet", "--tags", "--end-of-options", "origin", "+refs/heads/*:refs/remotes/origin/*")
         for name in (f"refs/remotes/origin/{wanted}", f"refs/tags/{wanted}", wanted):
             if not _git(work, "checkout", "--quiet", "--detach", name, "--", check=False):

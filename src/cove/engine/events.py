@@ -123,9 +123,9 @@ def matches(message: EventMessage, filters: Filters) -> bool:
 
 
 def _about(message: EventMessage, kind: str, wanted: tuple[str, ...]) -> bool:
-    """Of this kind and this object."""
+    """Of this kind and this object, or one whose identity or name begins so."""
     names = {message.actor.id, message.actor.attributes.get("name", "")} - {""} if message.type == kind else set()
-    return any(name == word or (len(word) >= 4 and name.startswith(word)) for name in names for word in wanted)
+    return any(name.startswith(word) for name in names for word in wanted)
 
 
 def _same_image(name: str, wanted: str) -> bool:

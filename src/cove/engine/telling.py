@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from cove.engine.bridging import Message
 from cove.engine.containers.registry import Container
 from cove.engine.events import Events
+from cove.errors import CoveError
+from cove.image.distribution.seams import Images, StoredImage
 
 
 def tell(events: Events, container: Container, action: str, **extra: str) -> None:
@@ -17,15 +19,22 @@ def tell(events: Events, container: Container, action: str, **extra: str) -> Non
     )
 
 
-def tell_image(events: Events, action: str, identity: str, name: str) -> None:
-    """An event about an image."""
-    events.emit("image", action, identity, {"name": name})
+def tell_image(events: Events, action: str, image: StoredImage, name: str = "") -> None:
+    """An event about an image, with its labels as attributes; the name that it was done to, else its identity."""
+    events.emit("image", action, image.id, {**image.config.config.labels, "name": name or image.id})
 
 
-async def tell_after(
-    events: Events, messages: AsyncIterator[Message], action: str, name: str
-) -> AsyncIterator[Message]:
-    """The messages of something done with the image `name`, and after a good end the event."""
+def tell_travel(events: Events, images: Images, action: str, name: str) -> None:
+    """An image came or went under a name, which is who the event is about."""
+    try:
+        labels = images.get(name).config.config.labels
+    except CoveError:
+        labels = {}
+    events.emit("image", action, name, {**labels, "name": name})
+
+
+async def after(messages: AsyncIterator[Message], tell: Callable[[], None]) -> AsyncIterator[Message]:
+    """The messages of something done, and after a good end what there is to tell of it."""
     async for message in messages:
         yield message
-    tell_image(events, action, name, name)
+    tell()

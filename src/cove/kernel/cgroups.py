@@ -133,6 +133,10 @@ class Cgroups(ABC):
     def oom_kills(self, path: str) -> int:
         """How many of its processes the kernel killed for the group's memory limit."""
 
+    def waits_for_memory(self, path: str) -> bool:
+        """Whether its processes stand still at the memory limit, for nothing is to be killed for it (version 1)."""
+        return False
+
     @abstractmethod
     def memory_peak(self, path: str) -> int:
         """The most memory it has used at once, in bytes; 0 where the kernel does not remember."""

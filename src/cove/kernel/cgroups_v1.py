@@ -193,6 +193,10 @@ class CgroupsV1(Cgroups):
     def oom_kills(self, path: str) -> int:
         return table(self.directory_of("memory", path) / "memory.oom_control").get("oom_kill", 0)
 
+    def waits_for_memory(self, path: str) -> bool:
+        control = table(self.directory_of("memory", path) / "memory.oom_control")
+        return bool(control.get("oom_kill_disable") and control.get("under_oom"))
+
     def memory_peak(self, path: str) -> int:
         return number(self.directory_of("memory", path) / "memory.max_usage_in_bytes")
 

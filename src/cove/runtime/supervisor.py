@@ -307,6 +307,8 @@ class Supervisor:
     def _memory(self, container: Container, events: int) -> None:
         """The memory limit is met for good. Version 1 tells so before it kills, so there is a second look."""
         drain_events(events)
+        if container.child is not None and self._cgroups.waits_for_memory(container.status.cgroup):
+            self._report(m.OutOfMemory(id=container.status.id))
         self._count_kills(container)
         for moment in _SECOND_LOOKS:
             self._loop.later(moment, lambda: self._count_kills(container))

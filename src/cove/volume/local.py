@@ -204,4 +204,4 @@ def check_options(options: Mapping[str, str]) -> None:
             "create: a size is for volumes of Cove's own; give that device its size where it is made"
         )
     if (options.get("type") or options.get("o")) and not options.get("device"):
-        raise InvalidArgument("create: missing required option: device")
+        raise InvalidArgument('create: missing required option: "device"')

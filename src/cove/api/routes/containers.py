@@ -182,7 +182,7 @@ async def logs(engine: Engine, request: Request) -> Reply:
     query = request.query
     stdout, stderr = query.flag("stdout"), query.flag("stderr")
     if not stdout and not stderr:
-        raise InvalidArgument("Bad parameters: you must choose at least one stream")
+        raise InvalidArgument("must specify at least one of 'stdout' or 'stderr'")
     stream = await engine.streams.logs(
         request.params["id"],
         stdout=stdout,

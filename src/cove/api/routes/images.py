@@ -8,7 +8,7 @@ from cove.api.router import Route
 from cove.api.streams import progress
 from cove.engine.engine import Engine
 from cove.engine.images.selection import asked_platform
-from cove.errors import InvalidArgument, NotFound, Unsupported
+from cove.errors import InvalidArgument, NotFound
 from cove.wire.base import decode
 from cove.wire.containers import ContainerConfig
 from cove.wire.execs import IdResponse
@@ -20,6 +20,7 @@ _SEVERAL_PLATFORMS_SINCE = (1, 52)
 _IDENTITY_SINCE = (1, 54)
 _ATTESTATIONS_SINCE = (1, 55)
 _LIST_FILTERS = ("before", "dangling", "label", "label!", "reference", "since", "until")
+_SEARCH_FILTERS = ("is-automated", "is-official", "stars")
 _PRUNE_FILTERS = ("dangling", "label", "label!", "until", "unused-for", "keep-storage")
 
 
@@ -75,6 +76,8 @@ async def tag(engine: Engine, request: Request) -> Reply:
 
 async def remove(engine: Engine, request: Request) -> Reply:
     query = request.query
+    if not request.params["name"].strip():
+        raise InvalidArgument("image name cannot be blank")
     removed = await engine.images.remove(
         request.params["name"],
         force=query.flag("force"),
@@ -163,10 +166,14 @@ def _platforms(request: Request) -> list[str]:
 
 async def search(engine: Engine, request: Request) -> Reply:
     query = request.query
-    if query.text("filters") not in ("", "{}", "null"):
-        raise Unsupported("registries' catalogues tell only names: a search knows no filters")
     auth = request.headers.get("x-registry-auth", "")
-    return json_reply(await engine.images.search(query.text("term"), limit=query.number("limit") or 25, auth=auth))
+    found = await engine.images.search(
+        query.text("term"),
+        limit=query.number("limit") or 25,
+        auth=auth,
+        filters=query.filters(_SEARCH_FILTERS),
+    )
+    return json_reply(found)
 
 
 async def commit(engine: Engine, request: Request) -> Reply:

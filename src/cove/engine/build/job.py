@@ -29,6 +29,7 @@ from cove.build.solver import Event, Solver
 from cove.build.steps import Result, Runner, Steps, Surroundings
 from cove.engine.build.bases import Bases
 from cove.engine.context import Context
+from cove.engine.telling import tell_image
 from cove.errors import CoveError, InvalidArgument
 from cove.image.images import Image
 from cove.image.store import ImageStore
@@ -177,8 +178,9 @@ class Build:
             return exporters.name_image(context.store, parts, names, cached=cached)
 
         image = await context.executors.bulk(work)
+        tell_image(context.events, "create", image)
         for name in names:
-            context.events.emit("image", "tag", image.id, {"name": Reference.parse(name).familiar})
+            tell_image(context.events, "tag", image, Reference.parse(name).familiar)
         return image
 
     @asynccontextmanager

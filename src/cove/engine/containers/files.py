@@ -32,6 +32,7 @@ from cove.volume import binds
 from cove.wire.containers import Change, TopResponse
 
 _PS_PATIENCE = 10.0
+_LOOKS, _BETWEEN_LOOKS = 200, 0.01
 
 
 class Files:
@@ -48,6 +49,7 @@ class Files:
     async def stat(self, ref: str, path: str) -> dict[str, Any]:
         """What lies at a path; NotFound when nothing does."""
         container = self._registry.find(ref)
+        await self._begin(container)
         async with self._ready(container):
             return await self._context.executors.bulk(self._stat, container, ref, path)
 
@@ -80,6 +82,7 @@ class Files:
         container = self._registry.find(ref)
         owner = container.record.config.user if copy_uid_gid else ""
         body = blocking(stream)
+        await self._begin(container)
         async with self._ready(container):
             with _named(path, ref), _readable_only(container.record, path):
                 await self._context.executors.bulk(
@@ -95,6 +98,7 @@ class Files:
     async def export(self, ref: str) -> AsyncIterator[bytes]:
         """The whole root file system, without volumes."""
         container = self._registry.find(ref)
+        await self._begin(container)
         if container.facts.running:  # its overlay is mounted already, and may be only once
             root = archives.running(container.facts.pid)
         else:
@@ -102,6 +106,29 @@ class Files:
         pieces = archives.export(root)
         tell(self._context.events, container, "export")
         return self._context.executors.stream(pieces)
+
+    async def _begin(self, container: Container) -> None:
+        """Before a look into a container: one whose program has just ended is recorded as such first.
+
+        Before its first start its working directory is there.
+        """
+        for _ in range(_LOOKS):
+            if not container.facts.running or os.path.exists(f"/proc/{container.facts.pid}/root/."):
+                break
+            await asyncio.sleep(_BETWEEN_LOOKS)
+        if container.facts.started_ns or container.record.config.working_dir in ("", "/"):
+            return
+        async with container.lock:
+            if not container.facts.running:
+                await self._context.executors.bulk(self._make_working_directory, container.record)
+
+    def _make_working_directory(self, record: Record) -> None:
+        path = binds.clean(f"/{record.config.working_dir}")
+        root = archives.stopped((self._context.snapshots.mount(record.id),))
+        try:
+            archives.stat_path(root, path)
+        except NotFound:
+            archives.write_archive(root, "/", archives.directory(path))
 
     def _ready(self, container: Container) -> AbstractAsyncContextManager[None]:
         """Within, `_root` shows all volumes; a running container has them mounted already."""
@@ -148,6 +175,7 @@ class Files:
     async def changes(self, ref: str) -> list[Change]:
         """What differs from the image."""
         container = self._registry.find(ref)
+        await self._begin(container)
         found = await self._context.executors.disk(self._context.snapshots.changes, container.id)
         return without_managed([Change(path=each.path, kind=each.kind) for each in found])
 

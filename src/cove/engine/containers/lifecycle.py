@@ -111,6 +111,7 @@ class Lifecycle:
             attached=attached,
         )
         container.started.set()
+        self._volumes.use.tell(container.record.mounts, container.id, "mount")
         self._attachments.tell(container.id, attached, "connect")
         tell(self._context.events, container, "start")
         for heard in self.on_start:
@@ -197,6 +198,7 @@ class Lifecycle:
             exitCode=str(exit_.code),
             execDuration=str(int(ran)),
         )
+        self._volumes.use.tell(record.mounts, record.id, "unmount")
         self._attachments.tell(container.id, facts.attached, "disconnect")
         resolve(container.ended, WaitResponse(status_code=exit_.code))
         process, container.process = container.process, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cove.engine.containers.registry import Container, Registry
 from cove.engine.networks.service import NetworkStore
 from cove.errors import CoveError, InvalidArgument, NotFound
-from cove.image.images import Images
+from cove.image.images import Image, Images
 from cove.wire.filters import Filters
 
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
@@ -106,13 +106,24 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def _ancestors(filters: Filters, images: Images) -> set[str]:
+    """The images that were named, and those that were made out of them."""
     found: set[str] = set()
     for name in filters.get("ancestor"):
         try:
-            found.add(images.get(name).id)
+            ancestor = images.get(name)
         except CoveError:
             found.add(name)
+            continue
+        found.add(ancestor.id)
+        found.update(image.id for image in images.list() if _descends(image, ancestor))
     return found
+
+
+def _descends(image: Image, ancestor: Image) -> bool:
+    """Whether an image's history goes on where the other one's ends."""
+    before, layers = ancestor.config.history, ancestor.chain_ids
+    own = image.config.history
+    return len(own) > len(before) > 0 and own[: len(before)] == before and image.chain_ids[: len(layers)] == layers
 
 
 def _port(text: str) -> str:

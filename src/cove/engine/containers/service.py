@@ -319,6 +319,11 @@ class Containers:
             }
             changes |= dict.fromkeys(cleared, ())
             asked = container.record.host
+            for name, called in (("cpu_period", "CPU Period"), ("cpu_quota", "CPU Quota")):
+                if name in changes and asked.nano_cpus and "nano_cpus" not in changes:
+                    raise Conflict(
+                        f"Conflicting options: {called} cannot be updated as NanoCPUs has already been set"
+                    )
             if "memory_swap" not in changes and 0 < asked.memory_swap < body.memory:
                 raise InvalidArgument(
                     "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the "

@@ -21,7 +21,7 @@ from cove.engine.containers.registry import Container, Registry
 from cove.engine.context import Context
 from cove.engine.descriptors import write_all
 from cove.engine.telling import tell
-from cove.errors import Conflict, InvalidArgument, Unsupported
+from cove.errors import Conflict, Unsupported
 from cove.runtime.logs.follow import LogFollower, LogWatcher
 from cove.runtime.logs.reader import Chunk, LogReader, lines
 from cove.wire.times import moment, stamp
@@ -273,8 +273,8 @@ class Streams:
             raise Conflict(f"Container {ref} is restarting, wait until the container is running")
         keys = parse_keys(detach_keys)
         wanted = frozenset(number for number, want in ((1, stdout), (2, stderr)) if want)
-        if container.record.config.tty and wanted:
-            wanted = frozenset({1, 2})
+        if container.record.config.tty:  # a terminal has one output
+            wanted = frozenset({1, 2} if stdout else ())
         reader = self._reader(container, hold=True) if wanted else None
         if reader is not None and not logs:
             reader.seek_end()
@@ -320,9 +320,7 @@ class Streams:
         container = self._registry.find(ref)
         if container.record.host.log_config.type == "none":
             raise Unsupported("configured logging driver does not support reading")
-        if tail not in ("", "all") and not tail.lstrip("-").isdecimal():
-            raise InvalidArgument(f"tail must be a number or all, not {tail!r}")
-        count = None if tail in ("", "all") or int(tail) < 0 else int(tail)
+        count = int(tail) if tail.isdecimal() else None
         now = time.time_ns()
         alive = container.facts.running or container.facts.phase == "restarting"
         wanted = frozenset(number for number, want in ((1, stdout), (2, stderr)) if want)

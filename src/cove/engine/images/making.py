@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cove.engine.bridging import Message, Sink, blocking, told
@@ -17,9 +18,10 @@ from cove.engine.containers.registry import Container, Registry
 from cove.engine.context import Context
 from cove.engine.images.selection import asked_platform
 from cove.engine.images.view import defaults
-from cove.engine.telling import tell, tell_after
+from cove.engine.telling import after, tell, tell_image, tell_travel
 from cove.errors import NotFound
 from cove.image import changes as instructions
+from cove.image.distribution.seams import StoredImage
 from cove.image.images import Image
 from cove.image.rebuild import rebuilt
 from cove.image.travel.bootstrap import Options, bootstrap
@@ -59,6 +61,8 @@ class ImageMaking:
         connection = ExitStack()
         answer = await self._context.executors.bulk(_opened, connection, address) if address else None
 
+        made: list[StoredImage] = []
+
         def taken(archive: Iterable[bytes]) -> str:
             image = import_archive(
                 store.content,
@@ -70,6 +74,7 @@ class ImageMaking:
                 change=changes,
                 platform=wanted,
             )
+            made.append(image)
             return image.id
 
         def work(sink: Sink, cancel: threading.Event) -> None:
@@ -80,7 +85,11 @@ class ImageMaking:
             with connection:
                 sink({"status": taken(answer.pieces)})
 
-        return tell_after(self._context.events, await told(self._context.executors, work), "import", name)
+        def imported() -> None:
+            for image in made:
+                tell_image(self._context.events, "import", image)
+
+        return after(await told(self._context.executors, work), imported)
 
     async def bootstrap(
         self,
@@ -98,7 +107,8 @@ class ImageMaking:
         def work(sink: Sink, cancel: threading.Event) -> None:
             bootstrap(store.content, store.images, store.layers, name, options, sink)
 
-        return tell_after(self._context.events, await told(self._context.executors, work), "import", name)
+        made = partial(tell_travel, self._context.events, store.images, "import", name)
+        return after(await told(self._context.executors, work), made)
 
     async def commit(
         self,

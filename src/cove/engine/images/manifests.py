@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cove.engine.context import Context
+from cove.engine.telling import tell_image
 from cove.errors import NotFound
 from cove.image import manifests
 from cove.image.distribution import Credentials
@@ -22,7 +23,7 @@ class ManifestService:
         image = await self._context.executors.disk(
             manifests.create, store.content, store.images, name, body.images, amend=body.amend
         )
-        self._context.events.emit("image", "tag", image.id, {"name": Reference.parse(name).familiar})
+        tell_image(self._context.events, "tag", image, Reference.parse(name).familiar)
         return image.target.digest
 
     async def annotate(self, name: str, body: ManifestAnnotateRequest) -> str:

@@ -20,9 +20,10 @@ from cove.engine.containers.registry import Registry
 from cove.engine.context import Context
 from cove.engine.images.selection import asked_platform, asked_platforms, narrowed, wanted
 from cove.engine.images.view import descriptor, inspection, manifest, summary, unix_seconds
-from cove.engine.telling import tell_after, tell_image
+from cove.engine.telling import after, tell_image, tell_travel
 from cove.errors import CoveError, InvalidArgument, NotFound
 from cove.image.distribution import Credentials
+from cove.image.distribution.seams import StoredImage
 from cove.image.images import Image
 from cove.image.travel.loading import load
 from cove.image.travel.saving import save
@@ -132,7 +133,7 @@ class ImageService:
                 f"refusing to create an ambiguous tag using digest algorithm as name: {target.familiar}"
             )
         image = await self._context.executors.disk(self._context.images.tag, name, target.full)
-        self._tell("tag", image.id, target.familiar)
+        tell_image(self._context.events, "tag", image, target.familiar)
 
     async def remove(
         self, name: str, *, force: bool = False, noprune: bool = False, platforms: Sequence[str] = ()
@@ -163,10 +164,10 @@ class ImageService:
         items = []
         for step in done:
             if "Untagged" in step:
-                self._tell("untag", image.id if image else step["Untagged"], step["Untagged"])
+                self._tell_untagged(image, step["Untagged"])
                 items.append(wire.ImageDeleteItem(untagged=step["Untagged"]))
             else:
-                self._tell("delete", step["Deleted"], step["Deleted"])
+                self._context.events.emit("image", "delete", step["Deleted"], {"name": step["Deleted"]})
                 items.append(wire.ImageDeleteItem(deleted=step["Deleted"]))
         return items
 
@@ -232,7 +233,7 @@ class ImageService:
             pull(reference, platform=wanted, every=every, credentials=credentials, progress=sink, cancel=cancel)
 
         messages = await told(self._context.executors, work)
-        return tell_after(self._context.events, messages, "pull", reference.or_latest().familiar)
+        return after(messages, self._telling("pull", reference.or_latest().familiar))
 
     async def push(self, name: str, *, tag: str = "", platform: str = "", auth: str = "") -> AsyncIterator[Message]:
         """To a registry; a bare repository means all the tags that it has here, `platform` one variant of each."""
@@ -255,7 +256,7 @@ class ImageService:
                 )
 
         messages = await told(self._context.executors, work)
-        return tell_after(self._context.events, messages, "push", reference.familiar)
+        return after(messages, self._telling("push", reference.familiar))
 
     async def distribution(self, name: str, *, auth: str = "") -> wire.DistributionInspect:
         """What a name stands for at its registry, without pulling it."""
@@ -268,8 +269,21 @@ class ImageService:
             platforms=found.platforms,
         )
 
-    async def search(self, term: str, *, limit: int = 25, auth: str = "") -> Sequence[wire.SearchResult]:
-        """Repositories at the registry that the term begins with: "registry.lan:5000/web"."""
+    async def search(
+        self,
+        term: str,
+        *,
+        limit: int = 25,
+        auth: str = "",
+        filters: Filters = Filters(),  # noqa: B008 - frozen
+    ) -> Sequence[wire.SearchResult]:
+        """Repositories at the registry that the term begins with: "registry.lan:5000/web".
+
+        Catalogues tell only names: nothing in them has stars, is official or made automatically.
+        """
+        unstarred = all(_number("stars", text) == 0 for text in filters.get("stars"))
+        if not unstarred or filters.flag("is-official") or filters.flag("is-automated"):
+            return ()
         domain, slash, word = term.strip().partition("/")
         if not (slash and ("." in domain or ":" in domain or domain == "localhost")):
             domain, word = DEFAULT_DOMAIN, term.strip()
@@ -288,9 +302,10 @@ class ImageService:
         """
         body, wanted = blocking(stream), asked_platforms(platforms)
         context = self._context
+        loaded: list[StoredImage] = []
 
         def work(sink: Sink, cancel: threading.Event) -> None:
-            load(
+            loaded[:] = load(
                 context.store.content,
                 context.images,
                 context.store.layers,
@@ -301,7 +316,11 @@ class ImageService:
                 platforms=wanted,
             )
 
-        return tell_after(context.events, await told(context.executors, work, at_once=not quiet), "load", "")
+        def tell() -> None:
+            for image in loaded:
+                tell_image(context.events, "load", image)
+
+        return after(await told(context.executors, work, at_once=not quiet), tell)
 
     async def save(self, names: Sequence[str], *, platforms: Sequence[str] = ()) -> AsyncIterator[bytes]:
         """An archive of images, with all their variants or some; NotFound at once."""
@@ -311,15 +330,34 @@ class ImageService:
         wanted = asked_platforms(platforms)
         pieces = await context.executors.bulk(save, context.store.content, context.images, names, wanted)
         for name in names:
-            self._tell("save", name, name)
+            self._tell_saved(name)
         return context.executors.stream(pieces)
 
-    def _tell(self, action: str, identity: str, name: str) -> None:
-        tell_image(self._context.events, action, identity, name)
+    def _tell_untagged(self, image: Image | None, name: str) -> None:
+        if image is not None:
+            tell_image(self._context.events, "untag", image, name)
+        else:
+            self._context.events.emit("image", "untag", name, {"name": name})
+
+    def _tell_saved(self, name: str) -> None:
+        """An identity or a name is of one image; a repository, of all its tags, is told by its name."""
+        try:
+            tell_image(self._context.events, "save", self._context.images.get(name))
+        except CoveError:
+            self._context.events.emit("image", "save", name, {"name": name})
+
+    def _telling(self, action: str, name: str) -> Callable[[], None]:
+        return partial(tell_travel, self._context.events, self._context.images, action, name)
 
 
 def _another(identity: str, image: Image) -> bool:
     return image.id != identity
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise InvalidArgument(f"invalid filter '{name}={text}': it is no whole number")
+    return int(text)
 
 
 def _one_size(filters: Filters, name: str) -> int | None:

@@ -54,6 +54,17 @@ class VolumeUse:
         if theirs := self._theirs(mounts):
             await self._plugins.release(theirs, user)
 
+    def tell(self, mounts: Iterable[MountRecord], user: str, action: str) -> None:
+        """An event of each volume that a container now has, or no longer has."""
+        for mount in mounts:
+            if mount.type != "volume":
+                continue
+            attributes = {"container": user, "driver": mount.driver}
+            if action == "mount":
+                way = "true" if mount.rw else "false"
+                attributes |= {"destination": mount.destination, "propagation": "", "read/write": way}
+            self._context.events.emit("volume", action, mount.name, attributes)
+
     @asynccontextmanager
     async def held(self, mounts: Iterable[MountRecord]) -> AsyncIterator[None]:
         """Within, volumes can be mounted by whoever is no container."""

@@ -9,6 +9,8 @@ archives stream through pipes, no faster than they are taken.
 from __future__ import annotations
 
 import os
+import tarfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -79,6 +81,13 @@ def write_archive(
     with _worker("put", root, stdin=PIPE, path=path, **job) as worker:
         worker.feed(stream)
         worker.result()
+
+
+def directory(path: str) -> Iterator[bytes]:
+    """An archive of one directory, root's and made now; those above it are made where they are missing."""
+    info = tarfile.TarInfo(path.strip("/"))
+    info.type, info.mode, info.mtime = tarfile.DIRTYPE, 0o755, int(time.time())
+    yield info.tobuf(tarfile.GNU_FORMAT) + bytes(2 * tarfile.BLOCKSIZE)
 
 
 def _read(root: FsRoot, **view: Any) -> Iterator[bytes]:
