@@ -17,7 +17,7 @@ from cove.paths import Instance, RunRoot
 from tests.conftest import PATIENCE, Daemon
 from tests.integration.api_client import Api
 
-VICTIMS = ("daemon", "supervisor", "forker", "resolver", "workshop")
+VICTIMS = ("daemon", "supervisor", "forker", "spares", "resolver", "workshop")
 
 
 def _processes() -> Iterator[tuple[int, int, str, list[str]]]:
@@ -42,9 +42,11 @@ def pids(daemon: Daemon, victim: str) -> list[int]:
     mine = {pid for pid, _, _, words in everyone if str(daemon.run) in words and "cove.runtime.supervisor" in words}
     if victim == "supervisor":
         return list(mine)
-    if victim == "forker":
-        first = [pid for pid, parent, name, _ in everyone if parent in mine and name == "cove-forker"]
-        return first[:1]
+    if victim in ("forker", "spares"):
+        first, *rest = sorted(
+            pid for pid, parent, name, _ in everyone if parent in mine and name == "cove-forker"
+        ) or [0]
+        return rest if victim == "spares" else [first] if first else []
     if victim == "keeper":
         return [pid for pid, _, name, _ in everyone if name == "cove-keeper" and _holds(pid, daemon.run)]
     module = {"resolver": "cove.network.dns.server", "workshop": "cove.image.worker.workshop"}[victim]

@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 import urllib.request
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,38 @@ import pytest
 
 from tests.conftest import PATIENCE, Daemon, busybox_archive, new_daemon
 from tests.integration.api_client import Api
+from tests.integration.distribution_world import noise
 from tests.integration.faults_world import VICTIMS, eventually, kill, settled
+from tests.integration.scripted_registry import server, serving
 
 pytestmark = pytest.mark.root
 
 _COUNTER = "i=0; while :; do i=$((i+1)); echo $i; usleep 1000; done"
-_FAULTS = (*((victim,) for victim in VICTIMS), ("daemon", "supervisor"), ("supervisor", "forker"))
+_PAIRS = (("daemon", "supervisor"), ("supervisor", "forker"), ("daemon", "forker"), ("supervisor", "workshop"))
+_FAULTS = (*((victim,) for victim in VICTIMS), *_PAIRS, VICTIMS, ("supervisor", "supervisor"))
+"""Who is killed at once; a second supervisor is the first one's successor, a moment later."""
 _LONGEST = 0.25
+_LENGTHY = {"build": 4, "backup": 4, "restore": 4, "clone": 4, "save": 2, "pull": 2}
+_SETTINGS = (
+    "stop_timeout = 3\n[log]\nsegment_bytes = 65536\nfiles = 1000\n",
+    'labels = ["rack=4"]\nlog_level = "debug"\n[network]\ndns = ["192.0.2.1"]\nmtu = 1400\n',
+    "",
+)
+"""What a daemon's successor may be told."""
+
+
+_ENDER = "until [ -e /w/go ]; do usleep 10000; done; i=0; while [ $i -lt 500 ]; do i=$((i+1)); echo $i; done; exit 7"
+
+
+def _files(count: int) -> bytes:
+    """A tar of so many files, each of other bytes than ever before."""
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w") as made:
+        for number in range(count):
+            member = tarfile.TarInfo(f"d/{number}")
+            member.size = 4096
+            made.addfile(member, io.BytesIO(os.urandom(4096)))
+    return held.getvalue()
 
 
 def _free_port() -> int:
@@ -44,18 +69,23 @@ def _free_port() -> int:
 class World:
     """A daemon with two containers that must live through everything: one counts, one serves a page."""
 
-    def __init__(self, daemon: Daemon, directory: Path) -> None:
+    def __init__(self, daemon: Daemon, directory: Path, registry: str) -> None:
         self.daemon = daemon
+        self.pulled = f"{registry}/app"
         self.api = Api(daemon)
         self.port = _free_port()
         self.directory = directory
-        self.saved = directory / "saved.tar"
+        self.saved, self.kept = directory / "saved.tar", directory / "kept.tar"
+        self.shared = directory / "shared"
+        self.shared.mkdir()
         daemon.cove("save", "-o", str(self.saved), "busybox:latest")
-        daemon.cove("run", "-d", "--name", "counter", "busybox", "sh", "-c", _COUNTER)
+        often = ("--log-opt", "max-size=64k", "--log-opt", "max-file=1000")
+        daemon.cove("run", "-d", "--name", "counter", *often, "busybox", "sh", "-c", _COUNTER)
         page = "mkdir /w; echo page >/w/index.html; exec httpd -f -h /w"
         daemon.cove("run", "-d", "--name", "web", "-p", f"127.0.0.1:{self.port}:80", "busybox", "sh", "-c", page)
         daemon.cove("volume", "create", "data")
         daemon.cove("network", "create", "net")
+        daemon.cove("backup", "-o", str(self.kept), "counter")
         self.lives = self._pids()
 
     def _pids(self) -> list[Any]:
@@ -65,7 +95,12 @@ class World:
 
     def prepare(self, what: str) -> None:
         """What has to be there before."""
-        if what in ("start", "exec", "stop", "remove", "commit", "attach", "connect", "restart"):
+        if what == "rmi":
+            self._import()
+        if what == "end":
+            (self.shared / "go").unlink(missing_ok=True)
+            self.daemon.cove("run", "-d", "--name", "ender", "-v", f"{self.shared}:/w", "busybox", "sh", "-c", _ENDER)
+        if what in ("start", "exec", "stop", "remove", "commit", "attach", "connect", "restart", "cp"):
             body = {
                 "Image": "busybox",
                 "Cmd": ["sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do usleep 20000; done"],
@@ -136,14 +171,7 @@ class World:
         self.api.send("POST", "/images/load", self.saved.read_bytes(), kind="application/x-tar")
 
     def _import(self) -> None:
-        held = io.BytesIO()
-        with tarfile.open(fileobj=held, mode="w") as made:
-            for number in range(200):
-                member = tarfile.TarInfo(f"d/{number}")
-                member.size = 4096
-                made.addfile(member, io.BytesIO(os.urandom(4096)))
-        body = held.getvalue()
-        self.api.send("POST", "/images/create", body, kind="application/x-tar", fromSrc="-", repo="imported")
+        self.api.send("POST", "/images/create", _files(200), kind="application/x-tar", fromSrc="-", repo="imported")
 
     def _build(self) -> None:
         held = io.BytesIO()
@@ -157,7 +185,26 @@ class World:
 
     def _backup(self) -> None:
         path = self.directory / "backup.tar"
-        self.daemon.cove("backup", "-o", str(path), check=False)
+        self.daemon.cove("backup", "-o", str(path), "counter", check=False)
+
+    def _restore(self) -> None:
+        self.daemon.cove("restore", "--name", "victim", str(self.kept), check=False)
+
+    def _pull(self) -> None:
+        self.api.send("POST", "/images/create", fromImage=self.pulled, tag="latest")
+
+    def _rmi(self) -> None:
+        self.api.call("DELETE", "/images/imported")
+
+    def _save(self) -> None:
+        self.api.send("GET", "/images/busybox/get")
+
+    def _cp(self) -> None:
+        self.api.send("PUT", "/containers/victim/archive?path=/tmp", _files(20), kind="application/x-tar")
+        self.api.send("GET", "/containers/victim/archive?path=/tmp/d")
+
+    def _end(self) -> None:
+        (self.shared / "go").touch()
 
     # ── what must hold ────────────────────────────────────────────────────────────────────────────
 
@@ -175,6 +222,18 @@ class World:
         left = settled(self.daemon)
         assert not left, f"left over: {left}\n{self.daemon.log()}"
 
+    def check_end(self, unseen: bool) -> None:
+        """Its code is known, and all that was said before; `unseen`: nobody may have lived to see it."""
+        assert self.daemon.cove("wait", "ender").stdout in ("7\n", "255\n")[: 1 + unseen]
+        assert self.daemon.cove("logs", "ender").stdout == "".join(f"{number}\n" for number in range(1, 501))
+        self.daemon.cove("rm", "ender")
+
+    def vary(self, settings: str) -> None:
+        """The next daemon's configuration."""
+        path = self.directory / "daemon.toml"
+        path.write_text(settings)
+        self.daemon.extra = ("--config", str(path))
+
     def tidy(self) -> None:
         """Remove what an operation made, as a user would; whatever is there must be whole."""
         status, about = self.api.call("GET", "/containers/victim/json")
@@ -184,7 +243,7 @@ class World:
                 assert status == 204, f"{said}\n{self.daemon.log()}"
             status, said = self.api.call("DELETE", "/containers/victim", force=1, v=1)
             assert status == 204, f"{said}\n{self.daemon.log()}"
-        for name in ("committed", "imported", "built"):
+        for name in ("committed", "imported", "built", self.pulled):
             status, said = self.api.call("DELETE", f"/images/{name}", force=1)
             assert status in (200, 404), said
         assert self.api.call("DELETE", "/volumes/made")[0] in (204, 404)
@@ -195,7 +254,7 @@ class World:
 
 OPERATIONS = (
     "create", "start", "exec", "attach", "stop", "restart", "remove", "commit", "connect", "network", "volume",
-    "clone", "load", "import", "build", "backup",
+    "clone", "load", "import", "build", "backup", "restore", "pull", "rmi", "save", "cp", "end",
 )  # fmt: skip
 
 
@@ -203,17 +262,23 @@ def one(world: World, seed: int) -> str:
     """One fault: its operation, its victims and its moment follow from the seed. What it was."""
     chance = random.Random(seed)
     what, victims = chance.choice(OPERATIONS), chance.choice(_FAULTS)
-    moment = chance.random() ** 2 * _LONGEST * (4 if what in ("build", "backup", "clone") else 1)
+    moment = chance.random() ** 2 * _LONGEST * _LENGTHY.get(what, 1)
     told = f"seed {seed}: {' and '.join(victims)} after {moment * 1000:.1f} ms of {what}"
     world.prepare(what)
     acting = threading.Thread(target=world.perform, args=(what,))
     acting.start()
     time.sleep(moment)
-    kill(world.daemon, victims)
+    kill(world.daemon, tuple(dict.fromkeys(victims)))
     if "daemon" in victims:
+        world.vary(chance.choice(_SETTINGS))
         world.daemon.start()
+    if victims.count("supervisor") > 1:
+        time.sleep(chance.random() * _LONGEST)
+        kill(world.daemon, ("supervisor",))
     acting.join(5 * PATIENCE)
     try:
+        if what == "end":
+            world.check_end(unseen={"daemon", "supervisor"} <= set(victims))
         world.check()
         world.tidy()
         acting.join(30 * PATIENCE)
@@ -224,11 +289,12 @@ def one(world: World, seed: int) -> str:
     return told
 
 
-@pytest.mark.parametrize("seeds", [(5, 11, 22, 41), (28, 33, 36, 50)], ids=str)
+@pytest.mark.parametrize("seeds", [(11, 17, 19, 22), (26, 28, 29, 33)], ids=str)
 def test_a_kill_at_any_moment(own_daemon: Daemon, tmp_path: Path, seeds: tuple[int, ...]) -> None:
-    world = World(own_daemon, tmp_path)
-    for seed in seeds:
-        one(world, seed)
+    with server(serving([noise(1 << 20), b"two"])) as (registry, _):
+        world = World(own_daemon, tmp_path, registry)
+        for seed in seeds:
+            one(world, seed)
 
 
 def _main(first: int, last: int) -> None:
@@ -236,15 +302,18 @@ def _main(first: int, last: int) -> None:
     daemon = new_daemon()
     daemon.start()
     failed: list[Any] = []
+    around = ExitStack()
     try:
         daemon.cove("import", str(busybox_archive(directory)), "busybox:latest")
-        world = World(daemon, directory)
+        registry, _ = around.enter_context(server(serving([noise(1 << 20), b"two"])))
+        world = World(daemon, directory, registry)
         for seed in range(first, last):
             begun = time.monotonic()
             try:
                 print(one(world, seed), f"{time.monotonic() - begun:.1f} s", flush=True)
             except BaseException as error:
-                print("FAILED", getattr(error, "__notes__", ""), traceback.format_exc()[-3000:], flush=True)
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                print("FAILED", getattr(error, "__notes__", ""), where, str(error)[:3000], flush=True)
                 failed.append(seed)
                 if isinstance(error, KeyboardInterrupt):
                     break
@@ -253,6 +322,7 @@ def _main(first: int, last: int) -> None:
                     world.lives = world._pids()
         print("failed seeds:", failed)
     finally:
+        around.close()
         daemon.clean()
         shutil.rmtree(daemon.root, ignore_errors=True)
         shutil.rmtree(directory)
