@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -374,3 +375,29 @@ def test_names_outlive_the_daemon_and_the_resolver(own_daemon: Daemon) -> None:
     assert ask() == []
     own_daemon.docker("rm", "-f", "one", "two")
     own_daemon.docker("network", "rm", "lasting")
+
+
+_BEYOND = """
+import os, resource, subprocess, sys, time
+from cove.kernel.nftables import Seats
+from cove.network.dns.sandbox import Sandbox
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+sleeper = subprocess.Popen(["unshare", "-n", "sleep", "60"])
+while os.readlink(f"/proc/{sleeper.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+    time.sleep(0.01)
+seats = Seats()
+held = [os.open("/", os.O_PATH) for _ in range(1100)]
+try:
+    for _ in range(2):
+        Sandbox(os.pidfd_open(sleeper.pid), seats).close()
+finally:
+    sleeper.kill()
+    sleeper.wait()
+"""
+
+
+def test_a_resolver_of_more_containers_than_select_can_count_descriptors() -> None:
+    """libnftables waits with select(2), which ends the process whose descriptor is beyond 1,023."""
+    done = subprocess.run([sys.executable, "-c", _BEYOND], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 
+import msgspec
 import pytest
 
 from cove.kernel import netlink
@@ -225,12 +226,31 @@ class Crowd(BridgeDriver):
         self._switches = Switches(capacity)
 
 
+def _seen_by_neighbour(neighbour: int, container: int, address: str) -> str:
+    """Whose connection it is to a neighbour on a LAN of this namespace's."""
+    with netlink.Route() as route:
+        route.commit(netlink.veth("lan0", peer="eth0", pid=neighbour))
+        index = socket.if_nametoindex("lan0")
+        route.commit([netlink.add_address(index, "10.97.20.1", 24)])
+    with inside(neighbour), netlink.Route() as theirs:
+        index = socket.if_nametoindex("eth0")
+        theirs.commit([netlink.add_address(index, "10.97.20.9", 24), netlink.up("eth0")])
+        server = socket.create_server(("", 80))
+    with server:
+        with inside(container):
+            socket.create_connection(("10.97.20.9", 80), 8, (address, 0)).close()
+        client, peer = server.accept()
+        client.close()
+        return str(peer[0])
+
+
 @pytest.mark.parametrize(("capacity", "members"), [(3, 8), (1000, 1040)])
 def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int) -> None:
-    """All interfaces in one namespace but the first, which the last one on another bridge reaches."""
+    """All interfaces in one namespace but the first, which the last one on another bridge reaches, as it does a
+    neighbour of the host's, under the host's address: also where br_netfilter shows each packet on each bridge."""
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     unshare(NEWNET)
-    sleepers = [subprocess.Popen(["unshare", "-n", "sleep", "600"]) for _ in range(2)]
+    sleepers = [subprocess.Popen(["unshare", "-n", "sleep", "600"]) for _ in range(3)]
     try:
         apart([each.pid for each in sleepers])
         firewall = Firewall("cove-many")
@@ -246,7 +266,7 @@ def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int) ->
             place = driver.attach(network, endpoint, sleepers[bool(number)].pid)
             if number in (0, members - 1):
                 with inside(sleepers[bool(number)].pid):
-                    netlink.configure((place,))
+                    netlink.configure((msgspec.structs.replace(place, gateways=endpoint.gateways),))
             made.append(endpoint)
         if capacity < members <= 10:  # of a thousand new links the kernel says for seconds that they are not up yet
             first, last = made[0].ipv4, made[-1].ipv4
@@ -255,6 +275,7 @@ def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int) ->
                 server = socket.create_server(("", 80))
             with server, inside(sleepers[1].pid):
                 socket.create_connection((first.address, 80), 8, (last.address, 0)).close()
+            assert _seen_by_neighbour(sleepers[2].pid, sleepers[1].pid, last.address) == "10.97.20.1"
         again = Crowd(driver._instance, Firewall("cove-many"), capacity)
         again.restore(network, made)
         more = again.plan(network, "f" * 64, EndpointRequest(ifname="more0"))

@@ -71,15 +71,19 @@ def arrived(sock: socket.socket) -> Packet | None:
         return None
 
 
-def receive(sock: socket.socket) -> Packet | None:
-    """Receive one packet; None at end of file. Raises BlockingIOError when a non-blocking socket has none."""
-    data, ancillary, _, _ = sock.recvmsg(
-        _INLINE + _HEAD.size, socket.CMSG_SPACE(4 * _MAX_FDS), socket.MSG_CMSG_CLOEXEC
-    )
+def message(sock: socket.socket, size: int, descriptors: int, flags: int = 0) -> tuple[bytes, list[int]]:
+    """Receive a message that may be no packet of ours; unlike `socket.recv_fds`, which forgets its flags."""
+    data, ancillary, _, _ = sock.recvmsg(size, socket.CMSG_SPACE(4 * descriptors), flags | socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])
+    return data, list(fds)
+
+
+def receive(sock: socket.socket) -> Packet | None:
+    """Receive one packet; None at end of file. Raises BlockingIOError when a non-blocking socket has none."""
+    data, fds = message(sock, _INLINE + _HEAD.size, _MAX_FDS)
     if len(data) < _HEAD.size:
         for fd in fds:
             os.close(fd)

@@ -11,6 +11,8 @@ import ctypes
 import errno
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from cove.errors import Unsupported
 from cove.kernel import nlwire
@@ -30,18 +32,33 @@ _SEATS = 4
 
 class Seats:
     """Low descriptors, kept free for the library's socket: it waits with select(2), which ends a process whose
-    descriptor is beyond FD_SETSIZE (1024), and a daemon of many containers has all of those in use.
+    descriptor is beyond FD_SETSIZE (1024), and a process that has many containers has all of those in use.
 
     More than one, as another thread may take one at the moment they are given up.
     """
 
     def __init__(self) -> None:
-        self._held = [os.open("/", os.O_PATH | os.O_CLOEXEC) for _ in range(_SEATS)]
+        self._held: list[int] = []
+        self._take()
 
     def give_up(self) -> None:
         """Idempotent."""
         while self._held:
             os.close(self._held.pop())
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Within, the library may be given one; afterwards those that it does not use are kept free again."""
+        self.give_up()
+        try:
+            yield
+        finally:
+            self._take()
+
+    def _take(self) -> None:
+        with suppress(OSError):  # no descriptor is left at all: then whoever wants one hears of it
+            while len(self._held) < _SEATS:
+                self._held.append(os.open("/", os.O_PATH | os.O_CLOEXEC))
 
 
 class Nftables:

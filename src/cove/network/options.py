@@ -20,6 +20,8 @@ _DOCKER = "com.docker.network."
 _BRIDGE = f"{_DOCKER}bridge."
 _SHORT = {"mtu": f"{_DOCKER}driver.mtu", "icc": f"{_BRIDGE}enable_icc"}
 _NAME_LIMIT = 15
+SWITCH_PREFIX = "covex"
+"""What the names of networks' further bridges begin with, and no other link's; the firewall's rules name it too."""
 
 _FAMILIES = {4: f"{_DOCKER}enable_ipv4", 6: f"{_DOCKER}enable_ipv6"}
 
@@ -138,6 +140,8 @@ def prefix(options: Mapping[str, str]) -> str:
 def _link(name: str) -> str:
     if len(name.encode()) > _NAME_LIMIT or "/" in name or name in (".", "..") or any(c.isspace() for c in name):
         raise InvalidArgument(f"{name!r} cannot be an interface's name: it has at most 15 characters, no space or /")
+    if name.startswith(SWITCH_PREFIX):
+        raise InvalidArgument(f"{name!r} cannot be a bridge's name: Cove's own begin with {SWITCH_PREFIX}")
     return name
 
 

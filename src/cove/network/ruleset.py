@@ -1,6 +1,7 @@
 """The text of Cove's one nftables table; pure functions from values to nft's language.
 
-    raw prerouting    guard         nothing from a container reaches the host's 127.0.0.0/8
+    raw prerouting    guard         nothing from a container reaches the host's 127.0.0.0/8; a packet on its way over
+                                    a further bridge of its network, where br_netfilter shows it, is none yet
     dstnat            prerouting    a published port of a local address → the container's (never for 127/8:
                                     a neighbour who sends to it must not reach a port published on loopback)
     output            output        the same for the host's own programs, loopback included
@@ -116,6 +117,7 @@ _BODY = """
   chain guard {
     type filter hook prerouting priority raw; policy accept;
     iifname @bridges ip daddr 127.0.0.0/8 drop
+    iifname "covex*" notrack
   }
 
   chain prerouting {

@@ -5,8 +5,9 @@
                 └── containers
 
 A Linux bridge has 1,023 ports. Beyond a thousand containers a network gets another bridge, tied to the primary
-one by a veth pair; it has no address, so that routes, rules and the gateway are the primary's alone. Where
-containers must not meet, a trunk is an isolated port of the primary: nothing passes from switch to switch.
+one by a veth pair. The host itself is on the primary alone: a switch has no address, answers for none of the
+host's and routes nothing, so that routes, rules and the gateway are the primary's. Where containers must not
+meet, a trunk is an isolated port of the primary: nothing passes from switch to switch.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 
 from cove.errors import Conflict
-from cove.kernel import netlink
+from cove.kernel import netlink, sysctl
 from cove.network.driver import Endpoint, Network
 from cove.network.links import delete_link
+from cove.network.options import SWITCH_PREFIX
 
 CAPACITY = 1000
 """Containers on one bridge; what is left of its ports is for trunks."""
 _MOST = 20
+_NUMBERS = "0123456789abcdefghijklmnop"
 
 
 class Switches:
@@ -104,6 +107,7 @@ def _make(network: Network, name: str, primary: int, route: netlink.Route, toget
         mac = (b"\x02\x42" + hashlib.sha256(name.encode()).digest()[:4]).hex(":")
         route.commit([netlink.bridge(name, mac=mac, mtu=network.mtu), netlink.no_ipv6_address(name)])
         undo.callback(delete_link, name)
+        _keep_host_off(name)
         index = socket.if_nametoindex(name)
         route.commit(netlink.veth(near, peer=far, master=primary, mtu=network.mtu))
         undo.callback(delete_link, near)
@@ -114,8 +118,15 @@ def _make(network: Network, name: str, primary: int, route: netlink.Route, toget
     return index
 
 
+def _keep_host_off(name: str) -> None:
+    """No answer to who asks for the host's addresses there, and no way through the host but by the primary."""
+    sysctl.write(f"ipv4/conf/{name}/arp_ignore", 8)
+    sysctl.write(f"ipv4/conf/{name}/forwarding", 0)
+    sysctl.write(f"ipv6/conf/{name}/disable_ipv6", 1)
+
+
 def _name(network: Network, number: int) -> str:
-    return f"cx{number}-{hashlib.sha256(network.id.encode()).hexdigest()[:8]}"
+    return f"{SWITCH_PREFIX}{_NUMBERS[number]}{hashlib.sha256(network.id.encode()).hexdigest()[:8]}"
 
 
 def _trunk(name: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 import msgspec
 
 from cove import errors
+from cove.ipc import channel
 from cove.runtime import messages as m
 
 _decode_failure = msgspec.json.Decoder(m.Failed).decode
@@ -61,7 +62,7 @@ class Process:
         """Raise StartFailed when the process has ended before the barrier and said why; else nothing happens."""
         while self._sync is not None:
             try:
-                content, fds, _, _ = socket.recv_fds(self._sync, 1 << 16, 1, socket.MSG_DONTWAIT)
+                content, fds = channel.message(self._sync, 1 << 16, 1, socket.MSG_DONTWAIT)
             except OSError:
                 return
             if not content:
@@ -75,7 +76,7 @@ class Process:
         """A failure, or b"" when the program runs; before either, its root may come by."""
         while True:
             try:
-                content, fds, _, _ = socket.recv_fds(sync, 1 << 16, 1)
+                content, fds = channel.message(sync, 1 << 16, 1)
             except BlockingIOError:
                 await _readable(sync)
                 continue

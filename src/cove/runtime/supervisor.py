@@ -329,7 +329,7 @@ class Supervisor:
         """The pty arrives, or end of file: the program runs (or the child failed and its pidfd says so)."""
         assert child.gate is not None
         try:
-            data, fds, _, _ = socket.recv_fds(child.gate, 16, 1, socket.MSG_CMSG_CLOEXEC)
+            data, fds = channel.message(child.gate, 16, 1)
         except BlockingIOError:
             return
         except OSError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from cove.errors import CoveError
-from cove.kernel.nftables import Nftables
+from cove.kernel.nftables import Nftables, Seats
 from cove.network.dns import wire
 from cove.network.dns.messages import View
 from cove.network.egress import name_set
@@ -21,7 +21,8 @@ _MOST = 86400
 class Followed:
     """Used by one thread, in the host's network namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, seats: Seats) -> None:
+        self._seats = seats
         self._nftables: Nftables | None = None
 
     def follow(self, view: View, name: str, message: bytes) -> None:
@@ -37,7 +38,8 @@ class Followed:
             return
         try:
             if self._nftables is None:
-                self._nftables = Nftables()
+                with self._seats.lent():
+                    self._nftables = Nftables()
             self._nftables.run("\n".join(commands))
         except (OSError, CoveError) as error:
             _log.warning("the addresses of %s could not be let through: %s", name, error)

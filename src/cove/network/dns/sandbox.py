@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 
 from cove.kernel import netlink
 from cove.kernel.namespaces import FLAGS, join_process
-from cove.kernel.nftables import Nftables
+from cove.kernel.nftables import Nftables, Seats
 from cove.network.dns.messages import ADDRESS
 
 _TABLE = "cove-dns"
@@ -39,7 +39,7 @@ _RECEIVE_BUFFER = 1 << 20
 class Sandbox:
     """A container's namespace while it lives. OSError when its process has ended."""
 
-    def __init__(self, pidfd: int) -> None:
+    def __init__(self, pidfd: int, seats: Seats) -> None:
         """Takes the pidfd over, also when it fails."""
         self.pidfd = pidfd
         with ExitStack() as undo:
@@ -54,7 +54,8 @@ class Sandbox:
                 undo.callback(self.tcp.close)
                 self.tcp.bind((ADDRESS, 0))
                 self.tcp.listen(_BACKLOG)
-                self._redirect()
+                with seats.lent():
+                    self._redirect()
             undo.pop_all()
 
     def _redirect(self) -> None:

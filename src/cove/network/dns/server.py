@@ -24,6 +24,7 @@ import msgspec
 
 from cove.errors import CoveError, describe
 from cove.ipc import channel
+from cove.kernel.nftables import Seats
 from cove.network.dns import messages as m
 from cove.network.dns.following import Followed
 from cove.network.dns.loop import Loop
@@ -68,7 +69,8 @@ class Resolver:
         self._services: dict[str, Service] = {}
         self._connections: set[socket.socket] = set()
         self._host_servers = HostServers()
-        self._followed = Followed()
+        self._seats = Seats()
+        self._followed = Followed(self._seats)
         self._budget = Budget(_raise_limit() // 2)
         self._used = False
 
@@ -134,7 +136,7 @@ class Resolver:
             return
         if known is not None:
             self._forget(view.container)
-        sandbox = Sandbox(pidfd)
+        sandbox = Sandbox(pidfd, self._seats)
         self._services[view.container] = Service(
             self._loop, self._names, view, sandbox, self._budget, self._host_servers, self._followed.follow
         )
