@@ -33,6 +33,7 @@ _CONTROLLERS = (
     *("memory", "cpu", "cpuacct", "cpuset", "devices", "freezer", "blkio", "pids"),
     *("hugetlb", "net_cls", "net_prio", "rdma"),
 )
+_SYSTEMD = "name=systemd"
 _UNLIMITED = 1 << 60
 _SECOND = 1_000_000
 _THROTTLES = (
@@ -55,9 +56,10 @@ class CgroupsV1(Cgroups):
     version = 1
 
     def __init__(self, parent: str, *, hybrid: bool = False) -> None:
-        """`hybrid`: groups are made in the tree of version 2 too, where the host has one beside the controllers.
+        """`hybrid`: groups are made in trees without controllers too, that of version 2 and systemd's own.
 
-        It has no limits; it measures pressure, and systemd and packet filters know processes by it.
+        They have no limits. Systemd knows by them which service or session a process belongs to, and ends with;
+        packet filters know processes by that of version 2, which also measures pressure.
         """
         super().__init__(parent)
         self._hybrid = hybrid
@@ -77,9 +79,10 @@ class CgroupsV1(Cgroups):
     @cached_property
     def _hierarchies(self) -> dict[str, Path]:
         mounted = {}
+        wanted = {*_CONTROLLERS, _SYSTEMD} if self._hybrid else set(_CONTROLLERS)
         for kind, options, place in self._mounted:
             if kind == "cgroup":
-                for name in set(options.split(",")) & set(_CONTROLLERS):
+                for name in set(options.split(",")) & wanted:
                     mounted[name] = place
         if "memory" not in mounted or "pids" not in mounted:
             raise Unsupported(
