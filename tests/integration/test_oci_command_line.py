@@ -5,8 +5,12 @@ Each refusal is one sentence with the reference's code, and leaves nothing: no s
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +27,24 @@ COMMANDS = "create start state kill delete run exec ps pause resume update event
 
 def called(*words: str, program: str | Path = BIN / "cove-oci") -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *words], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+
+
+def refused(bundle: Bundle, *words: str, code: int = 1) -> str:
+    """What the failed command says: one sentence."""
+    done = bundle.call(*words)
+    assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+    assert done.stderr.startswith("cove-oci: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def ended(bundle: Bundle, name: str) -> bool:
+    """Whether the container stops within some seconds."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if json.loads(bundle.call("state", name).stdout)["status"] == "stopped":
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def left(bundle: Bundle, name: str) -> list[str]:
@@ -126,3 +148,85 @@ def test_a_hybrid_hosts_unified_tree_has_the_group_too(bundle: Bundle) -> None:
         assert bundle.call("exec", name, "tail", "-n1", "/proc/self/cgroup").stdout.startswith("0::/")
         assert '"psi"' in bundle.call("events", "--stats", name).stdout
     assert not left(bundle, name)
+
+
+def test_systemds_own_tree_has_the_group_too(bundle: Bundle) -> None:
+    """By which systemd knows that a process is not of the session or service that made the container."""
+    if not Path("/sys/fs/cgroup/systemd/cgroup.procs").exists():
+        pytest.skip("this host has no tree of systemd's of version 1")
+    with bundle.living(config("sleep", "60")) as name:
+        own = Path(f"/proc/{bundle.pid(name)}/cgroup").read_text()
+        assert f":name=systemd:/cove-oci/{name}\n" in own
+    assert not left(bundle, name)
+
+
+def test_a_pidfd_goes_to_a_socket(bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        bundle.write(config("sleep", "60"))
+        name = bundle.name()
+        flags = ("--pidfd-socket", str(path), "--bundle", str(bundle.path))
+        quiet = {"capture_output": False, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        assert bundle.call("run", "--detach", *flags, name, **quiet).returncode == 0
+        connection, _ = listener.accept()
+        with connection:
+            said, (pidfd,), _, _ = socket.recv_fds(connection, 64, 1)
+        assert said == b"pidfd"
+        pid = bundle.pid(name)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+        assert not Path(f"/proc/{pid}").exists() or ended(bundle, name)
+    bundle.call("delete", "--force", name)
+    assert "--pidfd-socket" in refused(bundle, "run", "--pidfd-socket", "/nowhere", "--bundle", str(bundle.path), "x")
+
+
+def test_a_created_container_ends_at_sigterm(bundle: Bundle) -> None:
+    bundle.write(config("true"))
+    name = bundle.name()
+    quiet = {"capture_output": False, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    assert bundle.call("create", "--bundle", str(bundle.path), name, **quiet).returncode == 0
+    assert bundle.call("kill", name, "TERM").returncode == 0
+    assert ended(bundle, name)
+    assert bundle.call("delete", name).returncode == 0
+
+
+def test_the_mode_that_a_tmpfs_with_a_copy_is_given(bundle: Bundle) -> None:
+    content = config("stat", "-c", "%a %u", "/there", "/new")
+    (bundle.rootfs / "there").mkdir(mode=0o711, exist_ok=True)
+    os.chown(bundle.rootfs / "there", 7, 7)
+    for place, options in (("/there", ["tmpcopyup", "mode=1770"]), ("/new", ["tmpcopyup", "mode=1700", "uid=5"])):
+        content["mounts"].append({"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options})
+    assert bundle.out(content).splitlines() == ["1770 7", "1700 5"]
+
+
+def test_a_root_that_follows_the_hosts_mounts(bundle: Bundle) -> None:
+    """linux.rootfsPropagation "rslave": what the host mounts below the root later appears, never the other way."""
+    script = "mkdir -p /tmp/own && mount -t tmpfs t /tmp/own; read x; ls /mnt"
+    content = config("sh", "-c", script)
+    content["linux"]["rootfsPropagation"] = "rslave"
+    bundle.write(content)
+    (bundle.rootfs / "mnt").mkdir(exist_ok=True)
+    outer = f"""
+        mount --bind {bundle.path} {bundle.path} && mount --make-shared {bundle.path} || exit 1
+        cd {bundle.path}; mkfifo go; exec 3<>go
+        {BIN}/cove-oci --root {bundle.state} run --bundle . {bundle.name()} <&3 &
+        until mount -t tmpfs t rootfs/mnt && touch rootfs/mnt/seen; do sleep 0.1; done
+        until [ -d rootfs/tmp/own ]; do sleep 0.1; done; sleep 0.2
+        grep -c tmp/own /proc/self/mounts; echo >&3; wait; rm go"""
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", outer], capture_output=True, text=True, timeout=60, stdin=-3
+    )
+    assert done.stdout.split() == ["0", "seen"], done
+
+
+def test_a_poststart_hook_that_fails_ends_a_run(bundle: Bundle) -> None:
+    content = config("sleep", "60")
+    content["hooks"] = {"poststart": [{"path": "/bin/true"}, {"path": "/bin/false"}]}
+    assert "error running poststart hook #1: /bin/false failed: exit status 1" in bundle.refusal(content)
+
+
+def test_list_wants_the_root_that_it_was_given(bundle: Bundle) -> None:
+    done = called("--root", "/nowhere/at/all", "list")
+    assert done.returncode == 1 and "/nowhere/at/all is no directory" in done.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -80,6 +81,7 @@ _encode_failed(Failed(stage="", errno=0, message=""))
 _decode_go(b'{"type":"Go"}')
 _READY = msgspec.json.encode(Ready())
 _GO_BYTES = 1 << 16
+_ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 def hide(*, dumpable: bool = False) -> None:
@@ -170,6 +172,9 @@ class Child:
         if self.manner.hold:
             os.write(self.sync_fd, _READY)
         if self.manner.listener is not None:
+            # The kernel passes over what the first process of a pid namespace has no handler for.
+            for number in _ENDING:
+                signal.signal(number, lambda received, _: os._exit(128 + received))
             self._accept(self.manner.listener)
         packet = os.read(self.sync_fd, _GO_BYTES)
         if not packet:

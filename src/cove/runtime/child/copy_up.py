@@ -17,12 +17,17 @@ _DEPTH = 64
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def copy(source: int, target: int) -> None:
-    """Everything in the directory `source` (O_PATH will do) into the empty directory `target`, with its owners."""
+def copy(source: int, target: int, *, owner: bool = True) -> None:
+    """Everything in the directory `source` (O_PATH will do) into the empty directory `target`, with its owners.
+
+    `target` itself keeps its mode, and without `owner` its owner too.
+    """
     above = rootpath.open_in(source, "/", os.O_RDONLY | os.O_DIRECTORY)
     below = rootpath.open_in(target, "/", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _take_over(os.fstat(above), below)
+        if owner:
+            found = os.fstat(above)
+            os.fchown(below, found.st_uid, found.st_gid)
         _directory(above, below, _DEPTH)
     finally:
         os.close(above)

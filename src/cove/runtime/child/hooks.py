@@ -60,13 +60,17 @@ def run(stage: str, hooks: Iterable[Hook], state: State, env: Mapping[str, str] 
     """
     content = encode(state)
     inherited = dict(os.environ if env is None else env)
-    for hook in hooks:
-        _run(stage, hook, content, inherited, state.annotations)
+    for number, hook in enumerate(hooks):
+        try:
+            _run(stage, hook, content, inherited, state.annotations)
+        except Failure as failure:
+            failure.message = f"error running {stage} hook #{number}: {failure.message}"
+            raise
 
 
 def _run(stage: str, hook: Hook, content: bytes, inherited: dict[str, str], annotations: Mapping[str, str]) -> None:
     if not hook.path.startswith("/"):
-        raise Failure(f"the {stage} hook {hook.path} needs an absolute path")
+        raise Failure(f"{hook.path} is no absolute path")
     given, told = _memory(content), _memory(b"")
     opened = [given, told]
     try:
@@ -85,10 +89,10 @@ def _run(stage: str, hook: Hook, content: bytes, inherited: dict[str, str], anno
         if status != 0:
             reason = _reason(status) if status is not None else f"it did not end within {timeout} seconds"
             said = os.pread(told, _TOLD, 0).decode("utf-8", "replace").strip()
-            raise Failure(f"the {stage} hook {hook.path} failed: {reason}{': ' + said if said else ''}")
+            raise Failure(f"{hook.path} failed: {reason}{': ' + said if said else ''}")
     except OSError as error:
         reason = os.strerror(error.errno or 0).lower()
-        raise Failure(f"the {stage} hook {hook.path} cannot be run: {reason}", number=error.errno or 0) from None
+        raise Failure(f"{hook.path} cannot be run: {reason}", number=error.errno or 0) from None
     finally:
         for fd in opened:
             os.close(fd)

@@ -155,7 +155,7 @@ def _mounts(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Map
     if all(each.type != "cgroup" for each in linux.namespaces) and cgroupfs.version_1_hierarchies():
         own.add("cgroup")  # then it sees its own groups bound, which it can do by itself
     for index, mount in enumerate(spec.mounts):
-        made = _make(mount, maps, own, pid)
+        made = None if sources.is_inside(spec, mount) else _make(mount, maps, own, pid)
         if made is not None:
             channel.send(sock, _FIRST + index, b"", [made])
             os.close(made)

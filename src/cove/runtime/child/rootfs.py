@@ -93,7 +93,9 @@ class Tree:
         place = os.open(self._place, _DIRECTORY_FILESYSTEMS_ONLY)
         mounts.attach(self.root, place)
         os.close(place)
-        mounts.set_propagation(self.root, mounts.MS_PRIVATE, recursive=True)
+        # A slave goes on hearing of the host's mounts below it, and never tells of its own.
+        follows = self._propagation[0] == mounts.MS_SLAVE
+        mounts.set_propagation(self.root, mounts.MS_SLAVE if follows else mounts.MS_PRIVATE, recursive=True)
 
     def mount_all(self, before_cgroup: Callable[[], None]) -> None:
         """Perform the spec's mounts in their order; `before_cgroup` is called before one of control groups."""
@@ -102,6 +104,8 @@ class Tree:
                 before_cgroup()
             if self._alone and sources.is_bind(mount, options):
                 source = self._bound(mount, options, source)
+            elif source is None and sources.is_inside(self._spec, mount):
+                source = sources.inside(self._spec, self.root, mount, options)
             try:
                 if source is None and _is_shown_whole(mount, options):
                     source = sources.filesystem(mount, options)
@@ -197,7 +201,7 @@ class Tree:
             found.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
         attributes = options.attributes[0] & ~mounts.ATTR_RDONLY
         made = mounts.new_filesystem("tmpfs", mount.source or "tmpfs", found, attributes)
-        copy_up.copy(target, made)
+        copy_up.copy(target, made, owner=not any(option.startswith(("uid=", "gid=")) for option in found))
         mounts.set_attributes(made, (options.attributes[0] & mounts.ATTR_RDONLY, 0))
         return made
 
@@ -231,7 +235,7 @@ class Tree:
             syscalls.umount2(".", mounts.MNT_DETACH)
         os.chdir("/")
         propagation, recursive = self._propagation
-        if propagation != mounts.MS_PRIVATE:
+        if propagation not in (mounts.MS_PRIVATE, mounts.MS_SLAVE):
             mounts.set_propagation(self.root, propagation, recursive=recursive)
 
     def seal(self) -> None:

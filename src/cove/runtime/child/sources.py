@@ -37,6 +37,36 @@ def is_bind(mount: Mount, options: Options) -> bool:
     return options.bind or mount.type in ("bind", "rbind")
 
 
+def is_inside(spec: Spec, mount: Mount) -> bool:
+    """Whether a bind's source lies in the container's root, where an earlier mount may have put it.
+
+    With ids to be mapped it does not count: that is the host's root's to do, before the container's mounts are made.
+    """
+    if spec.root is None or spec.root.path == "/" or mount.uid_mappings or mount.gid_mappings:
+        return False
+    options = parse_options(mount.options)
+    if not is_bind(mount, options) or options.idmap or options.subdirectory:
+        return False
+    return os.path.abspath(mount.source).startswith(f"{spec.root.path}/")
+
+
+def inside(spec: Spec, root: int, mount: Mount, options: Options) -> int:
+    """A detached copy of what such a mount binds, found from the descriptor `root`: no link leads out."""
+    assert spec.root is not None
+    path = os.path.abspath(mount.source)[len(spec.root.path) :]
+    try:
+        found = rootpath.open_in(root, path)
+        try:
+            return mounts.clone(found, "", recursive=options.recursive or mount.type == "rbind")
+        finally:
+            os.close(found)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise Failure(
+            f"cannot mount {mount.source} at {mount.destination}: {reason}", number=error.errno or 0
+        ) from None
+
+
 def bind(mount: Mount, options: Options, maps: Maps | None = None) -> int:
     """A detached copy of what `mount` binds, its owners shifted if it says so."""
     recursive = options.recursive or mount.type == "rbind"

@@ -30,6 +30,7 @@ FLAGS = (
     "bundle|b=",
     "config|f=",
     "console-socket=",
+    "pidfd-socket=",
     "pid-file=",
     "preserve-fds=",
     "no-pivot",
@@ -53,7 +54,9 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
     """
     options = call.options
     preserved = stdio.reserve(options.number("preserve-fds"))
-    pid_file, console_socket = (_absolute(options.text(name)) for name in ("pid-file", "console-socket"))
+    pid_file, console_socket, pidfd_socket = (
+        _absolute(options.text(name)) for name in ("pid-file", "console-socket", "pidfd-socket")
+    )
     directory = os.path.abspath(options.text("bundle") or ".")
     spec, content = bundles.load(directory, options.text("config") or "config.json")
     spec = bundles.complete(spec, directory, call.arguments[0], call.log)
@@ -89,6 +92,7 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         _attend(newborn, container, spec, directory, call)
         if newborn.master is not None and console_socket:
             stdio.send_master(console_socket, newborn.master)
+        stdio.send_pidfd(pidfd_socket, newborn.pidfd)
         if pid_file:
             write_pid_file(pid_file, newborn.pid)
         yield container, newborn, cgroups

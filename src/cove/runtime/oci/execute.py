@@ -25,6 +25,7 @@ from cove.runtime.oci.main import Call
 
 _FLAGS = (
     "console-socket=",
+    "pidfd-socket=",
     "cwd=",
     "env|e=*",
     "tty|t",
@@ -73,6 +74,7 @@ def execute(call: Call, words: list[str]) -> int:
             stdio.send_master(os.path.abspath(console_socket), newborn.master)
         elif newborn.master is not None:
             foreground.without_returns(newborn.master)
+        stdio.send_pidfd(options.text("pidfd-socket"), newborn.pidfd)
         newborn.go()
         if options.text("pid-file"):
             create.write_pid_file(os.path.abspath(options.text("pid-file")), newborn.pid)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
-from cove.errors import InvalidArgument
+from cove.errors import InvalidArgument, NotFound
 from cove.runtime.oci import store
 from cove.runtime.oci.main import Call
 from cove.runtime.oci.state import describe
@@ -19,6 +20,8 @@ def listing(call: Call, words: list[str]) -> int:
     form = call.options.text("format", "table")
     if form not in ("table", "json"):
         raise InvalidArgument(f'invalid format option "{form}", it is table or json')
+    if call.root_given and not os.path.isdir(call.root):
+        raise NotFound(f"--root {call.root} is no directory, so there are no containers to list")
     containers = store.every(call.root)
     if call.options.switch("quiet"):
         print("".join(f"{each.id}\n" for each in containers), end="")

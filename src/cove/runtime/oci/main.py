@@ -65,11 +65,12 @@ _NOT_HERE = {
 class Call:
     """One command as it was given: global flags, the verb's flags and arguments."""
 
-    __slots__ = ("arguments", "log", "manager", "options", "root", "rootless", "verb")
+    __slots__ = ("arguments", "log", "manager", "options", "root", "root_given", "rootless", "verb")
 
     def __init__(self, verb: str, given: Options, log: Log) -> None:
         self.verb = verb
         self.log = log
+        self.root_given = given.given("root")
         self.root = os.path.abspath(given.text("root") or _default_root())
         self.rootless = given.text("rootless", "auto")
         if self.rootless not in ("auto", "true", "false"):

@@ -61,10 +61,19 @@ def activated() -> int:
 
 def send_master(path: str, master: int) -> None:
     """Give the pty's master to whoever listens on the unix socket `path`."""
-    name = os.readlink(f"/proc/self/fd/{master}").encode()
+    _send("--console-socket", path, os.readlink(f"/proc/self/fd/{master}"), master)
+
+
+def send_pidfd(path: str, pidfd: int) -> None:
+    """Give a descriptor of the process to whoever listens on the unix socket `path`."""
+    if path:
+        _send("--pidfd-socket", path, "pidfd", pidfd)
+
+
+def _send(flag: str, path: str, name: str, fd: int) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
             connection.connect(path)
         except OSError as error:
-            raise InvalidArgument(f"--console-socket {path} cannot be connected to: {error.strerror}") from None
-        socket.send_fds(connection, [name], [master])
+            raise InvalidArgument(f"{flag} {path} cannot be connected to: {error.strerror}") from None
+        socket.send_fds(connection, [name.encode()], [fd])

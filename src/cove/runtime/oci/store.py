@@ -160,10 +160,13 @@ class Container:
         return "paused" if is_frozen(record.cgroup_directories) else "running"
 
     def remove(self) -> None:
-        """Forget it."""
+        """Forget it; it may be forgotten already."""
         for name in os.listdir(self.fd):
             os.unlink(name, dir_fd=self.fd)
-        os.rmdir(self.path)
+        try:
+            os.rmdir(self.path)
+        except FileNotFoundError:
+            return
 
 
 def is_frozen(directories: list[str]) -> bool:
