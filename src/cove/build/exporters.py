@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+from cove.build import ops
 from cove.build.cache import BuildCache
 from cove.build.dockerfile.stage import Made, history
 from cove.build.graph import Vertex
 from cove.build.steps import Result
-from cove.errors import CoveError, Internal, InvalidArgument, NotFound
+from cove.errors import CoveError, Internal, NotFound
 from cove.image.images import Image
 from cove.image.store import ImageStore
 from cove.oci import image as oci
@@ -35,11 +36,16 @@ _OCI_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """An image that is not named yet. `steps`: by key, how many layers there were after the step, and when."""
+    """An image that is not named yet.
+
+    `steps`: by key, how many layers there were after the step, and when. `moment`: what its time goes by, and the
+    time in nanoseconds.
+    """
 
     config: ImageConfig
     layers: tuple[Descriptor, ...]
     steps: dict[str, tuple[int, int]]
+    moment: tuple[str, int]
 
 
 def assemble(
@@ -49,8 +55,12 @@ def assemble(
     results: Mapping[str, Result],
     keys: Mapping[str, str],
     epoch: int | None,
+    told: Callable[[str], int | None] = lambda _: None,
 ) -> Assembled:
-    """The target's configuration and layers. Times are those of the steps, so that the same is the same again."""
+    """The target's configuration and layers. Times are those of the steps, so that the same is the same again.
+
+    `told`: the time that another daemon gave the same configuration.
+    """
     base = store.images.get(made.base.digest) if made.base is not None else None
     chain = str(results[made.vertex.key].source)
     layers = _layers(store, chain, base)
@@ -59,7 +69,7 @@ def assemble(
     times = [str(results[line.vertex.key].created_ns) for line in made.history if line.vertex is not None]
     lines = [line.created_by for line in made.history]
     name = hashlib.sha256(msgspec.json.encode([bare, times, lines])).hexdigest()
-    made_ns = epoch * 10**9 if epoch is not None else cache.moment(name, time.time_ns())
+    made_ns = epoch * 10**9 if epoch is not None else cache.moment(name, told(name) or time.time_ns())
 
     def layered(vertex: Vertex) -> bool:
         return results[vertex.key].source != results[vertex.inputs[0].key].source
@@ -82,7 +92,16 @@ def assemble(
         if line.vertex is not None and line.vertex.key in keys
         if (found := results[line.vertex.key]).source in depths
     }
-    return Assembled(config, layers, steps)
+    return Assembled(config, layers, steps, (name, made_ns))
+
+
+def own_steps(targets: Iterable[Made]) -> Iterator[Vertex]:
+    """The steps that results themselves consist of, without other stages'; with what they were linked from."""
+    for made in targets:
+        for line in made.history:
+            if line.vertex is not None:
+                yield from (each for each in line.vertex.inputs[1:] if isinstance(line.vertex.step, ops.Link))
+                yield line.vertex
 
 
 def name_image(store: ImageStore, parts: list[Assembled], names: list[str], *, cached: bool) -> Image:
@@ -120,18 +139,6 @@ def _manifest(store: ImageStore, part: Assembled, *, cached: bool) -> Descriptor
     return Descriptor(media_type=oci.OCI_MANIFEST, digest=digest, size=len(manifest), platform=part.config.platform)
 
 
-def cached_steps(store: ImageStore, image: Image) -> dict[str, tuple[str, int]]:
-    """The steps that an image offers: the chain id of the result and when it was made, by key."""
-    manifest = oci.decode_manifest(store.content.read(image.manifest.digest))
-    text = manifest.annotations.get(CACHE, "")
-    try:
-        steps = msgspec.json.decode(text, type=dict[str, tuple[int, int]]) if text else {}
-    except msgspec.DecodeError as error:
-        raise InvalidArgument(f"the cache in the image {image.id} cannot be read: {error}") from error
-    depth = len(image.chain_ids)
-    return {key: (image.chain_ids[count - 1], made) for key, (count, made) in steps.items() if 0 < count <= depth}
-
-
 def _layers(store: ImageStore, chain: str, base: Image | None) -> tuple[Descriptor, ...]:
     """The descriptors of all layers, the lowest first: the base's own, then what steps made."""
     below = dict(zip(base.chain_ids, base.layers, strict=True)) if base else {}
@@ -142,14 +149,18 @@ def _layers(store: ImageStore, chain: str, base: Image | None) -> tuple[Descript
             media_type = _OCI_TYPES.get(blob.media_type, blob.media_type)
             found.append(Descriptor(media_type=media_type, digest=blob.digest, size=blob.size))
             continue
-        facts = store.layers.facts(chain_id)
-        if facts is None:
-            raise NotFound(f"the layer {chain_id} was removed while the build used it; build again")
-        if facts.archive:
-            found.append(Descriptor(media_type=oci.OCI_LAYER, digest=facts.diff_id, size=facts.archive))
-        else:
-            found.append(_brought(store, chain_id))
+        found.append(layer_blob(store, chain_id))
     return tuple(found)
+
+
+def layer_blob(store: ImageStore, chain_id: str) -> Descriptor:
+    """The descriptor of the archive of a layer that a step made, here or where it came from."""
+    facts = store.layers.facts(chain_id)
+    if facts is None:
+        raise NotFound(f"the layer {chain_id} was removed while the build used it; build again")
+    if facts.archive:
+        return Descriptor(media_type=oci.OCI_LAYER, digest=facts.diff_id, size=facts.archive)
+    return _brought(store, chain_id)
 
 
 def _brought(store: ImageStore, chain_id: str) -> Descriptor:

@@ -73,7 +73,7 @@ class Surroundings:
     scratch: Path
     ignore: tuple[str, ...] = ()
     digests: dict[str, tuple[str, list[list[str]]]] = field(default_factory=dict)
-    imported: Callable[[str], Awaitable[tuple[str, int] | None]] | None = None
+    imported: Callable[[str, Vertex], Awaitable[tuple[str, int] | None]] | None = None
 
 
 class Steps:
@@ -185,7 +185,7 @@ class Steps:
         around = self._around
         found = around.cache.get(key.digest)
         if found is None or (found[0] and not around.workshop.store.layers.is_unpacked(found[0])):
-            found = await around.imported(key.digest) if around.imported is not None else None
+            found = await around.imported(key.digest, vertex) if around.imported is not None else None
         if found is not None:
             around.cache.note(vertex.place, key)
             return Result(found[0], found[0], created_ns=found[1])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from cove.build import cache_places
 from cove.buildkit.frontend import NO_LLB
 from cove.buildkit.job import Job, Outcome
 from cove.buildkit.jobs import Jobs
@@ -25,7 +26,14 @@ _FRONTEND_CAPS = (
     "solve.base resolveimage return returnmap importcaches proto.refarray reference.output frontend.inputs "
     "gateway.solve.metadata frontend.caps gateway.solve.evaluate gateway.evaluate"
 ).split()
-_LLB_CAPS = ("source.local", "source.image", "exporter.multiple", "exporter.sourcedateepoch")
+_LLB_CAPS = (
+    "constraints",
+    "platform",
+    "source.local",
+    "source.image",
+    "exporter.multiple",
+    "exporter.sourcedateepoch",
+)
 
 
 class Bridge:
@@ -70,6 +78,7 @@ class Bridge:
         if request.options.get("requestid"):
             answer = await job.answer(request.frontend, request.options, request.inputs)
             return wire.SolveResponse(result=wire.Result(ref=wire.Ref(), metadata=answer))
+        job.cache_from += tuple(cache_places.source(each.type, each.attributes) for each in request.cache_imports)
         outcome = await job.plan(request.frontend, request.options, request.inputs)
         if request.evaluate:
             await job.evaluate(outcome)

@@ -153,7 +153,7 @@ def _frontend(options: BuildOptions) -> dict[str, str]:
         "target": options.target,
         "filename": options.dockerfile,
         "context": {"client-session": "", "upload-request": BODY, "": BODY}.get(options.remote, options.remote),
-        "cache-from": ",".join(options.cache_only or options.cache_from),
+        "cache-from": ",".join(options.cache_only),
         "platform": ",".join(options.platforms),
         "force-network-mode": options.network if options.network != "default" else "",
         "add-hosts": ",".join("=".join(host.split(":", 1)) for host in options.extra_hosts),

@@ -6,6 +6,7 @@ import platform as host
 from collections.abc import AsyncIterator
 
 from cove import __version__
+from cove.build import cache_places
 from cove.buildkit import exports, frontend
 from cove.buildkit.job import Job, Outcome
 from cove.buildkit.jobs import Jobs
@@ -18,6 +19,7 @@ from cove.errors import CoveError, Unsupported
 from cove.grpc.calls import Call, Handler, streaming, unary
 from cove.grpc.status import Code, RpcError
 from cove.oci.platform import host_platform
+from cove.wire.builds import CachePlace
 from cove.wire.filters import Filters
 
 _LABEL = "org.mobyproject.buildkit.worker."
@@ -51,10 +53,11 @@ class Control:
         exporters = _exporters(request)
         exports.check(exporters)
         _refuse(request)
+        stored, taken = _cache_to(request.cache), _cache_from(request.cache)
         async with self._jobs.running(request.ref, request.session) as job:
             job.entitlements = request.entitlements
             job.body = body
-            job.cache_to = _cache_to(request.cache)
+            job.cache_to, job.cache_from = stored, taken
             try:
                 return await self._result(job, request, exporters)
             except RpcError:
@@ -65,7 +68,7 @@ class Control:
     async def _result(
         self, job: Job, request: wire.SolveRequest, exporters: tuple[wire.Exporter, ...]
     ) -> dict[str, str]:
-        options = _options(request)
+        options = request.frontend_attributes
         if request.frontend and options.get("requestid"):
             answer = await job.answer(request.frontend, options, request.frontend_inputs)
             return {key: value.decode() for key, value in answer.items()}
@@ -75,7 +78,8 @@ class Control:
             outcome = _returned(job, await job.returned)
         if outcome is None:
             return {}
-        return await exports.export(job, outcome, exporters)
+        told = await exports.export(job, outcome, exporters)
+        return told | await exports.share(job, outcome)
 
     async def status(self, call: Call, request: wire.StatusRequest) -> AsyncIterator[wire.StatusResponse]:
         """The progress of a build, until it ends."""
@@ -193,25 +197,18 @@ def _refuse(request: wire.SolveRequest) -> None:
         raise Unsupported("source policies are not followed by this builder, so a build with one is refused")
 
 
-def _cache_to(cache: wire.CacheOptions | None) -> tuple[str, ...]:
-    found = []
-    for each in cache.exports if cache is not None else ():
-        if each.type != "inline":
-            raise Unsupported(f"--cache-to type={each.type} is not supported over this call; inline is")
-        found.append("inline")
+def _cache_to(cache: wire.CacheOptions | None) -> tuple[CachePlace, ...]:
     if cache is not None and cache.export_ref:
-        raise Unsupported("a cache cannot be put to an image by this call; take type=inline")
-    return tuple(found)
+        raise Unsupported(
+            "a cache cannot be put to an image by this field of the call, which is older than its others"
+        )
+    return tuple(cache_places.target(each.type, each.attributes) for each in (cache.exports if cache else ()))
 
 
-def _options(request: wire.SolveRequest) -> dict[str, str]:
-    """The frontend's options, with the caches to take from."""
-    options = dict(request.frontend_attributes)
-    imports = request.cache.imports if request.cache is not None else ()
-    names = [frontend.cache_image(each.type, each.attributes, "from") for each in imports]
-    if names:
-        options["cache-from"] = ",".join((*filter(None, [options.get("cache-from", "")]), *names))
-    return options
+def _cache_from(cache: wire.CacheOptions | None) -> tuple[CachePlace, ...]:
+    older = [("registry", {"ref": name}) for name in (cache.import_refs if cache else ())]
+    places = [(each.type, each.attributes) for each in (cache.imports if cache else ())]
+    return tuple(cache_places.source(kind, attributes) for kind, attributes in (*older, *places))
 
 
 def _returned(job: Job, result: Result) -> Outcome | None:

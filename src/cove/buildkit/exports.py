@@ -7,9 +7,11 @@ local ─▶ a directory of the client's                       FileSend, fsutil'
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from cove.buildkit import filesend
 from cove.buildkit.job import Job, Outcome
@@ -91,6 +93,23 @@ async def export(job: Job, outcome: Outcome, exporters: Sequence[Exporter]) -> d
         else:
             await _to_client(job, outcome, each, number)
     return found
+
+
+async def share(job: Job, outcome: Outcome) -> dict[str, str]:
+    """Put the finished steps where they are to go; what clients are told of them."""
+    if not any(place.kind != "inline" for place in outcome.build.options.cache_to):
+        return {}
+    loop = asyncio.get_running_loop()
+    with job.trace.step("exporting cache") as work:
+
+        def told(message: dict[str, Any]) -> None:
+            loop.call_soon_threadsafe(work.pushed, message)
+
+        sent = await outcome.build.share(told)
+    if sent is None:
+        return {}
+    descriptor = {"mediaType": sent.media_type, "digest": sent.digest, "size": sent.size}
+    return {"cache.manifest": json.dumps(descriptor)}
 
 
 def _names(attributes: Mapping[str, str]) -> list[str]:

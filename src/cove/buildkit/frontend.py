@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from cove.build import cache_places
 from cove.buildkit.subrequests import LINT
 from cove.errors import InvalidArgument, Unsupported
-from cove.wire.builds import BuildOptions
+from cove.wire.builds import BuildOptions, CachePlace
 from cove.wire.containers import Ulimit
 
 NO_LLB = (
@@ -64,7 +65,12 @@ def check_frontend(name: str, options: Mapping[str, str]) -> None:
     raise Unsupported(f"{what} cannot be run: Cove reads Dockerfiles itself, with the frontend dockerfile.v0, only")
 
 
-def read(options: Mapping[str, str], entitlements: Iterable[str] = (), cache_to: Iterable[str] = ()) -> Asked:
+def read(
+    options: Mapping[str, str],
+    entitlements: Iterable[str] = (),
+    cache_to: Iterable[CachePlace] = (),
+    cache_from: Iterable[CachePlace] = (),
+) -> Asked:
     """The options as values. Raises InvalidArgument or Unsupported."""
     taken: dict[str, object] = {}
     for key, value in options.items():
@@ -83,7 +89,7 @@ def read(options: Mapping[str, str], entitlements: Iterable[str] = (), cache_to:
         no_cache=no_cache == "",
         no_cache_filter=tuple(part for part in (no_cache or "").split(",") if part),
         pull=options.get("image-resolve-mode") == "pull",
-        cache_from=_imports(options),
+        cache_from=tuple(dict.fromkeys((*_imports(options), *cache_from))),
         cache_to=tuple(cache_to),
         allow=tuple(entitlements),
         check=options.get("requestid") == LINT,
@@ -113,25 +119,18 @@ def _prefixed(options: Mapping[str, str], prefix: str) -> dict[str, str]:
     return {key.removeprefix(prefix): value for key, value in options.items() if key.startswith(prefix)}
 
 
-def _imports(options: Mapping[str, str]) -> tuple[str, ...]:
-    """The images that finished steps may be taken from."""
-    found = [name for name in options.get("cache-from", "").split(",") if name]
+def _imports(options: Mapping[str, str]) -> tuple[CachePlace, ...]:
+    """Where finished steps may be taken from."""
+    found = [
+        cache_places.source("registry", {"ref": name}) for name in options.get("cache-from", "").split(",") if name
+    ]
     text = options.get("cache-imports", "")
     try:
         entries = msgspec.json.decode(text) if text else []
-        found += [cache_image(entry["Type"], entry.get("Attrs") or {}, "from") for entry in entries]
+        found += [cache_places.source(entry["Type"], entry.get("Attrs") or {}) for entry in entries]
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
         raise InvalidArgument(f"the option cache-imports cannot be read: {error}") from None
     return tuple(dict.fromkeys(found))
-
-
-def cache_image(kind: str, attributes: Mapping[str, str], way: str) -> str:
-    """The image that a cache of this kind lies in. Raises Unsupported for other kinds."""
-    if kind != "registry":
-        raise Unsupported(f"--cache-{way} type={kind} is not supported over this call; registry and inline are")
-    if not attributes.get("ref"):
-        raise InvalidArgument(f"--cache-{way} type=registry needs ref=NAME")
-    return attributes["ref"]
 
 
 def _epoch(text: str) -> int | None:

@@ -19,6 +19,7 @@ from typing import Any
 from cove import ids
 from cove.build.dockerfile.plan import Plan
 from cove.buildkit import frontend, links, subrequests
+from cove.buildkit.contents import SessionDirectories
 from cove.buildkit.failures import failure
 from cove.buildkit.files import SessionFiles, tree_or_image
 from cove.buildkit.frontend import Asked
@@ -33,6 +34,7 @@ from cove.engine.build.service import BuildService
 from cove.errors import CoveError, NotFound, Unsupported
 from cove.grpc.status import RpcError
 from cove.oci.reference import Reference
+from cove.wire.builds import CachePlace
 
 
 @dataclass(eq=False)
@@ -62,7 +64,8 @@ class Job:
         self.trace = Trace()
         self.outcomes: dict[str, Outcome] = {}
         self.entitlements: tuple[str, ...] = ()
-        self.cache_to: tuple[str, ...] = ()
+        self.cache_to: tuple[CachePlace, ...] = ()
+        self.cache_from: tuple[CachePlace, ...] = ()
         self.body: AsyncIterator[bytes] | None = None
         self.returned: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._scratches: list[Path] = []
@@ -79,7 +82,7 @@ class Job:
     async def plan(self, name: str, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Outcome:
         """Read what is to be built and plan it; `inputs` are results of other builds. Raises RpcError."""
         frontend.check_frontend(name, options)
-        asked = frontend.read(options, self.entitlements, self.cache_to)
+        asked = frontend.read(options, self.entitlements, self.cache_to, self.cache_from)
         build = await self._build(asked, inputs)
         with self._told(asked, build):
             await build.read()
@@ -96,7 +99,7 @@ class Job:
     ) -> subrequests.Answer:
         """The answer to the question that the options ask; nothing is built. Raises RpcError."""
         frontend.check_frontend(name, options)
-        asked = frontend.read(options, self.entitlements, self.cache_to)
+        asked = frontend.read(options, self.entitlements, self.cache_to, self.cache_from)
         subrequests.check(asked.request)
         if asked.request == subrequests.DESCRIBE:
             return subrequests.describe()
@@ -137,6 +140,7 @@ class Job:
             bases=bases,
             giver=Gifts(self.find_session),
             scratch=scratch,
+            directories=SessionDirectories(context, self.find_session),
             contexts=await self._contexts(asked, inputs, bases),
         )
 
@@ -162,9 +166,15 @@ class Job:
     async def evaluate(self, outcome: Outcome) -> None:
         """Make it, once, whoever asks first. Raises RpcError."""
         if outcome.task is None:
-            outcome.task = asyncio.ensure_future(outcome.build.solve(self.trace.heard, lambda _: None))
+            outcome.task = asyncio.ensure_future(outcome.build.solve(self.trace.heard, self._told_of))
         with self._told(outcome.asked, outcome.build):
             await asyncio.shield(outcome.task)
+
+    def _told_of(self, message: dict[str, Any]) -> None:
+        """What is wrong with a cache is a step that people see."""
+        if str(message.get("status", "")).startswith("the cache of "):
+            with self.trace.step(message["status"]):
+                pass
 
     def outcome(self, identity: str) -> tuple[Outcome, Plan]:
         """What a reference means: a result, or one platform's."""

@@ -194,6 +194,16 @@ class Work:
         elif str(message.get("status", "")).startswith(("Pull complete", "Download complete")):
             self.progress(layer, 0, 0, done=True)
 
+    def pushed(self, message: dict[str, Any]) -> None:
+        """A message of a push's."""
+        detail = message.get("progressDetail") or {}
+        if layer := str(message.get("id", "")):
+            ended = message.get("status") in ("Pushed", "Layer already exists")
+            current, total = int(detail.get("current") or 0), int(detail.get("total") or 0)
+            self.progress(f"pushing layer {layer}", current, total, done=ended)
+        elif text := str(message.get("status", "")):
+            self.progress(text, 0, done=True)
+
 
 def _shown(vertex: Vertex) -> bool:
     """The context's transfer is a step of the door's; an empty file system is nothing to tell of."""

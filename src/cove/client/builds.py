@@ -38,6 +38,16 @@ class Builds:
         (answer,) = self._client.messages(response)
         return f"sent:{answer['Id']}"
 
+    def send_cache(self, layout: Iterable[bytes]) -> str:
+        """Send a directory's cache for the next build; what that calls it."""
+        response = self._client.stream("POST", "/cove/build/caches", upload=layout)
+        (answer,) = self._client.messages(response)
+        return f"sent:{answer['Id']}"
+
+    def fetch_cache(self, identity: str) -> Response:
+        """A build's cache for a directory, as an archive."""
+        return self._client.stream("GET", f"/cove/build/caches/{identity}")
+
     def rootfs(self, image: str) -> Response:
         """An image's files as an archive."""
         return self._client.stream("GET", f"/cove/images/{image}/rootfs")

@@ -13,15 +13,15 @@ Message = dict[str, Any]
 Sink = Callable[[Message], None]
 
 
-def blocking(stream: AsyncIterator[bytes]) -> Iterator[bytes]:
-    """A body of a request, to be read in a thread; call this on the loop's own thread."""
-    loop = asyncio.get_running_loop()
+def blocking(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop | None = None) -> Iterator[bytes]:
+    """A body of a request, to be read in a thread; call this on the loop's own thread, or name the loop."""
+    own = loop or asyncio.get_running_loop()
 
     async def following() -> bytes | None:
         return await anext(stream, None)
 
     def pieces() -> Iterator[bytes]:
-        while (piece := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
+        while (piece := asyncio.run_coroutine_threadsafe(following(), own).result()) is not None:
             yield piece
 
     return pieces()

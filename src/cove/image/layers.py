@@ -36,6 +36,7 @@ from cove.image.travel.ahead import Ahead
 from cove.image.worker.members import Limits
 from cove.kernel import inodes
 from cove.oci import digest as digests
+from cove.oci.chain import chained
 from cove.oci.image import Descriptor
 from cove.paths import DataRoot
 from cove.store.files import write_atomic
@@ -189,7 +190,7 @@ class Layers:
         with self._unpacking("") as (directory, extraction):
 
             def name(seen: Unpacked) -> str:
-                chain_id = seen.diff_id if not parent else digests.of(f"{parent} {seen.diff_id}".encode())
+                chain_id = chained(parent, seen.diff_id)
                 self._want(chain_id)
                 with self._alone(chain_id):
                     if chain_id not in self._facts:
@@ -215,7 +216,7 @@ class Layers:
         `archive` is the length of the archive that `cove.image.derived` makes of it, with the digest `diff_id`.
         The caller flushes with `flush` when all layers of its work are there.
         """
-        chain_id = diff_id if not parent else digests.of(f"{parent} {diff_id}".encode())
+        chain_id = chained(parent, diff_id)
         self._want(chain_id)
         with self._alone(chain_id):
             known = self._facts.get(chain_id)
@@ -224,10 +225,19 @@ class Layers:
                 return chain_id
             discard(directory, self._data.layers)
             if not known.archive:  # it came from elsewhere, with a blob of its own that may go
-                with self._lock:
-                    self._facts[chain_id] = replace(known, archive=archive)
-                    self._write_facts(chain_id, self._facts[chain_id])
+                self._note_archive(chain_id, known, archive)
         return chain_id
+
+    def note_archive(self, chain_id: str, archive: int) -> None:
+        """The layer's archive, of this length, can be made again of its directory, as the caller has verified."""
+        with self._alone(chain_id):
+            if facts := self._facts.get(chain_id):
+                self._note_archive(chain_id, facts, archive)
+
+    def _note_archive(self, chain_id: str, facts: Facts, archive: int) -> None:
+        with self._lock:
+            self._facts[chain_id] = replace(facts, archive=archive)
+            self._write_facts(chain_id, self._facts[chain_id])
 
     def flush(self) -> None:
         """Bring layers that `adopt_tree` named onto the disk, in the background."""

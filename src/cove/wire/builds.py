@@ -10,6 +10,21 @@ from cove.wire.base import Value
 from cove.wire.containers import Ulimit
 
 
+class CachePlace(msgspec.Struct, frozen=True):
+    """Where finished steps are put to or taken from.
+
+    `kind`: inline, registry or local. `where`: an image's name, or what the client calls a directory of its own;
+    of that, `digest` is what to take. `everything`: the steps of all stages (mode=max). `forgiving`: that they
+    cannot be put there does not fail the build.
+    """
+
+    kind: str
+    where: str = ""
+    digest: str = ""
+    everything: bool = False
+    forgiving: bool = False
+
+
 class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What POST /build asks for: its parameters, read.
 
@@ -44,9 +59,9 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     ulimits: tuple[Ulimit, ...] = ()
     isolation: str = ""
     build_id: str = ""
-    cache_from: tuple[str, ...] = ()
+    cache_from: tuple[CachePlace, ...] = ()
     cache_only: tuple[str, ...] = ()
-    cache_to: tuple[str, ...] = ()
+    cache_to: tuple[CachePlace, ...] = ()
     outputs: tuple[dict[str, Any], ...] = ()
     allow: tuple[str, ...] = ()
     session: str = ""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 
 import msgspec
 
 from cove.api.http import TAR, Query, Reply, Request, Response, Stream, json_reply
 from cove.api.router import Route
 from cove.api.streams import progress
-from cove.engine.build_caches import Name
+from cove.build import cache_places
+from cove.engine.build.caches import Name
 from cove.engine.engine import Engine
 from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.wire.base import decode
-from cove.wire.builds import BuildOptions, BuildSecrets
+from cove.wire.builds import BuildOptions, BuildSecrets, CachePlace
 from cove.wire.containers import Ulimit
 from cove.wire.execs import IdResponse
 
@@ -50,6 +52,16 @@ async def keep_context(engine: Engine, request: Request) -> Reply:
 async def rootfs(engine: Engine, request: Request) -> Reply:
     """Cove's own: an image's files as a tar archive, with nothing that a container would add."""
     return Stream(await engine.builds.rootfs(request.params["name"]), content_type=TAR)
+
+
+async def receive_cache(engine: Engine, request: Request) -> Reply:
+    """Cove's own: a directory's cache for one build that follows, whose cache-from names it by src "sent:ID"."""
+    return json_reply(IdResponse(id=await engine.builds.parcels.receive(request.body)), 201)
+
+
+async def fetch_cache(engine: Engine, request: Request) -> Reply:
+    """Cove's own: what a build has for a directory of the client's, an image layout as an archive."""
+    return Stream(await engine.builds.parcels.fetch(request.params["id"]), content_type=TAR)
 
 
 async def mounts(engine: Engine, request: Request) -> Reply:
@@ -121,9 +133,9 @@ def _options(query: Query) -> BuildOptions:
         ulimits=tuple(decode(list[Ulimit], _or_none(query.text("ulimits")))),
         isolation=query.text("isolation"),
         build_id=query.text("buildid"),
-        cache_from=_list(query, "cache-from"),
+        cache_from=_places(query, "cache-from", cache_places.source),
         cache_only=_list(query, "cachefrom"),
-        cache_to=_list(query, "cache-to"),
+        cache_to=_places(query, "cache-to", cache_places.target),
         outputs=_outputs(query),
         allow=_list(query, "allow"),
         session=query.text("cove-session"),
@@ -184,6 +196,19 @@ def _list(query: Query, name: str) -> tuple[str, ...]:
     return tuple(str(each) for each in found)
 
 
+def _places(query: Query, name: str, read: Callable[[str, dict[str, str]], CachePlace]) -> tuple[CachePlace, ...]:
+    """A JSON list of objects with a type and its attributes; a text is an image's name, or inline."""
+    found = _json(query, name)
+    if found is not None and not isinstance(found, list):
+        raise InvalidArgument(f"the parameter {name} is no JSON list")
+    places = []
+    for each in found or ():
+        fields = each if isinstance(each, dict) else {"type": "inline"} if each == "inline" else {"ref": each}
+        attributes = {str(key): str(value) for key, value in fields.items()}
+        places.append(read(attributes.pop("type", "registry"), attributes))
+    return tuple(places)
+
+
 def _outputs(query: Query) -> tuple[dict[str, object], ...]:
     found = _json(query, "outputs")
     if found is None:
@@ -230,6 +255,8 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/build/prune", prune),
     Route("POST", "/cove/build", build_events),
     Route("POST", "/cove/build/context", keep_context),
+    Route("POST", "/cove/build/caches", receive_cache),
+    Route("GET", "/cove/build/caches/{id}", fetch_cache),
     Route("GET", "/cove/build/mounts", mounts),
     Route("GET", "/cove/build/mounts/archive", export_mount),
     Route("PUT", "/cove/build/mounts/archive", import_mount),

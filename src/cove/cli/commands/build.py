@@ -35,10 +35,7 @@ def build(call: Call) -> int:
 
         query["contexts"] = json.dumps(buildcontexts.given(client, call.list("build-context")))
     outputs = [_output(text) for text in call.list("output")]
-    stored = [_cache(text) for text in call.list("cache-to")]
-    if stored:
-        query["cache-to"] = json.dumps(["inline"])
-    query["cache-from"] = _sources(client, call.list("cache-from"))
+    stored = _caches(client, call, query)
     messages = client.builds.build(query, stream, registries=_registries())
     shown = buildview.show(messages, call.text("progress"), explain=call.flag("explain"), quiet=call.flag("quiet"))
     if call.flag("check"):
@@ -48,8 +45,10 @@ def build(call: Call) -> int:
     if call.text("metadata-file"):
         named = {"containerimage.config.digest": identity, "image.name": ",".join(shown[-1].get("Names") or [])}
         _write(call.text("metadata-file"), json.dumps(named, indent=2))
-    for place in stored:
-        _store_cache(client, identity, place)
+    if stored:
+        from cove.cli import buildcaches
+
+        buildcaches.store(client, shown, stored)
     for output in outputs:
         _export(client, identity, output, call.list("tag"))
     if call.flag("quiet"):
@@ -163,54 +162,16 @@ def _registries() -> str:
     return credentials.all_headers()
 
 
-# ── caches ──
+def _caches(client: Client, call: Call, query: dict[str, Any]) -> list[dict[str, str]]:
+    """--cache-to and --cache-from, into the query; the places to put the cache to."""
+    if not call.list("cache-to") and not call.list("cache-from"):
+        return []
+    from cove.cli import buildcaches
 
-
-def _cache(text: str) -> dict[str, str]:
-    """type=inline, type=registry,ref=NAME, type=local,dest|src=DIRECTORY; a bare name is an image."""
-    fields = (
-        dict(part.partition("=")[::2] for part in text.split(","))
-        if "=" in text
-        else {"type": "registry", "ref": text}
-    )
-    kind = fields.get("type", "registry")
-    place = fields.get("dest") or fields.get("src") if kind == "local" else fields.get("ref")
-    if kind not in ("inline", "registry", "local") or (kind != "inline" and not place):
-        raise UsageError(
-            f"{text} is no place for a cache: write type=inline, type=registry,ref=NAME or type=local,dest=DIRECTORY"
-        )
-    return {"type": kind, "place": place or ""}
-
-
-def _sources(client: Client, texts: list[str]) -> str | None:
-    """The images to take finished steps from; a directory is loaded first."""
-    names: list[str] = []
-    for text in texts:
-        cache = _cache(text)
-        if cache["type"] != "local":
-            names.append(cache["place"])
-            continue
-        archive = os.path.join(cache["place"], "cache.tar")
-        if not os.path.exists(archive):
-            print(f"cove: there is no cache in {cache['place']} yet", file=sys.stderr)
-            continue
-        with open(archive, "rb") as file:
-            for message in client.images.load(iter(lambda: file.read(1 << 18), b""), quiet=True):
-                words = str(message.get("stream", "")).split()
-                names += words[-1:] if message.get("stream", "").startswith("Loaded image") else []
-    return json.dumps(names) if names else None
-
-
-def _store_cache(client: Client, identity: str, cache: dict[str, str]) -> None:
-    if cache["type"] == "registry":
-        _push(client, identity, {"type": "registry", "name": cache["place"]}, [])
-    elif cache["type"] == "local":
-        from cove.cli.files import open_output
-
-        os.makedirs(cache["place"], exist_ok=True)
-        with open_output(os.path.join(cache["place"], "cache.tar")) as out:
-            for chunk in client.images.save([identity]).chunks():
-                out.write(chunk)
+    targets = buildcaches.targets(call.list("cache-to"))
+    query["cache-to"] = json.dumps(targets) if targets else None
+    query["cache-from"] = json.dumps(buildcaches.sources(client, call.list("cache-from")))
+    return targets
 
 
 # ── outputs ───────────────────────────────────────────────────────────────────────────────────────

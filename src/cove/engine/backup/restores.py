@@ -77,7 +77,7 @@ class Restores:
         body, context = blocking(stream), self._context
 
         def read() -> Manifest:
-            return artifacts.load(context.store.content, document.ARTIFACT, body, context.data.tmp)
+            return artifacts.load(context.store.content, document.ARTIFACT, body, context.data.tmp, "backup")
 
         return await self._restore(await context.executors.bulk(read), wishes)
 

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-from cove.build import exporters
 from cove.build.dockerfile.options import Base
 from cove.engine.context import Context
 from cove.errors import CoveError, NotFound
@@ -54,26 +53,22 @@ class Bases:
 
     async def find(self, wanted: Collection[tuple[str, str]], sink: Sink) -> None:
         """Make these images known; an error names the one that cannot be had."""
-        self._loop = asyncio.get_running_loop()
         for name, platform in sorted(wanted):
-            image = await self._context.executors.bulk(self._one, name, Platform.parse(platform), sink)
+            image = await self.image(name, Platform.parse(platform), sink)
             self.known[name, platform] = _base(name, image)
 
     def know(self, name: str, platform: Platform) -> None:
         """Make an image of the store known."""
         self.known[name, str(platform)] = _base(name, self._context.images.get(name, platform))
 
-    async def cached(self, names: Collection[str], platform: Platform, sink: Sink) -> dict[str, tuple[str, int]]:
-        """The steps that these images offer; one that cannot be had is told of, and no more."""
-        found: dict[str, tuple[str, int]] = {}
+    async def image(self, name: str, platform: Platform, sink: Sink) -> Image:
+        """One image, found here or pulled."""
         self._loop = asyncio.get_running_loop()
-        for name in names:
-            try:
-                image = await self._context.executors.bulk(self._one, name, platform, sink)
-                found |= exporters.cached_steps(self._context.store, image)
-            except CoveError as error:
-                sink({"status": f"the cache of {name} is not used: {error.message}"})
-        return found
+        return await self._context.executors.bulk(self._one, name, platform, sink)
+
+    async def credentials(self, reference: Reference) -> Credentials | None:
+        """Those for an image's registry."""
+        return await self._auth(reference)
 
     def any_here(self, names: Collection[str]) -> bool:
         """Whether one of these images is here."""
@@ -93,7 +88,7 @@ class Bases:
             self._context.distribution.pull(
                 reference,
                 platform=platform,
-                credentials=self._credentials(reference),
+                credentials=self._asked(reference),
                 progress=sink,
                 cancel=threading.Event(),
             )
@@ -118,7 +113,7 @@ class Bases:
         self._context.store.layers.ensure_unpacked(image)
         return image
 
-    def _credentials(self, reference: Reference) -> Credentials | None:
+    def _asked(self, reference: Reference) -> Credentials | None:
         """In a worker's thread, of somebody who lives on the loop."""
         assert self._loop is not None
         return asyncio.run_coroutine_threadsafe(_coroutine(self._auth(reference)), self._loop).result()

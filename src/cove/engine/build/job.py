@@ -4,6 +4,7 @@
     plan ─▶ bases found or pulled, a plan for each platform
     solve ─▶ the files that the plans need, then every step
     image ─▶ configuration and layers, named
+    share ─▶ the finished steps, where other daemons find them
 
 Where its files, secrets and credentials come from, and where its progress goes, belongs to the door.
 """
@@ -17,7 +18,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cove.build import emulation, exporters, ops
+from cove.build import emulation, exporters, ops, portable
 from cove.build.arrived import Arrived
 from cove.build.cache import BuildCache
 from cove.build.dockerfile import instructions, lint, reader
@@ -28,12 +29,14 @@ from cove.build.layers import Workshop
 from cove.build.solver import Event, Solver
 from cove.build.steps import Result, Runner, Steps, Surroundings
 from cove.engine.build.bases import Bases
+from cove.engine.build.exchange import Exchange
 from cove.engine.context import Context
 from cove.engine.telling import tell_image
 from cove.errors import CoveError, InvalidArgument
 from cove.image.images import Image
 from cove.image.store import ImageStore
 from cove.image.travel.saving import save_as
+from cove.oci.image import Descriptor
 from cove.oci.platform import Platform, host_platform
 from cove.oci.reference import Reference
 from cove.wire.builds import BuildOptions
@@ -82,9 +85,11 @@ class Build:
         bases: Bases,
         runner: Runner,
         scratch: Path,
+        exchange: Exchange,
         contexts: Mapping[str, str] | None = None,
     ) -> None:
         self._tools = tools
+        self.exchange = exchange
         self.options = options
         self.bases = bases
         self._files = files
@@ -96,6 +101,7 @@ class Build:
         self.plans: list[Plan] = []
         self._results: dict[str, Result] = {}
         self._keys: dict[str, str] = {}
+        self._moments: dict[str, int] = {}
 
     async def read(self) -> None:
         """The Dockerfile, read and understood."""
@@ -136,11 +142,7 @@ class Build:
         """Every step of every plan, or the first failure."""
         for each in self.plans:
             emulation.check(each.made.vertex, self.bases.known.values())
-        offered = await self.bases.cached(self.options.cache_from, self.platforms[0], sink)
-
-        async def imported(key: str) -> tuple[str, int] | None:
-            return offered.get(key)
-
+        await self.exchange.open(self.options.cache_from, self.platforms, sink)
         around = Surroundings(
             workshop=self._tools.workshop,
             cache=self._tools.cache,
@@ -149,7 +151,7 @@ class Build:
             contexts=await self._files.trees(wanted_files(self.plans)),
             scratch=self._scratch,
             ignore=self._recipe.ignore,
-            imported=imported,
+            imported=self.exchange.take,
         )
 
         def heard(event: Event) -> None:
@@ -171,10 +173,19 @@ class Build:
 
         def work() -> Image:
             parts = [
-                exporters.assemble(context.store, self._tools.cache, each.made, self._results, self._keys, each.epoch)
+                exporters.assemble(
+                    context.store,
+                    self._tools.cache,
+                    each.made,
+                    self._results,
+                    self._keys,
+                    each.epoch,
+                    self.exchange.moment,
+                )
                 for each in self.plans
             ]
-            cached = "inline" in self.options.cache_to
+            self._moments.update(part.moment for part in parts)
+            cached = any(place.kind == "inline" for place in self.options.cache_to)
             return exporters.name_image(context.store, parts, names, cached=cached)
 
         image = await context.executors.bulk(work)
@@ -182,6 +193,16 @@ class Build:
         for name in names:
             tell_image(context.events, "tag", image, Reference.parse(name).familiar)
         return image
+
+    async def share(self, sink: Sink) -> Descriptor | None:
+        """Put the finished steps where they are to go; the artifact that was sent to the last place."""
+
+        def gather(everything: bool) -> tuple[portable.Document, tuple[Descriptor, ...]]:
+            tops = [each.made for each in self.plans]
+            own = ordered(tuple(made.vertex for made in tops)) if everything else exporters.own_steps(tops)
+            return portable.gathered(self._tools.context.store, own, self._results, self._keys, self._moments)
+
+        return await self.exchange.give(self.options.cache_to, gather, sink)
 
     @asynccontextmanager
     async def archived(self, names: list[str]) -> AsyncIterator[tuple[Image, AsyncIterator[bytes]]]:

@@ -28,7 +28,7 @@ import msgspec
 from cove.build import ops
 from cove.build.layers import Source, Workshop
 from cove.engine import memory
-from cove.engine.build_caches import Caches, Name
+from cove.engine.build.caches import Caches, Name
 from cove.engine.context import Context
 from cove.errors import InvalidArgument, NotFound, Unsupported, describe
 from cove.image.overlayfs import exists_below

@@ -23,13 +23,15 @@ from cove.build.steps import Result, StepFailed
 from cove.engine import memory
 from cove.engine.bridging import Message, blocking
 from cove.engine.build.bases import Bases, listed_credentials
+from cove.engine.build.caches import Caches
+from cove.engine.build.exchange import Directories, Exchange
 from cove.engine.build.files import SENT, RequestFiles, Upload, Uploads, remove, tree_or_image
 from cove.engine.build.job import Build, Files, Tools
 from cove.engine.build.mounts import BuildMounts, Given, Giver
+from cove.engine.build.parcels import ParcelDirectories, Parcels
 from cove.engine.build.prune import Bounds, prune_cache
 from cove.engine.build.runner import BuildExits, ContainerRunner, proxies
 from cove.engine.build.stream import Classic, Events, Quiet, Stream
-from cove.engine.build_caches import Caches
 from cove.engine.containers.launch import Launcher
 from cove.engine.context import Context
 from cove.engine.networks.attachments import Attachments
@@ -56,6 +58,7 @@ class BuildService:
         self._workshop = Workshop(context.data, context.store)
         self._solver: Solver[Result] = Solver(width=(os.cpu_count() or 1) * _WIDTH + 2)
         self._exits = BuildExits()
+        self.parcels = Parcels(context)
         self.caches = Caches(context.data.build_mounts, context.executors)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._sweeps: set[asyncio.Task[None]] = set()
@@ -119,14 +122,23 @@ class BuildService:
         scratch = self.scratch()
         bases = Bases(self._context, listed_credentials(auth), pull=options.pull)
         files = self._files(options, body, scratch)
-        build = self.job(options, files=files, bases=bases, giver=given, scratch=scratch, contexts=named)
+        queue: asyncio.Queue[Message | None] = asyncio.Queue()
+        directories = ParcelDirectories(self.parcels, queue.put_nowait)
+        build = self.job(
+            options,
+            files=files,
+            bases=bases,
+            giver=given,
+            scratch=scratch,
+            directories=directories,
+            contexts=named,
+        )
         try:
             await build.read()
         except BaseException:
             self._sweep(files.remove)
             raise
         identity = options.build_id or ids.new_id()
-        queue: asyncio.Queue[Message | None] = asyncio.Queue()
         stream = _stream(build, queue.put_nowait, self._cache)
         task = asyncio.ensure_future(_run(build, names, stream, queue.put_nowait))
         self._running[identity] = task
@@ -141,12 +153,23 @@ class BuildService:
         bases: Bases,
         giver: Giver,
         scratch: Path,
+        directories: Directories,
         contexts: Mapping[str, str] | None = None,
     ) -> Build:
         """A build that somebody else takes through its steps."""
+        exchange = Exchange(self._context, self._cache, bases, directories)
         tools = Tools(self._context, self._workshop, self._cache, self._solver)
         runner = self._runner(options, giver)
-        return Build(tools, options, files=files, bases=bases, runner=runner, scratch=scratch, contexts=contexts)
+        return Build(
+            tools,
+            options,
+            files=files,
+            bases=bases,
+            runner=runner,
+            scratch=scratch,
+            exchange=exchange,
+            contexts=contexts,
+        )
 
     def scratch(self) -> Path:
         """A directory of its own for what passes through a build; `sweep` it afterwards."""
@@ -278,14 +301,21 @@ class BuildService:
 
 
 async def _run(build: Build, names: list[str], stream: Stream, sink: Sink) -> None:
-    """Plan, solve, name; what happens goes to the stream."""
-    joined = await build.plan(sink)
+    """Plan, solve, name, share; what happens goes to the stream."""
+    loop = asyncio.get_running_loop()
+
+    def pulled(message: Message) -> None:
+        """What a transfer tells, in its thread."""
+        loop.call_soon_threadsafe(sink, message)
+
+    joined = await build.plan(pulled)
     stream.planned(joined)
     if build.options.check:
         sink({"aux": {"Warnings": len(joined.warnings)}})
         return
-    await build.solve(stream.heard, sink)
+    await build.solve(stream.heard, pulled)
     image = await build.image(names)
+    await build.share(pulled)
     stream.built(image.id, [Reference.parse(name).familiar for name in names])
 
 
@@ -317,7 +347,5 @@ def _check(options: BuildOptions) -> None:
         parsed = Platform.parse(platform)
         if parsed.os != "linux":
             raise InvalidArgument(f'"{platform}": unknown operating system or architecture: invalid argument')
-    if unknown := set(options.cache_to) - {"inline"}:
-        raise InvalidArgument(f"the cache cannot be put to {sorted(unknown)[0]!r} over this call; inline is known")
     if options.outputs:
         raise Unsupported("this build's outputs other than an image are not supported over this call")

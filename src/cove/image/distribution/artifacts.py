@@ -8,20 +8,39 @@ from cove.image.distribution.seams import Content
 from cove.image.distribution.sources import Sources
 from cove.oci import digest as digests
 from cove.oci import image
-from cove.oci.image import Descriptor, Manifest
+from cove.oci.image import Descriptor, Index, Manifest
 
 _ATTEMPTS = 5
 
 
+class Remote:
+    """What a reference names at its registry, of which nothing is here yet but the document."""
+
+    def __init__(self, sources: Sources, content: Content) -> None:
+        self._sources = sources
+        self._content = content
+        fetched = sources.manifest(sources.reference.digest or sources.reference.tag)
+        self.document: Manifest | Index = image.decode_manifest(fetched.raw, fetched.media_type)
+
+    def is_artifact(self, kind: str) -> bool:
+        """Whether it is an artifact of that type."""
+        found = self.document
+        return isinstance(found, Manifest) and kind in (found.artifact_type, found.config.media_type)
+
+    def fetch(self, blob: Descriptor) -> None:
+        """Have a blob of it in the store."""
+        _fetch(self._sources, self._content, blob)
+
+
 def fetch(sources: Sources, content: Content, kind: str, progress: Progress) -> Manifest:
     """Store the blobs of what the reference names; InvalidArgument when it is no artifact of the type `kind`."""
-    reference = sources.reference
-    fetched = sources.manifest(reference.digest or reference.tag)
-    manifest = image.decode_manifest(fetched.raw, fetched.media_type)
-    if not isinstance(manifest, Manifest) or kind not in (manifest.artifact_type, manifest.config.media_type):
-        raise InvalidArgument(f"{reference.familiar} is no backup of a container; pull it if it is an image")
+    remote = Remote(sources, content)
+    manifest = remote.document
+    if not isinstance(manifest, Manifest) or not remote.is_artifact(kind):
+        familiar = sources.reference.familiar
+        raise InvalidArgument(f"{familiar} is no backup of a container; pull it if it is an image")
     for blob in (manifest.config, *manifest.layers):
-        _fetch(sources, content, blob)
+        remote.fetch(blob)
         progress.layer(digests.short(blob.digest), "Pull complete")
     return manifest
 

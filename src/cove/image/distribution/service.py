@@ -144,6 +144,10 @@ class Distribution:
         sources = self._sources(reference.or_latest(), credentials, threading.Event())
         return artifacts.fetch(sources, self._content, kind, Progress(progress))
 
+    def remote(self, reference: Reference, credentials: Credentials | None = None) -> artifacts.Remote:
+        """What a name at its registry stands for, whose blobs come one by one as they are asked for."""
+        return artifacts.Remote(self._sources(reference.or_latest(), credentials, threading.Event()), self._content)
+
     def _push(
         self, reference: Reference, credentials: Credentials | None, progress: Sink, cancel: threading.Event | None
     ) -> Push:

@@ -60,14 +60,17 @@ def save(content: Content, artifact: Descriptor, manifest: Manifest) -> Iterator
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def load(content: Content, kind: str, stream: Iterable[bytes], spool: Path) -> Manifest:
-    """Store the blobs of an archive; its one artifact of the type `kind`. InvalidArgument for any other archive."""
+def load(content: Content, kind: str, stream: Iterable[bytes], spool: Path, what: str) -> Manifest:
+    """Store the blobs of an archive; its one artifact of the type `kind`, which people call `what`.
+
+    InvalidArgument for any other archive.
+    """
     try:
         with tempfile.TemporaryDirectory(prefix="load-", dir=spool) as directory:
             contents = Contents(content, Path(directory))
             contents.take_all(stream)
             if not contents.has("index.json"):
-                raise InvalidArgument("the archive is no backup: it has no index.json")
+                raise InvalidArgument(f"the archive is no {what}: it has no index.json")
             index = image.decode_index(contents.read("index.json", image.MAX_MANIFEST))
             for entry in index.manifests:
                 raw = contents.read(blob_path(entry.digest), image.MAX_MANIFEST)
@@ -77,7 +80,7 @@ def load(content: Content, kind: str, stream: Iterable[bytes], spool: Path) -> M
                     return manifest
     except OSError as error:
         raise Internal(f"the archive could not be read: {describe(error)}") from error
-    raise InvalidArgument("the archive is no backup: no manifest in it is one's")
+    raise InvalidArgument(f"the archive is no {what}: no manifest in it is one's")
 
 
 def _check_complete(content: Content, manifest: Manifest) -> None:

@@ -24,8 +24,8 @@ import msgspec
 
 from cove.engine.bridging import blocking
 from cove.engine.build.leftovers import mount_room
+from cove.engine.build.turns import Turns
 from cove.engine.executors import Executors
-from cove.engine.turns import Turns
 from cove.errors import Conflict, InvalidArgument, NotFound
 from cove.image.travel import archives
 from cove.image.worker.members import Limits
