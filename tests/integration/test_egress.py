@@ -73,7 +73,7 @@ def test_addresses_and_ports(made: Made, outside: Lan) -> None:
 def test_names_are_what_the_resolver_said(made: Made, outside: Lan) -> None:
     made.network("guarded", "--subnet=10.99.75.0/24", "--opt=cove.egress=allow:*.example.net:80")
     made.run("ns", "--network", "guarded", "--ip=10.99.75.10")
-    server = Server(Box(made.daemon, "ns"))
+    server = Server(made.pid("ns"))
     made.run("client", "--network", "guarded", "--dns=10.99.75.10")
     try:
         assert not reached(made, "client", NAMED, 80), "an address that no answer gave"
@@ -83,6 +83,20 @@ def test_names_are_what_the_resolver_said(made: Made, outside: Lan) -> None:
         assert reached(made, "client", NAMED, 80)
         assert not reached(made, "client", NAMED, 81) and not reached(made, "ns", NAMED, 80)
         assert reached(made, "client", "10.99.75.10", 53), "its own network is not outside"
+    finally:
+        server.close()
+
+
+def test_a_name_server_outside_that_was_named_may_be_asked(made: Made, outside: Lan) -> None:
+    server = Server(outside.neighbour)
+    made.network("strict")
+    made.run("asker", "--network", "strict", f"--dns={NEAR}", "--annotation=cove.egress=allow:www.example.net:81")
+    made.run("denier", f"--dns={NEAR}", f"--annotation=cove.egress=deny:{NEAR}")
+    try:
+        assert not reached(made, "asker", NAMED, 81)
+        assert Box(made.daemon, "asker").ask("www.example.net").values == [NAMED]
+        assert reached(made, "asker", NAMED, 81) and not reached(made, "asker", NEAR, 81)
+        assert reached(made, "denier", NEAR, 53) and not reached(made, "denier", NEAR, 81)
     finally:
         server.close()
 

@@ -213,12 +213,12 @@ def test_resolv_conf_and_the_host(world: World) -> None:
 
 
 class Server:
-    """A name server in a container's namespace: "cut." answers are truncated by UDP, "silent." gets none."""
+    """A name server in a process's network namespace: "cut." answers are truncated by UDP, "silent." gets none."""
 
-    def __init__(self, box: Box, answer: str = "203.0.113.7") -> None:
+    def __init__(self, pid: int, answer: str = "203.0.113.7") -> None:
         self.asked: list[tuple[str, str]] = []
         self._answer = socket.inet_aton(answer)
-        with inside(box.pid):
+        with inside(pid):
             self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self.tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
@@ -274,7 +274,7 @@ def test_other_names_are_asked_of_the_servers_that_were_named(world: World) -> N
         world.box("outer", "asked", "--ip", "10.99.71.10"),
         world.box("inner", "asked", "--ip", "10.99.71.11"),
     )
-    first, second = Server(outer), Server(inner, "203.0.113.8")
+    first, second = Server(outer.pid), Server(inner.pid, "203.0.113.8")
     client = world.box("client", "asked", "--dns", "10.99.71.10", "--dns", "10.99.71.11")
     try:
         assert client.ask("www.example.net").values == ["203.0.113.7"]
@@ -294,7 +294,7 @@ def test_other_names_are_asked_of_the_servers_that_were_named(world: World) -> N
 def test_two_thousand_open_questions_stop_nobody(world: World) -> None:
     world.network("busy", "--subnet", "10.99.72.0/24")
     box = world.box("void", "busy", "--ip", "10.99.72.10")
-    server = Server(box)
+    server = Server(box.pid)
     client = world.box("asker", "busy", "--dns", "10.99.72.10", "--dns", "10.99.72.10")
     try:
         with inside(client.pid):
@@ -321,7 +321,7 @@ def test_two_thousand_open_questions_stop_nobody(world: World) -> None:
 def test_internal_networks_ask_nobody(world: World) -> None:
     world.network("inside", "--internal", "--subnet", "10.99.73.0/24")
     world.network("spied", "--subnet", "10.99.74.0/24")
-    spy = Server(world.box("spy", "spied", "--ip", "10.99.74.10"))
+    spy = Server(world.box("spy", "spied", "--ip", "10.99.74.10").pid)
     locked = world.box("locked", "inside", "--dns", "10.99.74.10")
     simple = world.box("simple", "inside")
     try:

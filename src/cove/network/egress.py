@@ -21,6 +21,7 @@ import msgspec
 
 from cove.errors import InvalidArgument
 
+_DNS = 53
 OPTION = "cove.egress"
 """The option of a network, and the annotation of a container, that has such rules, separated by commas."""
 _RULE = re.compile(r"(allow|deny)(?::(\[[^\]]+\](?:/\d+)?|[^:\[\]]+)(?::(\d+)(?:-(\d+))?)?(?:/(tcp|udp|sctp))?)?")
@@ -86,11 +87,15 @@ def _unreadable(text: str) -> InvalidArgument:
 
 
 class Confined(msgspec.Struct, frozen=True, kw_only=True):
-    """A container's addresses and its rules."""
+    """A container's addresses and its rules.
+
+    `servers`: name servers outside that are asked from its network; they always may be, or a name could mean nothing.
+    """
 
     owner: str
     addresses: tuple[str, ...]
     rules: tuple[Rule, ...]
+    servers: tuple[str, ...] = ()
 
     @property
     def chain(self) -> str:
@@ -110,7 +115,8 @@ def add(table: str, confined: Confined) -> str:
             kind = f"type ipv{version}_addr; flags timeout;"
             commands.append(f"add set inet {table} {name_set(confined.owner, name, version)} {{ {kind} }}")
     commands.append(f"add chain inet {table} {confined.chain}")
-    lines = [line for rule in confined.rules for line in _lines(rule, confined.owner)]
+    asked = (Rule(allow=True, subnet=each, low=_DNS, high=_DNS) for each in confined.servers)
+    lines = [line for rule in (*asked, *confined.rules) for line in _lines(rule, confined.owner)]
     commands += [f"add rule inet {table} {confined.chain} {line}" for line in lines]
     if any(rule.allow for rule in confined.rules):
         commands.append(f"add rule inet {table} {confined.chain} {_REFUSAL}")

@@ -29,7 +29,8 @@ def confined(record: Record, attached: Attached, networks: NetworkStore) -> Conf
     found = rules(record, on(networks, attached.endpoints))
     bridged = [each for each in attached.endpoints.values() if each.driver == "bridge"]
     addresses = tuple(address.address for endpoint in bridged for address in endpoint.addresses)
-    return Confined(owner=record.id, addresses=addresses, rules=found) if found else None
+    servers = tuple(record.host.dns or ())
+    return Confined(owner=record.id, addresses=addresses, rules=found, servers=servers) if found else None
 
 
 def on(networks: NetworkStore, endpoints: dict[str, Endpoint]) -> list[Network]:
