@@ -73,6 +73,47 @@ def test_two_daemons_build_the_same_image(own_daemon: Daemon, other: Daemon, tmp
         assert digests[0]["Id"] == digests[1]["Id"] and digests[0]["Created"].startswith("2023-11-14T22:13:20")
 
 
+_DATED = """ARG SOURCE_DATE_EPOCH={}
+FROM busybox AS made
+COPY old new /
+RUN mkdir /d && date > /d/never && rm /d/never && echo x > /d/x && ln -s x /d/soft
+FROM busybox
+COPY --from=made /d /d
+COPY --link old new /linked/
+ADD a.tar /a
+WORKDIR /w
+"""
+
+
+def test_files_as_a_result_have_the_time_that_was_asked_for(
+    own_daemon: Daemon, other: Daemon, tmp_path: Path
+) -> None:
+    """As BuildKit defines it: files that leave the image as files are of that time; in layers, none is later."""
+    where = context(tmp_path / "c", _DATED.format(1_600_000_000), old="o", new="n")
+    os.utime(where / "old", (1_000_000_000, 1_000_000_000))
+    with tarfile.open(where / "a.tar", "w") as tar:
+        tar.add(where / "new", "in")
+    own_daemon.cove("save", "-o", f"{tmp_path}/base.tar", "busybox")
+    other.cove("rmi", "busybox")
+    other.cove("load", "-i", f"{tmp_path}/base.tar")
+    layouts = []
+    for each in (own_daemon, other):
+        layouts.append(tmp_path / f"{len(layouts)}.tar")
+        words = ("--output", f"type=oci,dest={layouts[-1]},rewrite-timestamp=true")
+        each.cove("build", "-q", "-t", "same", *words, str(where))
+    assert layouts[0].read_bytes() == layouts[1].read_bytes()
+    told = own_daemon.cove("run", "--rm", "same", "stat", "-c", "%Y", "/linked/old", "/linked/new", "/d/x", "/a/in")
+    assert told.stdout.split() == ["1000000000", *["1600000000"] * 3]
+    own_daemon.cove("build", "-q", "--output", f"type=tar,dest={tmp_path}/out.tar", str(where))
+    own_daemon.cove("build", "-q", "--output", f"type=local,dest={tmp_path}/out", str(where))
+    with tarfile.open(tmp_path / "out.tar") as tar:
+        assert {member.mtime for member in tar.getmembers()} == {1_600_000_000}
+    found = [path.lstat().st_mtime for path in (tmp_path / "out").rglob("*")]
+    assert set(found) == {1_600_000_000.0}
+    refused = own_daemon.cove("build", "--output", "type=tar,dest=x,colour=red", str(where), check=False)
+    assert refused.returncode and "has no option colour=red" in refused.stderr
+
+
 def test_several_platforms_become_one_index(daemon: Daemon, tmp_path: Path) -> None:
     where = context(
         tmp_path / "c", "FROM scratch\nARG TARGETARCH\nCOPY f-$TARGETARCH /f\n", **{"f-amd64": "a", "f-arm64": "b"}

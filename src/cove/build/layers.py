@@ -123,8 +123,8 @@ class Workshop:
         ):
             return worker.result()
 
-    def pack(self, chain: str) -> Iterator[bytes]:
-        """All files of a stack of layers as an archive."""
+    def pack(self, chain: str, moment: int | None = None) -> Iterator[bytes]:
+        """All files of a stack of layers as an archive; with a `moment`, in seconds, every time is that."""
         with Opened(self, chain) as opened, self._look() as place:
             options = ("lowerdir=" + ":".join(opened.job["below"]),)
             single = len(opened.job["below"]) == 1
@@ -144,7 +144,7 @@ class Workshop:
                 arcname=".",
                 layer=False,
                 one_device=False,
-                floor=None,
+                moment=moment,
                 skip=[],
                 bare=True,
             ) as worker:

@@ -48,7 +48,7 @@ _DOES: dict[str, tuple[bool, str]] = {
     "store": (True, "a result of this exporter always goes to the image store"),
     "oci-mediatypes": (True, "manifests are always OCI's"),
     "force-compression": (False, _LAYERS),
-    "rewrite-timestamp": (False, "it is not needed: with SOURCE_DATE_EPOCH, layers have no later times"),
+    "rewrite-timestamp": (True, "with SOURCE_DATE_EPOCH, layers never have later times"),
 }
 """What is done anyway, by option, and why not the contrary."""
 
@@ -156,14 +156,14 @@ async def _to_client(job: Job, outcome: Outcome, exporter: Exporter, number: int
     service = job.service
     split = len(outcome.build.plans) > 1 and exporter.attributes.get("platform-split", "true").lower() != "false"
     trees = {
-        str(platform).replace("/", "_") if split else "": outcome.build.chain(plan)
+        str(platform).replace("/", "_") if split else "": (outcome.build.chain(plan), plan.epoch)
         for platform, plan in zip(outcome.build.platforms, outcome.build.plans, strict=True)
     }
     if exporter.type == "tar":
         if len(trees) > 1:
             raise Unsupported("a tar archive of several platforms is not made; build for one, or use type=local")
         with job.trace.step("exporting to client tarball") as work:
-            pieces = service.context.executors.stream(service.workshop.pack(next(iter(trees.values()))))
+            pieces = service.context.executors.stream(service.workshop.pack(*next(iter(trees.values()))))
             await _send(job, number, pieces, {}, work.progress)
         return
     session = await job.find_session()

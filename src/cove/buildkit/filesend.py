@@ -28,6 +28,10 @@ _CHUNK = 64 << 10
 _BITS = ((0o4000, filesync.SETUID), (0o2000, filesync.SETGID), (0o1000, filesync.STICKY))
 
 
+Tree = tuple[str, int | None]
+"""A stack of layers, and the time of all its files, None for their own."""
+
+
 class Told(Protocol):
     """Hears how far it is."""
 
@@ -41,15 +45,15 @@ class _Entry:
 
 
 async def send(
-    session: Session, metadata: Metadata, service: BuildService, trees: Mapping[str, str], told: Told
+    session: Session, metadata: Metadata, service: BuildService, trees: Mapping[str, Tree], told: Told
 ) -> None:
     """Send stacks of layers as directories: each by a name below, "" for the top."""
     spool = service.scratch()
     try:
         entries: list[_Entry] = []
         with open(spool / "content", "x+b") as content:
-            for prefix, chain in trees.items():
-                entries += await service.context.executors.bulk(_spooled, service, chain, prefix, content)
+            for prefix, tree in trees.items():
+                entries += await service.context.executors.bulk(_spooled, service, tree, prefix, content)
             entries.sort(key=lambda each: each.stat.path.encode("utf-8", "surrogateescape").split(b"/"))
             try:
                 async with session.client.call(SEND, metadata) as call:
@@ -60,9 +64,9 @@ async def send(
         service.sweep(spool)
 
 
-def _spooled(service: BuildService, chain: str, prefix: str, content: IO[bytes]) -> list[_Entry]:
+def _spooled(service: BuildService, tree: Tree, prefix: str, content: IO[bytes]) -> list[_Entry]:
     """The files of a stack of layers; their contents go to the spool."""
-    reader = _Pieces(service.workshop.pack(chain))
+    reader = _Pieces(service.workshop.pack(*tree))
     found = [_Entry(Stat(path=prefix, mode=filesync.DIRECTORY | 0o755))] if prefix else []
     with tarfile.open(fileobj=reader, mode="r|") as archive:  # type: ignore[call-overload]
         for info in archive:

@@ -48,9 +48,9 @@ class Builds:
         """A build's cache for a directory, as an archive."""
         return self._client.stream("GET", f"/cove/build/caches/{identity}")
 
-    def rootfs(self, image: str) -> Response:
-        """An image's files as an archive."""
-        return self._client.stream("GET", f"/cove/images/{image}/rootfs")
+    def rootfs(self, image: str, epoch: int | None = None) -> Response:
+        """An image's files as an archive, all of the time `epoch` if that is given."""
+        return self._client.stream("GET", f"/cove/images/{image}/rootfs", {"epoch": epoch})
 
     def mounts(self) -> list[dict[str, Any]]:
         """The directories of cache mounts."""

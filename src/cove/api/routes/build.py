@@ -50,8 +50,9 @@ async def keep_context(engine: Engine, request: Request) -> Reply:
 
 
 async def rootfs(engine: Engine, request: Request) -> Reply:
-    """Cove's own: an image's files as a tar archive, with nothing that a container would add."""
-    return Stream(await engine.builds.rootfs(request.params["name"]), content_type=TAR)
+    """Cove's own: an image's files as a tar archive, with nothing that a container would add; times are `epoch`'s."""
+    moment = request.query.number("epoch")
+    return Stream(await engine.builds.rootfs(request.params["name"], moment), content_type=TAR)
 
 
 async def receive_cache(engine: Engine, request: Request) -> Reply:

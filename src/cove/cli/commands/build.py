@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
     from cove.client.client import Client
 
+_NAMED = frozenset({"type", "name", "push", "rewrite-timestamp"})
+_OUTPUTS = {
+    "image": _NAMED,
+    "registry": _NAMED,
+    **dict.fromkeys(("docker", "oci"), frozenset({"type", "dest", "rewrite-timestamp"})),
+    **dict.fromkeys(("tar", "local"), frozenset({"type", "dest"})),
+}
+"""What an output's type may be told; with SOURCE_DATE_EPOCH, layers have no later times anyway."""
 _REMOTE = ("http://", "https://", "git://", "ssh://", "git@", "github.com/")
 
 
@@ -50,7 +58,7 @@ def build(call: Call) -> int:
 
         buildcaches.store(client, shown, stored)
     for output in outputs:
-        _export(client, identity, output, call.list("tag"))
+        _export(client, shown[-1], output, call.list("tag"))
     if call.flag("quiet"):
         print(identity)
     return 0
@@ -183,18 +191,22 @@ def _output(text: str) -> dict[str, str]:
         return {"type": "tar", "dest": "-"} if text == "-" else {"type": "local", "dest": text}
     fields = dict(part.partition("=")[::2] for part in text.split(","))
     kind = fields.get("type", "")
-    if kind not in ("image", "docker", "oci", "tar", "local", "registry"):
+    if kind not in _OUTPUTS:
         raise UsageError(
             f"--output has the unknown type {kind!r}; image, registry, docker, oci, tar and local are known"
         )
     if kind == "local" and not fields.get("dest"):
         raise UsageError("--output type=local needs dest=DIRECTORY")
+    for name, value in fields.items():
+        if name not in _OUTPUTS[kind] or (name == "rewrite-timestamp" and value != "true"):
+            raise UsageError(f"--output type={kind} has no option {name}={value}")
     return fields
 
 
-def _export(client: Client, identity: str, output: dict[str, str], tags: list[str]) -> None:
+def _export(client: Client, built: dict[str, Any], output: dict[str, str], tags: list[str]) -> None:
     from cove.cli.files import open_output
 
+    identity, epoch = str(built["ID"]), built.get("Epoch")
     kind, target = output["type"], output.get("dest", "")
     if kind in ("image", "registry"):
         _push(client, identity, output, tags)
@@ -205,9 +217,9 @@ def _export(client: Client, identity: str, output: dict[str, str], tags: list[st
         from cove.cli.localtar import unpack
 
         os.makedirs(target, exist_ok=True)
-        unpack(client.builds.rootfs(identity).chunks(), target, rename=None, keep_ids=os.geteuid() == 0)
+        unpack(client.builds.rootfs(identity, epoch).chunks(), target, rename=None, keep_ids=os.geteuid() == 0)
         return
-    response = client.builds.rootfs(identity) if kind == "tar" else client.images.save(tags or [identity])
+    response = client.builds.rootfs(identity, epoch) if kind == "tar" else client.images.save(tags or [identity])
     if target in ("", "-") and os.isatty(1):
         raise UsageError("an archive is not for a terminal; name a file with dest=FILE")
     with open_output("" if target == "-" else target) as out:

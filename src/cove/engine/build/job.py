@@ -253,7 +253,7 @@ def wanted_files(plans: list[Plan]) -> dict[str, tuple[str, ...]]:
 def _joined(plans: list[Plan]) -> Plan:
     """What is told of builds for several platforms: the steps of each, one after the other."""
     warnings = tuple(dict.fromkeys(warning for each in plans for warning in each.warnings))
-    return Plan(plans[0].made, warnings, tuple(line for each in plans for line in each.lines))
+    return Plan(plans[0].made, warnings, tuple(line for each in plans for line in each.lines), plans[0].epoch)
 
 
 def _refuse_warnings(dockerfile: instructions.Dockerfile, planned: Plan) -> None:

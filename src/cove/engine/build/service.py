@@ -82,10 +82,10 @@ class BuildService:
             raise NotFound("the build's secrets were not given, or are used up already")
         return found
 
-    async def rootfs(self, name: str) -> AsyncIterator[bytes]:
-        """The files of an image as an archive."""
+    async def rootfs(self, name: str, moment: int | None = None) -> AsyncIterator[bytes]:
+        """The files of an image as an archive; with a `moment`, in seconds, every time is that."""
         image = self._context.images.get(name)
-        return self._context.executors.stream(self._workshop.pack(image.top or ""))
+        return self._context.executors.stream(self._workshop.pack(image.top or "", moment))
 
     def exited(self, identity: str, exit_: Exit) -> bool:
         """The end of a step's container; False when it is none of a build's."""
@@ -316,7 +316,7 @@ async def _run(build: Build, names: list[str], stream: Stream, sink: Sink) -> No
     await build.solve(stream.heard, pulled)
     image = await build.image(names)
     await build.share(pulled)
-    stream.built(image.id, [Reference.parse(name).familiar for name in names])
+    stream.built(image.id, [Reference.parse(name).familiar for name in names], joined.epoch)
 
 
 def _stream(build: Build, sink: Sink, cache: BuildCache) -> Stream:

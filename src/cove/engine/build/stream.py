@@ -31,7 +31,7 @@ class Stream(Protocol):
 
     def heard(self, event: Event) -> None: ...
 
-    def built(self, identity: str, names: list[str]) -> None: ...
+    def built(self, identity: str, names: list[str], epoch: int | None) -> None: ...
 
 
 class Classic:
@@ -106,7 +106,7 @@ class Classic:
         text = self._decoders[key].decode(event.data)
         return f"\x1b[91m{text}\x1b[0m" if event.stream == 2 and text else text
 
-    def built(self, identity: str, names: list[str]) -> None:
+    def built(self, identity: str, names: list[str], epoch: int | None) -> None:
         self._sink({"aux": {"ID": identity}})
         self._say(f"Successfully built {_short(identity)}\n")
         for name in names:
@@ -129,7 +129,7 @@ class Quiet:
     def heard(self, event: Event) -> None:
         """Nothing is told."""
 
-    def built(self, identity: str, names: list[str]) -> None:
+    def built(self, identity: str, names: list[str], epoch: int | None) -> None:
         self._sink({"stream": f"{identity}\n"})
 
 
@@ -166,8 +166,9 @@ class Events:
             message |= {"data": self._decoders[key].decode(event.data), "stream": event.stream}
         self._sink(message)
 
-    def built(self, identity: str, names: list[str]) -> None:
-        self._sink({"aux": {"ID": identity, "Names": names}})
+    def built(self, identity: str, names: list[str], epoch: int | None) -> None:
+        told: Message = {"ID": identity, "Names": names}
+        self._sink({"aux": told if epoch is None else told | {"Epoch": epoch}})
 
 
 def _short(identity: str) -> str:

@@ -91,7 +91,7 @@ def directory(path: str) -> Iterator[bytes]:
 
 
 def _read(root: FsRoot, **view: Any) -> Iterator[bytes]:
-    job = {"layer": False, "floor": None, "skip": [], **view}
+    job = {"layer": False, "skip": [], **view}
     with _worker("pack", root, stdout=PIPE, **job) as worker:
         yield from worker.output()
         worker.result()

@@ -42,7 +42,6 @@ def packed_layer(root: int, *, sparse: bool = False, whole_seconds: bool = False
         "arcname": ".",
         "layer": True,
         "one_device": True,
-        "floor": None,
         "skip": [],
         "bare": True,
         "sparse": sparse,

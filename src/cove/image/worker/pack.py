@@ -44,7 +44,7 @@ class View:
     """What is shown of a tree.
 
     `layer`: an overlay's upper directory, whose whiteouts and opaque marks become `.wh.` names.
-    `one_device`: what is mounted below is left out. `floor`: without times after it (reproducible).
+    `one_device`: what is mounted below is left out. `moment`: every time is this one, in seconds.
     `skip`: paths below the root that are left out. `bare`: the top directory itself is not shown.
     `whole_seconds`: times without fractions, as layers have them. `sparse`: holes stay holes (GNU tar's manual,
     "PAX Format, Version 1.0"), which an image's layer must not have.
@@ -52,7 +52,7 @@ class View:
 
     layer: bool = False
     one_device: bool = False
-    floor: int | None = None
+    moment: int | None = None
     skip: frozenset[str] = frozenset()
     bare: bool = False
     whole_seconds: bool = False
@@ -199,8 +199,8 @@ class _Packer:
             info.devmajor, info.devminor = os.major(found.st_rdev), os.minor(found.st_rdev)
         pax: dict[str, str] = {}
         seconds, rest = divmod(found.st_mtime_ns, 1_000_000_000)
-        if self._view.floor is not None and seconds >= self._view.floor:
-            seconds, rest = self._view.floor, 0
+        if self._view.moment is not None:
+            seconds, rest = self._view.moment, 0
         info.mtime = seconds
         if rest and not self._view.whole_seconds:
             whole, fraction = divmod(abs(found.st_mtime_ns), 1_000_000_000)

@@ -103,7 +103,7 @@ def _pack(job: dict[str, Any], root: int) -> Report:
     view = pack.View(
         layer=job["layer"],
         one_device=job["one_device"],
-        floor=job["floor"],
+        moment=job.get("moment"),
         skip=frozenset(job["skip"]),
         bare=job["bare"],
         whole_seconds=job.get("whole_seconds", False),
