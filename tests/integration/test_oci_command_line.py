@@ -230,3 +230,17 @@ def test_a_poststart_hook_that_fails_ends_a_run(bundle: Bundle) -> None:
 def test_list_wants_the_root_that_it_was_given(bundle: Bundle) -> None:
     done = called("--root", "/nowhere/at/all", "list")
     assert done.returncode == 1 and "/nowhere/at/all is no directory" in done.stderr
+
+
+@pytest.mark.parametrize("confined", [False, True])
+def test_a_start_container_hook_is_filtered_as_the_program(bundle: Bundle, confined: bool) -> None:
+    content = config("true")
+    content["process"]["noNewPrivileges"] = confined
+    content["linux"]["seccomp"] = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL_PROCESS"}],
+    }
+    content["hooks"] = {"startContainer": [{"path": "/bin/mkdir", "args": ["mkdir", "/tmp/by-a-hook"]}]}
+    said = bundle.refusal(content)
+    assert "error running startContainer hook #0: /bin/mkdir failed" in said and "bad system call" in said
+    assert not (bundle.rootfs / "tmp/by-a-hook").exists()

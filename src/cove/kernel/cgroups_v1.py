@@ -337,10 +337,16 @@ def _limit_realtime(root: Path, path: str, limits: CPULimits) -> None:
         taken = sum(number(each / "cpu.rt_runtime_us") for each in directory.iterdir() if each.name != name)
         if held < (wanted := taken + -(-runtime * of // period)):
             set_limit(directory / "cpu.rt_runtime_us", wanted, f"the realtime runtime of {directory.name}")
-    if limits.realtime_period:
-        set_limit(directory / name / "cpu.rt_period_us", limits.realtime_period, "the realtime period")
-    if limits.realtime_runtime:
-        set_limit(directory / name / "cpu.rt_runtime_us", limits.realtime_runtime, "the realtime runtime")
+    group = directory / name
+    values = [
+        (group / "cpu.rt_period_us", limits.realtime_period, "the realtime period"),
+        (group / "cpu.rt_runtime_us", limits.realtime_runtime, "the realtime runtime"),
+    ]
+    if limits.realtime_runtime and limits.realtime_runtime < number(group / "cpu.rt_runtime_us"):
+        values.reverse()  # a period may never be shorter than its runtime, not even between two writes
+    for file, value, what in values:
+        if value:
+            set_limit(file, value, what)
 
 
 def _limit_devices(group: Path, rules: Sequence[DeviceRule]) -> None:

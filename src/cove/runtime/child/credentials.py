@@ -130,15 +130,25 @@ def _schedule(process: Process) -> None:
     flags = 0
     for flag in wanted.flags:
         flags |= known(_SCHEDULER_FLAGS, flag, "scheduler flag")
-    syscalls.sched_setattr(
-        policy=known(_POLICIES, wanted.policy, "scheduling policy"),
-        flags=flags,
-        nice=wanted.nice,
-        priority=wanted.priority,
-        runtime=wanted.runtime,
-        deadline=wanted.deadline,
-        period=wanted.period,
-    )
+    policy = known(_POLICIES, wanted.policy, "scheduling policy")
+    try:
+        syscalls.sched_setattr(
+            policy=policy,
+            flags=flags,
+            nice=wanted.nice,
+            priority=wanted.priority,
+            runtime=wanted.runtime,
+            deadline=wanted.deadline,
+            period=wanted.period,
+        )
+    except PermissionError:
+        if wanted.policy != "SCHED_DEADLINE":
+            raise
+        raise Failure(
+            "process scheduler can't be used together with AllowedCPUs: SCHED_DEADLINE needs every processor of the "
+            "host (linux.resources.cpu.cpus), and a host that gives realtime to control groups",
+            number=errno.EPERM,
+        ) from None
 
 
 def enter_directory(root: int, path: str, *, make: bool) -> None:

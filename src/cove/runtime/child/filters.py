@@ -88,15 +88,22 @@ def compiled(profile: Seccomp) -> bytes:
     return seccomp.compile(profile)
 
 
+def flags_of(profile: Seccomp) -> int:
+    """What seccomp(2) is told besides the program."""
+    flags = 0
+    for flag in profile.flags:
+        flags |= FLAGS[flag]
+    # One thread has nothing to synchronise, and the kernel takes TSYNC and a listener together only from 5.7 on.
+    return flags & ~_TSYNC | (_NEW_LISTENER if profile.listener_path else 0)
+
+
 def prepare(
     program: bytes, profile: Seccomp | None, identity: str, annotations: dict[str, str], status: str
 ) -> Filter:
     """The filter, connected to its listener. To be called while the host's paths are in reach."""
     if profile is None or not (profile.flags or profile.listener_path):
         return Filter(program)
-    flags = 0
-    for flag in profile.flags:
-        flags |= FLAGS[flag]
+    flags = flags_of(profile)
     if not profile.listener_path:
         return Filter(program, flags)
     pid = int(os.readlink("/proc/self"))
@@ -106,8 +113,7 @@ def prepare(
             oci_version=OCI_VERSION, fds=("seccompFd",), pid=pid, metadata=profile.listener_metadata, state=state
         )
     )
-    # One thread has nothing to synchronise, and the kernel takes TSYNC and a listener together only from 5.7 on.
-    return Filter(program, flags & ~_TSYNC | _NEW_LISTENER, _connect(profile.listener_path), told)
+    return Filter(program, flags, _connect(profile.listener_path), told)
 
 
 def _connect(path: str) -> int:

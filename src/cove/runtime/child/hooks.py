@@ -135,4 +135,6 @@ def _wait(pid: int, timeout: int | None) -> int | None:
 
 def _reason(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
-    return f"it was ended by signal {-code}" if code < 0 else f"exit status {code}"
+    if code >= 0:
+        return f"exit status {code}"
+    return f"it was ended by signal {-code} ({(signal.strsignal(-code) or 'unknown').lower()})"

@@ -287,14 +287,20 @@ class _Init:
             found=found,
             console=self.console,
             reaper=self.launch.init,
-            before_exec=lambda: self._hooks_of_start(found),
+            before_exec=self._hooks_of_start(found),
         )
 
-    def _hooks_of_start(self, found: credentials.Program) -> None:
-        if self.state is not None and self.launch.spec.hooks is not None:
+    def _hooks_of_start(self, found: credentials.Program) -> Callable[[], None] | None:
+        listed = self.launch.spec.hooks
+        if self.state is None or listed is None or not listed.start_container:
+            return None
+        state = msgspec.structs.replace(self.state, status="created")
+
+        def run() -> None:
             with self.child.stage("hooks"):
-                state = msgspec.structs.replace(self.state, status="created")
-                hooks.run("startContainer", self.launch.spec.hooks.start_container, state, found.env)
+                hooks.run("startContainer", listed.start_container, state, found.env)
+
+        return run
 
 
 def become(
@@ -311,19 +317,23 @@ def become(
 ) -> NoReturn:
     """The end of every start: descriptors, rights, and the program. With `reaper`, below a minimal init.
 
-    A filter may forbid all but execve, and often the newer calls: what needs them comes before it.
+    A filter may forbid all but execve, and often the newer calls: what needs them comes before it. `before_exec`
+    starts programs of the container's own, for which the filter holds too.
     """
     child.shed()
     with child.stage("privileges"):
         credentials.drop(process, identity, sets, seccomp)
+    late = process.no_new_privileges and before_exec is None
     if before_exec is not None:
+        if process.no_new_privileges:
+            seccomp.install()
         before_exec()
     with child.stage("exec"):
         if reaper:
             pid1.split(console)
         credentials.reset_signals()
         os.umask(_DEFAULT_UMASK if process.user.umask is None else process.user.umask)
-        if process.no_new_privileges:
+        if late:
             seccomp.install()
         if child.manner.ending is not None:
             child.manner.ending(child.sync_fd)

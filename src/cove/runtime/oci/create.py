@@ -70,8 +70,10 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         manager, cgroups, group = groups.make(call, spec.linux)
         undo.callback(_remove_group, cgroups, group)
         bpf = filters.compiled(spec.linux.seccomp) if spec.linux.seccomp is not None else b""
-        if bpf:
+        call.log.debug(f"{manager} control group: {group or 'none'}")
+        if bpf and spec.linux.seccomp is not None:
             container.write("seccomp.bpf", bpf)
+            call.log.debug(f"seccomp filter flags: {filters.flags_of(spec.linux.seccomp)}")
         listener = _listen(container, opened) if listen else None
         manner = Manner(
             hold=True,
@@ -84,6 +86,7 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         newborn = _first_process(launch, manner, cgroups, group, bpf)
         opened.callback(newborn.close)
         undo.callback(newborn.kill)
+        call.log.debug(f"first process: {newborn.pid}")
         cgroups.admit(group, newborn.pid)
         lowered = (*limits.warnings(spec.process), *limits.not_raised(spec.process)) if spec.process else ()
         for warning in (*lowered, *limits.without_effect(spec.linux.resources)):
