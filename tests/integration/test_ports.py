@@ -172,3 +172,22 @@ def table_is_of(daemon: Daemon, table: str) -> bool:
     from cove.paths import Instance, RunRoot
 
     return Instance.of(RunRoot(daemon.run)).nft_table == table
+
+
+def test_an_address_of_one_link_leads_to_a_published_port(made: Made, lan: Lan) -> None:
+    """From the host itself and from a neighbour: a container would answer them on a link of its own."""
+    index = socket.if_nametoindex(lan.link)
+    with netlink.Route() as route:
+        route.commit([netlink.add_address(index, "fe80::77", 64)])
+    made.network("six", "--ipv6", "--subnet=fd97:8::/64")
+    made.run("linked", "--network", "six", "-p", "18205:80")
+    with inside(made.pid("linked")):
+        server = socket.create_server(("::", 80), family=socket.AF_INET6)
+    with server:
+        assert reached(f"fe80::77%{lan.link}", 18205)
+        with inside(lan.neighbour):
+            deadline = time.monotonic() + 10
+            while not (there := reached("fe80::77%eth0", 18205)) and time.monotonic() < deadline:
+                time.sleep(0.1)  # its own such address may not be ready yet
+        assert there
+        made.daemon.docker("restart", "-t0", "linked")  # the last connection's end may still be waited for

@@ -41,12 +41,6 @@ class Pool:
     def in_use(self) -> bool:
         return bool(self._in_use)
 
-    @property
-    def room(self) -> bool:
-        """Whether a container can get an address of it, if no other one does."""
-        reserved = sum(self._first <= each <= self._last for each in self._taken)
-        return reserved <= self._last - self._first
-
     def allocate(self, wanted: str = "") -> str:
         """Reserve `wanted`, or the next free address. Conflict when it is taken or none is left."""
         number = self._check(wanted) if wanted else self._search()
@@ -129,9 +123,6 @@ def complete(
         _refuse_overlap(parse_network(subnet.subnet), avoid)
         avoid.append(parse_network(subnet.subnet))
     _check_reserved(network.reserved, subnets)
-    for subnet in subnets:
-        if not Pool(subnet, reserved=network.reserved.values()).room:
-            raise InvalidArgument(f"No address of {subnet.ip_range or subnet.subnet} is left for a container")
     avoid += routed
     if network.ipv4 and not any(subnet.version == 4 for subnet in subnets):
         chosen = _from_pools(pools, 4, avoid) or choose_ipv4(

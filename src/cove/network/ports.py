@@ -3,8 +3,8 @@
     reserve(owner, wishes)      picks host ports and holds each with a bound socket, so that no other program
                                 can take it; Conflict when one is taken already
     publish(owner, …)           the container has addresses now: one nft transaction leads the ports there, and
-                                a relay serves what the kernel cannot translate ([::1], and IPv6 to a container
-                                that has none)
+                                a relay serves what the kernel cannot translate ([::1], link-local addresses, and
+                                IPv6 to a container that has none)
     unpublish(owner)            takes both away and frees the ports
 
 The held sockets die with the daemon; `restore` takes them again. Published ports themselves are the kernel's

@@ -1,9 +1,9 @@
 """A small TCP relay in the daemon, for the connections that the kernel cannot translate.
 
-IPv6 has no route_localnet: a connection to [::1] cannot leave the loopback interface, and an IPv6 client
-cannot be translated to a container that has IPv4 alone. Both reach the daemon's own socket on the published
-port and are copied from there. The container sees the bridge's address as the client, and a relayed
-connection ends with the daemon; everything else about published ports is the kernel's work.
+IPv6 has no route_localnet: a connection to [::1] cannot leave the loopback interface, nor one to a link-local
+address its link, and an IPv6 client cannot be translated to a container that has IPv4 alone. All of them reach the
+daemon's own socket on the published port and are copied from there. The container sees the bridge's address as the
+client, and a relayed connection ends with the daemon; everything else about published ports is the kernel's work.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Relays:
             client.close()
             return
         client.setblocking(False)
+        # Whoever publishes the port next shall not wait until the kernel has given this connection up.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tasks = self._tasks[listener.fileno()]
         task = self._loop.create_task(self._relay(client, address, port))
         tasks.add(task)

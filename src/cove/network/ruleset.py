@@ -3,7 +3,8 @@
     raw prerouting    guard         nothing from a container reaches the host's 127.0.0.0/8; a packet on its way over
                                     a further bridge of its network, where br_netfilter shows it, is none yet
     dstnat            prerouting    a published port of a local address → the container's (never for 127/8:
-                                    a neighbour who sends to it must not reach a port published on loopback)
+                                    a neighbour who sends to it must not reach a port published on loopback; nor for
+                                    an address of one link, which a container answers on its own: a relay serves it)
     output            output        the same for the host's own programs, loopback included
     srcnat            postrouting   out of a bridge: the host's address; from 127/8 and back into the same
                                     bridge: the bridge's address, or the answer would miss the host
@@ -123,12 +124,13 @@ _BODY = """
   chain prerouting {
     type nat hook prerouting priority dstnat; policy accept;
     ip daddr 127.0.0.0/8 return
+    ip6 daddr fe80::/10 return
     fib daddr type local jump publish
   }
 
   chain output {
     type nat hook output priority -100; policy accept;
-    ip6 daddr ::1 return
+    ip6 daddr { ::1, fe80::/10 } return
     fib daddr type local jump publish
   }
 
