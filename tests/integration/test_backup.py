@@ -21,13 +21,14 @@ pytestmark = pytest.mark.root
 
 _MAKE = (
     "test -e /root/other && exec sleep 600; "
-    "cd /data; mkdir -m 750 d; echo text > d/file; chown 1000:2000 d/file; chmod 4711 d/file; ln d/file hard; "
+    "cd /data; chown 70:71 .; chmod 1770 .; "
+    "mkdir -m 750 d; echo text > d/file; chown 1000:2000 d/file; chmod 4711 d/file; ln d/file hard; "
     "ln -s d/file soft; truncate -s 8388608 holes; mkfifo pipe; echo sized > /sized/s; echo anonymous > /anon/a; "
     "rm -r /var/lib /etc/group; mkdir -m 1777 /var/lib; echo new > /var/lib/new; echo x > /root/kept; "
     "ln /root/kept /root/other; exec sleep 600"
 )
 _SHOW = (
-    "cd /data; stat -c '%n %F %a %u %g %h' d soft pipe; stat -c '%n %F %a %u %g %s %h %Y' d/file hard holes; "
+    "cd /data; stat -c '%n %F %a %u %g %h' . d soft pipe; stat -c '%n %F %a %u %g %s %h %Y' d/file hard holes; "
     "cat hard /sized/s /anon/a; ls -A /var/lib; stat -c '%a' /var/lib; ls /etc/group; stat -c '%h %i' /root/kept "
     "/root/other | sort -u | wc -l; hostname; echo $WORD"
 )
@@ -82,7 +83,11 @@ def _seen(daemon: Daemon, name: str) -> str:
 
 
 def test_a_container_moves_to_another_host(daemon: Daemon, other: Daemon, app: str, tmp_path: Path) -> None:
-    assert "d/file regular file 4711 1000 2000 5 2" in app and "sized\nanonymous\nnew\n1777\n" in app
+    assert (
+        ". directory 1770 70 71" in app
+        and "d/file regular file 4711 1000 2000 5 2" in app
+        and "sized\nanonymous\nnew\n1777\n" in app
+    )
     before, archive = _blobs(daemon), tmp_path / "app.tar"
     daemon.cove("backup", "-o", str(archive), "app")
     assert daemon.cove("inspect", "-f", "{{.State.Status}}", "app").stdout.strip() == "running"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,12 +155,50 @@ def test_a_bind_shows_what_the_host_mounts_at_that_moment(daemon: Daemon, tmp_pa
         ("type=volume,target=/v,volume-subpath=x", "must not set Subpath when using anonymous volumes"),
         ("type=bind,source=/nowhere/at/all,target=/b", "bind source path does not exist: /nowhere/at/all"),
         ("type=volume,source=odd,target=/v,volume-driver=nonsense", 'plugin "nonsense" not found'),
+        ("type=volume,source=odd,target=/v,volume-opt=device=/dev/x", 'missing required option: "type"'),
     ],
 )
 def test_what_makes_no_sense_is_said(daemon: Daemon, words: str, complaint: str) -> None:
     refused = daemon.cove("run", "--rm", "--mount", words, "busybox", "true", check=False)
     assert refused.returncode and complaint in refused.stderr, refused.stderr
     assert "odd" not in daemon.cove("volume", "ls", "-q").stdout.split()
+
+
+@pytest.mark.parametrize("client", ["cove", "docker"])
+def test_a_container_that_cannot_be_made_makes_no_volume(daemon: Daemon, client: str) -> None:
+    words = ("run", "--rm", "--pull=never", "-v", "first:/a", "-v", "/anonymous")
+    odd = ("--mount", "type=volume,source=odd,target=/b,volume-driver=nonsense", "busybox", "true")
+    before = daemon.cove("volume", "ls", "-q").stdout
+    refused = getattr(daemon, client)(*words, *odd, check=False)
+    assert refused.returncode and 'plugin "nonsense" not found' in refused.stderr
+    assert daemon.cove("volume", "ls", "-q").stdout == before
+
+
+@pytest.mark.parametrize(("shared", "propagation"), [(False, "rslave"), (True, "rslave"), (True, "rshared")])
+def test_mounts_pass_where_the_host_shares_them(
+    daemon: Daemon, tmp_path: Path, shared: bool, propagation: str
+) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+    try:
+        subprocess.run(["mount", "--make-shared" if shared else "--make-private", tmp_path], check=True)
+        for name in ("host", "container"):
+            (tmp_path / name).mkdir()
+        rights = ("--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined")
+        inside = "mount -t tmpfs none /x/container; touch /x/container/file; touch /x/ready; sleep 600"
+        words = ("run", "-d", "--name", "passing", *rights, "-v", f"{tmp_path}:/x:{propagation}", "busybox")
+        done = daemon.cove(*words, "sh", "-c", inside, check=shared)
+        if not shared:
+            assert f"path {tmp_path} is mounted on {tmp_path} but it is not a shared or slave mount" in done.stderr
+            return
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.02)
+        subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "host"], check=True)
+        (tmp_path / "host/file").touch()
+        assert daemon.cove("exec", "passing", "ls", "/x/host").stdout == "file\n"
+        assert (tmp_path / "container/file").exists() == (propagation == "rshared")
+    finally:
+        daemon.cove("rm", "-f", "passing", check=False)
+        subprocess.run(["umount", "-R", tmp_path], check=True)
 
 
 def test_a_directory_is_not_mounted_on_a_file(daemon: Daemon, tmp_path: Path) -> None:

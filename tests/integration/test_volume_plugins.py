@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +32,7 @@ class Plugin:
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     volumes: dict[str, dict[str, str]] = field(default_factory=dict)
     refusal: str = ""
+    scope: str = "global"
 
     def answer(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
         self.asked.append((method, body))
@@ -39,7 +41,7 @@ class Plugin:
         if method == "Plugin.Activate":
             return {"Implements": ["VolumeDriver"]}
         if method == "VolumeDriver.Capabilities":
-            return {"Capabilities": {"Scope": "global"}}
+            return {"Capabilities": {"Scope": self.scope}}
         if method == "VolumeDriver.List":
             return {"Volumes": [{"Name": each, "Mountpoint": str(self.root / each)} for each in self.volumes]}
         if method == "VolumeDriver.Create":
@@ -111,15 +113,28 @@ def plugged(directory: Path, archive: Path) -> Iterator[Daemon]:
 @pytest.fixture(params=["socket", "spec", "json"])
 def plugin(request: pytest.FixtureRequest, directory: Path, tmp_path: Path) -> Iterator[Plugin]:
     """The plugin "shelf", found in each of the ways there are."""
-    kept = Plugin(tmp_path)
-    if request.param == "socket":
-        server: socketserver.BaseServer = _UnixServer(str(directory / "shelf.sock"), _handler(kept))
-        path = directory / "shelf.sock"
+    with _serving(Plugin(tmp_path), directory, "shelf", request.param) as kept:
+        yield kept
+
+
+@pytest.fixture
+def drawer(directory: Path, tmp_path: Path) -> Iterator[Plugin]:
+    """A plugin whose volumes are this host's alone."""
+    (tmp_path / "drawer").mkdir()
+    with _serving(Plugin(tmp_path / "drawer", scope="local"), directory, "drawer", "socket") as kept:
+        yield kept
+
+
+@contextmanager
+def _serving(kept: Plugin, directory: Path, name: str, kind: str) -> Iterator[Plugin]:
+    if kind == "socket":
+        server: socketserver.BaseServer = _UnixServer(str(directory / f"{name}.sock"), _handler(kept))
+        path = directory / f"{name}.sock"
     else:
         server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(kept))
         address = f"tcp://127.0.0.1:{server.server_address[1]}"
-        path = directory / f"shelf.{request.param}"
-        path.write_text(address if request.param == "spec" else json.dumps({"Name": "shelf", "Addr": address}))
+        path = directory / f"{name}.{kind}"
+        path.write_text(address if kind == "spec" else json.dumps({"Name": name, "Addr": address}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -173,6 +188,46 @@ def test_an_image_fills_a_plugins_volume_and_it_moves(plugged: Daemon, plugin: P
     assert "passwd" in {path.name for path in (plugin.root / "again").iterdir()}
     assert sorted(plugin.users("Mount")) == sorted(plugin.users("Unmount"))
     plugged.docker("volume", "rm", "filled", "again")
+
+
+def test_the_content_of_a_plugins_volume_is_backed_up(plugged: Daemon, drawer: Plugin, tmp_path: Path) -> None:
+    backup, again = str(tmp_path / "kept"), ("restore", "--trust", "--name", "again")
+    write = ("sh", "-c", "echo text > /d/f; chown 7:8 /d /d/f")
+    plugged.cove("run", "--name", "user", "-v", "socks:/d", "--volume-driver", "drawer", "busybox", *write)
+    try:
+        plugged.cove("backup", "-o", backup, "user")
+        refused = plugged.cove(*again, backup, check=False)
+        assert refused.returncode == 1 and "a volume with the name socks exists already" in refused.stderr
+        plugged.cove(*again, "--volume", "socks=others", backup)
+        assert drawer.volumes.keys() == {"socks", "others"}
+        look = ("sh", "-c", "cat /d/f; stat -c '%u %g' /d /d/f")
+        shown = plugged.cove("run", "--rm", "--volumes-from", "again", "busybox", *look).stdout
+        assert shown == "text\n7 8\n7 8\n"
+        assert sorted(drawer.users("Mount")) == sorted(drawer.users("Unmount"))
+        plugged.cove("rm", "-f", "again", "user")
+        plugged.cove("volume", "rm", "others", "socks")
+        drawer.volumes["socks"] = {}  # made elsewhere, never named here
+        (drawer.root / "socks").mkdir()
+        refused = plugged.cove(*again, backup, check=False)
+        assert refused.returncode == 1 and "exists already" in refused.stderr
+    finally:
+        plugged.cove("rm", "-f", "again", "user", check=False)
+        plugged.cove("volume", "rm", "-f", "socks", "others", check=False)
+
+
+def test_a_volume_that_its_plugin_has_everywhere_is_only_named(
+    plugged: Daemon, plugin: Plugin, tmp_path: Path
+) -> None:
+    backup = str(tmp_path / "kept")
+    plugged.cove("run", "--name", "user", "-v", "books:/d", "--volume-driver", "shelf", "busybox", "touch", "/d/f")
+    try:
+        plugged.cove("backup", "-o", backup, "user")
+        plugged.cove("restore", "--trust", "--name", "again", backup)
+        assert plugged.cove("inspect", "-f", "{{(index .Mounts 0).Name}}", "again").stdout.strip() == "books"
+        assert (plugin.root / "books/f").exists()
+    finally:
+        plugged.cove("rm", "-f", "again", "user", check=False)
+        plugged.cove("volume", "rm", "-f", "books", check=False)
 
 
 def test_what_a_plugin_refuses_is_said_and_nothing_stays(plugged: Daemon, plugin: Plugin) -> None:

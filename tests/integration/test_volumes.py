@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import Daemon, new_daemon
+from tests.integration import odd_files
 
 pytestmark = pytest.mark.root
 
 _MAKE = (
-    "cd /v; mkdir -m 750 d; echo text > d/file; chown 1000:2000 d/file; chmod 4711 d/file; ln d/file hard; "
+    "cd /v; chown 70:71 .; chmod 1770 .; "
+    "mkdir -m 750 d; echo text > d/file; chown 1000:2000 d/file; chmod 4711 d/file; ln d/file hard; "
     "ln -s d/file soft; truncate -s 8388608 holes; mkfifo pipe"
 )
 _SHOW = (
-    "cd /v; stat -c '%n %F %a %u %g %h' d soft pipe; stat -c '%n %F %a %u %g %s %h' d/file hard holes; cat hard; "
+    "cd /v; stat -c '%n %F %a %u %g %h' . d soft pipe; stat -c '%n %F %a %u %g %s %h' d/file hard holes; cat hard; "
     "du -k holes"
 )
 
@@ -93,6 +99,99 @@ def test_content_moves_exactly(daemon: Daemon, tmp_path: Path, words: tuple[str,
         assert '"cove.snapshot.of":"first"' in labels.replace(" ", "")
     finally:
         _without_volumes(daemon, "first", "second", "third", "fourth")
+
+
+def test_nothing_is_lost_on_the_way(daemon: Daemon, tmp_path: Path) -> None:
+    volumes = daemon.data / "volumes"
+    daemon.cove("volume", "create", "odd")
+    try:
+        odd_files.make(volumes / "odd/_data")
+        wanted = odd_files.seen(volumes / "odd/_data")
+        daemon.cove("volume", "export", "-o", str(tmp_path / "odd.tar"), "odd")
+        daemon.cove("volume", "import", "-i", str(tmp_path / "odd.tar"), "imported")
+        daemon.cove("volume", "clone", "odd", "cloned")
+        daemon.cove("volume", "snapshot", "odd", "taken")
+        daemon.cove("create", "--name", "odd", "-v", "odd:/v", "busybox", "true")
+        daemon.cove("backup", "-o", str(tmp_path / "odd.backup"), "odd")
+        daemon.cove("restore", "--name", "again", "--volume", "odd=restored", str(tmp_path / "odd.backup"))
+        for name in ("imported", "cloned", "taken", "restored"):
+            assert odd_files.seen(volumes / name / "_data") == wanted, name
+    finally:
+        daemon.cove("rm", "-f", "odd", "again", check=False)
+        _without_volumes(daemon, "odd", "imported", "cloned", "taken", "restored")
+
+
+def test_a_cut_archive_makes_no_volume(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.cove("run", "--rm", "-v", "whole:/v", "busybox", "sh", "-c", "head -c 3000000 /dev/urandom > /v/file")
+    try:
+        daemon.cove("volume", "export", "-o", str(tmp_path / "whole.tar"), "whole")
+        (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:2_000_000])
+        refused = daemon.cove("volume", "import", "-i", str(tmp_path / "cut.tar"), "part", check=False)
+        assert refused.returncode == 1 and "cut off" in refused.stderr
+        assert "part" not in daemon.cove("volume", "ls", "-q").stdout.split()
+        assert {path.name for path in (daemon.data / "volumes").iterdir()} >= {"whole"}
+        assert not [path for path in (daemon.data / "volumes").iterdir() if path.name.startswith((".", "part"))]
+    finally:
+        _without_volumes(daemon, "whole")
+
+
+def test_a_rename_cut_short_has_happened_or_has_not(archive: Path) -> None:
+    daemon = new_daemon()
+    daemon.start()
+    try:
+        daemon.cove("import", str(archive), "busybox:latest")
+        for done in (False, True):
+            daemon.cove("run", "--rm", "-v", "old:/v", "busybox", "touch", "/v/kept")
+            daemon.kill()
+            with closing(sqlite3.connect(daemon.data / "cove.db")) as database:
+                (body,) = database.execute("SELECT record FROM volumes WHERE name = 'old'").fetchone()
+                half = json.dumps({**json.loads(body), "name": "new", "was": "old"})
+                database.execute("INSERT INTO volumes (name, record) VALUES ('new', ?)", (half,))
+                database.commit()
+            if done:
+                (daemon.data / "volumes/old").rename(daemon.data / "volumes/new")
+            daemon.start()
+            name = "new" if done else "old"
+            assert daemon.cove("volume", "ls", "-q").stdout.split() == [name]
+            assert daemon.cove("run", "--rm", "-v", f"{name}:/v", "busybox", "ls", "/v").stdout == "kept\n"
+            daemon.cove("volume", "rm", name)
+    finally:
+        daemon.clean()
+        shutil.rmtree(daemon.root, ignore_errors=True)
+
+
+def test_what_a_prune_leaves(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.cove("volume", "create", "named")
+    daemon.cove("volume", "create", "--label", "keep=yes", "kept")
+    daemon.cove("volume", "create", "--opt", "size=8m", "sized")
+    daemon.cove("volume", "create", "-o", "type=none", "-o", f"device={tmp_path}", "-o", "o=bind", "elsewhere")
+    daemon.cove("create", "--name", "user", "-v", "used:/v", "-v", "/anonymous", "busybox", "true")
+    volumes = daemon.cove("inspect", "-f", "{{range .Mounts}}{{.Name}} {{end}}", "user").stdout.split()
+    anonymous = next(name for name in volumes if name != "used")
+    try:
+        pruned = daemon.docker("volume", "prune", "-f").stdout.split()
+        assert not {"named", "kept", "sized", "elsewhere", "used", anonymous} & set(pruned)
+        daemon.cove("rm", "user")
+        daemon.cove("create", "--name", "user", "-v", "used:/v", "busybox", "true")
+        pruned = daemon.docker("volume", "prune", "-f").stdout.split()
+        assert anonymous in pruned and not {"named", "kept", "sized", "elsewhere", "used"} & set(pruned)
+        pruned = daemon.docker("volume", "prune", "-af", "--filter", "label!=keep").stdout.split()
+        assert {"named", "sized"} <= set(pruned) and not {"kept", "elsewhere", "used"} & set(pruned)
+        refused = daemon.docker("volume", "prune", "-f", "--filter", "until=1h", check=False)
+        assert refused.returncode == 1 and "until" in refused.stderr
+    finally:
+        daemon.cove("rm", "-f", "user")
+        _without_volumes(daemon, "named", "kept", "sized", "elsewhere", "used")
+
+
+def test_room_that_is_freed_in_a_sized_volume_comes_back(daemon: Daemon) -> None:
+    daemon.cove("volume", "create", "--opt", "size=64m", "sized")
+    try:
+        for command, full in (("dd if=/dev/zero of=/v/f bs=1M count=40; sync", True), ("rm /v/f; sync", False)):
+            daemon.cove("run", "--rm", "-v", "sized:/v", "busybox", "sh", "-c", command)
+            assert ((daemon.data / "volumes/sized/disk").stat().st_blocks * 512 > 40 << 20) == full
+    finally:
+        _without_volumes(daemon, "sized")
 
 
 def test_a_running_writer_stands_still(daemon: Daemon) -> None:

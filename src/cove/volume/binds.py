@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 
 import msgspec
 
@@ -101,6 +102,32 @@ def check_source(source: str, *, make: bool) -> None:
         os.makedirs(source, mode=0o755, exist_ok=True)
     except OSError as error:
         raise Internal(f"error while creating mount source path '{source}': {describe(error)}") from error
+
+
+def check_propagation(source: str, propagation: str) -> None:
+    """See that what lies below a bind's source can pass to or fro; raises InvalidArgument.
+
+    A mount that is private itself shares nothing (mount_namespaces(7)), whatever its copy in the container were.
+    """
+    kind = propagation.removeprefix("r")
+    if kind not in ("shared", "slave"):
+        return
+    point, peers = _mount_of(os.path.realpath(source))
+    if not any(peer.startswith("shared:") or (kind == "slave" and peer.startswith("master:")) for peer in peers):
+        needed = "a shared" if kind == "shared" else "a shared or slave"
+        raise InvalidArgument(f"path {source} is mounted on {point} but it is not {needed} mount")
+
+
+def _mount_of(path: str) -> tuple[str, list[str]]:
+    """The mount point that `path` lies below, and the mount's optional fields (proc_pid_mountinfo(5))."""
+    best, peers = "", list[str]()
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.split(" ")
+            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+            if len(point) >= len(best) and f"{path}/".startswith(f"{point.rstrip('/')}/"):
+                best, peers = point, fields[6 : fields.index("-")]
+    return best, peers
 
 
 def mount(source: str, destination: str, *, access: str, propagation: str, recursive: bool = True) -> Mount:

@@ -25,7 +25,8 @@ from cove.volume import sized
 
 _log = logging.getLogger(__name__)
 _OPTIONS = frozenset({"type", "device", "o", "size"})
-_BY_ADDRESS = ("nfs", "cifs", "smb3")
+_SHARES = ("cifs", "smb3")
+_BY_ADDRESS = ("nfs", *_SHARES)
 
 
 class LocalDriver:
@@ -74,11 +75,8 @@ class LocalDriver:
 
     def prepare(self, options: Mapping[str, str]) -> None:
         """Look up the server of a network file system, as its kernel client wants an address."""
-        if options.get("type", "").startswith(_BY_ADDRESS):
-            for word in _words(options):
-                key, _, name = word.partition("=")
-                if key == "addr":
-                    self._addresses[name] = _address(name)
+        if server := _server(options):
+            self._addresses[server] = _address(server)
 
     def mount(
         self, name: str, destination: str, options: Mapping[str, str], *, subpath: str = "", readonly: bool = False
@@ -101,13 +99,10 @@ class LocalDriver:
         kind, device = options.get("type", ""), options["device"]
         if kind in ("", "none") or {"bind", "rbind"} & set(words):
             return Mount(destination=destination, source=device, type="bind", options=(*words, *further))
-        if kind.startswith(_BY_ADDRESS):
-            words = tuple(self._by_number(word) for word in words)
+        if server := _server(options):
+            others = (word for word in words if not word.startswith("addr="))
+            words = (*others, f"addr={self._addresses.get(server, server)}")
         return Mount(destination=destination, source=device, type=kind, options=(*words, *further))
-
-    def _by_number(self, word: str) -> str:
-        key, _, name = word.partition("=")
-        return f"addr={self._addresses.get(name, name)}" if key == "addr" else word
 
     def empty(self, name: str, subpath: str = "") -> bool:
         """Never true of a missing directory: there is nothing to copy into."""
@@ -133,15 +128,15 @@ class LocalDriver:
             return counted
         seen: set[tuple[int, int]] = set()
         total = 0
-        for _, _, files, directory in os.fwalk(self.path(name)):
-            for file in files:
+        for _, directories, files, directory in os.fwalk(self.path(name)):
+            for each in (*files, *directories):
                 try:
-                    found = os.stat(file, dir_fd=directory, follow_symlinks=False)
+                    found = os.stat(each, dir_fd=directory, follow_symlinks=False)
                 except FileNotFoundError:
                     continue
                 if (found.st_dev, found.st_ino) not in seen:
                     seen.add((found.st_dev, found.st_ino))
-                    total += found.st_size
+                    total += found.st_blocks * 512
         return total
 
     def unfinished(self, token: str) -> str:
@@ -184,6 +179,18 @@ def _words(options: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(word for word in options.get("o", "").split(",") if word)
 
 
+def _server(options: Mapping[str, str]) -> str:
+    """The server of a network file system: that of `addr=`, or of a share's own path; "" where none is told."""
+    kind = options.get("type", "")
+    if not kind.startswith(_BY_ADDRESS):
+        return ""
+    told = next((word.partition("=")[2] for word in _words(options) if word.startswith("addr=")), "")
+    share = options.get("device", "").replace("\\", "/")
+    if not told and kind in _SHARES and share.startswith("//") and "ip=" not in options.get("o", ""):
+        told = share.removeprefix("//").partition("/")[0]
+    return told
+
+
 def _address(name: str) -> str:
     """The address of a server; raises Unavailable."""
     try:
@@ -203,5 +210,6 @@ def check_options(options: Mapping[str, str]) -> None:
         raise InvalidArgument(
             "create: a size is for volumes of Cove's own; give that device its size where it is made"
         )
-    if (options.get("type") or options.get("o")) and not options.get("device"):
-        raise InvalidArgument('create: missing required option: "device"')
+    for option, needed in (("type", "device"), ("o", "device"), ("device", "type"), ("o", "type")):
+        if options.get(option) and not options.get(needed):
+            raise InvalidArgument(f'create: missing required option: "{needed}"')

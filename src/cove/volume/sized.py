@@ -78,8 +78,8 @@ def _run(*command: str) -> None:
 
 
 def mount(disk: Path, destination: str, options: Iterable[str]) -> Mount:
-    """The mount that shows it."""
-    return Mount(destination=destination, source=str(disk), type=KIND, options=("loop", *options))
+    """The mount that shows it; room that is freed inside is freed on the host's disk too."""
+    return Mount(destination=destination, source=str(disk), type=KIND, options=("loop", "discard", *options))
 
 
 def used(disk: Path) -> int:

@@ -100,7 +100,7 @@ class Backups:
         kept = undo.enter_context(self._context.store.content.keeping())
         image = await self._image(container, wishes, kept)
         volumes = [self._volumes.record(name) for name in _named(record)]
-        copied = [each for each in volumes if wishes.volumes and _has_content(each)]
+        copied = [each for each in volumes if wishes.volumes and await self._has_content(each)]
         users = {container.id: container} | {
             user.id: user for each in copied for user in self._volumes.users(each.name)
         }
@@ -117,7 +117,7 @@ class Backups:
             layers.append(await self._blob(document.CHANGES, changes, kept))
             for each, mount in zip(copied, mounts, strict=True):
                 root = archives.stopped((self._volumes.use.mount(mount),))
-                layers.append(await self._blob(document.VOLUME, _exported(root), kept, name=each.name))
+                layers.append(await self._blob(document.VOLUME, _content(root), kept, name=each.name))
         if wishes.image:
             layers += self._parts(image)
         saved = document.Backup(
@@ -136,6 +136,10 @@ class Backups:
         made = await self._context.executors.bulk(self._manifest, saved, layers, kept)
         tell(self._context.events, container, "backup")
         return made
+
+    async def _has_content(self, volume: VolumeRecord) -> bool:
+        """Whether a volume's content is this host's alone: a device's, or what a plugin has everywhere, stays."""
+        return not volume.options.get("device") and await self._volumes.view.scope(volume) == "local"
 
     async def _image(self, container: Container, wishes: Wishes, kept: set[str]) -> Image | Rebuilt:
         """The image that the container stands on; one that was removed is made again of its layers."""
@@ -198,14 +202,9 @@ class Backups:
         return artifact, manifest
 
 
-def _exported(root: archives.FsRoot) -> Callable[[], Iterator[bytes]]:
-    return lambda: archives.export(root, sparse=True)
+def _content(root: archives.FsRoot) -> Callable[[], Iterator[bytes]]:
+    return lambda: archives.content(root)
 
 
 def _named(record: Record) -> list[str]:
     return sorted({mount.name for mount in record.mounts if mount.type == "volume"})
-
-
-def _has_content(record: VolumeRecord) -> bool:
-    """Whether a volume's content is this host's alone: a device's or a plugin's lies elsewhere, and stays there."""
-    return record.driver == "local" and not record.options.get("device")

@@ -117,7 +117,7 @@ class Restores:
         blobs = {layer.annotations.get(document.VOLUME_NAME, ""): layer for layer in manifest.layers}
         changes = next((layer for layer in manifest.layers if layer.media_type == document.CHANGES), None)
         async with AsyncExitStack() as undo:
-            self._refuse_taken(saved, renamed)
+            await self._refuse_taken(saved, renamed)
             await self._containers.unpacked(image)
             mounts = await self._mounts.again(draft.mounts)
             self._containers.layer(msgspec.structs.replace(draft, mounts=mounts), image, undo)
@@ -194,7 +194,7 @@ class Restores:
         links.check(self._registry, record)
         return record, warnings
 
-    def _refuse_taken(self, saved: document.Backup, renamed: Mapping[str, str]) -> None:
+    async def _refuse_taken(self, saved: document.Backup, renamed: Mapping[str, str]) -> None:
         """Volumes that are here are never written over."""
         known = {volume.record.name for volume in saved.volumes}
         for name in renamed:
@@ -202,7 +202,7 @@ class Restores:
                 raise InvalidArgument(f"the backup has no volume {name} that could be called {renamed[name]}")
         for volume in saved.volumes:
             name = renamed.get(volume.record.name, volume.record.name)
-            if volume.content and not volume.record.anonymous and self._volumes.exists(name):
+            if volume.content and not volume.record.anonymous and await self._volumes.taken(name):
                 users = ", ".join(user.name for user in self._volumes.users(name))
                 raise Conflict(
                     f"a volume with the name {name} exists already{f', used by {users}' if users else ''}; remove "

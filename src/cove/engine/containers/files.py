@@ -168,7 +168,7 @@ class Files:
         shown = self._volumes.use.mount(msgspec.structs.replace(mount, destination="/", rw=True))
         if shown.type == "bind" and os.listdir(shown.source) and not mount.subpath:
             return  # a plugin's, which has something in it
-        archives.write_archive(archives.stopped((shown,)), "/", archives.read_archive(image, source), top=True)
+        archives.transfer(image, archives.stopped((shown,)), source)
 
     # ── changes ───────────────────────────────────────────────────────────────────────────────────
 

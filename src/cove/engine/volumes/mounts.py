@@ -42,7 +42,18 @@ class Mounts:
         for record in chosen:
             if record.type == "bind":
                 binds.check_source(record.source, make=record.make)
-        return tuple([await self._made(record, asked) for record in chosen])
+        made: list[MountRecord] = []
+        new = [each.name for each in chosen if each.type == "volume" and not self._volumes.exists(each.name)]
+        try:
+            for record in chosen:
+                made += (await self._made(record, asked),)
+        except BaseException:
+            await self.undo(made)
+            for name in new:
+                if self._volumes.exists(name) and not self._volumes.users(name):
+                    await self._volumes.remove(name)
+            raise
+        return tuple(made)
 
     def foreseen(self, record: Record) -> Record:
         """A record with the mounts that it would get; nothing is made. Raises what `resolve` would raise."""
@@ -72,8 +83,8 @@ class Mounts:
             )
         lent = {each.destination: each for text in asked.volumes_from or () for each in self._from_container(text)}
         chosen = {**lent, **chosen}  # of several lenders, the last one
-        for destination in config.volumes or ():
-            clean = binds.check_destination(destination, destination)
+        for destination in config.volumes or ():  # an image's may be relative: to its root
+            clean = binds.check_destination(f"/{destination.lstrip('/')}", destination)
             chosen.setdefault(
                 clean, MountRecord(type="volume", destination=clean, driver=asked.volume_driver, copy=True)
             )
@@ -93,7 +104,12 @@ class Mounts:
         anonymous = not record.name
         name = ids.new_id() if anonymous else ids.check_name("volume", record.name)
         options, labels = mount_requests.volume_words(asked, record.destination)
-        made = await self._volumes.ensure(name, record.driver, options=options, labels=labels, anonymous=anonymous)
+        try:
+            made = await self._volumes.ensure(
+                name, record.driver, options=options, labels=labels, anonymous=anonymous
+            )
+        except NotFound as error:  # 404 at creation means to clients that the image is missing
+            raise InvalidArgument(f"create {name}: {error.message}") from None
         return msgspec.structs.replace(
             record,
             name=name,
@@ -150,6 +166,7 @@ class Mounts:
                 found.append(self._context.snapshots.image(record.chain, record.destination, subpath=record.subpath))
             else:
                 binds.check_source(record.source, make=record.make)
+                binds.check_propagation(record.source, record.propagation)
                 found.append(self._bind(record))
         if not uids:
             return tuple(found)

@@ -38,7 +38,7 @@ class VolumeMoves:
 
     async def export(self, name: str) -> AsyncIterator[bytes]:
         """The content as a tar archive."""
-        record = self._volumes.record(name)
+        record = await self._volumes.adopt(name)
         self._check_movable(record)
         return self._still(record)
 
@@ -46,12 +46,12 @@ class VolumeMoves:
         """Put an archive's content into a volume, which is made when it is not there."""
         body = blocking(stream)
         bulk = self._context.executors.bulk
-        if not self._volumes.exists(ids.check_name("volume", name)):
+        if not await self._volumes.taken(ids.check_name("volume", name)):
             new = VolumeRecord(name=name, created_ns=time.time_ns())
             async with self._volumes.appearing(new) as made:
                 await bulk(archives.write_archive, archives.stopped((made,)), "/", body, top=True, limits=WHOLE)
             return
-        record = self._volumes.record(name)
+        record = await self._volumes.adopt(name)
         self._check_movable(record)
         async with self._ready(record), self._frozen(name):
             root = self._root(record, rw=True)
@@ -59,10 +59,10 @@ class VolumeMoves:
 
     async def clone(self, name: str, to: str, *, labels: dict[str, str] | None = None) -> wire.Volume:
         """A second volume with the same content and options; Conflict when the name is taken."""
-        source = self._volumes.record(name)
+        source = await self._volumes.adopt(name)
         if source.options.get("device"):
             raise Unsupported(f"The volume {name} is a device, and so would the new one be; make a volume and copy")
-        if self._volumes.exists(ids.check_name("volume", to)):
+        if await self._volumes.taken(ids.check_name("volume", to)):
             raise Conflict(f"a volume with the name {to} exists already; remove it or choose another name")
         labels = {**source.labels, **(labels or {})}
         wanted = msgspec.structs.replace(source, name=to, labels=labels, anonymous=False, awaits="")
@@ -81,8 +81,7 @@ class VolumeMoves:
         return await self._volumes.view.inspect(to)
 
     def _copy(self, source: VolumeRecord, target: Mount) -> None:
-        pieces = archives.read_archive(self._root(source), "/.", sparse=True)
-        archives.write_archive(archives.stopped((target,)), "/", pieces, top=True, limits=WHOLE)
+        archives.transfer(self._root(source), archives.stopped((target,)), limits=WHOLE)
 
     def _check_movable(self, record: VolumeRecord) -> None:
         """Refuse a volume that is no directory or file of this host's."""
@@ -102,7 +101,7 @@ class VolumeMoves:
 
     async def _still(self, record: VolumeRecord) -> AsyncIterator[bytes]:
         async with self._ready(record), self._frozen(record.name):
-            async for piece in self._context.executors.stream(archives.export(self._root(record), sparse=True)):
+            async for piece in self._context.executors.stream(archives.content(self._root(record))):
                 yield piece
 
     def _frozen(self, name: str) -> AbstractAsyncContextManager[None]:

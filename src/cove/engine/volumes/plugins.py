@@ -55,10 +55,11 @@ class PluginVolumes:
     async def having(self, name: str) -> str:
         """The plugin that has a volume of this name, "" when none has, or none that answers says so."""
         names = self._context.volume_plugins.names()
-        answers = await asyncio.gather(*(self._has(each, name) for each in names))
+        answers = await asyncio.gather(*(self.has(each, name) for each in names))
         return next((each for each, has in zip(names, answers, strict=True) if has), "")
 
-    async def _has(self, driver: str, name: str) -> bool:
+    async def has(self, driver: str, name: str) -> bool:
+        """Whether a plugin has a volume of this name, as far as it answers."""
         with suppress(CoveError):
             await self._asked(driver, lambda plugin: plugin.get(name))
             return True

@@ -161,6 +161,11 @@ class VolumeService:
                 )
             driver = self._records.driver(record)
             if driver is None:
+                if await self._plugins.has(record.driver, record.name):
+                    raise Conflict(
+                        f"the plugin {record.driver} has a volume {record.name} already; remove it or choose another "
+                        "name"
+                    )
                 await self._plugins.create(record.driver, record.name, record.options)
                 await self._plugins.hold((record,), record.name)
                 try:
@@ -197,6 +202,16 @@ class VolumeService:
     def exists(self, name: str) -> bool:
         return name in self._records
 
+    async def taken(self, name: str) -> bool:
+        """Whether there is a volume of this name, in a plugin perhaps that nobody here asked for it."""
+        return name in self._records or bool(await self._plugins.having(name))
+
+    async def adopt(self, name: str) -> VolumeRecord:
+        """What is known of a volume, one of a plugin's too that nobody here has named yet; NotFound without one."""
+        if name not in self._records and (driver := await self._plugins.having(name)):
+            return await self.ensure(name, driver)
+        return self._records.find(name)
+
     def record(self, name: str) -> VolumeRecord:
         """What is known of a volume; NotFound when there is none."""
         return self._records.find(name)
@@ -229,12 +244,17 @@ class VolumeService:
             self._records.delete(name)
 
     def unused(self, filters: Filters) -> Sequence[VolumeRecord]:
-        """What a prune removes: anonymous ones, or with `all` any, that no container names."""
+        """What a prune removes: anonymous ones, or with `all` any, that no container names.
+
+        A plugin's and those whose data is elsewhere stay: to forget them frees nothing here.
+        """
         everything = filters.flag("all") or False
         return [
             record
             for record in self._records
             if (record.anonymous or everything)
+            and self._records.driver(record) is not None
+            and record.options.keys() <= {"size"}
             and not self.users(record.name)
             and filters.labels(record.labels)
             and not ("label!" in filters and filters.labels(record.labels, "label!"))

@@ -70,6 +70,12 @@ class VolumeView:
             return self._render(record)
         return self._render(record, *await self._plugins.look(driver, name))
 
+    async def scope(self, record: VolumeRecord) -> str:
+        """Whether a volume is this host's ("local"), or a plugin has it everywhere ("global")."""
+        if self._records.driver(record) is not None:
+            return "local"
+        return (await self._plugins.look(record.driver, record.name))[1]
+
     def _wanted(self, record: VolumeRecord, filters: Filters) -> bool:
         dangling = filters.flag("dangling")
         names = filters.get("name")

@@ -12,14 +12,15 @@ import os
 import tarfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cove.errors import Conflict, Internal, describe
+from cove.errors import Conflict, Internal, InvalidArgument, describe
 from cove.image.worker.members import Limits
-from cove.image.worker.sandbox import PIPE, Worker
+from cove.image.worker.sandbox import PIPE, PIPE_SIZE, Worker
+from cove.kernel import pipes
 from cove.oci.spec import Mount
 
 
@@ -52,12 +53,36 @@ def read_archive(root: FsRoot, path: str, *, sparse: bool = False) -> Iterator[b
 
     `sparse`: holes in files stay holes, in a form that GNU tar and Python read, and few others.
     """
-    return _read(root, path=path, arcname="", one_device=False, bare=False, sparse=sparse)
+    return _read(root, **_pack(path, sparse=sparse))
 
 
-def export(root: FsRoot, *, sparse: bool = False) -> Iterator[bytes]:
+def export(root: FsRoot) -> Iterator[bytes]:
     """The whole file system as a tar archive, without what is mounted in it."""
-    return _read(root, path="/", arcname=".", one_device=True, bare=True, sparse=sparse)
+    return _read(root, **_pack("/", arcname=".", one_device=True, bare=True))
+
+
+def content(root: FsRoot) -> Iterator[bytes]:
+    """All that lies in a volume, exactly: its own directory first ("./"), holes as holes."""
+    return read_archive(root, "/.", sparse=True)
+
+
+def transfer(source: FsRoot, target: FsRoot, path: str = "/.", *, limits: Limits = Limits()) -> None:  # noqa: B008
+    """What `source` has in the directory `path` into the volume `target`, from worker to worker, as `content` is."""
+    outlet, inlet = os.pipe()
+    with ExitStack() as around:
+        around.callback(os.close, outlet)
+        try:
+            pipes.widen(inlet, PIPE_SIZE)
+            reader = around.enter_context(_worker("pack", source, stdout=inlet, **_pack(path, sparse=True)))
+        finally:
+            os.close(inlet)
+        writer = around.enter_context(_worker("put", target, stdin=outlet, **_put("/", top=True, limits=limits)))
+        try:
+            writer.result()
+        except InvalidArgument:
+            reader.result()  # an archive that ends too early does so for this reason
+            raise
+        reader.result()
 
 
 def write_archive(
@@ -77,8 +102,8 @@ def write_archive(
     `top`: the directory itself becomes as the archive's top is, too.
     `no_overwrite_dir_non_dir` refuses to put a file in a directory's place and the other way round.
     """
-    job = {"owner": owner, "keep_kinds": no_overwrite_dir_non_dir, "limits": asdict(limits), "top": top}
-    with _worker("put", root, stdin=PIPE, path=path, **job) as worker:
+    job = _put(path, owner=owner, keep_kinds=no_overwrite_dir_non_dir, top=top, limits=limits)
+    with _worker("put", root, stdin=PIPE, **job) as worker:
         worker.feed(stream)
         worker.result()
 
@@ -90,8 +115,18 @@ def directory(path: str) -> Iterator[bytes]:
     yield info.tobuf(tarfile.GNU_FORMAT) + bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _read(root: FsRoot, **view: Any) -> Iterator[bytes]:
-    job = {"layer": False, "skip": [], **view}
+def _put(path: str, *, owner: str = "", keep_kinds: bool = False, top: bool, limits: Limits) -> dict[str, Any]:
+    return {"path": path, "owner": owner, "keep_kinds": keep_kinds, "limits": asdict(limits), "top": top}
+
+
+def _pack(
+    path: str, *, arcname: str = "", one_device: bool = False, bare: bool = False, sparse: bool = False
+) -> dict[str, Any]:
+    shown: dict[str, Any] = {"one_device": one_device, "bare": bare, "sparse": sparse}
+    return {"path": path, "arcname": arcname, "layer": False, "skip": [], **shown}
+
+
+def _read(root: FsRoot, **job: Any) -> Iterator[bytes]:
     with _worker("pack", root, stdout=PIPE, **job) as worker:
         yield from worker.output()
         worker.result()

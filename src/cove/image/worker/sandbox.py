@@ -27,7 +27,7 @@ from cove.kernel import pipes
 from cove.oci.spec import Mount
 
 PIPE, NOTHING = subprocess.PIPE, subprocess.DEVNULL
-_PIPE_SIZE = 1 << 20
+PIPE_SIZE = 1 << 20
 _CHUNK = 256 << 10
 _REPORT = 16 << 20
 _ENVIRONMENT = {
@@ -134,11 +134,11 @@ class Worker:
             if stdin == PIPE:
                 theirs["stdin"], self._stdin = os.pipe()
                 ours.append(theirs["stdin"])
-                pipes.widen(self._stdin, _PIPE_SIZE)
+                pipes.widen(self._stdin, PIPE_SIZE)
             if stdout == PIPE:
                 self._stdout, theirs["stdout"] = os.pipe()
                 ours.append(theirs["stdout"])
-                pipes.widen(self._stdout, _PIPE_SIZE)
+                pipes.widen(self._stdout, PIPE_SIZE)
             given = {name: fd for name, fd in theirs.items() if fd >= 0}
             told = {"verb": verb, "place": place, "mounts": _plain(mounts), "fds": list(given), **job}
             self._pidfd = _workshop.hire(json.dumps(told).encode(), list(given.values()))
