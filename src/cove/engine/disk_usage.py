@@ -122,5 +122,5 @@ def _listed(found: wire.DiskUsage) -> wire.DiskUsage:
     ):  # fmt: skip
         usage = getattr(found, f"{one}_usage")
         if usage is not UNSET:
-            changes[f"{one}_usage"] = msgspec.structs.replace(usage, items=getattr(found, many))
+            changes[f"{one}_usage"] = msgspec.structs.replace(usage, items=getattr(found, many) or UNSET)
     return msgspec.structs.replace(found, **changes)

@@ -286,7 +286,7 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/containers/create", create),
     Route("POST", "/containers/explain", explain_plan),
     Route("POST", "/containers/prune", prune),
-    Route("GET", "/containers/{id}/json", inspect),
+    Route("GET", "/containers/{id:path}/json", inspect),
     Route("GET", "/containers/{id}/explain", explain),
     Route("POST", "/containers/{id}/rename", rename),
     Route("POST", "/containers/{id}/update", update),

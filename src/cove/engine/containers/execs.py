@@ -33,10 +33,12 @@ from cove.wire import execs as wire
 from cove.wire.times import duration
 
 _KEPT = 64
+"""Execs that have ended and can still be inspected, of each container."""
 _REMEMBERED = 1024
 _NOT_RUN = 126
 """The exit code of an exec that could not be run; 127 where its program is not there."""
-"""Execs that have ended and can still be inspected, of each container."""
+_MOST_SAID, _LAST_WORDS = 4096, 1.0
+"""How much of a health check's output is kept, and how long what it had said before it was killed may take to come."""
 
 
 class Exec(msgspec.Struct):
@@ -397,12 +399,12 @@ class Execs:
             attachment = await self.start(exec_id, wire.ExecStartRequest())
             assert attachment is not None
             try:
-                async with asyncio.timeout(timeout):
-                    async for data in attachment.output():
-                        collected += data[8:][: max(0, 4096 - len(collected))]
+                await _collect(attachment, collected, timeout)
             except TimeoutError:
                 with suppress(CoveError):
                     await self._context.runtime.signal(container.id, 9, exec_id=exec_id)
+                with suppress(TimeoutError):  # what it had said already is on its way
+                    await _collect(attachment, collected, _LAST_WORDS)
                 said = collected.decode(errors="replace")
                 late = f"Health check exceeded timeout ({duration(round(timeout * 1e9))})"
                 return -1, f"{late}: {said}" if said else late
@@ -461,3 +463,10 @@ def _with(base: tuple[str, ...], extra: tuple[str, ...]) -> tuple[str, ...]:
         else:
             variables.pop(name, None)
     return tuple(f"{name}={value}" for name, value in variables.items())
+
+
+async def _collect(attachment: StartingAttachment, into: bytearray, seconds: float) -> None:
+    """The output up to its end, as far as it is kept. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        async for data in attachment.output():
+            into += data[8:][: max(0, _MOST_SAID - len(into))]

@@ -215,7 +215,7 @@ class Containers:
 
     async def inspect(self, ref: str, *, size: bool = False) -> wire.ContainerInspect:
         """All about one container."""
-        container = self._registry.find(ref)
+        container = links.find(self._registry, ref)
         shown = render.inspection(container, self._networks, self._context.data)
         host = spec.with_paths(shown.host_config, self._context.host)
         shown = msgspec.structs.replace(

@@ -25,6 +25,17 @@ class Linked(NamedTuple):
     address: str
 
 
+def find(registry: Registry, ref: str) -> Container:
+    """The container that `ref` means, which may be CONTAINER/ALIAS: whom one is linked to under that name."""
+    owner, slash, alias = ref.strip("/").partition("/")
+    if not slash:
+        return registry.find(ref)
+    for name, target in _wanted(registry.find(owner).record):
+        if name == alias:
+            return registry.find(target)
+    raise NotFound(f"No such container: {ref}")
+
+
 def check(registry: Registry, record: Record) -> None:
     """At creation: every target exists. Raises InvalidArgument."""
     for _, target in _wanted(record):
