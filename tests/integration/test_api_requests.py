@@ -419,3 +419,42 @@ def test_words_that_mean_everything_or_nothing(api: Api, make: Callable[..., str
         assert (status, "invalid filter" in refused["message"]) == (400, True)
     for filters in ({"stars": ["3"]}, {"is-official": ["true"]}):
         assert api.call("GET", "/images/search", term="x.invalid/y", filters=json.dumps(filters)) == (200, [])
+
+
+def test_filters_of_a_list_of_containers(api: Api, make: Callable[..., str]) -> None:
+    made = {make(started=False, name=name): name for name in ("sieve-1", "sieve-22", "coarse-sieve")}
+
+    def found(**filters: str) -> list[str]:
+        terms = json.dumps({name: [value] for name, value in filters.items()})
+        status, lines = api.call("GET", "/containers/json", all=1, filters=terms)
+        assert status == 200, lines
+        return sorted(made[line["Id"]] for line in lines if line["Id"] in made)
+
+    for pattern, names in (
+        ("sieve", ["coarse-sieve", "sieve-1", "sieve-22"]),
+        ("^/?sieve", ["sieve-1", "sieve-22"]),
+        ("sieve-[0-9]$", ["sieve-1"]),
+        ("^(coarse|fine)-", ["coarse-sieve"]),
+        ("[", []),
+    ):
+        assert found(name=pattern) == names, pattern
+    assert found(health="none") == sorted(made.values())
+    for name, value in (
+        ("name", "(a+)+$"),
+        ("name", "(a|aa)*$"),
+        ("name", ".*.*.*.*"),
+        ("health", "well"),
+        ("publish", "x"),
+        ("expose", "90-80"),
+    ):
+        status, refused = api.call("GET", "/containers/json", filters=json.dumps({name: [value]}))
+        assert (status, "filter" in refused["message"]) == (400, True), (name, value)
+
+
+@pytest.mark.parametrize(
+    "config", [{"mode": "weird"}, {"max-buffer-size": "1m"}, {"max-size": "much"}, {"colour": "1"}]
+)
+def test_a_log_that_cannot_be_kept_so_is_refused(api: Api, config: dict[str, str]) -> None:
+    body = {"Image": "busybox", "Cmd": ["true"], "HostConfig": {"LogConfig": {"Type": "json-file", "Config": config}}}
+    status, refused = api.call("POST", "/containers/create", body)
+    assert (status, next(iter(config)) in refused["message"] or "mode" in refused["message"]) == (400, True)

@@ -78,3 +78,5 @@ def test_a_filter_fits_the_beginning_of_a_name(daemon: Daemon, told: Told) -> No
         assert "create" in [event["Action"] for event in told(container=fits, type="container")], fits
     assert [event["Action"] for event in told(container="strain")] == ["rename", "destroy"]
     assert told(container="trained") == []
+    for kind in ("plugin", "service", "node", "secret", "config"):
+        assert told(**{kind: "x"}) == []

@@ -21,7 +21,7 @@ Kind = Literal["builder", "container", "image", "network", "volume", "daemon"]
 
 _REPLAY = 4096
 _BACKLOG = 8192
-_FILTERS = {"container", "image", "network", "volume", "daemon", "label", "type", "event", "scope", "node", "plugin"}
+_OBJECTS = ("container", "network", "volume", "daemon", "plugin", "service", "node", "secret", "config")
 
 
 class Events:
@@ -112,7 +112,7 @@ def matches(message: EventMessage, filters: Filters) -> bool:
     words = filters.get("event")
     if words and not any(message.action == word or message.action.startswith(f"{word}:") for word in words):
         return False
-    for kind in ("container", "network", "volume", "daemon"):
+    for kind in _OBJECTS:
         if kind in filters and not _about(message, kind, filters.get(kind)):
             return False
     if "image" in filters:

@@ -20,7 +20,19 @@ from cove.wire.builds import BuildOptions, BuildSecrets, CachePlace
 from cove.wire.containers import Ulimit
 from cove.wire.execs import IdResponse
 
-_PRUNE_FILTERS = ("until", "unused-for", "id", "parent", "type", "description", "inuse", "shared", "private")
+_PRUNE_FILTERS = (
+    "until",
+    "unused-for",
+    "id",
+    "parent",
+    "type",
+    "description",
+    "inuse",
+    "shared",
+    "private",
+    "label",
+    "label!",
+)
 
 
 async def build(engine: Engine, request: Request) -> Reply:

@@ -109,7 +109,8 @@ def _wanted(filters: Filters, *, all_: bool) -> Wanted:
 
     def wanted(each: Leftover) -> bool:
         return (
-            (all_ or not each.shared or "shared" in filters)
+            "label" not in filters  # a step has none
+            and (all_ or not each.shared or "shared" in filters)
             and (not limit or each.used_ns <= limit)
             and (not ids or any(each.id.startswith(text) for text in ids))
             and (not parents or any(parent.startswith(text) for parent in each.parents for text in parents))

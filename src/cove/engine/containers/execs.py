@@ -37,8 +37,8 @@ _KEPT = 64
 _REMEMBERED = 1024
 _NOT_RUN = 126
 """The exit code of an exec that could not be run; 127 where its program is not there."""
-_MOST_SAID, _LAST_WORDS = 4096, 1.0
-"""How much of a health check's output is kept, and how long what it had said before it was killed may take to come."""
+_MOST_SAID, _LAST_WORDS = 4096, 0.5
+"""How much of a health check's output is kept; how long its last words may take once it was killed."""
 
 
 class Exec(msgspec.Struct):
@@ -398,23 +398,30 @@ class Execs:
         try:
             attachment = await self.start(exec_id, wire.ExecStartRequest())
             assert attachment is not None
+            killing = asyncio.create_task(self._kill_late(container, exec_id, timeout))
             try:
-                await _collect(attachment, collected, timeout)
+                async with asyncio.timeout(timeout + _LAST_WORDS):
+                    async for data in attachment.output():
+                        collected += data[8:][: max(0, _MOST_SAID - len(collected))]
             except TimeoutError:
-                with suppress(CoveError):
-                    await self._context.runtime.signal(container.id, 9, exec_id=exec_id)
-                with suppress(TimeoutError):  # what it had said already is on its way
-                    await _collect(attachment, collected, _LAST_WORDS)
+                pass  # its children live on and hold its output
+            finally:
+                killed = not killing.cancel()
+                await attachment.close()
+            if killed:
                 said = collected.decode(errors="replace")
                 late = f"Health check exceeded timeout ({duration(round(timeout * 1e9))})"
                 return -1, f"{late}: {said}" if said else late
-            finally:
-                await attachment.close()
             code = self._find(exec_id).exit_code
             return (255 if code is None else code), collected.decode(errors="replace")
         finally:
             self._execs.pop(exec_id, None)
             container.execs.discard(exec_id)
+
+    async def _kill_late(self, container: Container, exec_id: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        with suppress(CoveError):
+            await self._context.runtime.signal(container.id, 9, exec_id=exec_id)
 
     def _find(self, exec_id: str) -> Exec:
         found = self._execs.get(exec_id)
@@ -463,10 +470,3 @@ def _with(base: tuple[str, ...], extra: tuple[str, ...]) -> tuple[str, ...]:
         else:
             variables.pop(name, None)
     return tuple(f"{name}={value}" for name, value in variables.items())
-
-
-async def _collect(attachment: StartingAttachment, into: bytearray, seconds: float) -> None:
-    """The output up to its end, as far as it is kept. Raises TimeoutError."""
-    async with asyncio.timeout(seconds):
-        async for data in attachment.output():
-            into += data[8:][: max(0, _MOST_SAID - len(into))]

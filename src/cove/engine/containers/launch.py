@@ -286,6 +286,11 @@ def check_log(config: LogConfig) -> None:
     for option in config.config:
         if option not in _KNOWN:
             raise InvalidArgument(f"unknown log opt '{option}' for {config.type or 'local'} log driver")
+    mode = config.config.get("mode", "")
+    if mode not in ("", "blocking", "non-blocking"):
+        raise InvalidArgument(f"logger: logging mode not supported: {mode}")
+    if "max-buffer-size" in config.config and mode != "non-blocking":
+        raise InvalidArgument("logger: max-buffer-size option is only supported with 'mode=non-blocking'")
     log_bounds(config)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 from cove.engine.containers.registry import Container, Registry
 from cove.engine.networks.service import NetworkStore
 from cove.errors import CoveError, InvalidArgument, NotFound
@@ -9,6 +12,12 @@ from cove.image.images import Image, Images
 from cove.wire.filters import Filters
 
 _STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+_HEALTH = ("none", "starting", "healthy", "unhealthy")
+_PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?")
+_REPEATED = re.compile(r"(?<!\\)[*+{]")
+_NESTED = re.compile(r"[*+}|].*\)[*+{]")
+_MOST_REPEATED = 3
+_NOTHING = re.compile(r"(?!)")
 
 
 class Selection:
@@ -27,7 +36,15 @@ class Selection:
         self._before = [registry.find(ref).record.created_ns for ref in filters.get("before")]
         self._since = [registry.find(ref).record.created_ns for ref in filters.get("since")]
         self._ancestors = _ancestors(filters, images)
-        self._ports = {_port(text) for name in ("publish", "expose") for text in filters.get(name)}
+        for text in filters.get("health"):
+            if text not in _HEALTH:
+                raise InvalidArgument(
+                    f"unrecognized filter value for health: {text}; use one of {', '.join(_HEALTH)}"
+                )
+        self._ports = {
+            port for name in ("publish", "expose") for text in filters.get(name) for port in _ports(name, text)
+        }
+        self._names = [_pattern(text) for text in filters.get("name")]
 
     def wants(self, container: Container) -> bool:
         """Whether the container is listed."""
@@ -53,10 +70,10 @@ class Selection:
         )
 
     def _named(self, container: Container) -> bool:
-        ids, names = self._filters.get("id"), self._filters.get("name")
+        ids = self._filters.get("id")
         name = f"/{container.name}"
         return (not ids or any(container.id.startswith(part) for part in ids)) and (
-            not names or any(_matches(part, name) for part in names)
+            not self._names or any(each.search(name) or each.search(container.name) for each in self._names)
         )
 
     def _on_network(self, container: Container) -> bool:
@@ -85,24 +102,16 @@ class Selection:
         return bool(self._ports & (published if "publish" in self._filters else exposed))
 
 
-def _matches(pattern: str, name: str) -> bool:
-    """Docker takes the term for a regular expression that matches anywhere; anchors and plain text do here."""
-    text = pattern.removeprefix("^").removesuffix("$")
-    start, end = pattern.startswith("^"), pattern.endswith("$")
-    bare = name.removeprefix("/")
-    for candidate in (name, bare):
-        if start and end:
-            if candidate == text:
-                return True
-        elif start:
-            if candidate.startswith(text):
-                return True
-        elif end:
-            if candidate.endswith(text):
-                return True
-        elif text in candidate:
-            return True
-    return False
+def _pattern(text: str) -> re.Pattern[str]:
+    """A name's filter is a regular expression that fits anywhere; InvalidArgument for one that could take ages."""
+    if _NESTED.search(text) or len(_REPEATED.findall(text)) > _MOST_REPEATED:
+        raise InvalidArgument(
+            f"invalid filter 'name={text}': at most {_MOST_REPEATED} parts may repeat, and none within another one"
+        )
+    try:
+        return re.compile(text)
+    except re.error:
+        return _NOTHING
 
 
 def _ancestors(filters: Filters, images: Images) -> set[str]:
@@ -128,3 +137,12 @@ def _descends(image: Image, ancestor: Image) -> bool:
 
 def _port(text: str) -> str:
     return text if "/" in text else f"{text}/tcp"
+
+
+def _ports(name: str, text: str) -> Iterator[str]:
+    """Every port of "80", "80/udp" or "8000-8010"; raises InvalidArgument."""
+    found = _PORTS.fullmatch(text)
+    if found is None or not int(found[1]) <= int(found[2] or found[1]) <= 65535:
+        raise InvalidArgument(f"invalid filter '{name}={text}': a port or a range of ports is needed, like 80/tcp")
+    for number in range(int(found[1]), int(found[2] or found[1]) + 1):
+        yield f"{number}/{found[3] or 'tcp'}"

@@ -281,6 +281,8 @@ class ImageService:
 
         Catalogues tell only names: nothing in them has stars, is official or made automatically.
         """
+        if not 1 <= limit <= 100:
+            raise InvalidArgument(f"limit {limit} is outside the range of [1, 100]")
         unstarred = all(_number("stars", text) == 0 for text in filters.get("stars"))
         if not unstarred or filters.flag("is-official") or filters.flag("is-automated"):
             return ()
@@ -289,7 +291,7 @@ class ImageService:
             domain, word = DEFAULT_DOMAIN, term.strip()
         credentials = Credentials.from_header(auth) if auth else None
         names = await self._context.executors.bulk(
-            lambda: self._context.distribution.search(domain, word.lower(), max(1, min(limit, 100)), credentials)
+            lambda: self._context.distribution.search(domain, word.lower(), limit, credentials)
         )
         return [wire.SearchResult(name=f"{domain}/{name}") for name in names]
 
