@@ -37,6 +37,9 @@ class Relays:
         `welcome`: whether a client's address may come.
         """
         listener.setblocking(False)
+        # What is left of former connections is no obstacle then, nor what will be left of these; whoever else binds
+        # meets a socket that listens.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.listen(_BACKLOG)
         self._on_loop(lambda: self._listen(listener, address, port, welcome))
 
@@ -81,8 +84,6 @@ class Relays:
             client.close()
             return
         client.setblocking(False)
-        # Whoever publishes the port next shall not wait until the kernel has given this connection up.
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tasks = self._tasks[listener.fileno()]
         task = self._loop.create_task(self._relay(client, address, port))
         tasks.add(task)
