@@ -45,8 +45,10 @@ PACKAGES = (
     "e2fsprogs",
     "xfsprogs",
     "crun",
+    "nfs-kernel-server",
 )
 TESTS = (
+    "tests/guest/test_service.py",
     "tests/unit/kernel",
     "tests/integration/test_cgroups_kernel.py",
     "tests/integration/test_device_filter.py",
@@ -169,11 +171,11 @@ def make_wheels(directory: Path) -> Path:
 # ── what is made for each run ─────────────────────────────────────────────────────────────────────
 
 
-def make_project(image: Path, wheels: Path, command: str) -> None:
-    """The second disk: at its top the project, a virtual environment, and `command`, a shell script."""
+def make_project(image: Path, wheels: Path, command: str, more: list[Path]) -> None:
+    """The second disk: the project, a virtual environment, `command`, a shell script, and in with/ what is `more`."""
     with tempfile.TemporaryDirectory(dir=image.parent) as temporary:
         tree = Path(temporary)
-        for name in ("src", "tests", "bench"):
+        for name in ("src", "tests", "bench", "packaging"):
             shutil.copytree(PROJECT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         shutil.copy(PROJECT / "pyproject.toml", tree)
         (tree / "bin").mkdir()
@@ -192,6 +194,8 @@ def make_project(image: Path, wheels: Path, command: str) -> None:
             script.chmod(0o755)
         if client := shutil.which("docker"):
             shutil.copy(client, tree / "bin/docker")
+        for directory in more:
+            shutil.copytree(directory, tree / "with" / directory.name, symlinks=True)
         (tree / "command").write_text(command)
         if sys.version.startswith(PYTHON):
             run(sys.executable, "-m", "compileall", "-q", "-s", tree, "-p", "/srv", tree / "src")
@@ -259,6 +263,9 @@ def main() -> None:
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--memory", type=int, default=2048, help="MiB")
     parser.add_argument("--timeout", type=int, default=1800, help="seconds")
+    parser.add_argument(
+        "--with", dest="more", type=Path, action="append", default=[], metavar="DIRECTORY", help="is in /srv/with"
+    )
     parser.add_argument("--command", action="store_true", help="the words are a command, not pytest's arguments")
     parser.add_argument("words", nargs="*", help="pytest's arguments; put -- before those that begin with -")
     arguments = parser.parse_args()
@@ -274,7 +281,7 @@ def main() -> None:
     wheels = make_wheels(arguments.directory)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as temporary:
         project = Path(temporary) / "project.ext4"
-        make_project(project, wheels, script_of(words))
+        make_project(project, wheels, script_of(words), arguments.more)
         sys.exit(boot(arguments.directory, project, arguments))
 
 

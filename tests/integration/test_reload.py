@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE, Daemon, new_daemon
+from tests.conftest import BIN, PATIENCE, Daemon, new_daemon
 
 pytestmark = pytest.mark.root
 
@@ -78,3 +79,17 @@ def test_a_file_with_an_error_changes_nothing(told: tuple[Daemon, Path]) -> None
     assert "there is no key `lables`" in _log(daemon)
     _again(daemon, "labels = [}\n", file, "at line")
     assert _labels(daemon) == ["rack=1"]
+
+
+def test_a_configuration_is_tried_without_a_daemon(tmp_path: Path) -> None:
+    file = tmp_path / "daemon.toml"
+    words = [str(BIN / "cove"), "daemon", "--validate", "--config", str(file)]
+    refused = f"cove daemon: The configuration file {file} is refused"
+    for text, code, said in (
+        ('labels = ["rack=1"]', 0, "configuration OK\n"),
+        ('label = ["rack=1"]', 1, f"{refused}: there is no key `label`\n"),
+        ('image_limit = "many"', 1, "cove daemon: 'many' is no size; write 512m, 50g or 1.5t\n"),
+    ):
+        file.write_text(text)
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert (done.returncode, done.stdout + done.stderr) == (code, said)

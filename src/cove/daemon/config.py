@@ -154,6 +154,11 @@ class Config(msgspec.Struct, frozen=True):
     run: paths.RunRoot
     hosts: tuple[Host, ...]
     file: File = msgspec.field(default_factory=File)
+    only_validate: bool = False
+
+    def check(self) -> None:
+        """What is read only when it is wanted, read now. Raises InvalidArgument."""
+        _ = self.image_limit, self.default_network
 
     @property
     def log_level(self) -> LogLevel:
@@ -248,6 +253,7 @@ def _parser() -> _Parser:
         "--exec-opt", metavar="KEY=VALUE", action="append", default=[], help="native.cgroupdriver=cgroupfs or systemd"
     )
     _add_network_flags(parser)
+    parser.add_argument("--validate", action="store_true", help="only say whether flags and file can be used")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     return parser
 
@@ -327,7 +333,13 @@ def load(argv: Sequence[str]) -> Config:
     run = paths.RunRoot(Path(file.run_root).absolute())
     hosts = tuple(parse_host(text) for text in file.hosts) or (UnixHost(run.socket),)
     _check_tcp(file.tcp, hosts)
-    return Config(data=paths.DataRoot(Path(file.data_root).absolute()), run=run, hosts=hosts, file=file)
+    return Config(
+        data=paths.DataRoot(Path(file.data_root).absolute()),
+        run=run,
+        hosts=hosts,
+        file=file,
+        only_validate=flags.validate,
+    )
 
 
 def _cgroup_driver(options: Sequence[str]) -> str | None:

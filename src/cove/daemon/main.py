@@ -29,6 +29,10 @@ def run(argv: Sequence[str]) -> int:
     gc.disable()  # what a start makes, modules above all, stays; looking through it again and again found nothing
     try:
         config = load(argv)
+        if config.only_validate:
+            config.check()
+            print("configuration OK")
+            return 0
         if os.geteuid() != 0:
             raise InvalidArgument(
                 "The daemon needs root, for it makes namespaces, mounts and control groups; try sudo"

@@ -44,7 +44,7 @@ async def _live(config: Config, argv: Sequence[str], early: Early) -> None:
             gc.freeze()  # what lives as long as the daemon is not looked at again, and hardly any of it is garbage
             gc.enable()
             loop.add_signal_handler(signal.SIGHUP, _again(engine, config, argv))
-            notify("READY=1")
+            notify(f"READY=1\nSTATUS=Cove {__version__} on {config.data.root} and {config.run.root}")
             _log.info("Cove %s works on %s and %s", __version__, config.data.root, config.run.root)
             await stop.wait()
         finally:

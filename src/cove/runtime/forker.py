@@ -36,6 +36,7 @@ from cove.ipc import channel
 from cove.kernel import memory, namespaces, process, syscalls
 from cove.runtime import rehearsal
 from cove.runtime.child import orders
+from cove.runtime.child.credentials import write_oom_score
 from cove.runtime.loop import Loop
 
 SPARES = 2
@@ -208,6 +209,8 @@ def _bury(spare: Newborn) -> None:
 def _main(far: int, bereaved: Callable[[], None]) -> NoReturn:
     try:
         process.retitle("cove-forker")
+        # What keeps the daemon from the OOM killer (OOMScoreAdjust of its unit) is not for containers.
+        write_oom_score("/proc/self/oom_score_adj", 0)
         syscalls.close_range(3, far - 1)
         syscalls.close_range(far + 1)
         gc.collect()
