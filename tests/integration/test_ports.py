@@ -191,3 +191,29 @@ def test_an_address_of_one_link_leads_to_a_published_port(made: Made, lan: Lan) 
                 time.sleep(0.1)  # its own such address may not be ready yet
         assert there
         made.daemon.docker("restart", "-t0", "linked")  # the last connection's end may still be waited for
+
+
+def test_ports_lead_into_no_internal_network_and_follow_the_way_out(made: Made, lan: Lan) -> None:
+    with netlink.Route() as route:
+        route.commit([netlink.add_address(socket.if_nametoindex(lan.link), HOST, 24)])
+    made.network("aside", "--internal")
+    made.network("first", "--subnet=10.97.31.0/24")
+    made.network("second", "--subnet=10.97.32.0/24")
+    made.containers.append("shut")
+    done = made.daemon.docker("run", "-d", "--name=shut", "--network=aside", "-p18206:80", "busybox", "sleep", "600")
+    assert "are not published: nothing from outside leads into the network aside" in done.stderr
+    assert made.daemon.docker("port", "shut").stdout == ""
+    made.run("open", "--network=aside", "--network=first", "-p18206:80")
+    (server,) = listen(made, "open", 80)
+
+    def leads_to(address: str) -> bool:
+        traced = made.daemon.cove("net", "trace", f"{HOST}:18206").stdout
+        with inside(lan.neighbour):
+            return address in traced and reached(HOST, 18206)
+
+    with server:
+        assert leads_to("10.97.31.2")
+        made.daemon.docker("network", "connect", "--gw-priority=5", "second", "open")
+        assert leads_to("10.97.32.2")
+        made.daemon.docker("network", "disconnect", "second", "open")
+        assert leads_to("10.97.31.2")

@@ -29,7 +29,7 @@ from cove.engine.isolation import cdi, resources, security
 from cove.engine.isolation.userns import Maps, Users
 from cove.engine.networks import links, naming, publishing
 from cove.engine.networks.attachments import Attachments
-from cove.engine.networks.places import places
+from cove.engine.networks.places import places, unpublished
 from cove.engine.networks.ports import parse_port, requested
 from cove.engine.networks.service import NetworkStore
 from cove.engine.telling import tell
@@ -142,7 +142,7 @@ class Containers:
         )
         requested(record, self._context.settings)
         links.check(self._registry, record)
-        return record, warnings, image
+        return record, warnings + unpublished(self._networks, record), image
 
     def _name(self, asked: str) -> str:
         if asked:

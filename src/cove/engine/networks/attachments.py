@@ -134,10 +134,16 @@ class Attachments:
         """Where ports are published that name no address of the host's."""
         return default_address(record, self._context.settings, self._host_binding(carrier))
 
-    def publish_again(self, container: Container) -> None:
-        """Publish what a running container asks for and has not, since no network of its could carry it before."""
-        attached, record = container.facts.attached, container.record
-        carrier = published(attached.endpoints)
+    def publish_again(self, container: Container, before: Endpoint | None) -> None:
+        """A running container's networks are others: its ports follow, or are published now that one can carry them.
+
+        `before`: what they led to.
+        """
+        record, carrier = container.record, published(container.facts.attached.endpoints)
+        if before is not None and (carrier is None or carrier.network_id != before.network_id):
+            self._context.ports.unpublish(container.id)
+            self._registry.note(container, attached=msgspec.structs.replace(container.facts.attached, ports=()))
+        attached = container.facts.attached
         if attached.ports or carrier is None:
             return
         if ports := self._reserve(record, carrier):
@@ -294,5 +300,7 @@ def routed(record: Record, endpoints: dict[str, Endpoint], names: dict[str, str]
 
 
 def published(endpoints: dict[str, Endpoint]) -> Endpoint | None:
-    """The endpoint that published ports lead to: the first that a bridge of ours gave an address."""
-    return next((each for each in endpoints.values() if each.addresses and each.driver == "bridge"), None)
+    """The endpoint that published ports lead to, on a bridge of ours that is not internal; of several, the one that
+    answers leave by."""
+    able = [each for each in endpoints.values() if each.addresses and each.driver == "bridge" and each.gateways]
+    return next((each for each in able if each.default_routes), able[0] if able else None)

@@ -70,7 +70,7 @@ class Joining:
                 await _inside(container, lambda: _arrive(ready, attached.endpoints, endpoints))
             undo.callback(self._attachments.naming.left, container.id, network.id)
             await self._told(container, container.record, record, endpoints)
-            self._attachments.publish_again(container)
+            self._attachments.publish_again(container, published(attached.endpoints))
             undo.pop_all()
 
     async def finish(self, container: Container) -> None:
@@ -97,10 +97,7 @@ class Joining:
         driver.release(network, endpoint)
         self._attachments.naming.left(container.id, network.id)
         await self._told(container, before, record, rest)
-        if published(attached.endpoints) is endpoint:
-            self._context.ports.unpublish(container.id)
-            self._registry.note(container, attached=msgspec.structs.replace(container.facts.attached, ports=()))
-            self._attachments.publish_again(container)
+        self._attachments.publish_again(container, published(attached.endpoints))
 
     async def renamed(self, container: Container) -> None:
         """A running container has another name: its networks hear of it."""

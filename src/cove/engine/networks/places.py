@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cove.engine.containers import spec
-from cove.engine.containers.records import DEFAULT, PREDEFINED
+from cove.engine.containers.records import DEFAULT, PREDEFINED, Record
 from cove.engine.networks.attachments import IFNAME_OPTION, SYSCTLS_OPTION, interface_sysctls
 from cove.engine.networks.naming import link
 from cove.errors import InvalidArgument, NotFound
@@ -45,6 +45,20 @@ def places(networks: NetworkStore, asked: HostConfig, wanted: NetworkingConfig) 
         _check_link(text)
     ordered = sorted(found.items(), key=lambda each: each[0] != first)
     return {name: checked(networks.find(name).network, settings) for name, settings in ordered}
+
+
+def unpublished(networks: NetworkStore, record: Record) -> tuple[str, ...]:
+    """A warning about ports that are published nowhere, for no network of the container's leads to them."""
+    asked = record.host.port_bindings or (record.host.publish_all_ports and record.config.exposed_ports)
+    found = [networks.find(name).network for name in record.endpoints]
+    if (
+        not asked
+        or not found
+        or any(each.driver == "host" or (each.driver == "bridge" and not each.internal) for each in found)
+    ):
+        return ()
+    names = " and ".join(each.name for each in found)
+    return (f"The container's ports are not published: nothing from outside leads into the network {names}",)
 
 
 def checked(network: Network, settings: EndpointSettings) -> EndpointSettings:
