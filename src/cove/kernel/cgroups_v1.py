@@ -63,7 +63,6 @@ class CgroupsV1(Cgroups):
         """
         super().__init__(parent)
         self._hybrid = hybrid
-        self._cloning: set[str] = set()
 
     @cached_property
     def _mounted(self) -> list[tuple[str, str, Path]]:
@@ -129,18 +128,16 @@ class CgroupsV1(Cgroups):
         """A new cpuset is empty, and takes no process until it has CPUs and memory nodes.
 
         The groups above are told to give theirs to new ones (cgroup.clone_children), so that this is one
-        look for every group but the first.
+        look for every group but the first, or the first after somebody removed those above.
         """
-        if "cpuset" not in self._hierarchies:
+        if "cpuset" not in self._hierarchies or read_file(self.directory_of("cpuset", path) / "cpuset.cpus"):
             return
         directory = self._hierarchies["cpuset"]
         *above, name = path.strip("/").split("/")
         for part in above:
             parent, directory = directory, directory / part
-            if str(directory) not in self._cloning:
-                _inherit(parent, directory)
-                write_file(directory / "cgroup.clone_children", b"1")
-                self._cloning.add(str(directory))
+            _inherit(parent, directory)
+            write_file(directory / "cgroup.clone_children", b"1")
         _inherit(directory, directory / name)
 
     def update(self, path: str, resources: Resources) -> None:
