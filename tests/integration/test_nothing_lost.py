@@ -161,6 +161,22 @@ def test_a_damaged_list_of_images_is_set_aside(own_daemon: Daemon) -> None:
     assert own_daemon.cove("run", "--rm", "busybox", "echo", "works").stdout == "works\n", "nothing was collected"
 
 
+@pytest.mark.parametrize("removed", ["supervisor.sock", "."])
+def test_what_is_removed_of_the_run_root_comes_back(own_daemon: Daemon, removed: str) -> None:
+    """A run root that is lost loses no container: the next daemon finds the supervisor and all that it knows."""
+    own_daemon.cove("run", "-d", "--name", "kept", "busybox", "sleep", "600")
+    pid = own_daemon.cove("inspect", "-f", "{{.State.Pid}}", "kept").stdout
+    for path in own_daemon.run.iterdir() if removed == "." else [own_daemon.run / removed]:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    own_daemon.kill()
+    assert eventually(lambda: (own_daemon.run / "supervisor.sock").exists())
+    own_daemon.start()
+    assert own_daemon.cove("exec", "kept", "echo", "there").stdout == "there\n"
+    assert own_daemon.cove("inspect", "-f", "{{.State.Pid}}", "kept").stdout == pid
+    own_daemon.cove("restart", "-t", "0", "kept")
+    assert own_daemon.cove("exec", "kept", "echo", "there").stdout == "there\n"
+
+
 def test_a_container_whose_state_is_damaged_ends_and_starts_again(own_daemon: Daemon) -> None:
     for name in ("hurt", "kept"):
         own_daemon.cove("run", "-d", "--name", name, "busybox", "sleep", "600")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 MODIFY = 0x2
 CREATE = 0x100
+DELETE = 0x200
+MOVED_FROM = 0x40
 MOVED_TO = 0x80
 _NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _EVENT = struct.Struct("=iIII")

@@ -54,8 +54,9 @@ _UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody s
 class Supervisor:
     """All containers of one run root."""
 
-    def __init__(self, run: RunRoot, cgroups: Cgroups, forker: Forker) -> None:
+    def __init__(self, run: RunRoot, cgroups: Cgroups, forker: Forker, held: seat.Seat) -> None:
         self._run = run
+        self._seat = held
         self._cgroups = cgroups
         self._forker = forker
         self._loop = Loop()
@@ -67,7 +68,7 @@ class Supervisor:
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────
 
-    def serve(self, listener: socket.socket) -> None:
+    def serve(self) -> None:
         """Take over what is there, then serve until Shutdown."""
         for status in list(state.load_all(self._run)):
             self._take_over(status)
@@ -75,11 +76,19 @@ class Supervisor:
             seat.warn(f"the state of container {identity[:12]} cannot be read, so what is left of it is ended")
             self._clear(identity, f"/{self._cgroups.parent}/{identity}")
         self._forker.attend(self._loop)
-        self._loop.watch(listener.fileno(), lambda: self._accept(listener))
+        self._seat.open(self._loop, self._accept, self._put_back)
         gc.collect()
         gc.freeze()
         while not self._ending:
             self._loop.turn()
+
+    def _put_back(self) -> None:
+        """States that somebody removed."""
+        for container in self._containers.values():
+            paths = self._run.container(container.status.id)
+            if not paths.state.exists():
+                paths.root.mkdir(mode=0o700, exist_ok=True)
+                self._save(container, container.status)
 
     def _accept(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -467,13 +476,9 @@ def main(argv: list[str] | None = None) -> None:
         forker.start()
         options = _options(words)
         run = RunRoot(root)
-        run.containers.mkdir(mode=0o700, parents=True, exist_ok=True)
-        held = seat.lock(run.supervisor_lock)
-        supervisor = Supervisor(run, Cgroups.detect(options.cgroup_parent, "systemd"), forker)
-        with seat.listen(run.supervisor_socket) as listener:
-            supervisor.serve(listener)
-        run.supervisor_socket.unlink(missing_ok=True)
-        os.close(held)
+        held = seat.Seat(run)
+        Supervisor(run, Cgroups.detect(options.cgroup_parent, "systemd"), forker, held).serve()
+        held.leave()
 
 
 def _options(argv: list[str]) -> Namespace:
