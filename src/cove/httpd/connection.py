@@ -31,12 +31,10 @@ import h11
 
 from cove import __version__
 from cove.errors import CoveError, InvalidArgument
+from cove.httpd import checks
 from cove.httpd.messages import App, Disconnected, Hijack, Refusal, Reply, Request, Response, Span, Stream
 
 _log = logging.getLogger(__name__)
-
-MAX_HEADER = 64 << 10
-"""Bytes of a request's line and headers together."""
 
 _HIGH_WATER = 256 << 10
 """Bytes received ahead of the reader before the transport is paused."""
@@ -49,9 +47,6 @@ _LINGER_SECONDS = 2.0
 _HEAD_LOOKS, _HEAD_PAUSE = 250, 0.001
 _SERVER = f"Cove/{__version__} (linux)"
 _WATCHING = frozenset({"GET", "HEAD"})
-
-_LENGTHS = {b"content-length", b"transfer-encoding"}
-"""Whoever stands between (a proxy that authorises) may believe the one of them that we do not (RFC 9112, 6.1)."""
 
 
 class Owner(Protocol):
@@ -71,7 +66,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER)
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=checks.MAX_HEADER)
         self._transport: asyncio.Transport
         self._task: asyncio.Task[None]
         self._arrived: asyncio.Future[None] | None = None
@@ -87,6 +82,8 @@ class Connection(asyncio.Protocol):
         self.watching = False
         self.waiting_since: float | None = None
         """Since when (monotonic) the client has given or taken nothing, although it is its turn."""
+        self.head_since: float | None = None
+        """Since when a request's line and headers have begun to come, and are not there yet."""
 
     # ── what the transport says ───────────────────────────────────────────────────────────────────
 
@@ -101,6 +98,8 @@ class Connection(asyncio.Protocol):
             self._raw.append(data)
         else:
             self._http.receive_data(data)
+            if self.head_since is None and not self.busy:
+                self.head_since = time.monotonic()
         self._ahead += len(data)
         if self._ahead > _HIGH_WATER and not self._paused:
             self._paused = True
@@ -147,6 +146,14 @@ class Connection(asyncio.Protocol):
         return any(events & (select.POLLHUP | select.POLLERR) for _, events in poller.poll(0))
 
     # ── what the server asks ──────────────────────────────────────────────────────────────────────
+
+    def refuse_late(self) -> None:
+        """End the wait for a request's head, with a word to whoever listens."""
+        reply = self._owner.refusal(InvalidArgument("The request took too long to come"))
+        self._send_head(Response(status=408), [("Content-Length", str(len(reply.body))), ("Connection", "close")])
+        self._send(h11.Data(data=reply.body))
+        self._transport.close()
+        self._task.cancel()
 
     def abort(self) -> None:
         """Drop the connection and whatever it watches."""
@@ -216,11 +223,11 @@ class Connection(asyncio.Protocol):
         except h11.RemoteProtocolError as error:
             await self._refuse(error)
             return False
+        self.head_since = None
         if not isinstance(event, h11.Request):
             return False
-        if {name for name, _ in event.headers} >= _LENGTHS:
-            why = "a Content-Length and a Transfer-Encoding say two things about the body's length"
-            await self._refuse(h11.RemoteProtocolError(why))
+        if (why := checks.objection(event)) is not None:
+            await self._refuse(why)
             return False
         self.busy = True
         try:
@@ -235,7 +242,7 @@ class Connection(asyncio.Protocol):
     async def _answer(self, event: h11.Request) -> None:
         request = Request(
             method=event.method.decode("ascii"),
-            target=event.target.decode("latin-1"),
+            target=checks.origin_form(event.target.decode("latin-1")),
             headers={name.decode("ascii"): value.decode("latin-1") for name, value in event.headers},
             body=self._body(),
             peer=self._peer(),
@@ -343,7 +350,7 @@ class Connection(asyncio.Protocol):
         """Answer what is no HTTP, and let the answer be read."""
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        reason = InvalidArgument(f"This is no request of HTTP/1.1: {error}")
+        reason = InvalidArgument(f"This is no request of HTTP/1.1: {checks.said(error)}")
         status = error.error_status_hint or 400
         reply = self._owner.refusal(reason)
         self._send_head(
@@ -364,9 +371,11 @@ class Connection(asyncio.Protocol):
             try:
                 event = await self._next_event()
             except h11.RemoteProtocolError as error:
-                if self._eof:
+                if self._lost:
                     raise Disconnected from error
-                raise InvalidArgument(f"The request's body is no valid HTTP: {error}") from error
+                if self._eof:
+                    raise InvalidArgument("The request's body ends too early: the client stopped in it") from error
+                raise InvalidArgument(f"The request's body is no valid HTTP: {checks.said(error)}") from error
             match event:
                 case h11.Data():
                     yield bytes(event.data)

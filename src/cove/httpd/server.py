@@ -18,6 +18,8 @@ from cove.httpd.messages import App, Refusal
 
 _BACKLOG = 4096
 _LOOK_SECONDS = 1.0
+_HEAD_PATIENCE = 300.0
+"""Seconds for a request's line and headers to come."""
 
 
 class Server:
@@ -69,6 +71,10 @@ class Server:
             for connection in tuple(self.half_closed):
                 if connection.hung_up():
                     connection.abort()
+            begun = time.monotonic() - _HEAD_PATIENCE
+            for connection in tuple(self.connections):
+                if connection.head_since is not None and connection.head_since < begun:
+                    connection.refuse_late()
             if self._patience is not None:
                 oldest = time.monotonic() - self._patience
                 for connection in tuple(self.connections):

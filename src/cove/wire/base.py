@@ -60,6 +60,8 @@ def decode(kind: type[T], body: bytes) -> T:
     """Read a request's body; an empty one counts as {}. Raises InvalidArgument."""
     try:
         return msgspec.convert(_spelt(_tidy(msgspec.json.decode(body or b"{}")), kind), kind, strict=False)
+    except RecursionError as error:
+        raise InvalidArgument("The request's JSON body is nested too deeply for this call") from error
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"The request's JSON body is not what this call takes: {error}") from error
 
