@@ -14,6 +14,7 @@ from cove.kernel.syscalls import setns, unshare
 from cove.network.bridge import BridgeDriver
 from cove.network.driver import Endpoint, EndpointRequest, Network, Subnet
 from cove.network.firewall import Firewall
+from cove.network.links import exists
 from cove.network.pools import Pools
 from cove.network.switches import Switches
 from cove.paths import Instance
@@ -180,14 +181,14 @@ def test_macvlan_without_a_parent_has_a_link_of_its_own(made: Made) -> None:
     made.run("two", "--network", net)
     assert made.inspect(net)["Internal"] is True
     link = f"dm-{made.inspect(net)['Id'][:12]}"
-    assert os.path.exists(f"/sys/class/net/{link}")
+    assert exists(link)
     assert "default" not in made.ip("one", "route")
     made.daemon.docker("exec", "one", "ping", "-c1", "-W5", "two")
     made.daemon.docker("rm", "-f", "one", "two")
     made.daemon.docker("network", "rm", net)
     made.containers.clear()
     made.networks.clear()
-    assert not os.path.exists(f"/sys/class/net/{link}")
+    assert not exists(link)
 
 
 def test_what_this_kernel_cannot_do_is_said(made: Made, lan: Lan) -> None:

@@ -69,3 +69,22 @@ def test_the_host_has_an_address_of_each_family_and_on_internal_networks_too(mad
         words = ["run", "--rm", "--network", net, "--add-host=me:host-gateway", "busybox", "cat", "/etc/hosts"]
         lines = made.daemon.docker(*words).stdout.splitlines()
         assert [line.split()[0] for line in lines if line.endswith("\tme")][: len(addresses)] == addresses
+
+
+def test_a_link_on_the_default_network_follows_its_target(made: Made) -> None:
+    """Which starts again at another address; what the container wrote into the file itself stays."""
+    made.run("target")
+    made.run("linked", "--link=target:db")
+    docker = made.daemon.docker
+    docker("exec", "linked", "sh", "-c", "echo 10.1.2.3 mine >> /etc/hosts")
+    before = made.inspect("target")["NetworkSettings"]["IPAddress"]
+    docker("stop", "-t0", "target")
+    made.run("thief")
+    made.network("further")
+    docker("network", "connect", "further", "linked")
+    docker("start", "target")
+    now = made.inspect("target")["NetworkSettings"]["IPAddress"]
+    lines = docker("exec", "linked", "cat", "/etc/hosts").stdout.splitlines()
+    assert now != before and f"{now}\tdb" in lines and f"{now}\ttarget" in lines and "10.1.2.3 mine" in lines
+    assert not any(line.startswith(f"{before}\t") for line in lines)
+    assert made.inspect("linked/db")["Name"] == "/target"

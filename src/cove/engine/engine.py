@@ -102,7 +102,7 @@ class Engine:
         self.system = System(context, registry, users)
         self.disk_usage = DiskUsage(context, registry, self.containers, self.images, self.volumes, self._build_cache)
         self._health = HealthChecks(context, self.execs, self._tasks)
-        self.lifecycle.on_start.append(self._health.begin)
+        self.lifecycle.on_start.extend((self._health.begin, launcher.relink))
         self.lifecycle.on_end.extend((self._health.end, self._end_execs))
         self._recovery = Recovery(context, registry, attachments, self.lifecycle, joining, self._removal, self._tasks)
 

@@ -91,6 +91,16 @@ def resolv_conf(
     return "\n".join(lines) + "\n"
 
 
+def moved(current: str, extra: Iterable[str]) -> str:
+    """`current`, a text of /etc/hosts, with those lines that name one of `extra` alone leading to its address now."""
+    now = {name: address for each in extra for address, name in parse_extra(each)}
+    lines = []
+    for line in current.splitlines():
+        _, _, name = line.partition("\t")
+        lines.append(f"{now[name]}\t{name}" if name in now else line)
+    return "\n".join(lines) + "\n"
+
+
 def updated(current: str, was: str, becomes: str) -> str:
     """`current`, with the lines that we wrote in it replaced by those we would write now; others stay."""
     gone = set(was.splitlines()) - set(becomes.splitlines())

@@ -126,7 +126,8 @@ class Launcher:
         return lender
 
     def _write(self, files: ContainerData, record: Record, attached: Attached, hostname: str) -> None:
-        hosts, names = self._texts(record, attached, hostname)
+        linked = links.resolved(self._registry, record)
+        hosts, names = self._texts(record, attached, hostname, linked)
         for path, content in ((files.hostname, f"{hostname}\n"), (files.hosts, hosts), (files.resolv_conf, names)):
             _write_file(path, content)
 
@@ -134,18 +135,30 @@ class Launcher:
         """A running container's networks are others: hosts and resolv.conf follow, its own changes to them stay."""
         record = after[0]
         files, hostname = self._context.data.container(record.id), hostname_of(record)
-        old, new = self._texts(*before, hostname), self._texts(*after, hostname)
+        linked = links.present(self._registry, record)
+        old, new = self._texts(*before, hostname, linked), self._texts(*after, hostname, linked)
         for path, was, becomes in zip((files.hosts, files.resolv_conf), old, new, strict=True):
             if was != becomes:
                 _write_file(path, resolv.updated(_read(str(path)), was, becomes))
 
-    def _texts(self, record: Record, attached: Attached, hostname: str) -> tuple[str, str]:
+    def relink(self, target: Container) -> None:
+        """A container runs again, perhaps at another address: who is linked to it finds it there."""
+        for container, each in links.to(self._registry, target):
+            path = self._context.data.container(container.id).hosts
+            current = _read(str(path))
+            becomes = resolv.moved(current, links.hosts([each]))
+            if becomes != current:
+                _write_file(path, becomes)
+
+    def _texts(
+        self, record: Record, attached: Attached, hostname: str, linked: list[links.Linked]
+    ) -> tuple[str, str]:
         """What stands in /etc/hosts and /etc/resolv.conf."""
         asked, settings = record.host, self._context.settings
         on_host = asked.network_mode == "host"
         endpoints = attached.endpoints.values()
         addresses = [address.address for endpoint in endpoints for address in endpoint.addresses]
-        extra = (*(asked.extra_hosts or ()), *links.hosts(links.resolved(self._registry, record)))
+        extra = (*(asked.extra_hosts or ()), *links.hosts(linked))
         if any(at.host and at.gateways for at in endpoints) and not any(
             each.startswith(_HOST_NAME) for each in extra
         ):

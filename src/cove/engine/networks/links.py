@@ -1,11 +1,12 @@
 """Links between containers of the default network, which has no names of its own: lines in /etc/hosts, variables.
 
-They are made at start from the targets as they are then. On users' networks a link is a name that the resolver
-knows (`naming`).
+They are made at start from the targets as they are then; the lines follow a target that starts again. On users'
+networks a link is a name that the resolver knows (`naming`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -69,10 +70,33 @@ def resolved(registry: Registry, record: Record) -> list[Linked]:
         container = registry.find(target)
         if not container.facts.running:
             raise Conflict(f"Cannot link to a non running container: /{container.name} AS /{record.name}/{alias}")
-        endpoints = container.facts.attached.endpoints.values()
-        address = next((each.ipv4.address for each in endpoints if each.ipv4 is not None), "")
-        found.append(Linked(alias, container, address))
+        found.append(Linked(alias, container, _address(container)))
     return found
+
+
+def present(registry: Registry, record: Record) -> list[Linked]:
+    """Later: those of the targets that run."""
+    found = []
+    for alias, target in _wanted(record):
+        with suppress(NotFound):
+            container = registry.find(target)
+            if container.facts.running:
+                found.append(Linked(alias, container, _address(container)))
+    return found
+
+
+def to(registry: Registry, target: Container) -> Iterator[tuple[Container, Linked]]:
+    """Who runs and is linked to a container, and how."""
+    for container in registry:
+        if container.record.host.links and container.facts.running:
+            for each in present(registry, container.record):
+                if each.container is target:
+                    yield container, each
+
+
+def _address(container: Container) -> str:
+    endpoints = container.facts.attached.endpoints.values()
+    return next((each.ipv4.address for each in endpoints if each.ipv4 is not None), "")
 
 
 def names(registry: Registry) -> dict[str, list[str]]:

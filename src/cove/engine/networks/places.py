@@ -51,11 +51,8 @@ def unpublished(networks: NetworkStore, record: Record) -> tuple[str, ...]:
     """A warning about ports that are published nowhere, for no network of the container's leads to them."""
     asked = record.host.port_bindings or (record.host.publish_all_ports and record.config.exposed_ports)
     found = [networks.find(name).network for name in record.endpoints]
-    if (
-        not asked
-        or not found
-        or any(each.driver == "host" or (each.driver == "bridge" and not each.internal) for each in found)
-    ):
+    leading = (each for each in found if each.driver == "host" or (each.driver == "bridge" and not each.internal))
+    if not asked or not found or any(leading):
         return ()
     names = " and ".join(each.name for each in found)
     return (f"The container's ports are not published: nothing from outside leads into the network {names}",)
