@@ -131,6 +131,7 @@ def test_the_environment_has_defaults_and_the_last_word_wins() -> None:
         (ContainerConfig(cmd=("x",)), ImageDefaults(entrypoint=("e",), cmd=("c",)), ("e", "x")),
         (ContainerConfig(entrypoint=("y",)), ImageDefaults(entrypoint=("e",), cmd=("c",)), ("y",)),
         (ContainerConfig(entrypoint=("",), cmd=("x",)), ImageDefaults(entrypoint=("e",), cmd=("c",)), ("x",)),
+        (ContainerConfig(entrypoint=()), ImageDefaults(entrypoint=("e",), cmd=("c",)), ("c",)),
     ],
 )
 def test_entry_point_and_command(asked: ContainerConfig, image: ImageDefaults, words: tuple[str, ...]) -> None:

@@ -50,9 +50,10 @@ def merge(asked: ContainerConfig, image: ImageDefaults) -> ContainerConfig:
 
 
 def _command(asked: ContainerConfig, image: ImageDefaults) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """An empty entrypoint ([]) takes the image's away and keeps its command; [""] takes both away, as Docker does."""
     entrypoint, cmd = asked.entrypoint, asked.cmd
     if not entrypoint:
-        if not cmd and entrypoint is None:
+        if not cmd:
             cmd = image.cmd or None
         if entrypoint is None:
             entrypoint = image.entrypoint or None
