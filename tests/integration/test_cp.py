@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Daemon
+from tests.integration import odd_files
 
 pytestmark = pytest.mark.root
 
@@ -124,3 +125,24 @@ def test_between_containers_as_over_this_machine(
             assert refused.returncode and why in refused.stderr
     finally:
         daemon.cove("rm", "-f", "source", "target", check=False)
+
+
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_an_exact_copy(daemon: Daemon, tmp_path: Path, state: str) -> None:
+    volumes = daemon.data / "volumes"
+    for name in ("first", "second"):
+        daemon.cove("create", "--name", name, "-v", f"{name}:/v", "busybox", "sleep", "600")
+    try:
+        odd_files.make(volumes / "first/_data")
+        wanted = odd_files.seen(volumes / "first/_data")
+        if state == "running":
+            daemon.cove("start", "first", "second")
+        daemon.cove("cp", "-a", "first:/v", str(tmp_path / "out"))
+        assert odd_files.seen(tmp_path / "out") == wanted
+        daemon.cove("cp", "-a", str(tmp_path / "out"), "second:/v/in")
+        assert odd_files.seen(volumes / "second/_data/in") == wanted
+        daemon.cove("cp", "-a", "first:/v", "second:/v/across")
+        assert odd_files.seen(volumes / "second/_data/across") == wanted
+    finally:
+        daemon.cove("rm", "-f", "first", "second", check=False)
+        daemon.cove("volume", "rm", "-f", "first", "second")

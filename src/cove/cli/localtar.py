@@ -7,16 +7,17 @@ component at a time, never through a symbolic link, so nothing lands outside the
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
 
+from cove import pax
 from cove.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import IO
 
 _BLOCK = 512
 _PIECE = 256 * 1024
@@ -32,57 +33,41 @@ def pack(path: str, name: str, *, follow: bool, keep_ids: bool) -> Iterator[byte
 
 def _entries(path: str, name: str, *, keep_ids: bool, seen: dict[tuple[int, int], str]) -> Iterator[bytes]:
     found = os.lstat(path)
-    info = _header(path, name, found, keep_ids=keep_ids)
-    if info is None:
+    mode = found.st_mode
+    if stat.S_ISSOCK(mode):
+        return  # it has no place in an archive
+    known = pax.attributes(path) if keep_ids and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) else None
+    info = pax.member(name.rstrip("/") + "/" * stat.S_ISDIR(mode), found, known)
+    if not keep_ids:
+        info.uid = info.gid = 0
+    if stat.S_ISLNK(mode):
+        info.linkname = os.readlink(path)
+    first = seen.setdefault((found.st_dev, found.st_ino), name) if found.st_nlink > 1 else name
+    if stat.S_ISREG(mode) and first == name:
+        yield from _file(path, info)
         return
-    key = (found.st_dev, found.st_ino)
-    if info.isreg() and found.st_nlink > 1:
-        if key in seen:
-            info.type, info.linkname, info.size = tarfile.LNKTYPE, seen[key], 0
-        else:
-            seen[key] = name
-    yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-    if info.isreg():
-        yield from _content(path, info.size)
-    elif info.isdir():
+    if stat.S_ISREG(mode):
+        info.type, info.linkname, info.size = tarfile.LNKTYPE, first, 0
+    yield pax.header(info)
+    if stat.S_ISDIR(mode):
         for child in sorted(os.listdir(path)):
             yield from _entries(os.path.join(path, child), f"{name}/{child}", keep_ids=keep_ids, seen=seen)
 
 
-def _header(path: str, name: str, found: os.stat_result, *, keep_ids: bool) -> tarfile.TarInfo | None:
-    info = tarfile.TarInfo(name)
-    info.mode, info.mtime = stat.S_IMODE(found.st_mode), int(found.st_mtime)
-    info.uid, info.gid = (found.st_uid, found.st_gid) if keep_ids else (0, 0)
-    mode = found.st_mode
-    if stat.S_ISREG(mode):
-        info.size = found.st_size
-    elif stat.S_ISDIR(mode):
-        info.type, info.name = tarfile.DIRTYPE, name.rstrip("/") + "/"
-    elif stat.S_ISLNK(mode):
-        info.type, info.linkname = tarfile.SYMTYPE, os.readlink(path)
-    elif stat.S_ISFIFO(mode):
-        info.type = tarfile.FIFOTYPE
-    elif stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-        info.type = tarfile.CHRTYPE if stat.S_ISCHR(mode) else tarfile.BLKTYPE
-        info.devmajor, info.devminor = os.major(found.st_rdev), os.minor(found.st_rdev)
-    else:
-        return None  # a socket: it has no place in an archive
-    return info
-
-
-def _content(path: str, size: int) -> Iterator[bytes]:
-    """Exactly `size` bytes and the padding: a file that shrinks meanwhile is filled with zeros."""
-    left = size
+def _file(path: str, info: tarfile.TarInfo) -> Iterator[bytes]:
+    """A file, without its holes, and the padding: one that shrinks meanwhile is filled with zeros."""
     with open(path, "rb") as file:
-        while left and (data := file.read(min(left, _PIECE))):
-            left -= len(data)
-            yield data
-    while left:
-        piece = min(left, _PIECE)
-        left -= piece
-        yield bytes(piece)
-    if size % _BLOCK:
-        yield bytes(_BLOCK - size % _BLOCK)
+        told = os.fstat(file.fileno())
+        runs = pax.runs(file.fileno(), info.size) if told.st_blocks * _BLOCK < info.size else None
+        yield pax.header(info) if runs is None else pax.sparse(info, runs)
+        for offset, length in runs or [(0, info.size)]:
+            file.seek(offset)
+            left = length
+            while left:
+                data = file.read(min(left, _PIECE)) or bytes(min(left, _PIECE))
+                left -= len(data)
+                yield data
+    yield bytes(-info.size % _BLOCK)
 
 
 def renamed(chunks: Iterator[bytes], name: str, *, keep_ids: bool) -> Iterator[bytes]:
@@ -92,24 +77,59 @@ def renamed(chunks: Iterator[bytes], name: str, *, keep_ids: bool) -> Iterator[b
         return "/".join([name, *old.strip("/").split("/")[1:]])
 
     try:
-        with tarfile.open(fileobj=ChunkReader(chunks), mode="r|") as archive:  # type: ignore[call-overload]
+        with _reading(chunks) as archive:
             for info in archive:
-                for key in ("path", "linkpath"):
-                    info.pax_headers.pop(key, None)  # they would win over the names
+                # They would win over the names.
+                others = {key: value for key, value in info.pax_headers.items() if key not in ("path", "linkpath")}
+                info.pax_headers = others
                 info.name = under(info.name) + "/" * info.isdir()
                 if info.islnk():
                     info.linkname = under(info.linkname)
                 if not keep_ids:
                     info.uid = info.gid = 0
                     info.uname = info.gname = ""
-                yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-                if info.isreg() and (source := archive.extractfile(info)) is not None:
-                    while data := source.read(_PIECE):
-                        yield data
-                    yield bytes(-info.size % _BLOCK)
+                yield from _again(archive, info)
     except tarfile.TarError as error:
         raise InvalidArgument(f"the archive that came out of the container is damaged: {error}") from error
     yield bytes(2 * _BLOCK)
+
+
+def _again(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[bytes]:
+    """A member that was read, written under the name it has now."""
+    data = _data(archive, info) if info.isreg() else iter(())
+    if (found := _holes(info)) is not None:
+        yield pax.sparse(info, found)
+    else:
+        yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+    for _, piece in data:
+        yield piece
+    if info.isreg():
+        yield bytes(-info.size % _BLOCK)
+
+
+def _reading(chunks: Iterator[bytes]) -> tarfile.TarFile:
+    return tarfile.open(fileobj=ChunkReader(chunks), mode="r|")  # type: ignore[call-overload, no-any-return]
+
+
+def _holes(info: tarfile.TarInfo) -> list[tuple[int, int]] | None:
+    """Where a member with holes has data, and its end; None for one without."""
+    found: list[tuple[int, int]] | None = getattr(info, "sparse", None)  # which is not what its stub says
+    return None if found is None else pax.ended([run for run in found if run[1]], info.size)
+
+
+def _data(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Iterator[tuple[int, bytes]]:
+    """(offset, piece) of a file's data, without what its holes would read as."""
+    found, stream = _holes(info), archive.fileobj
+    assert stream is not None
+    stream.seek(info.offset_data)
+    for offset, length in found if found is not None else [(0, info.size)]:
+        at, left = offset, length
+        while left:
+            piece = stream.read(min(left, _PIECE))
+            if not piece:
+                raise tarfile.ReadError("unexpected end of data")
+            yield at, piece
+            at, left = at + len(piece), left - len(piece)
 
 
 class ChunkReader:
@@ -117,18 +137,19 @@ class ChunkReader:
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._buffer = b""
+        self._rest = memoryview(b"")
 
     def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self._buffer) < size:
-            chunk = next(self._chunks, b"")
-            if not chunk:
-                break
-            self._buffer += chunk
-        if size < 0:
-            size = len(self._buffer)
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
-        return data
+        gathered = bytearray()
+        while size < 0 or len(gathered) < size:
+            if not self._rest:
+                self._rest = memoryview(next(self._chunks, b""))
+                if not self._rest:
+                    break
+            piece = self._rest if size < 0 else self._rest[: size - len(gathered)]
+            self._rest = self._rest[len(piece) :]
+            gathered += piece
+        return bytes(gathered)
 
 
 def unpack(chunks: Iterator[bytes], directory: str, *, rename: tuple[str, str] | None, keep_ids: bool) -> None:
@@ -138,7 +159,7 @@ def unpack(chunks: Iterator[bytes], directory: str, *, rename: tuple[str, str] |
     """
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with tarfile.open(fileobj=ChunkReader(chunks), mode="r|") as archive:  # type: ignore[call-overload]
+        with _reading(chunks) as archive:
             later: list[tuple[list[str], tarfile.TarInfo]] = []
             for info in archive:
                 parts = _parts(info.name, rename)
@@ -147,7 +168,7 @@ def unpack(chunks: Iterator[bytes], directory: str, *, rename: tuple[str, str] |
                 if parts and info.isdir():
                     later.append((parts, info))
             for parts, info in reversed(later):
-                _finish_directory(root, parts, info)
+                _finish_directory(root, parts, info, keep_ids=keep_ids)
     except tarfile.TarError as error:
         raise InvalidArgument(f"the archive that came out of the container is damaged: {error}") from error
     finally:
@@ -198,7 +219,7 @@ def _place(
         if not info.issym() and not info.isdir() and not info.islnk():
             os.chmod(name, info.mode & 0o7777, dir_fd=parent)
         if not info.isdir() and not info.islnk():
-            os.utime(name, (info.mtime, info.mtime), dir_fd=parent, follow_symlinks=False)
+            _stamp(info, parent, name, attributes=keep_ids and info.isreg())
     finally:
         os.close(parent)
 
@@ -231,10 +252,11 @@ def _make_other(
 ) -> None:
     if info.isreg():
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
-        source = archive.extractfile(info)
-        assert source is not None
         with open(fd, "wb") as file:
-            _copy(source, file)
+            for offset, piece in _data(archive, info):
+                file.seek(offset)
+                file.write(piece)
+            file.truncate(info.size)
     elif info.issym():
         os.symlink(info.linkname, name, dir_fd=parent)
     elif info.islnk():
@@ -251,13 +273,29 @@ def _make_other(
         os.mknod(name, kind | 0o600, os.makedev(info.devmajor, info.devminor), dir_fd=parent)
 
 
-def _copy(source: IO[bytes], file: IO[bytes]) -> None:
-    while data := source.read(_PIECE):
-        file.write(data)
+def _stamp(info: tarfile.TarInfo, parent: int, name: str, *, attributes: bool) -> None:
+    """A file's attributes, then its time. What a file system or an ordinary user cannot keep is left out."""
+    if attributes and (wanted := pax.attributes_of(info)):
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            _set_attributes(fd, wanted)
+        finally:
+            os.close(fd)
+    when = pax.mtime_ns(info)
+    os.utime(name, ns=(when, when), dir_fd=parent, follow_symlinks=False)
 
 
-def _finish_directory(root: int, parts: list[str], info: tarfile.TarInfo) -> None:
-    """A directory's own mode and time, once nothing more is written into it."""
+def _set_attributes(fd: int, wanted: dict[str, bytes]) -> None:
+    for key, value in wanted.items():
+        try:
+            os.setxattr(fd, key, value)
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EPERM):
+                raise
+
+
+def _finish_directory(root: int, parts: list[str], info: tarfile.TarInfo, *, keep_ids: bool) -> None:
+    """A directory's own mode, attributes and time, once nothing more is written into it."""
     parent = _parent(root, parts)
     try:
         fd = os.open(parts[-1], _DIRECTORY, dir_fd=parent)
@@ -265,6 +303,9 @@ def _finish_directory(root: int, parts: list[str], info: tarfile.TarInfo) -> Non
         os.close(parent)
     try:
         os.fchmod(fd, info.mode & 0o7777)
-        os.utime(fd, (info.mtime, info.mtime))
+        if keep_ids:
+            _set_attributes(fd, pax.attributes_of(info))
+        when = pax.mtime_ns(info)
+        os.utime(fd, ns=(when, when))
     finally:
         os.close(fd)

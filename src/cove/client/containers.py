@@ -106,8 +106,10 @@ class Containers:
         self._client.finish(response)
         return stat
 
-    def read_archive(self, ref: str, path: str) -> Response:
-        return self._client.stream("GET", f"/containers/{ref}/archive", {"path": path})
+    def read_archive(self, ref: str, path: str, *, sparse: bool = False) -> Response:
+        """`sparse`, Cove's own: holes of files stay holes."""
+        query = {"path": path, "sparse": sparse or None}
+        return self._client.stream("GET", f"/containers/{ref}/archive", query)
 
     def write_archive(self, ref: str, path: str, tar: Iterable[bytes], *, copy_ids: bool = False) -> None:
         query = {"path": path, "noOverwriteDirNonDir": True, "copyUIDGID": copy_ids or None}

@@ -252,7 +252,7 @@ async def archive_stat(engine: Engine, request: Request) -> Reply:
 
 
 async def archive_get(engine: Engine, request: Request) -> Reply:
-    stat, data = await engine.files.read(request.params["id"], _path(request))
+    stat, data = await engine.files.read(request.params["id"], _path(request), sparse=request.query.flag("sparse"))
     return Stream(data, content_type=TAR, headers=_stat_header(stat))
 
 

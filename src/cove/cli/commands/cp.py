@@ -62,7 +62,7 @@ def _out(client: Client, call: Call, container: str, path: str, target: str) -> 
     is_directory = bool(stat["mode"] & _DIRECTORY)
     contents = path.endswith("/.") or path == "." or not path.strip("/")
     directory, name = _local_place(target, stat["name"], is_directory=is_directory, contents=contents)
-    response = client.containers.read_archive(container, path)
+    response = client.containers.read_archive(container, path, sparse=True)
     top = posixpath.basename(path.rstrip("/")) if not contents else ""
     rename = ((top or stat["name"]), name) if not contents else None
     # What SOURCE/. names begins with "." in the archive: what is in it lands in the target itself.
@@ -141,7 +141,7 @@ def _across(client: Client, call: Call, container: str, path: str, other: str, t
     usual = "." if contents else stat["name"]
     directory, name = _place(other, target, found, usual, is_directory=bool(stat["mode"] & _DIRECTORY))
     keep = call.flag("archive")
-    archive = renamed(client.containers.read_archive(container, path).chunks(), name, keep_ids=keep)
+    archive = renamed(client.containers.read_archive(container, path, sparse=True).chunks(), name, keep_ids=keep)
     client.containers.write_archive(other, directory, archive, copy_ids=keep)
     return 0
 
@@ -179,7 +179,7 @@ COPY = Verb(
     "Copy files between a container and this machine, or between containers; - is a tar archive on stdin or stdout.",
     "CONTAINER:PATH LOCAL|-  or  LOCAL|- CONTAINER:PATH  or  CONTAINER:PATH CONTAINER:PATH",
     (
-        Flag("archive", "Keep owners and groups", "bool", short="a"),
+        Flag("archive", "Keep owners, groups and attributes", "bool", short="a"),
         Flag("follow-link", "Copy what a link points to", "bool", short="L"),
         Flag("quiet", "Accepted; nothing is said anyway", "bool", short="q"),
     ),

@@ -57,16 +57,17 @@ class Files:
         with _named(path, ref):
             return archives.stat_path(self._root(container), path)
 
-    async def read(self, ref: str, path: str) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
-        """(stat, archive) of what lies at a path."""
+    async def read(self, ref: str, path: str, *, sparse: bool = False) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
+        """(stat, archive) of what lies at a path; `sparse`: holes of files stay holes."""
         container = self._registry.find(ref)
         stat = await self.stat(ref, path)
         tell(self._context.events, container, "archive-path")
-        return stat, self._pieces(container, path)
+        return stat, self._pieces(container, path, sparse)
 
-    async def _pieces(self, container: Container, path: str) -> AsyncIterator[bytes]:
+    async def _pieces(self, container: Container, path: str, sparse: bool) -> AsyncIterator[bytes]:
         async with self._ready(container):
-            async for piece in self._context.executors.stream(archives.read_archive(self._root(container), path)):
+            pieces = archives.read_archive(self._root(container), path, sparse=sparse)
+            async for piece in self._context.executors.stream(pieces):
                 yield piece
 
     async def write(

@@ -7,36 +7,25 @@ Kernel file systems (/proc, /sys) are shown as the empty directories that they a
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from cove import ustar
+from cove import pax
 from cove.image.worker.extract import OPAQUE, WHITEOUT
 from cove.kernel.rootpath import PROC_MAGIC
 from cove.kernel.syscalls import filesystem_magic
 
 _CHUNK = 1 << 20
 _BLOCK = 512
-_MOST_RUNS = 200_000
 # linux/magic.h: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs, securityfs, bpf, mqueue
 _KERNEL_FILE_SYSTEMS = frozenset(
     {PROC_MAGIC, 0x62656572, 0x27E0EB, 0x63677270, 0x1CD1, 0x64626720, 0x74726163, 0x73636673, 0xCAFE4A11, 0x19800202}
 )
-_XATTRS = ("security.capability", "system.posix_acl_access", "system.posix_acl_default")
 _OPAQUE_MARK = "trusted.overlay.opaque"
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_KINDS = {
-    stat.S_IFREG: tarfile.REGTYPE,
-    stat.S_IFDIR: tarfile.DIRTYPE,
-    stat.S_IFLNK: tarfile.SYMTYPE,
-    stat.S_IFCHR: tarfile.CHRTYPE,
-    stat.S_IFBLK: tarfile.BLKTYPE,
-    stat.S_IFIFO: tarfile.FIFOTYPE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +131,7 @@ class _Packer:
                 self._header(info)
                 return
             self.size += info.size
-            runs = _runs(fd, info.size) if self._view.sparse and found.st_blocks * _BLOCK < info.size else None
+            runs = pax.runs(fd, info.size) if self._view.sparse and found.st_blocks * _BLOCK < info.size else None
             if runs is not None:
                 self._sparse(fd, info, runs)
                 return
@@ -165,20 +154,7 @@ class _Packer:
 
     def _sparse(self, fd: int, info: tarfile.TarInfo, runs: list[tuple[int, int]]) -> None:
         """A file's data without its holes, after a map of where it belongs."""
-        listed = "".join(f"{number}\n" for number in (len(runs), *(part for run in runs for part in run))).encode()
-        listed += bytes(-len(listed) % _BLOCK)
-        info.pax_headers = {
-            **info.pax_headers,
-            "GNU.sparse.major": "1",
-            "GNU.sparse.minor": "0",
-            "GNU.sparse.name": info.name,
-            "GNU.sparse.realsize": str(info.size),
-        }
-        directory, _, name = info.name.rpartition("/")
-        info.name = f"{directory}/GNUSparseFile.0/{name}" if directory else f"GNUSparseFile.0/{name}"
-        info.size = len(listed) + sum(length for _, length in runs)
-        self._header(info)
-        self._write(listed)
+        self._write(pax.sparse(info, runs))
         for offset, length in runs:
             end = offset + length
             while offset < end:
@@ -189,72 +165,13 @@ class _Packer:
             self._write(bytes(padding))
 
     def _info(self, arcname: str, found: os.stat_result, fd: int | None = None) -> tarfile.TarInfo:
-        info = tarfile.TarInfo(arcname)
-        info.type = _KINDS[stat.S_IFMT(found.st_mode)]
-        info.mode = stat.S_IMODE(found.st_mode)
-        info.uid, info.gid = found.st_uid, found.st_gid
-        if info.type == tarfile.REGTYPE:
-            info.size = found.st_size
-        if info.type in (tarfile.CHRTYPE, tarfile.BLKTYPE):
-            info.devmajor, info.devminor = os.major(found.st_rdev), os.minor(found.st_rdev)
-        pax: dict[str, str] = {}
-        seconds, rest = divmod(found.st_mtime_ns, 1_000_000_000)
-        if self._view.moment is not None:
-            seconds, rest = self._view.moment, 0
-        info.mtime = seconds
-        if rest and not self._view.whole_seconds:
-            whole, fraction = divmod(abs(found.st_mtime_ns), 1_000_000_000)
-            pax["mtime"] = f"{'-' if seconds < 0 else ''}{whole}.{fraction:09d}"
-        if fd is not None:
-            for key in _shown(os.listxattr(fd)):
-                pax[f"SCHILY.xattr.{key}"] = os.getxattr(fd, key).decode("utf-8", "surrogateescape")
-        info.pax_headers = pax
+        info = pax.member(arcname, found, pax.attributes(fd) if fd is not None else None)
+        if self._view.whole_seconds or self._view.moment is not None:
+            pax.at_whole_second(info, self._view.moment)
         return info
 
     def _header(self, info: tarfile.TarInfo) -> None:
-        plain = None if info.pax_headers else _plain_header(info)
-        if plain is not None:
-            self._write(plain)
-            return
-        self._write(info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"))
-
-
-def _runs(fd: int, size: int) -> list[tuple[int, int]] | None:
-    """(offset, length) of a file's data, and of its end; None when it has no holes, or too many."""
-    runs: list[tuple[int, int]] = []
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                return None
-            break  # a hole up to the end
-        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        if at > start:
-            runs.append((start, at - start))
-    os.lseek(fd, 0, os.SEEK_SET)
-    if runs == [(0, size)] or len(runs) > _MOST_RUNS:
-        return None
-    return runs if runs and sum(runs[-1]) == size else [*runs, (size, 0)]
-
-
-def _plain_header(info: tarfile.TarInfo) -> bytes | None:
-    return ustar.header(
-        info.name.encode("utf-8", "surrogateescape"),
-        mode=info.mode,
-        uid=info.uid,
-        gid=info.gid,
-        size=info.size,
-        mtime=int(info.mtime),
-        kind=info.type,
-        link=info.linkname.encode("utf-8", "surrogateescape"),
-        device=(info.devmajor, info.devminor),
-    )
-
-
-def _shown(keys: Iterable[str]) -> list[str]:
-    return sorted(k for k in keys if k in _XATTRS or (k.startswith("user.") and not k.startswith("user.overlay.")))
+        self._write(pax.header(info))
 
 
 def _is_opaque(fd: int) -> bool:
