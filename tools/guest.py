@@ -49,6 +49,7 @@ PACKAGES = (
 )
 TESTS = (
     "tests/guest/test_service.py",
+    "tests/guest/test_memory_and_disks.py",
     "tests/unit/kernel",
     "tests/integration/test_cgroups_kernel.py",
     "tests/integration/test_device_filter.py",

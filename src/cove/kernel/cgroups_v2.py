@@ -258,26 +258,45 @@ def _limit_cpu(group: Path, limits: CPULimits) -> None:
 
 
 def _limit_io(group: Path, limits: BlockIOLimits) -> None:
-    bfq = group / "io.bfq.weight"
-    file = bfq if bfq.exists() else group / "io.weight"
     if limits.leaf_weight or any(device.leaf_weight for device in limits.weight_device):
         raise Unsupported("Leaf weights of block I/O exist only with cgroup v1; leave them out")
     if limits.weight:
-        set_limit(file, _io_weight(limits.weight, file is bfq), "the block I/O weight")
+        for file, value in _io_weights(group, limits.weight):
+            set_limit(file, value, "the block I/O weight")
     for device in limits.weight_device:
         if device.weight is not None:
-            name = f"{device.major}:{device.minor}"
-            weight = _io_weight(device.weight, file is bfq) if device.weight else "default"
-            set_limit(file, f"{name} {weight}", f"the weight of device {name}")
+            _weigh_device(group, f"{device.major}:{device.minor}", device.weight)
     for attribute, key in _THROTTLES:
         for throttle in getattr(limits, attribute):
             name = f"{throttle.major}:{throttle.minor}"
             set_limit(group / "io.max", f"{name} {key}={throttle.rate or 'max'}", f"the rate of device {name}")
 
 
-def _io_weight(weight: int, bfq: bool) -> int:
-    """blkio's weight (10 to 1000) as it is for BFQ, stretched to 1…10000 for io.weight."""
-    return weight if bfq else 1 + (weight - 10) * 9999 // 990
+def _io_weights(group: Path, weight: int) -> list[tuple[Path, int]]:
+    """blkio's weight (10 to 1000) for disks that BFQ schedules, and stretched to 1…10000 for those under io.cost."""
+    bfq, cost = group / "io.bfq.weight", group / "io.weight"
+    stretched = (cost, 1 + (weight - 10) * 9999 // 990)
+    if not bfq.exists():
+        return [stretched]
+    return [(bfq, weight), stretched] if cost.exists() else [(bfq, weight)]
+
+
+def divides_disks() -> bool:
+    """Whether any disk is divided by weight just now: by the scheduler BFQ, or by io.cost."""
+    costs = ROOT / "io.cost.qos"
+    if costs.exists() and "enable=1" in read_file(costs):
+        return True
+    return any("[bfq]" in file.read_text() for file in Path("/sys/block").glob("*/queue/scheduler"))
+
+
+def _weigh_device(group: Path, name: str, weight: int) -> None:
+    """One disk's weight (0: the usual one), in the file of what divides that disk: the other one is refused."""
+    *others, last = [(file, f"{name} {value if weight else 'default'}") for file, value in _io_weights(group, weight)]
+    for file, text in others:
+        with suppress(InvalidArgument):
+            set_limit(file, text, f"the weight of device {name}")
+            return
+    set_limit(*last, f"the weight of device {name}")
 
 
 def _limit_devices(group: Path, rules: tuple[DeviceRule, ...]) -> None:

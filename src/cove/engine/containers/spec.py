@@ -18,6 +18,7 @@ from cove.engine.host import HostFacts
 from cove.engine.isolation import resources, seccomp, security, userns
 from cove.engine.isolation.cdi import NO_EDITS, Edits
 from cove.errors import InvalidArgument, Unsupported
+from cove.kernel.cgroups_v2 import divides_disks
 from cove.network import egress
 from cove.oci.spec import (
     ConsoleSize,
@@ -180,6 +181,12 @@ def _namespaces(record: Record, joined: Mapping[str, str]) -> tuple[Namespace, .
     return tuple(found)
 
 
+_UNDIVIDED = (
+    "The block I/O weight has no effect until a disk of this host is divided by weight: by the scheduler bfq, or by "
+    "io.cost."
+)
+
+
 def check(config: ContainerConfig, asked: HostConfig, host: HostFacts) -> tuple[str, ...]:
     """Refuse what can't be honoured; return warnings about what is honoured only in part."""
     _check_modes(config, asked)
@@ -202,6 +209,8 @@ def check(config: ContainerConfig, asked: HostConfig, host: HostFacts) -> tuple[
     _, warnings = security.rlimits(asked.ulimits, host)
     if asked.memory and not host.swap_limit:
         warnings += ("Your kernel does not support swap limit capabilities. Memory is limited without swap.",)
+    if asked.blkio_weight and host.cgroup_version == 2 and not divides_disks():
+        warnings += (_UNDIVIDED,)
     return warnings
 
 
