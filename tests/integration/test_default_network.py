@@ -90,6 +90,18 @@ def test_no_default_network(wished: Daemon) -> None:
         assert "lo:" in seen and "eth0" not in seen
 
 
+def test_the_usual_families_of_new_networks_give_way_to_what_is_asked(wished: Daemon) -> None:
+    option = "com.docker.network.enable_ipv6"
+    _restart(wished, toml=f'[network.default_options.bridge]\n"{option}" = "true"\n')
+    seen = {}
+    for name, flags in (("said-nothing", []), ("asked", ["--ipv6=false"])):
+        wished.docker("network", "create", *flags, name)
+        shown = json.loads(wished.docker("network", "inspect", name).stdout)[0]
+        seen[name] = (shown["EnableIPv6"], option in shown["Options"])
+        wished.docker("network", "rm", name)
+    assert seen == {"said-nothing": (True, True), "asked": (False, False)}
+
+
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [

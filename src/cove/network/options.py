@@ -122,6 +122,12 @@ def family(options: Mapping[str, str], version: int, asked: bool) -> bool:
     return _truth(options, _FAMILIES[version], asked)
 
 
+def merged(options: Mapping[str, str], usual: Mapping[str, str], decided: Iterable[int]) -> dict[str, str]:
+    """A new network's options over the usual ones, without those of families (4, 6) that are decided otherwise."""
+    ours = {_FAMILIES[version] for version in decided}
+    return {**{name: value for name, value in usual.items() if name not in ours}, **options}
+
+
 def mtu(options: Mapping[str, str]) -> int:
     text = options.get(f"{_DOCKER}driver.mtu") or options.get("mtu") or "0"
     if not text.isdecimal() or not (text == "0" or 68 <= int(text) <= 65535):

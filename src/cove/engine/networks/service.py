@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -164,26 +164,7 @@ class NetworkService:
             raise Forbidden(f'only one instance of "{driver}" network is allowed')
         if driver not in self._context.network_drivers:
             raise NotFound(f'could not find plugin {driver} in v1 plugin registry: plugin "{driver}" not found')
-        ipam = body.ipam or wire.IPAM()
-        network = Network(
-            id=ids.new_id(),
-            name=body.name,
-            driver=driver,
-            subnets=tuple(
-                Subnet(subnet=pool.subnet, gateway=pool.gateway, ip_range=pool.ip_range)
-                for pool in ipam.config
-                if pool.subnet
-            ),
-            ipv4=options.family(body.options, 4, body.enable_ipv4 is not False),
-            ipv6=options.family(body.options, 6, bool(body.enable_ipv6)),
-            internal=body.internal,
-            attachable=body.attachable,
-            options={**self._context.settings.network_options.get(driver, {}), **body.options},
-            labels=body.labels,
-            reserved={name: at for pool in ipam.config for name, at in pool.auxiliary_addresses.items()},
-        )
-        if not (network.ipv4 or network.ipv6):
-            raise InvalidArgument("a network needs IPv4 or IPv6")
+        network = _asked(body, driver, self._context.settings.network_options.get(driver, {}))
         network = _with_rate(network, body.options.get(rates.OPTION, ""))
         self._store.driver(network).limit(network, ())
         self._store.add(network)
@@ -332,6 +313,34 @@ class NetworkService:
         if container is not None:
             attributes["container"] = container.id
         self._context.events.emit("network", action, network.id, attributes)
+
+
+def _asked(body: wire.NetworkCreateRequest, driver: str, usual: Mapping[str, str]) -> Network:
+    """A new network as a request wants it; `usual`: options of those that say nothing."""
+    ipam = body.ipam or wire.IPAM()
+    families = {4: body.enable_ipv4, 6: body.enable_ipv6}
+    decided = [version for version, wish in families.items() if wish is not None]
+    chosen = options.merged(body.options, usual, decided)
+    network = Network(
+        id=ids.new_id(),
+        name=body.name,
+        driver=driver,
+        subnets=tuple(
+            Subnet(subnet=pool.subnet, gateway=pool.gateway, ip_range=pool.ip_range)
+            for pool in ipam.config
+            if pool.subnet
+        ),
+        ipv4=options.family(chosen, 4, families[4] is not False),
+        ipv6=options.family(chosen, 6, bool(families[6])),
+        internal=body.internal,
+        attachable=body.attachable,
+        options=chosen,
+        labels=body.labels,
+        reserved={name: at for pool in ipam.config for name, at in pool.auxiliary_addresses.items()},
+    )
+    if not (network.ipv4 or network.ipv6):
+        raise InvalidArgument("a network needs IPv4 or IPv6")
+    return network
 
 
 def endpoint_id(container: str, network: str) -> str:
