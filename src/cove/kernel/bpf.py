@@ -9,13 +9,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 
 PROG_LOAD, PROG_ATTACH, PROG_DETACH, PROG_GET_FD_BY_ID, PROG_QUERY = 5, 8, 9, 13, 16
 PROG_TYPE_SCHED_CLS, PROG_TYPE_CGROUP_DEVICE = 3, 15
 
-_NR_BPF = 321 if platform.machine() == "x86_64" else 280
+_NR_BPF = 321 if os.uname().machine == "x86_64" else 280
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long

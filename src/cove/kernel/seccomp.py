@@ -15,7 +15,7 @@ profile knows get ENOSYS instead of a refusal, so that a C library falls back to
 from __future__ import annotations
 
 import errno
-import platform
+import os
 import struct
 from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
@@ -179,9 +179,9 @@ def numbers() -> dict[str, dict[str, int]]:
 
 def _architectures(wanted: Sequence[str]) -> list[str]:
     """Those this table knows, the native one first."""
-    native = _NATIVE.get(platform.machine())
+    native = _NATIVE.get(os.uname().machine)
     if native is None:
-        raise ValueError(f"Seccomp filters are not supported on {platform.machine()}; use seccomp=unconfined")
+        raise ValueError(f"Seccomp filters are not supported on {os.uname().machine}; use seccomp=unconfined")
     return list(dict.fromkeys([native, *(name for name in wanted if name in _AUDIT)]))
 
 

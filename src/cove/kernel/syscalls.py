@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 from collections.abc import Collection
 from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
 
@@ -19,7 +18,7 @@ AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 AT_SYMLINK_NOFOLLOW = 0x100
 
-_X86 = platform.machine() == "x86_64"
+_X86 = os.uname().machine == "x86_64"
 _NR_PIVOT_ROOT = 155 if _X86 else 41
 _NR_CAPGET = 125 if _X86 else 90
 _NR_CAPSET = 126 if _X86 else 91

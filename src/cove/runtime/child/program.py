@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import stat
 from typing import NoReturn
 
@@ -18,7 +17,7 @@ from cove.runtime.child.common import Failure
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
-_HOST_MACHINE = platform.machine()
+_HOST_MACHINE = os.uname().machine
 _MACHINES = {
     3: "386",
     8: "mips",

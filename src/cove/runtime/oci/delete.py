@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from cove.errors import Conflict, Internal, InvalidArgument, NotFound
 from cove.kernel import procstat
-from cove.runtime.oci import store
+from cove.runtime.oci import signals, store
 from cove.runtime.oci.kill import signal_first
 from cove.runtime.oci.log import Log
 from cove.runtime.oci.main import Call
@@ -73,7 +72,7 @@ def destroy(container: store.Container, log: Log) -> None:
     if record is None:
         container.remove()  # its `create` died before it had made a process
         return
-    if signal_first(record, signal.SIGKILL):
+    if signal_first(record, signals.KILL):
         _thaw(record)
         _await_end(record)
     _remove_group(record)

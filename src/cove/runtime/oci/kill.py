@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 
 from cove.errors import Conflict
 from cove.kernel import procstat
@@ -21,7 +20,7 @@ def kill(call: Call, words: list[str]) -> int:
     if not everyone and not signal_first(container.known, number) and not (shared and _left(container)):
         raise Conflict(f"container not running: {container.id} has no process that a signal could be sent to")
     # Without a pid namespace of its own, the end of the first process ends nobody else.
-    if everyone or (number == signal.SIGKILL and shared):
+    if everyone or (number == signals.KILL and shared):
         _signal_all(container, number)
     return 0
 
@@ -37,7 +36,7 @@ def signal_first(record: store.Record, number: int) -> bool:
     try:
         if not procstat.is_alive(record.pid, record.ticks, record.boot):
             return False
-        signal.pidfd_send_signal(pidfd, number)
+        signals.send(pidfd, number)
     except ProcessLookupError:
         return False
     finally:
@@ -57,7 +56,7 @@ def _signal_all(container: store.Container, number: int) -> None:
 
     record = container.known
     cgroups = groups.of(record)
-    if number == signal.SIGKILL:
+    if number == signals.KILL:
         cgroups.kill(record.cgroup)
     else:
         cgroups.signal(record.cgroup, number)

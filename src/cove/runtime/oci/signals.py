@@ -1,10 +1,21 @@
-"""Signals by name or number, as `kill` takes them."""
+"""Signals by name or number, as `kill` takes them, and the sending of one."""
 
 from __future__ import annotations
 
-import signal
-
 from cove.errors import InvalidArgument
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # the C module: `signal` makes enumerations of what is in it
+
+KILL: int = signal.SIGKILL
+
+
+def send(pidfd: int, number: int) -> None:
+    """Raises ProcessLookupError when the process has ended."""
+    signal.pidfd_send_signal(pidfd, number)
 
 
 def parse(text: str) -> int:

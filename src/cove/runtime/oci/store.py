@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 
 from cove.errors import Conflict, Internal, InvalidArgument, NotFound
 from cove.kernel import procstat
+from cove.runtime.oci import compact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Record:
             setattr(self, name, values.get(name, default))
 
     def encode(self) -> bytes:
-        return json.dumps({name: getattr(self, name) for name in self.__slots__}).encode()
+        return compact.encode({name: getattr(self, name) for name in self.__slots__})
 
 
 def check_id(identity: str) -> str:
@@ -191,7 +191,7 @@ def _read(directory: int, identity: str) -> Record | None:
     with open(fd, "rb") as file:
         content = file.read()
     try:
-        return Record(**json.loads(content))
+        return Record(**compact.decode(content))
     except (ValueError, TypeError, KeyError) as error:
         raise Internal(f"the state of container {identity} is damaged ({error}); delete --force removes it") from None
 

@@ -1,0 +1,48 @@
+"""JSON by the interpreter's C module alone: what `json` brings along (`re`, `enum`, …) is a third of a short verb.
+
+For values of our own making: nothing but whitespace-free documents is read.
+"""
+
+from __future__ import annotations
+
+from _json import encode_basestring_ascii, make_encoder, make_scanner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_make_scanner: Any = make_scanner  # whose argument is whatever has these attributes
+
+
+class _Context:
+    """What the scanner asks for: `json.JSONDecoder`'s defaults."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    array_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = float
+
+
+def _refuse(value: object) -> object:
+    raise TypeError(f"{type(value).__name__} is no value of JSON")
+
+
+def encode(value: object) -> bytes:
+    """`value` as a document without whitespace."""
+    encoder = make_encoder(None, _refuse, encode_basestring_ascii, None, ":", ",", False, False, False)
+    return "".join(encoder(value, 0)).encode("ascii")
+
+
+def decode(content: bytes) -> Any:
+    """The value of a document that `encode` made; ValueError for any other content."""
+    text = content.decode()
+    try:
+        value, end = _make_scanner(_Context)(text, 0)
+    except StopIteration:
+        raise ValueError("it is no JSON") from None
+    if end != len(text):
+        raise ValueError(f"it goes on after its end at {end}")
+    return value
