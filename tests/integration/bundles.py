@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from tests.conftest import BIN, PATIENCE
 
 SAFE = ["nosuid", "noexec", "nodev"]
+SLEEP = ("sh", "-c", "trap 'exit 9' TERM; while true; do sleep 0.05; done")
 
 
 def config(*args: str) -> dict[str, Any]:
@@ -125,3 +127,67 @@ def bundle(archive: Path) -> Iterator[Bundle]:
     """One bundle for a module's tests."""
     with made(archive) as found:
         yield found
+
+
+@pytest.fixture
+def name(bundle: Bundle) -> Iterator[str]:
+    """Of one container, which is gone at the end."""
+    given = bundle.name()
+    yield given
+    bundle.call("delete", "--force", given)
+
+
+@pytest.fixture(scope="module")
+def living(bundle: Bundle) -> Iterator[str]:
+    """A container that runs as long as a module's tests."""
+    with bundle.living(config(*SLEEP)) as name:
+        yield name
+
+
+# ── one command, and what it must say ─────────────────────────────────────────────────────────────
+
+
+def create(bundle: Bundle, name: str, content: dict[str, Any], *flags: str, **options: Any) -> Path:
+    """Create a container whose output goes to the file that is returned."""
+    bundle.write(content)
+    output, errors = bundle.path / f"{name}.out", bundle.path / f"{name}.err"
+    with output.open("wb") as file, errors.open("wb") as told:
+        done = bundle.call(
+            "create",
+            "--bundle",
+            str(bundle.path),
+            *flags,
+            name,
+            **({"capture_output": False, "stdout": file, "stderr": told} | options),
+        )
+    assert done.returncode == 0, errors.read_text()
+    return output
+
+
+def good(bundle: Bundle, *words: str) -> str:
+    done = bundle.call(*words)
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout
+
+
+def refused(bundle: Bundle, *words: str, code: int = 1) -> str:
+    """What the failed command says: one sentence."""
+    done = bundle.call(*words)
+    assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+    assert done.stderr.startswith("cove-oci: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def status(bundle: Bundle, name: str) -> str:
+    return str(json.loads(good(bundle, "state", name))["status"])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within ten seconds"
+        time.sleep(0.01)
+
+
+def groups_of(name: str) -> list[Path]:
+    return [*Path("/sys/fs/cgroup").glob(f"*/cove-oci/{name}"), *Path("/sys/fs/cgroup").glob(f"cove-oci/{name}")]

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration import bundles
-from tests.integration.bundles import Bundle, config
-from tests.integration.test_oci_runtime import SLEEP, create, good, refused, status, until
+from tests.integration.bundles import SLEEP, Bundle, config, create, good, refused, status, until
 
 pytestmark = pytest.mark.root
 

@@ -15,8 +15,7 @@ import pytest
 
 from tests.conftest import BIN
 from tests.integration import bundles
-from tests.integration.bundles import Bundle, config
-from tests.integration.test_oci_runtime import SLEEP, refused, status, until
+from tests.integration.bundles import SLEEP, Bundle, config, refused, status, until
 
 pytestmark = pytest.mark.root
 
