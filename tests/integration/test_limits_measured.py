@@ -73,12 +73,12 @@ def test_what_was_not_used_of_a_quota_may_be_used_later_if_bursts_are_granted(bu
 
 
 def test_an_idle_container_gets_what_others_leave(bundle: Bundle) -> None:
-    """The idle one is started first: it would have to do that, too, with what the other one leaves."""
+    """The idle one is made and started beside one that leaves nothing: only its program is idle."""
     busy = ("sh", "-c", "while :; do :; done")
     cpus = str(min(os.sched_getaffinity(0)))
     with (
-        bundle.living(limited(config(*busy), cpu={"cpus": cpus, "mems": "0", "idle": 1})) as idle,
         bundle.living(limited(config(*busy), cpu={"cpus": cpus, "mems": "0"})) as ordinary,
+        bundle.living(limited(config(*busy), cpu={"cpus": cpus, "mems": "0", "idle": 1})) as idle,
     ):
         pids = [bundle.pid(name) for name in (ordinary, idle)]
         before = [cpu_seconds(pid) for pid in pids]

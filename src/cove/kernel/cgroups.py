@@ -3,7 +3,7 @@
 A group's path ("/cove/ID") is the same in every hierarchy. Version 1 has one hierarchy per controller, and a
 process joins each; version 2 has one for all. `detect` chooses by what is mounted at /sys/fs/cgroup.
 
-    create ──▶ birthplace: a process is made ──▶ admit ──▶ update · freeze · stats ──▶ kill ──▶ remove
+    create ──▶ birthplace: a process is made ──▶ admit ──▶ begin ──▶ update · freeze · stats ──▶ kill ──▶ remove
 
 Who makes the groups is the driver's: `cgroupfs` does it itself, `systemd` asks systemd for a scope.
 
@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 
 from cove.errors import Internal, InvalidArgument
-from cove.oci.spec import Rdma, Resources
+from cove.oci.spec import CPULimits, Rdma, Resources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -157,13 +157,13 @@ class Cgroups(ABC):
         """What a new group needs before limits or processes."""
 
     def create(self, path: str, resources: Resources | None) -> None:
-        """Make the group with its limits; all of it or nothing."""
+        """Make the group with its limits (it is idle only from `begin` on); all of it or nothing."""
         try:
             for directory in self.directories(path):
                 make_directory(directory)
             self.prepare(path)
             if resources is not None:
-                self.update(path, resources)
+                self.update(path, awake(resources))
         except OSError as error:
             self.remove(path)
             raise Internal(f"The control group {path} cannot be made: {error}") from error
@@ -173,6 +173,11 @@ class Cgroups(ABC):
 
     def admit(self, path: str, pid: int) -> None:  # noqa: B027 - most drivers have nothing to do here
         """The group's first process is there, and waits: what needs one to make a group acts now."""
+
+    def begin(self, path: str, idle: int) -> None:
+        """The first process executes its program: from here on the group is as `idle` as it shall be."""
+        if idle:
+            self.update(path, Resources(cpu=CPULimits(idle=idle)))
 
     def attach(self, path: str, pid: int) -> None:
         """Move a process into the group, in every hierarchy."""
@@ -267,6 +272,21 @@ def remove_tree(directory: Path) -> None:
                 if error.errno != errno.EBUSY:
                     return
                 time.sleep(0.0005 * (attempt + 1))
+
+
+def idleness(resources: Resources | None) -> int:
+    """1 for a group whose processes run only when nobody else wants the processor."""
+    idle = resources.cpu.idle if resources is not None and resources.cpu is not None else None
+    if idle not in (None, 0, 1):
+        raise InvalidArgument(f"CPU idle scheduling is 0 or 1, not {idle} (linux.resources.cpu.idle)")
+    return idle or 0
+
+
+def awake(resources: Resources) -> Resources:
+    """The same for a group that has yet to begin: idle already, a busy host might never let it."""
+    if not idleness(resources) or resources.cpu is None:
+        return resources
+    return msgspec.structs.replace(resources, cpu=msgspec.structs.replace(resources.cpu, idle=0))
 
 
 def read_file(path: Path) -> str:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cove.errors import InvalidArgument
-from cove.kernel.cgroups import Birthplace, Cgroups, CgroupStats
+from cove.kernel.cgroups import Birthplace, Cgroups, CgroupStats, awake
 from cove.oci.spec import Resources
 
 _DEFAULT_SLICE = "system.slice"
@@ -71,7 +71,7 @@ class CgroupsSystemd(Cgroups):
             self._files.create(path, resources)
         else:
             scope_of(path)
-            self._pending[path] = resources
+            self._pending[path] = awake(resources) if resources is not None else None
 
     @contextmanager
     def birthplace(self, path: str, beside: int | None = None) -> Iterator[Birthplace]:

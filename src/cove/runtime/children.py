@@ -18,7 +18,7 @@ import msgspec
 from cove.errors import Conflict, InvalidArgument
 from cove.ipc import channel
 from cove.kernel import process
-from cove.kernel.cgroups import Cgroups
+from cove.kernel.cgroups import Cgroups, idleness
 from cove.oci.spec import NamespaceType, Seccomp
 from cove.paths import RunRoot
 from cove.runtime import state
@@ -122,6 +122,7 @@ def _announced(launch: Launch, cgroup: str, *, terminal: bool) -> Status:
         started_at=0.0,
         terminal=terminal,
         stdin=launch.stdin,
+        idle=idleness(launch.spec.linux.resources) if launch.spec.linux is not None else 0,
         log=launch.log,
     )
 

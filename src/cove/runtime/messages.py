@@ -102,6 +102,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `start_ticks` is field 22 of /proc/PID/stat, with `boot_id` it makes `pid` unmistakable.
     `phase`: "created" (waits at the barrier), "running", "paused", "exited".
+    `idle`: what its control group becomes when the program runs.
     """
 
     id: str
@@ -113,6 +114,7 @@ class Status(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     phase: str = "created"
     terminal: bool = False
     stdin: bool = False
+    idle: int = 0
     log: LogPolicy | None = None
     exit: Exit | None = None
 

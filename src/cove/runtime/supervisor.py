@@ -354,8 +354,16 @@ class Supervisor:
         child.dismiss()
         self._answer_console(child)
         if container is not None and container.child is child and container.status.phase == "created":
-            self._save(container, state.started(container.status, time.time()))
+            self._begun(container, time.time())
             self._forker.replenish()
+
+    def _begun(self, container: Container, at: float) -> None:
+        """Its program runs."""
+        try:
+            self._cgroups.begin(container.status.cgroup, container.status.idle)
+        except CoveError as error:
+            seat.warn(f"container {container.status.id[:12]} is not idle: {error.message}")
+        self._save(container, state.started(container.status, at))
 
     def _console(self, child: Child, fd: int, container: Container | None) -> None:
         if child.exec_id or container is None:
@@ -461,7 +469,7 @@ class Supervisor:
             self._finish(container, 255, _UNSEEN)
             return
         if status.phase == "created":
-            self._save(container, state.started(status, status.started_at))
+            self._begun(container, status.started_at)
         self._watch_container(container)
 
 

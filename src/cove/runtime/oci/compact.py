@@ -1,6 +1,6 @@
 """JSON by the interpreter's C module alone: what `json` brings along (`re`, `enum`, …) is a third of a short verb.
 
-For values of our own making: nothing but whitespace-free documents is read.
+A document begins with its first byte and ends with its last: there is no whitespace around it.
 """
 
 from __future__ import annotations

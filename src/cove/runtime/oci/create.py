@@ -15,7 +15,7 @@ import msgspec
 
 from cove.errors import CoveError, InvalidArgument
 from cove.kernel import process
-from cove.kernel.cgroups import Cgroups
+from cove.kernel.cgroups import Cgroups, idleness
 from cove.oci.spec import Process, Spec
 from cove.runtime import limits, rootless
 from cove.runtime.child import affinity, filters, hooks, init, outside
@@ -200,6 +200,7 @@ def _record(
         poststart=bool(spec.hooks and spec.hooks.poststart),
         poststop=bool(spec.hooks and spec.hooks.poststop),
         monitored=spec.linux.intel_rdt is not None,
+        idle=idleness(spec.linux.resources),
         own_pids=any(each.type == "pid" and not each.path for each in spec.linux.namespaces),
     )
 

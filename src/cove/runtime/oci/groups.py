@@ -38,6 +38,12 @@ def of(record: Record) -> Cgroups:
     return driver(record.manager)
 
 
+def begin(record: Record) -> None:
+    """The container's program runs."""
+    if record.idle:
+        of(record).begin(record.cgroup, record.idle)
+
+
 def make(call: Call, linux: Linux) -> tuple[str, Cgroups, str]:
     """A new container's group with its limits: the manager, the driver and the path.
 

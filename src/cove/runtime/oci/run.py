@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from cove.kernel import syscalls
-from cove.runtime.oci import afterwards, create, foreground
+from cove.runtime.oci import afterwards, create, foreground, groups
 from cove.runtime.oci.delete import destroy
 from cove.runtime.oci.main import Call
 
@@ -23,6 +23,7 @@ def run(call: Call, words: list[str]) -> int:
         if master is not None:
             foreground.without_returns(master)
         newborn.go()
+        groups.begin(container.known)
         if container.known.poststart:
             afterwards.run_poststart(container, call.log)
         if detach:

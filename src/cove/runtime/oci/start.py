@@ -26,6 +26,10 @@ def start(call: Call, words: list[str]) -> int:
     container.lock()
     _check_created(container)
     _go(container)
+    if container.known.idle:
+        from cove.runtime.oci import groups
+
+        groups.begin(container.known)
     if container.known.poststart:
         _poststart(call, container)
     return 0

@@ -39,6 +39,7 @@ _OPTIONAL = {
     "poststop": False,
     "own_pids": True,
     "monitored": False,
+    "idle": 0,
 }
 
 
@@ -46,7 +47,7 @@ class Record:
     """The content of state.json. `ticks` and `boot` make `pid` unmistakable; `own_pids`: a pid namespace of its own.
 
     `manager`: of its control group, "disabled" when it has none. `cgroup_directories`: the container's group in each
-    hierarchy. `monitored`: it has a group of Intel RDT.
+    hierarchy. `monitored`: it has a group of Intel RDT. `idle`: what its group becomes when the program runs.
     """
 
     __slots__ = (*_FIELDS, *_OPTIONAL)
@@ -67,6 +68,7 @@ class Record:
     poststop: bool
     own_pids: bool
     monitored: bool
+    idle: int
 
     def __init__(self, **values: Any) -> None:
         for name in _FIELDS:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from cove.errors import Conflict, InvalidArgument, Unsupported
+from cove.kernel.cgroups import awake, idleness
 from cove.oci.spec import BlockIOLimits, CPULimits, MemoryLimits, PidsLimit, Resources
 from cove.runtime.oci import groups, store
 from cove.runtime.oci.main import Call
@@ -48,6 +49,9 @@ def update(call: Call, words: list[str]) -> int:
     source = call.options.text("resources")
     resources = _read(source) if source else _from_flags(call)
     record = container.known
+    if container.waits() and resources.cpu is not None and resources.cpu.idle is not None:
+        record.idle, resources = idleness(resources), awake(resources)
+        container.save(record)
     groups.of(record).update(record.cgroup, resources)
     return 0
 
