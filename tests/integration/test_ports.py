@@ -155,12 +155,42 @@ def test_a_trace_says_where_the_way_ends(made: Made) -> None:
     assert "has the network of way, which publishes for both" in trace("guest")[1]
     with socket.create_server(("127.0.0.1", 0)) as program:
         assert f"(pid {os.getpid()}), a program of the host's" in trace(f"127.0.0.1:{program.getsockname()[1]}")[1]
+    assert "the kernel does not translate ::1" in trace("[::1]:18230")[1]
+    made.run("datagrams", "-p", "18233:80/udp")
+    assert "nobody has its tcp port; datagrams publishes 18233/udp" in trace("127.0.0.1:18233")[1]
     line = next(line for line in text_of(made, "way:80") if "veth:" in line)
     subprocess.run(["ip", "link", "set", line.split()[2].rstrip(","), "down"], check=True)
     assert "is down" in trace("127.0.0.1:18230")[1]
     made.daemon.docker("stop", "-t0", "way")
     assert "is exited" in trace("127.0.0.1:18230")[1]
     for server in servers:
+        server.close()
+
+
+def test_a_trace_knows_what_others_put_in_the_way(made: Made, lan: Lan) -> None:
+    with netlink.Route() as route:
+        route.commit([netlink.add_address(socket.if_nametoindex(lan.link), HOST, 24)])
+    made.run("behind", "-p", "18234:80")
+    (server,) = listen(made, "behind", 80)
+    table = "cove-test-strangers"
+
+    def nft(*commands: str) -> None:
+        subprocess.run(["nft", "; ".join(commands)], check=True)
+
+    def ends(host: str = HOST) -> str:
+        return next((line for line in text_of(made, f"{host}:18234") if "filter:" in line), "none")
+
+    try:
+        nft(f"add table inet {table}", f"add chain inet {table} f {{ type filter hook forward priority 9; }}")
+        assert ends() == "none"
+        nft(f"add rule inet {table} f ip saddr 192.0.2.1 drop")
+        assert "it may be refused in the chain f of table inet" in ends()
+        nft(f"add rule inet {table} f counter drop")
+        with inside(lan.neighbour):
+            assert "it is refused in the chain f" in ends() and not reached(HOST, 18234, 0.4)
+        assert "what comes from elsewhere is refused" in ends("127.0.0.1") and reached("127.0.0.1", 18234)
+    finally:
+        nft(f"delete table inet {table}")
         server.close()
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from cove.errors import Internal, Unsupported
 from cove.kernel.nftables import Nftables, Seats, Watch
-from cove.network import egress, ruleset
+from cove.network import egress, ruleset, strangers
 from cove.network.egress import Confined
 from cove.network.ruleset import Publication, Ruled
 
@@ -188,6 +188,16 @@ class Firewall:
     def users(self) -> list[str]:
         """The rules of the administrator's chain, as the kernel has them."""
         return [line.strip() for line in ruleset.users_rules(self._list()).splitlines() if line.strip()]
+
+    def strangers(self) -> list[tuple[strangers.Chain, list[str]]]:
+        """Others' chains that a packet to a container passes, each with its rules; not iptables' (`warnings`)."""
+        found = []
+        for chain in strangers.forwarding(self._nft().run("list chains")):
+            if chain.table not in (f"inet {self.table}", "ip filter", "ip6 filter"):
+                with contextlib.suppress(OSError):  # it has gone meanwhile
+                    listing = self._nft().run(f"list chain {chain.table} {chain.name}")
+                    found.append((chain, strangers.rules(listing)))
+        return found
 
     def unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._watch is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from cove.engine.containers import spec
@@ -25,9 +25,10 @@ from cove.engine.networks.ports import parse_port, scope_of
 from cove.engine.networks.service import NetworkStore
 from cove.errors import Internal, InvalidArgument, NotFound
 from cove.kernel import netlink, sockets
-from cove.network import forwarding
+from cove.network import forwarding, strangers
 from cove.network.driver import Endpoint, PortBinding
 from cove.network.ports import publication
+from cove.network.ruleset import USER
 from cove.wire.explain import Process
 from cove.wire.tracing import Step, Way
 
@@ -108,6 +109,9 @@ class _Look:
             name = self._registry.find(lender).name
             text = f"{container.name} has the network of {name}, which publishes for both: trace {name}"
             yield Step(place="container", text=text, ok=False)
+        elif container.record.host.port_bindings and published(container.facts.attached.endpoints) is None:
+            text = f"{container.name} publishes no port: nothing from outside leads into any of its networks"
+            yield Step(place="container", text=text, ok=False)
         else:
             text = (
                 f"{container.name} publishes no port: only containers on its networks reach it; publish one with -p"
@@ -135,7 +139,7 @@ class _Look:
         if endpoint is None:
             yield Step(place="network", text=f"{container.name} is on no network that could lead to it", ok=False)
             return
-        yield from self._rule(binding, endpoint, container)
+        yield from self._rule(aim, binding, endpoint, container)
         yield from self._inside(container, binding.container_port, binding.proto, endpoint)
 
     def _binding(self, aim: _Aim, owner: Container | None) -> tuple[Container, PortBinding] | None:
@@ -173,6 +177,9 @@ class _Look:
             for key, bindings in container.record.host.port_bindings.items():
                 if not container.facts.running and any(each.host_port == str(aim.port) for each in bindings or ()):
                     return f"nobody has it: {container.name}, which would publish its {key}, is {container.status}"
+        for container, each in self._published():
+            if each.host_port == aim.port and each.proto != aim.proto:
+                return f"nobody has its {aim.proto} port; {container.name} publishes {aim.port}/{each.proto}"
         return "no container publishes it and no program listens there: refused"
 
     def _published(self) -> Iterator[tuple[Container, PortBinding]]:
@@ -188,12 +195,14 @@ class _Look:
                 return container
         return None
 
-    def _rule(self, binding: PortBinding, endpoint: Endpoint, container: Container) -> Iterator[Step]:
+    def _rule(self, aim: _Aim, binding: PortBinding, endpoint: Endpoint, container: Container) -> Iterator[Step]:
         scope = scope_of(container.record, self._context.settings)
-        led = publication(binding, endpoint, scope)
+        host = ipaddress.ip_address(aim.host)
+        near = host.version == 6 and (host.is_loopback or host.is_link_local)
+        led = None if near else publication(binding, endpoint, scope)
         firewall = self._context.firewall
         if led is None:
-            yield _relayed(binding, container)
+            yield _relayed(aim, binding, container, near=near)
         elif firewall.leads(led):
             text = f"map {led.map} of table inet {firewall.table} leads to {led.target_ip} port {led.target_port}"
             yield Step(place="rule", text=text)
@@ -206,9 +215,15 @@ class _Look:
             yield Step(
                 place="forwarding", text="the host forwards nothing (its sysctl is 0): only its own programs come"
             )
-        if rules := firewall.users():
-            text = f"the administrator's chain user of table inet {firewall.table} may refuse it: {'; '.join(rules)}"
-            yield Step(place="filter", text=text)
+        if led is not None:
+            yield from self._filters(passed=not host.is_loopback)
+
+    def _filters(self, *, passed: bool) -> Iterator[Step]:
+        """What others have put in the way of what the kernel forwards; this host's own packets do not come by it."""
+        firewall = self._context.firewall
+        user = strangers.Chain(f"inet {firewall.table}, the administrator's", USER, drops=False)
+        for chain, rules in ((user, firewall.users()), *firewall.strangers()):
+            yield from _filter(chain, rules, passed=passed)
         for warning in firewall.warnings():
             yield Step(place="filter", text=warning)
 
@@ -278,12 +293,25 @@ def _way(aim: str, steps: Iterator[Step]) -> Way:
     return Way(aim=aim, arrives=taken[-1].ok, steps=tuple(taken))
 
 
-def _relayed(binding: PortBinding, container: Container) -> Step:
-    """What the kernel does not translate."""
-    if ipaddress.ip_address(binding.host_ip).is_loopback:
-        why = "the kernel does not translate ::1"
+def _filter(chain: strangers.Chain, rules: Sequence[str], *, passed: bool) -> Iterator[Step]:
+    """A chain that may end it; nothing where it cannot. `passed`: whether the packet comes by it at all."""
+    verdict = strangers.verdict(rules, drops=chain.drops)
+    if verdict == "passes":
+        return
+    said = [*rules, *(["it drops by default"] if chain.drops else [])]
+    where = f"the chain {chain.name} of table {chain.table}: {'; '.join(said)}"
+    if not passed:
+        yield Step(place="filter", text=f"what comes from elsewhere {verdict} in {where}")
+    elif verdict == "may be refused":
+        yield Step(place="filter", text=f"it {verdict} in {where}")
     else:
-        why = f"{container.name} has no IPv6 address"
+        text = f"it {verdict} in {where}; let that accept what has `ct status dnat`"
+        yield Step(place="filter", text=text, ok=False)
+
+
+def _relayed(aim: _Aim, binding: PortBinding, container: Container, *, near: bool) -> Step:
+    """What the kernel does not translate; `near`: an address that leaves no link."""
+    why = f"the kernel does not translate {aim.host}" if near else f"{container.name} has no IPv6 address"
     if binding.proto != "tcp":
         text = f"{why}, and the daemon carries tcp alone: come to an IPv4 address"
         return Step(place="relay", text=text, ok=False)
