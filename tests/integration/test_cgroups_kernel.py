@@ -50,12 +50,12 @@ def sleeper(cgroups: Cgroups) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def content(cgroups: Cgroups, name: str) -> str:
-    found = next(path for each in cgroups.directories(PATH) if (path := each / name).exists())
+    found = next(path for each in cgroups.directories(PATH) if (path := Path(each, name)).exists())
     return found.read_text().strip()
 
 
 def has(cgroups: Cgroups, name: str) -> bool:
-    return any((each / name).exists() for each in cgroups.directories(PATH))
+    return any(Path(each, name).exists() for each in cgroups.directories(PATH))
 
 
 def test_quota_period_and_burst_change_in_any_direction(cgroups: Cgroups) -> None:
@@ -174,7 +174,7 @@ def test_stop_go_and_use(cgroups: Cgroups, sleeper: subprocess.Popen[bytes]) -> 
 @second
 def test_a_divided_group_still_takes_processes(cgroups: Cgroups, sleeper: subprocess.Popen[bytes]) -> None:
     """A container's own systemd divides its group, which then takes no process: an exec goes beside the first one."""
-    group = cgroups.directories(PATH)[0]
+    group = Path(cgroups.directories(PATH)[0])
     (group / "init.scope").mkdir()
     (group / "init.scope/cgroup.procs").write_text(str(sleeper.pid))
     (group / "cgroup.subtree_control").write_text("+memory +pids")

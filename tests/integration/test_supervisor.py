@@ -143,7 +143,7 @@ async def _world(top: Path) -> AsyncIterator[World]:
         assert await world.runtime.shutdown()
         await world.runtime.close()
         parent = Instance.of(world.run).cgroup_parent
-        left = [str(each) for each in Cgroups.detect(parent).directories(f"/{parent}") if each.exists()]
+        left = [each for each in Cgroups.detect(parent).directories(f"/{parent}") if os.path.exists(each)]
         assert left == []
 
 

@@ -19,7 +19,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import msgspec
 
@@ -30,7 +29,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cove.kernel.pressure import Pressure
 
-ROOT = Path("/sys/fs/cgroup")
+ROOT = "/sys/fs/cgroup"
 
 
 class IoCount(msgspec.Struct, frozen=True):
@@ -102,7 +101,8 @@ class Cgroups(ABC):
         from cove.kernel.cgroups_v1 import CgroupsV1
         from cove.kernel.cgroups_v2 import CgroupsV2
 
-        files = CgroupsV2(parent) if (ROOT / "cgroup.controllers").exists() else CgroupsV1(parent, hybrid=hybrid)
+        second = os.path.exists(f"{ROOT}/cgroup.controllers")
+        files = CgroupsV2(parent) if second else CgroupsV1(parent, hybrid=hybrid)
         if driver == "cgroupfs":
             return files
         from cove.kernel.cgroups_systemd import CgroupsSystemd
@@ -110,12 +110,16 @@ class Cgroups(ABC):
         return CgroupsSystemd(files)
 
     @abstractmethod
-    def directories(self, path: str) -> list[Path]:
+    def directories(self, path: str) -> list[str]:
         """The directories of one group, in every hierarchy."""
 
-    def directory_of(self, controller: str, path: str) -> Path:
+    def directory_of(self, controller: str, path: str) -> str:
         """The directory of one controller's group; one that the host does not have gives a path that is not there."""
-        return next(iter(self.directories(path)), ROOT / controller / path.strip("/"))
+        return next(iter(self.directories(path)), f"{ROOT}/{controller}/{path.strip('/')}")
+
+    def _file(self, controller: str, path: str, name: str) -> str:
+        """A control file of one controller's group."""
+        return f"{self.directory_of(controller, path)}/{name}"
 
     @abstractmethod
     def update(self, path: str, resources: Resources) -> None:
@@ -149,7 +153,7 @@ class Cgroups(ABC):
         """
 
     @abstractmethod
-    def procs_file(self, path: str) -> Path:
+    def procs_file(self, path: str) -> str:
         """The cgroup.procs that lists the group's processes."""
 
     @abstractmethod
@@ -183,7 +187,7 @@ class Cgroups(ABC):
         """Move a process into the group, in every hierarchy."""
         content = str(pid).encode()
         for directory in self.directories(path):
-            write_file(directory / "cgroup.procs", content)
+            write_file(f"{directory}/cgroup.procs", content)
 
     @contextmanager
     def birthplace(self, path: str, beside: int | None = None) -> Iterator[Birthplace]:
@@ -202,10 +206,10 @@ class Cgroups(ABC):
     def procs(self, path: str) -> list[int]:
         """Its processes, those of groups below it included."""
         found: list[int] = []
-        top = self.procs_file(path).parent
+        top = os.path.dirname(self.procs_file(path))
         for directory, _, _ in os.walk(top):
             try:
-                found += map(int, read_file(Path(directory) / "cgroup.procs").split())
+                found += map(int, read_file(f"{directory}/cgroup.procs").split())
             except OSError:
                 continue
         return found
@@ -237,25 +241,25 @@ class Cgroups(ABC):
         """Remove the group that held all of them, if nothing is left in it."""
         for directory in self.directories(f"/{self.parent}"):
             try:
-                directory.rmdir()
+                os.rmdir(directory)
             except OSError:
                 continue
 
 
-def make_directory(directory: Path) -> None:
+def make_directory(directory: str) -> None:
     """The group and those above it, in one hierarchy; it may be there."""
     try:
         os.mkdir(directory)
     except FileExistsError:
         return
     except FileNotFoundError:
-        directory.mkdir(parents=True, exist_ok=True)
+        os.makedirs(directory, exist_ok=True)
 
 
-def remove_tree(directory: Path) -> None:
+def remove_tree(directory: str) -> None:
     """rmdir a group and those below it; the kernel says EBUSY for a moment after the last process ended."""
     try:
-        directory.rmdir()
+        os.rmdir(directory)
         return
     except FileNotFoundError:
         return
@@ -289,7 +293,7 @@ def awake(resources: Resources) -> Resources:
     return msgspec.structs.replace(resources, cpu=msgspec.structs.replace(resources.cpu, idle=0))
 
 
-def read_file(path: Path) -> str:
+def read_file(path: str) -> str:
     """A small file of the kernel's, stripped."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -301,7 +305,7 @@ def read_file(path: Path) -> str:
         os.close(fd)
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: str, content: bytes) -> None:
     """One write(2), as control files want it."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -310,17 +314,18 @@ def write_file(path: Path, content: bytes) -> None:
         os.close(fd)
 
 
-def set_limit(path: Path, value: object, what: str) -> None:
+def set_limit(path: str, value: object, what: str) -> None:
     """Write a limit; the kernel's refusal becomes a sentence about `what`, with the file and the value."""
+    file = os.path.basename(path)
     try:
         write_file(path, str(value).encode())
     except FileNotFoundError:
         raise InvalidArgument(
-            f"This host's kernel has no {path.name} control file, so {what} cannot be limited; leave the option out"
+            f"This host's kernel has no {file} control file, so {what} cannot be limited; leave the option out"
         ) from None
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise InvalidArgument(f"The kernel refuses {value} as {what} (in {path.name}): {reason}") from error
+        raise InvalidArgument(f"The kernel refuses {value} as {what} (in {file}): {reason}") from error
 
 
 def rdma_text(device: str, limits: Rdma) -> str:
@@ -336,7 +341,7 @@ def drain_events(fd: int) -> None:
         os.read(fd, 4096)
 
 
-def number(path: Path, default: int = 0) -> int:
+def number(path: str, default: int = 0) -> int:
     """A control file with one number; "max" and absence are `default`."""
     try:
         text = read_file(path)
@@ -345,7 +350,7 @@ def number(path: Path, default: int = 0) -> int:
     return int(text) if text.lstrip("-").isdecimal() else default
 
 
-def table(path: Path) -> dict[str, int]:
+def table(path: str) -> dict[str, int]:
     """A control file of "name number" lines."""
     try:
         lines = read_file(path).splitlines()

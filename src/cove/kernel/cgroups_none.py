@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal as signals
-from pathlib import Path
 
 from cove.errors import Unsupported
 from cove.kernel.cgroups import ROOT, Cgroups, CgroupStats
@@ -36,7 +35,7 @@ class NoCgroups(Cgroups):
         self._pid = pid
         self._own_pids = own_pids
 
-    def directories(self, path: str) -> list[Path]:
+    def directories(self, path: str) -> list[str]:
         return []
 
     def update(self, path: str, resources: Resources) -> None:
@@ -67,8 +66,8 @@ class NoCgroups(Cgroups):
     def open_oom_events(self, path: str) -> int | None:
         return None
 
-    def procs_file(self, path: str) -> Path:
-        return ROOT / "cgroup.procs"
+    def procs_file(self, path: str) -> str:
+        return f"{ROOT}/cgroup.procs"
 
     def prepare(self, path: str) -> None:
         """There is nothing to be made."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from cove.errors import InvalidArgument
 from cove.kernel.cgroups import Birthplace, Cgroups, CgroupStats, awake
@@ -132,13 +131,13 @@ class CgroupsSystemd(Cgroups):
 
     # ── the files' ────────────────────────────────────────────────────────────────────────────────
 
-    def directory_of(self, controller: str, path: str) -> Path:
+    def directory_of(self, controller: str, path: str) -> str:
         return self._files.directory_of(controller, self._at(path))
 
-    def directories(self, path: str) -> list[Path]:
+    def directories(self, path: str) -> list[str]:
         return self._files.directories(self._at(path))
 
-    def procs_file(self, path: str) -> Path:
+    def procs_file(self, path: str) -> str:
         return self._files.procs_file(self._at(path))
 
     def prepare(self, path: str) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from pathlib import Path
 
 from cove.errors import InvalidArgument, Unsupported
 from cove.kernel.cgroups import (
@@ -44,10 +43,10 @@ _THROTTLES = (
 )
 
 
-def _inherit(parent: Path, directory: Path) -> None:
-    if not read_file(directory / "cpuset.cpus"):
+def _inherit(parent: str, directory: str) -> None:
+    if not read_file(f"{directory}/cpuset.cpus"):
         for name in ("cpuset.cpus", "cpuset.mems"):
-            write_file(directory / name, read_file(parent / name).encode())
+            write_file(f"{directory}/{name}", read_file(f"{parent}/{name}").encode())
 
 
 class CgroupsV1(Cgroups):
@@ -65,18 +64,20 @@ class CgroupsV1(Cgroups):
         self._hybrid = hybrid
 
     @cached_property
-    def _mounted(self) -> list[tuple[str, str, Path]]:
+    def _mounted(self) -> list[tuple[str, str, str]]:
         """Kind, options and place of every mount of control groups."""
         found = []
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().splitlines()
+        for line in lines:
             left, _, right = line.partition(" - ")
             kind, _, options = right.split(" ", 2)
             if kind in ("cgroup", "cgroup2"):
-                found.append((kind, options, Path(left.split(" ")[4])))
+                found.append((kind, options, left.split(" ")[4]))
         return found
 
     @cached_property
-    def _hierarchies(self) -> dict[str, Path]:
+    def _hierarchies(self) -> dict[str, str]:
         mounted = {}
         wanted = {*_CONTROLLERS, _SYSTEMD} if self._hybrid else set(_CONTROLLERS)
         for kind, options, place in self._mounted:
@@ -89,20 +90,21 @@ class CgroupsV1(Cgroups):
             )
         return mounted
 
-    def directory_of(self, controller: str, path: str) -> Path:
-        return self._hierarchies.get(controller, ROOT / controller) / path.strip("/")
+    def directory_of(self, controller: str, path: str) -> str:
+        mount = self._hierarchies.get(controller, f"{ROOT}/{controller}")
+        return f"{mount}/{path.strip('/')}"
 
-    def directories(self, path: str) -> list[Path]:
+    def directories(self, path: str) -> list[str]:
         name = path.strip("/")
         unified = [self._unified] if self._unified else []
-        return [mount / name for mount in (*self._mounts, *unified)]
+        return [f"{mount}/{name}" for mount in (*self._mounts, *unified)]
 
     @cached_property
-    def _mounts(self) -> tuple[Path, ...]:
+    def _mounts(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self._hierarchies.values()))
 
     @cached_property
-    def _unified(self) -> Path | None:
+    def _unified(self) -> str | None:
         """The tree of version 2, if groups are made there too."""
         places = [place for kind, _, place in self._mounted if kind == "cgroup2"] if self._hybrid else []
         return places[0] if places and os.access(places[0], os.W_OK) else None
@@ -111,18 +113,18 @@ class CgroupsV1(Cgroups):
     def birthplace(self, path: str, beside: int | None = None) -> Iterator[Birthplace]:
         with ExitStack() as opened:
 
-            def at(name: Path, flags: int) -> int:
+            def at(name: str, flags: int) -> int:
                 fd = os.open(name, flags | os.O_CLOEXEC)
                 opened.callback(os.close, fd)
                 return fd
 
             name = path.strip("/")
-            unified = at(self._unified / name, os.O_RDONLY | os.O_DIRECTORY) if self._unified else None
-            doors = tuple(at(mount / name / "tasks", os.O_WRONLY) for mount in self._mounts)
+            unified = at(f"{self._unified}/{name}", os.O_RDONLY | os.O_DIRECTORY) if self._unified else None
+            doors = tuple(at(f"{mount}/{name}/tasks", os.O_WRONLY) for mount in self._mounts)
             yield Birthplace(directory=unified, doors=doors)
 
-    def procs_file(self, path: str) -> Path:
-        return self.directory_of("pids", path) / "cgroup.procs"
+    def procs_file(self, path: str) -> str:
+        return self._file("pids", path, "cgroup.procs")
 
     def prepare(self, path: str) -> None:
         """A new cpuset is empty, and takes no process until it has CPUs and memory nodes.
@@ -130,15 +132,15 @@ class CgroupsV1(Cgroups):
         The groups above are told to give theirs to new ones (cgroup.clone_children), so that this is one
         look for every group but the first, or the first after somebody removed those above.
         """
-        if "cpuset" not in self._hierarchies or read_file(self.directory_of("cpuset", path) / "cpuset.cpus"):
+        if "cpuset" not in self._hierarchies or read_file(self._file("cpuset", path, "cpuset.cpus")):
             return
         directory = self._hierarchies["cpuset"]
         *above, name = path.strip("/").split("/")
         for part in above:
-            parent, directory = directory, directory / part
+            parent, directory = directory, f"{directory}/{part}"
             _inherit(parent, directory)
-            write_file(directory / "cgroup.clone_children", b"1")
-        _inherit(directory, directory / name)
+            write_file(f"{directory}/cgroup.clone_children", b"1")
+        _inherit(directory, f"{directory}/{name}")
 
     def update(self, path: str, resources: Resources) -> None:
         if resources.unified:
@@ -154,30 +156,28 @@ class CgroupsV1(Cgroups):
                 _limit_realtime(self.directory_of("cpu", ""), path, resources.cpu)
         if resources.pids is not None:
             limit = resources.pids.limit
-            set_limit(
-                self.directory_of("pids", path) / "pids.max", limit if limit > 0 else "max", "the number of processes"
-            )
+            set_limit(self._file("pids", path, "pids.max"), limit if limit > 0 else "max", "the number of processes")
         if resources.devices:
             _limit_devices(self.directory_of("devices", path), resources.devices)
         if resources.block_io is not None:
             _limit_block_io(self.directory_of("blkio", path), resources.block_io)
         for page in resources.hugepage_limits:
-            file = self.directory_of("hugetlb", path) / f"hugetlb.{page.page_size}.limit_in_bytes"
+            file = self._file("hugetlb", path, f"hugetlb.{page.page_size}.limit_in_bytes")
             set_limit(file, page.limit, f"huge pages of {page.page_size}")
         for name, rdma in resources.rdma.items():
-            set_limit(self.directory_of("rdma", path) / "rdma.max", rdma_text(name, rdma), "RDMA resources")
+            set_limit(self._file("rdma", path, "rdma.max"), rdma_text(name, rdma), "RDMA resources")
         if resources.network is not None:
             self._limit_network(path, resources.network)
 
     def _limit_network(self, path: str, limits: NetworkLimits) -> None:
         if limits.class_id is not None:
-            set_limit(self.directory_of("net_cls", path) / "net_cls.classid", limits.class_id, "the network class")
+            set_limit(self._file("net_cls", path, "net_cls.classid"), limits.class_id, "the network class")
         for each in limits.priorities:
-            file = self.directory_of("net_prio", path) / "net_prio.ifpriomap"
+            file = self._file("net_prio", path, "net_prio.ifpriomap")
             set_limit(file, f"{each.name} {each.priority}", "an interface's priority")
 
     def freeze(self, path: str, frozen: bool) -> None:
-        file = self.directory_of("freezer", path) / "freezer.state"
+        file = self._file("freezer", path, "freezer.state")
         wanted = "FROZEN" if frozen else "THAWED"
         for attempt in range(400):
             try:
@@ -191,22 +191,22 @@ class CgroupsV1(Cgroups):
         raise Unsupported(f"The processes of {path} did not stop within two seconds; they run on")
 
     def oom_kills(self, path: str) -> int:
-        return table(self.directory_of("memory", path) / "memory.oom_control").get("oom_kill", 0)
+        return table(self._file("memory", path, "memory.oom_control")).get("oom_kill", 0)
 
     def waits_for_memory(self, path: str) -> bool:
-        control = table(self.directory_of("memory", path) / "memory.oom_control")
+        control = table(self._file("memory", path, "memory.oom_control"))
         return bool(control.get("oom_kill_disable") and control.get("under_oom"))
 
     def memory_peak(self, path: str) -> int:
-        return number(self.directory_of("memory", path) / "memory.max_usage_in_bytes")
+        return number(self._file("memory", path, "memory.max_usage_in_bytes"))
 
     def open_oom_events(self, path: str) -> int | None:
         group = self.directory_of("memory", path)
         events = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
-            control = os.open(group / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+            control = os.open(f"{group}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
             try:
-                write_file(group / "cgroup.event_control", f"{events} {control}".encode())
+                write_file(f"{group}/cgroup.event_control", f"{events} {control}".encode())
             finally:
                 os.close(control)
         except OSError:
@@ -215,44 +215,44 @@ class CgroupsV1(Cgroups):
         return events
 
     def stats(self, path: str) -> CgroupStats:
-        memory, cpu = self.directory_of("memory", path), table(self.directory_of("cpu", path) / "cpu.stat")
+        memory, cpu = self.directory_of("memory", path), table(self._file("cpu", path, "cpu.stat"))
         account = self.directory_of("cpuacct", path)
         ticks = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-        times = table(account / "cpuacct.stat")
-        limit = number(memory / "memory.limit_in_bytes")
+        times = table(f"{account}/cpuacct.stat")
+        limit = number(f"{memory}/memory.limit_in_bytes")
         try:
-            each = tuple(map(int, read_file(account / "cpuacct.usage_percpu").split()))
+            each = tuple(map(int, read_file(f"{account}/cpuacct.usage_percpu").split()))
         except OSError:
             each = ()
         return CgroupStats(
-            cpu_ns=number(account / "cpuacct.usage"),
+            cpu_ns=number(f"{account}/cpuacct.usage"),
             cpu_user_ns=times.get("user", 0) * ticks,
             cpu_system_ns=times.get("system", 0) * ticks,
             cpu_each_ns=each,
             periods=cpu.get("nr_periods", 0),
             throttled_periods=cpu.get("nr_throttled", 0),
             throttled_ns=cpu.get("throttled_time", 0),
-            memory=number(memory / "memory.usage_in_bytes"),
+            memory=number(f"{memory}/memory.usage_in_bytes"),
             memory_peak=self.memory_peak(path),
             memory_limit=limit if limit < _UNLIMITED else 0,
-            memory_failures=number(memory / "memory.failcnt"),
-            memory_stat=table(memory / "memory.stat"),
+            memory_failures=number(f"{memory}/memory.failcnt"),
+            memory_stat=table(f"{memory}/memory.stat"),
             oom_kills=self.oom_kills(path),
-            pids=number(self.directory_of("pids", path) / "pids.current"),
-            pids_limit=number(self.directory_of("pids", path) / "pids.max"),
-            swap=max(number(memory / "memory.memsw.usage_in_bytes") - number(memory / "memory.usage_in_bytes"), 0),
+            pids=number(self._file("pids", path, "pids.current")),
+            pids_limit=number(self._file("pids", path, "pids.max")),
+            swap=max(number(f"{memory}/memory.memsw.usage_in_bytes") - number(f"{memory}/memory.usage_in_bytes"), 0),
             io=self._io(self.directory_of("blkio", path)),
-            pressure=_pressure(self._unified / path.strip("/")) if self._unified else {},
+            pressure=_pressure(f"{self._unified}/{path.strip('/')}") if self._unified else {},
         )
 
     @staticmethod
-    def _io(group: Path) -> tuple[IoCount, ...]:
+    def _io(group: str) -> tuple[IoCount, ...]:
         counts: dict[tuple[str, str], list[int]] = {}
         for at, name in enumerate(
             ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive")
         ):
             try:
-                lines = read_file(group / name).splitlines()
+                lines = read_file(f"{group}/{name}").splitlines()
             except OSError:
                 continue
             for line in lines:
@@ -266,7 +266,7 @@ class CgroupsV1(Cgroups):
         return tuple(found)
 
 
-def _pressure(group: Path) -> dict[str, Pressure]:
+def _pressure(group: str) -> dict[str, Pressure]:
     from cove.kernel import pressure
 
     return {name: found for name in pressure.RESOURCES if (found := pressure.of_group(group, name))}
@@ -275,83 +275,83 @@ def _pressure(group: Path) -> dict[str, Pressure]:
 # ── limits ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _limit_memory(group: Path, limits: MemoryLimits) -> None:
+def _limit_memory(group: str, limits: MemoryLimits) -> None:
     """A limit of 0 is none that was asked for. `kernel` has no effect since Linux 5.16, and is part of `limit`."""
-    limit, swap = group / "memory.limit_in_bytes", group / "memory.memsw.limit_in_bytes"
-    writes: list[tuple[Path, int | None, str]] = [
+    limit, swap = f"{group}/memory.limit_in_bytes", f"{group}/memory.memsw.limit_in_bytes"
+    writes: list[tuple[str, int | None, str]] = [
         (limit, limits.limit, "the memory limit"),
         (swap, limits.swap, "the limit of memory and swap"),
     ]
-    if limits.limit == -1 and limits.swap is None and swap.exists():
+    if limits.limit == -1 and limits.swap is None and os.path.exists(swap):
         writes.insert(0, (swap, -1, "the limit of memory and swap"))  # which memory alone may never exceed
     before = number(swap, _UNLIMITED)
     if limits.limit and limits.swap and before < _UNLIMITED and (limits.swap == -1 or limits.swap > before):
         writes.reverse()  # memory may never exceed memory and swap, not even between two writes
     for file, value, what in writes:
-        if value and not (file is swap and not file.exists() and value in (-1, limits.limit)):
+        if value and not (file is swap and not os.path.exists(file) and value in (-1, limits.limit)):
             set_limit(file, value, what)
     if limits.reservation:
-        set_limit(group / "memory.soft_limit_in_bytes", limits.reservation, "the memory reservation")
+        set_limit(f"{group}/memory.soft_limit_in_bytes", limits.reservation, "the memory reservation")
     if limits.kernel_tcp:
-        set_limit(group / "memory.kmem.tcp.limit_in_bytes", limits.kernel_tcp, "the memory of TCP buffers")
+        set_limit(f"{group}/memory.kmem.tcp.limit_in_bytes", limits.kernel_tcp, "the memory of TCP buffers")
     if limits.swappiness is not None:
-        set_limit(group / "memory.swappiness", limits.swappiness, "the swappiness")
+        set_limit(f"{group}/memory.swappiness", limits.swappiness, "the swappiness")
     if limits.disable_oom_killer is not None:
-        set_limit(group / "memory.oom_control", int(limits.disable_oom_killer), "the OOM killer")
+        set_limit(f"{group}/memory.oom_control", int(limits.disable_oom_killer), "the OOM killer")
 
 
-def _limit_cpu(group: Path, cpuset: Path, limits: CPULimits) -> None:
+def _limit_cpu(group: str, cpuset: str, limits: CPULimits) -> None:
     bandwidth = [
-        (group / "cpu.cfs_period_us", limits.period, "the CPU period"),
-        (group / "cpu.cfs_quota_us", limits.quota, "the CPU quota"),
-        (group / "cpu.cfs_burst_us", limits.burst, "the CPU burst"),
+        (f"{group}/cpu.cfs_period_us", limits.period, "the CPU period"),
+        (f"{group}/cpu.cfs_quota_us", limits.quota, "the CPU quota"),
+        (f"{group}/cpu.cfs_burst_us", limits.burst, "the CPU burst"),
     ]
-    if limits.burst is not None and limits.burst < number(group / "cpu.cfs_burst_us"):
+    if limits.burst is not None and limits.burst < number(f"{group}/cpu.cfs_burst_us"):
         bandwidth.reverse()  # a burst may never exceed its quota, not even between two writes
-    elif limits.quota and limits.period and limits.period < number(group / "cpu.cfs_period_us"):
+    elif limits.quota and limits.period and limits.period < number(f"{group}/cpu.cfs_period_us"):
         bandwidth[:2] = bandwidth[1::-1]  # nor the quota its share of the group above
     values = [
-        (group / "cpu.idle", 0 if limits.idle == 0 else None, "CPU idle scheduling"),
-        (group / "cpu.shares", limits.shares or None, "the CPU shares"),
-        (group / "cpu.idle", limits.idle or None, "CPU idle scheduling"),
+        (f"{group}/cpu.idle", 0 if limits.idle == 0 else None, "CPU idle scheduling"),
+        (f"{group}/cpu.shares", limits.shares or None, "the CPU shares"),
+        (f"{group}/cpu.idle", limits.idle or None, "CPU idle scheduling"),
         *bandwidth,
-        (cpuset / "cpuset.cpus", limits.cpus or None, "the set of CPUs"),
-        (cpuset / "cpuset.mems", limits.mems or None, "the set of memory nodes"),
+        (f"{cpuset}/cpuset.cpus", limits.cpus or None, "the set of CPUs"),
+        (f"{cpuset}/cpuset.mems", limits.mems or None, "the set of memory nodes"),
     ]
     for file, value, what in values:
         if value is not None:
             set_limit(file, value, what)
 
 
-def _limit_realtime(root: Path, path: str, limits: CPULimits) -> None:
+def _limit_realtime(root: str, path: str, limits: CPULimits) -> None:
     """A group has realtime only out of the share of the one above, and a new one has none: first those get it."""
     runtime, period = limits.realtime_runtime or 0, limits.realtime_period or _SECOND
     *above, name = path.strip("/").split("/")
     directory = root
     for part in above:
-        directory /= part
-        held, of = number(directory / "cpu.rt_runtime_us"), number(directory / "cpu.rt_period_us", _SECOND)
-        taken = sum(number(each / "cpu.rt_runtime_us") for each in directory.iterdir() if each.name != name)
+        directory = f"{directory}/{part}"
+        held, of = number(f"{directory}/cpu.rt_runtime_us"), number(f"{directory}/cpu.rt_period_us", _SECOND)
+        taken = sum(number(f"{directory}/{each}/cpu.rt_runtime_us") for each in os.listdir(directory) if each != name)
         if held < (wanted := taken + -(-runtime * of // period)):
-            set_limit(directory / "cpu.rt_runtime_us", wanted, f"the realtime runtime of {directory.name}")
-    group = directory / name
+            set_limit(f"{directory}/cpu.rt_runtime_us", wanted, f"the realtime runtime of {part}")
+    group = f"{directory}/{name}"
     values = [
-        (group / "cpu.rt_period_us", limits.realtime_period, "the realtime period"),
-        (group / "cpu.rt_runtime_us", limits.realtime_runtime, "the realtime runtime"),
+        (f"{group}/cpu.rt_period_us", limits.realtime_period, "the realtime period"),
+        (f"{group}/cpu.rt_runtime_us", limits.realtime_runtime, "the realtime runtime"),
     ]
-    if limits.realtime_runtime and limits.realtime_runtime < number(group / "cpu.rt_runtime_us"):
+    if limits.realtime_runtime and limits.realtime_runtime < number(f"{group}/cpu.rt_runtime_us"):
         values.reverse()  # a period may never be shorter than its runtime, not even between two writes
     for file, value, what in values:
         if value:
             set_limit(file, value, what)
 
 
-def _limit_devices(group: Path, rules: Sequence[DeviceRule]) -> None:
+def _limit_devices(group: str, rules: Sequence[DeviceRule]) -> None:
     """Two files, opened once: there are many rules, and a start waits for them."""
     with ExitStack() as opened:
         files = {}
         for allow, name in ((True, "devices.allow"), (False, "devices.deny")):
-            files[allow] = os.open(group / name, os.O_WRONLY | os.O_CLOEXEC)
+            files[allow] = os.open(f"{group}/{name}", os.O_WRONLY | os.O_CLOEXEC)
             opened.callback(os.close, files[allow])
         for rule in rules:
             for text in _device_texts(rule):
@@ -374,8 +374,8 @@ def _device_texts(rule: DeviceRule) -> list[str]:
     return [f"{kind} {major}:{minor} {rule.access}" for kind in kinds]
 
 
-def _limit_block_io(group: Path, limits: BlockIOLimits) -> None:
-    bfq = "" if (group / "blkio.weight").exists() else "bfq."
+def _limit_block_io(group: str, limits: BlockIOLimits) -> None:
+    bfq = "" if os.path.exists(f"{group}/blkio.weight") else "bfq."
     weights: list[tuple[str, int | str | None, str]] = [
         (f"blkio.{bfq}weight", limits.weight, "the block I/O weight"),
         ("blkio.leaf_weight", limits.leaf_weight, "the block I/O weight of its own processes"),
@@ -389,8 +389,8 @@ def _limit_block_io(group: Path, limits: BlockIOLimits) -> None:
         ]
     for file, value, what in weights:
         if value:
-            set_limit(group / file, value, what)
+            set_limit(f"{group}/{file}", value, what)
     for attribute, file in _THROTTLES:
         for throttle in getattr(limits, attribute):
             name = f"{throttle.major}:{throttle.minor}"
-            set_limit(group / file, f"{name} {throttle.rate}", f"the rate of device {name}")
+            set_limit(f"{group}/{file}", f"{name} {throttle.rate}", f"the rate of device {name}")

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from cove.errors import InvalidArgument, Unsupported
 from cove.kernel import device_filter, inotify, pressure
@@ -41,14 +40,14 @@ class CgroupsV2(Cgroups):
 
     version = 2
 
-    def _group(self, path: str) -> Path:
-        return ROOT / path.strip("/")
+    def _group(self, path: str) -> str:
+        return f"{ROOT}/{path.strip('/')}"
 
-    def directories(self, path: str) -> list[Path]:
+    def directories(self, path: str) -> list[str]:
         return [self._group(path)]
 
-    def procs_file(self, path: str) -> Path:
-        return self._group(path) / "cgroup.procs"
+    def procs_file(self, path: str) -> str:
+        return f"{self._group(path)}/cgroup.procs"
 
     def prepare(self, path: str) -> None:
         """Hand every controller down to the new group.
@@ -58,19 +57,19 @@ class CgroupsV2(Cgroups):
         """
         directory = ROOT
         for part in path.strip("/").split("/"):
-            ready = set(read_file(directory / "cgroup.subtree_control").split())
-            for name in read_file(directory / "cgroup.controllers").split():
+            ready = set(read_file(f"{directory}/cgroup.subtree_control").split())
+            for name in read_file(f"{directory}/cgroup.controllers").split():
                 if name in _CONTROLLERS and name not in ready:
                     with suppress(OSError):
-                        write_file(directory / "cgroup.subtree_control", f"+{name}".encode())
-            directory /= part
+                        write_file(f"{directory}/cgroup.subtree_control", f"+{name}".encode())
+            directory = f"{directory}/{part}"
 
     @contextmanager
     def birthplace(self, path: str, beside: int | None = None) -> Iterator[Birthplace]:
         """A group that the container divided among groups below it takes no process: then `beside`'s own does."""
         group = self._group(path)
-        if beside is not None and read_file(group / "cgroup.subtree_control"):
-            group = self._group(read_file(Path(f"/proc/{beside}/cgroup")).rpartition("0::")[2])
+        if beside is not None and read_file(f"{group}/cgroup.subtree_control"):
+            group = self._group(read_file(f"/proc/{beside}/cgroup").rpartition("0::")[2])
         fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield Birthplace(directory=fd)
@@ -87,65 +86,65 @@ class CgroupsV2(Cgroups):
             _limit_cpu(group, resources.cpu)
         if resources.pids is not None:
             limit = resources.pids.limit
-            set_limit(group / "pids.max", limit if limit > 0 else "max", "the number of processes")
+            set_limit(f"{group}/pids.max", limit if limit > 0 else "max", "the number of processes")
         if resources.devices:
             _limit_devices(group, resources.devices)
         if resources.block_io is not None:
             _limit_io(group, resources.block_io)
         for page in resources.hugepage_limits:
-            set_limit(group / f"hugetlb.{page.page_size}.max", page.limit, f"huge pages of {page.page_size}")
-            if (reserved := group / f"hugetlb.{page.page_size}.rsvd.max").exists():
+            set_limit(f"{group}/hugetlb.{page.page_size}.max", page.limit, f"huge pages of {page.page_size}")
+            if os.path.exists(reserved := f"{group}/hugetlb.{page.page_size}.rsvd.max"):
                 set_limit(reserved, page.limit, f"reserved huge pages of {page.page_size}")
         for name, rdma in resources.rdma.items():
-            set_limit(group / "rdma.max", rdma_text(name, rdma), "RDMA resources")
+            set_limit(f"{group}/rdma.max", rdma_text(name, rdma), "RDMA resources")
         if resources.network is not None and (resources.network.class_id or resources.network.priorities):
             raise Unsupported("Network class and priority exist only with cgroup v1; leave out resources.network")
         for file, value in resources.unified.items():
             if "/" in file or file.startswith(".") or "." not in file:
                 raise InvalidArgument(f"{file} is not the name of a control file; write it as in memory.high")
             for line in value.splitlines():
-                set_limit(group / file, line, file)
+                set_limit(f"{group}/{file}", line, file)
 
     # ── life ──────────────────────────────────────────────────────────────────────────────────────
 
     def freeze(self, path: str, frozen: bool) -> None:
         group = self._group(path)
         try:
-            write_file(group / "cgroup.freeze", b"1" if frozen else b"0")
+            write_file(f"{group}/cgroup.freeze", b"1" if frozen else b"0")
         except FileNotFoundError:
             return
         for attempt in range(400):
-            if table(group / "cgroup.events").get("frozen", int(frozen)) == int(frozen):
+            if table(f"{group}/cgroup.events").get("frozen", int(frozen)) == int(frozen):
                 return
             time.sleep(0.0002 * min(attempt + 1, 25))
-        write_file(group / "cgroup.freeze", b"0")
+        write_file(f"{group}/cgroup.freeze", b"0")
         raise Unsupported(f"The processes of {path} did not stop within two seconds; they run on")
 
     def kill(self, path: str) -> None:
         """cgroup.kill (kernel 5.14) ends all at once; else they are signalled until none is left."""
         group = self._group(path)
         try:
-            write_file(group / "cgroup.kill", b"1")
+            write_file(f"{group}/cgroup.kill", b"1")
         except OSError:
             super().kill(path)
             return
         for attempt in range(400):
-            if not table(group / "cgroup.events").get("populated", 0):
+            if not table(f"{group}/cgroup.events").get("populated", 0):
                 return
             time.sleep(0.0002 * min(attempt + 1, 25))
 
     # ── use ───────────────────────────────────────────────────────────────────────────────────────
 
     def oom_kills(self, path: str) -> int:
-        return table(self._group(path) / "memory.events").get("oom_kill", 0)
+        return table(f"{self._group(path)}/memory.events").get("oom_kill", 0)
 
     def memory_peak(self, path: str) -> int:
-        return number(self._group(path) / "memory.peak")
+        return number(f"{self._group(path)}/memory.peak")
 
     def open_oom_events(self, path: str) -> int | None:
         fd = inotify.open_instance()
         try:
-            inotify.add_watch(fd, str(self._group(path) / "memory.events"), inotify.MODIFY)
+            inotify.add_watch(fd, str(f"{self._group(path)}/memory.events"), inotify.MODIFY)
         except OSError:
             os.close(fd)
             return None
@@ -153,7 +152,7 @@ class CgroupsV2(Cgroups):
 
     def stats(self, path: str) -> CgroupStats:
         group = self._group(path)
-        cpu, events = table(group / "cpu.stat"), table(group / "memory.events")
+        cpu, events = table(f"{group}/cpu.stat"), table(f"{group}/memory.events")
         return CgroupStats(
             cpu_ns=cpu.get("usage_usec", 0) * _MICROSECOND,
             cpu_user_ns=cpu.get("user_usec", 0) * _MICROSECOND,
@@ -161,33 +160,37 @@ class CgroupsV2(Cgroups):
             periods=cpu.get("nr_periods", 0),
             throttled_periods=cpu.get("nr_throttled", 0),
             throttled_ns=cpu.get("throttled_usec", 0) * _MICROSECOND,
-            memory=number(group / "memory.current"),
+            memory=number(f"{group}/memory.current"),
             memory_peak=self.memory_peak(path),
-            memory_limit=number(group / "memory.max"),
+            memory_limit=number(f"{group}/memory.max"),
             memory_failures=events.get("max", 0),
-            memory_stat=table(group / "memory.stat"),
+            memory_stat=table(f"{group}/memory.stat"),
             oom_kills=events.get("oom_kill", 0),
-            pids=number(group / "pids.current"),
-            pids_limit=number(group / "pids.max"),
-            pids_peak=number(group / "pids.peak"),
-            swap=number(group / "memory.swap.current"),
+            pids=number(f"{group}/pids.current"),
+            pids_limit=number(f"{group}/pids.max"),
+            pids_peak=number(f"{group}/pids.peak"),
+            swap=number(f"{group}/memory.swap.current"),
             io=_io(group),
             pressure={name: found for name in pressure.RESOURCES if (found := pressure.of_group(group, name))},
             huge_pages=_huge_pages(group),
         )
 
 
-def _huge_pages(group: Path) -> dict[str, tuple[int, int, int]]:
+def _huge_pages(group: str) -> dict[str, tuple[int, int, int]]:
+    try:
+        files = os.listdir(group)
+    except FileNotFoundError:
+        return {}
     found = {}
-    for file in group.glob("hugetlb.*.current"):
-        if not file.name.endswith(".rsvd.current"):
-            name = file.name.removesuffix(".current")
-            failures = table(group / f"{name}.events").get("max", 0)
-            found[name.removeprefix("hugetlb.")] = (number(file), number(group / f"{name}.max"), failures)
+    for file in files:
+        if file.startswith("hugetlb.") and file.endswith(".current") and not file.endswith(".rsvd.current"):
+            name = file.removesuffix(".current")
+            used, limit = number(f"{group}/{file}"), number(f"{group}/{name}.max")
+            found[name.removeprefix("hugetlb.")] = (used, limit, table(f"{group}/{name}.events").get("max", 0))
     return found
 
 
-def _limit_memory(group: Path, limits: MemoryLimits) -> None:
+def _limit_memory(group: str, limits: MemoryLimits) -> None:
     """`limits.swap` is memory and swap together, as version 1 counted; here swap has its own limit.
 
     A limit of 0 is none that was asked for. The kernel's memory and that of TCP buffers is part of `limit`.
@@ -196,22 +199,22 @@ def _limit_memory(group: Path, limits: MemoryLimits) -> None:
         raise Unsupported("Memory swappiness exists only with cgroup v1; leave it out")
     if limits.disable_oom_killer:
         raise Unsupported("Switching off the OOM killer exists only with cgroup v1; leave it out")
-    if limits.check_before_update and limits.limit and 0 < limits.limit < (used := number(group / "memory.current")):
+    if limits.check_before_update and limits.limit and 0 < limits.limit < (used := number(f"{group}/memory.current")):
         raise InvalidArgument(f"The memory limit {limits.limit} is below the {used} bytes that are in use; raise it")
     if limits.limit:
-        set_limit(group / "memory.max", _or_max(limits.limit), "the memory limit")
+        set_limit(f"{group}/memory.max", _or_max(limits.limit), "the memory limit")
     if limits.swap:
-        memory = limits.limit or number(group / "memory.max", -1)
+        memory = limits.limit or number(f"{group}/memory.max", -1)
         unlimited = limits.swap < 0 or memory < 0
         if not unlimited and limits.swap < memory:
             raise InvalidArgument(
                 f"The limit of memory and swap ({limits.swap}) is below the memory limit ({memory}); raise it"
             )
-        swap, file = (-1 if unlimited else limits.swap - memory), group / "memory.swap.max"
-        if file.exists() or swap > 0:
+        swap, file = (-1 if unlimited else limits.swap - memory), f"{group}/memory.swap.max"
+        if os.path.exists(file) or swap > 0:
             set_limit(file, _or_max(swap), "the limit of memory and swap")
     if limits.reservation:
-        set_limit(group / "memory.low", _or_max(limits.reservation), "the memory reservation")
+        set_limit(f"{group}/memory.low", _or_max(limits.reservation), "the memory reservation")
 
 
 def _or_max(value: int) -> int | str:
@@ -233,31 +236,31 @@ def weight_of(shares: int) -> int:
     return math.ceil(10**exponent)
 
 
-def _limit_cpu(group: Path, limits: CPULimits) -> None:
+def _limit_cpu(group: str, limits: CPULimits) -> None:
     if limits.realtime_runtime or limits.realtime_period:
         raise Unsupported("Realtime CPU limits exist only with cgroup v1; leave them out")
     if limits.idle == 0:
-        set_limit(group / "cpu.idle", 0, "CPU idle scheduling")
+        set_limit(f"{group}/cpu.idle", 0, "CPU idle scheduling")
     if limits.shares:
-        set_limit(group / "cpu.weight", weight_of(limits.shares), "the CPU shares")
+        set_limit(f"{group}/cpu.weight", weight_of(limits.shares), "the CPU shares")
     if limits.idle:
-        set_limit(group / "cpu.idle", limits.idle, "CPU idle scheduling")
-    shrinking = limits.burst is not None and limits.burst < number(group / "cpu.max.burst")
+        set_limit(f"{group}/cpu.idle", limits.idle, "CPU idle scheduling")
+    shrinking = limits.burst is not None and limits.burst < number(f"{group}/cpu.max.burst")
     if shrinking:  # a burst may never exceed its quota, not even between two writes
-        set_limit(group / "cpu.max.burst", limits.burst, "the CPU burst")
+        set_limit(f"{group}/cpu.max.burst", limits.burst, "the CPU burst")
     if limits.quota is not None or limits.period is not None:
-        before = read_file(group / "cpu.max").split() if (group / "cpu.max").exists() else ["max", "100000"]
+        before = read_file(f"{group}/cpu.max").split() if os.path.exists(f"{group}/cpu.max") else ["max", "100000"]
         quota = before[0] if limits.quota is None else "max" if limits.quota <= 0 else limits.quota
-        set_limit(group / "cpu.max", f"{quota} {limits.period or before[1]}", "the CPU quota")
+        set_limit(f"{group}/cpu.max", f"{quota} {limits.period or before[1]}", "the CPU quota")
     if limits.burst is not None and not shrinking:
-        set_limit(group / "cpu.max.burst", limits.burst, "the CPU burst")
+        set_limit(f"{group}/cpu.max.burst", limits.burst, "the CPU burst")
     if limits.cpus:
-        set_limit(group / "cpuset.cpus", limits.cpus, "the set of CPUs")
+        set_limit(f"{group}/cpuset.cpus", limits.cpus, "the set of CPUs")
     if limits.mems:
-        set_limit(group / "cpuset.mems", limits.mems, "the set of memory nodes")
+        set_limit(f"{group}/cpuset.mems", limits.mems, "the set of memory nodes")
 
 
-def _limit_io(group: Path, limits: BlockIOLimits) -> None:
+def _limit_io(group: str, limits: BlockIOLimits) -> None:
     if limits.leaf_weight or any(device.leaf_weight for device in limits.weight_device):
         raise Unsupported("Leaf weights of block I/O exist only with cgroup v1; leave them out")
     if limits.weight:
@@ -269,27 +272,34 @@ def _limit_io(group: Path, limits: BlockIOLimits) -> None:
     for attribute, key in _THROTTLES:
         for throttle in getattr(limits, attribute):
             name = f"{throttle.major}:{throttle.minor}"
-            set_limit(group / "io.max", f"{name} {key}={throttle.rate or 'max'}", f"the rate of device {name}")
+            set_limit(f"{group}/io.max", f"{name} {key}={throttle.rate or 'max'}", f"the rate of device {name}")
 
 
-def _io_weights(group: Path, weight: int) -> list[tuple[Path, int]]:
+def _io_weights(group: str, weight: int) -> list[tuple[str, int]]:
     """blkio's weight (10 to 1000) for disks that BFQ schedules, and stretched to 1…10000 for those under io.cost."""
-    bfq, cost = group / "io.bfq.weight", group / "io.weight"
+    bfq, cost = f"{group}/io.bfq.weight", f"{group}/io.weight"
     stretched = (cost, 1 + (weight - 10) * 9999 // 990)
-    if not bfq.exists():
+    if not os.path.exists(bfq):
         return [stretched]
-    return [(bfq, weight), stretched] if cost.exists() else [(bfq, weight)]
+    return [(bfq, weight), stretched] if os.path.exists(cost) else [(bfq, weight)]
 
 
 def divides_disks() -> bool:
     """Whether any disk is divided by weight just now: by the scheduler BFQ, or by io.cost."""
-    costs = ROOT / "io.cost.qos"
-    if costs.exists() and "enable=1" in read_file(costs):
+    costs = f"{ROOT}/io.cost.qos"
+    if os.path.exists(costs) and "enable=1" in read_file(costs):
         return True
-    return any("[bfq]" in file.read_text() for file in Path("/sys/block").glob("*/queue/scheduler"))
+    return any("[bfq]" in _scheduler(disk) for disk in os.listdir("/sys/block"))
 
 
-def _weigh_device(group: Path, name: str, weight: int) -> None:
+def _scheduler(disk: str) -> str:
+    try:
+        return read_file(f"/sys/block/{disk}/queue/scheduler")
+    except FileNotFoundError:
+        return ""
+
+
+def _weigh_device(group: str, name: str, weight: int) -> None:
     """One disk's weight (0: the usual one), in the file of what divides that disk: the other one is refused."""
     *others, last = [(file, f"{name} {value if weight else 'default'}") for file, value in _io_weights(group, weight)]
     for file, text in others:
@@ -299,19 +309,20 @@ def _weigh_device(group: Path, name: str, weight: int) -> None:
     set_limit(*last, f"the weight of device {name}")
 
 
-def _limit_devices(group: Path, rules: tuple[DeviceRule, ...]) -> None:
+def _limit_devices(group: str, rules: tuple[DeviceRule, ...]) -> None:
     fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         device_filter.install(fd, rules)
     except OSError as error:
-        raise Unsupported(f"The kernel takes no filter of devices for {group.name}: {error.strerror}") from error
+        name = os.path.basename(group)
+        raise Unsupported(f"The kernel takes no filter of devices for {name}: {error.strerror}") from error
     finally:
         os.close(fd)
 
 
-def _io(group: Path) -> tuple[IoCount, ...]:
+def _io(group: str) -> tuple[IoCount, ...]:
     try:
-        lines = read_file(group / "io.stat").splitlines()
+        lines = read_file(f"{group}/io.stat").splitlines()
     except OSError:
         return ()
     counts: list[IoCount] = []

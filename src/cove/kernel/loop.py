@@ -12,7 +12,6 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from cove.kernel import mounts
 
@@ -50,14 +49,15 @@ def mount(kind: str, path: str, data: Iterable[str], attributes: int = 0) -> int
 
 def _existing(lock: int, path: str) -> tuple[int, str] | None:
     inode = os.fstat(lock).st_ino
-    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
+    for disk in os.listdir("/sys/block"):
         try:
-            if entry.read_text().rstrip("\n") != os.path.realpath(path):
-                continue
-            name = f"/dev/{entry.parts[3]}"
+            with open(f"/sys/block/{disk}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file:
+                if file.read().rstrip("\n") != os.path.realpath(path):
+                    continue
+            name = f"/dev/{disk}"
             opened = os.open(name, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
-            continue  # it is being freed
+            continue  # no loop device, or one that is being freed
         status = bytearray(_INFO.size)
         try:
             fcntl.ioctl(opened, _GET_STATUS, status)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
-HOST = Path("/proc/pressure")
+HOST = "/proc/pressure"
 RESOURCES = ("cpu", "memory", "io")
 
 
@@ -22,17 +21,18 @@ class Pressure(NamedTuple):
 
 def of_host(resource: str) -> Pressure | None:
     """The whole host's pressure on "cpu", "memory" or "io"; None where the kernel does not tell."""
-    return read(HOST / resource)
+    return read(f"{HOST}/{resource}")
 
 
-def of_group(directory: Path, resource: str) -> Pressure | None:
+def of_group(directory: str, resource: str) -> Pressure | None:
     """A version 2 group's pressure."""
-    return read(directory / f"{resource}.pressure")
+    return read(f"{directory}/{resource}.pressure")
 
 
-def read(path: Path) -> Pressure | None:
+def read(path: str) -> Pressure | None:
     try:
-        text = path.read_text()
+        with open(path, encoding="ascii") as file:
+            text = file.read()
     except OSError:  # not compiled in, or switched off (EOPNOTSUPP)
         return None
     return parse(text)

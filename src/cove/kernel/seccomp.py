@@ -19,7 +19,6 @@ import os
 import struct
 from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -167,7 +166,8 @@ def verdict(action: str, data: int | None) -> int:
 @lru_cache(maxsize=1)
 def numbers() -> dict[str, dict[str, int]]:
     """System call numbers: architecture → name → number."""
-    data = msgspec.json.decode(Path(__file__).with_name("syscall_numbers.json").read_bytes())
+    with open(os.path.join(os.path.dirname(__file__), "syscall_numbers.json"), "rb") as file:
+        data = msgspec.json.decode(file.read())
     return {
         architecture: {name: row[column] for name, row in data["numbers"].items() if row[column] is not None}
         for column, architecture in enumerate(data["architectures"])

@@ -51,7 +51,7 @@ class Live(msgspec.Struct, frozen=True):
 
     before: Sample
     after: Sample
-    directories: Sequence[Path]
+    directories: Sequence[str]
     queues: Sequence[tuple[Queue | None, Queue | None]] = ()
 
     def rate(self, before: float, after: float) -> float:
@@ -60,8 +60,8 @@ class Live(msgspec.Struct, frozen=True):
 
     def file(self, *names: str) -> str:
         """Where a limit stands, whichever version of control groups it is."""
-        paths = (directory / name for directory in self.directories for name in names)
-        return next((str(path) for path in paths if path.exists()), "")
+        paths = (f"{directory}/{name}" for directory in self.directories for name in names)
+        return next((path for path in paths if os.path.exists(path)), "")
 
     def pressure(self, resource: str) -> Pressure | None:
         found, scope = self.after.used.pressure.get(resource), "container"

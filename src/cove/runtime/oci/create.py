@@ -196,7 +196,7 @@ def _record(
         annotations=spec.annotations,
         cgroup=group,
         manager=manager,
-        cgroup_directories=[str(each) for each in cgroups.directories(group)],
+        cgroup_directories=cgroups.directories(group),
         poststart=bool(spec.hooks and spec.hooks.poststart),
         poststop=bool(spec.hooks and spec.hooks.poststop),
         monitored=spec.linux.intel_rdt is not None,

@@ -55,7 +55,7 @@ def make(call: Call, linux: Linux) -> tuple[str, Cgroups, str]:
         raise InvalidArgument(
             "a container without a control group needs a pid namespace of its own: nothing else could end all of it"
         )
-    if call.manager == "cgroupfs" and is_frozen([str(each) for each in cgroups.directories(group)]):
+    if call.manager == "cgroupfs" and is_frozen(cgroups.directories(group)):
         raise Conflict(
             f"container's cgroup unexpectedly frozen: no process could begin in {group}; thaw or remove it"
         )

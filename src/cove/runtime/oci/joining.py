@@ -63,7 +63,7 @@ def _chosen(record: Record, cgroups: Cgroups, below: dict[str, str]) -> Iterator
         paths |= dict.fromkeys(there, everywhere)
     for controllers, path in below.items():
         for controller in filter(None, controllers.split(",")):
-            directory = str(cgroups.directory_of(controller, record.cgroup))
+            directory = cgroups.directory_of(controller, record.cgroup)
             if directory not in paths:
                 raise InvalidArgument(f"--cgroup {controllers}:{path}: unknown controller {controller}")
             paths[directory] = path
