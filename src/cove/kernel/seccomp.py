@@ -59,6 +59,14 @@ _AUDIT = {
 }
 _X32 = "SCMP_ARCH_X32"
 ARCHITECTURES = (*_AUDIT, _X32)
+# Those that a profile may name for other machines; they mean nothing on this one.
+_ELSEWHERE = {
+    f"SCMP_ARCH_{name}"
+    for name in (
+        "LOONGARCH64 M68K MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PARISC PARISC64 PPC PPC64 PPC64LE "
+        "RISCV64 S390 S390X SH SHEB"
+    ).split()
+}
 _NATIVE = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 
 
@@ -126,8 +134,8 @@ _PACKED = struct.Struct("=HBBI")
 def compile(profile: Profile) -> bytes:
     """The filter as an array of struct sock_filter.
 
-    ValueError with a sentence when the profile has an unknown action or comparison, a wrong argument index,
-    or needs more than 4,096 instructions.
+    ValueError with a sentence when the profile has an unknown action, comparison or architecture, a wrong argument
+    index, or needs more than 4,096 instructions.
     """
     program = assemble(profile)
     if len(program) > MAX_INSTRUCTIONS:
@@ -182,6 +190,8 @@ def _architectures(wanted: Sequence[str]) -> list[str]:
     native = _NATIVE.get(os.uname().machine)
     if native is None:
         raise ValueError(f"Seccomp filters are not supported on {os.uname().machine}; use seccomp=unconfined")
+    if unknown := sorted({*wanted} - {*ARCHITECTURES} - _ELSEWHERE):
+        raise ValueError(f"The seccomp profile has the unknown architecture {unknown[0]!r}")
     return list(dict.fromkeys([native, *(name for name in wanted if name in _AUDIT)]))
 
 

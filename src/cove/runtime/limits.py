@@ -28,12 +28,12 @@ def warnings(process: Process) -> tuple[str, ...]:
 
 
 def not_raised(process: Process) -> tuple[str, ...]:
-    """One sentence for each capability that shall be ambient and cannot be (capabilities(7)); likewise."""
+    """A sentence about the capabilities that shall be ambient and cannot be (capabilities(7)); likewise."""
     sets = process.capabilities
     if sets is None or not sets.ambient:
         return ()
     lost = [name for name in sets.ambient if name not in sets.permitted or name not in sets.inheritable]
-    return tuple(f"can't raise ambient capability {name}: it is not both permitted and inheritable" for name in lost)
+    return (f"can't raise ambient capability {', '.join(lost)}: not both permitted and inheritable",) if lost else ()
 
 
 def without_effect(resources: Resources | None) -> tuple[str, ...]:

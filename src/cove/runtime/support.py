@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cove.oci.spec import OCI_VERSION, Linux, Process, Spec
+from cove.runtime.child import credentials, labels, shared_tree, sysctls
 from cove.runtime.child import hooks as runtime_hooks
-from cove.runtime.child import labels, shared_tree
 from cove.runtime.child.common import Failure
 
 
@@ -21,6 +21,10 @@ def check(spec: Spec, *, hooks: bool) -> None:
     kinds = [namespace.type for namespace in linux.namespaces]
     if len(kinds) != len(set(kinds)):
         raise Failure("the runtime spec lists a kind of namespace twice")
+    if _lacks_maps(linux):
+        raise Failure(
+            "a new user namespace needs linux.uidMappings and linux.gidMappings: which ids of the host its own are"
+        )
     if shared_tree.is_shared(spec):
         _check_shared(linux)
     if spec.hostname and "uts" not in kinds:
@@ -34,6 +38,7 @@ def check(spec: Spec, *, hooks: bool) -> None:
             "linux.personality.flags": linux.personality.flags if linux.personality else (),
         }
     )
+    sysctls.check(linux.sysctl, {each.type for each in linux.namespaces if not each.path})
     labels.check_mounts(linux.mount_label)
     labels.check(spec.process)
     check_process(spec.process)
@@ -55,6 +60,11 @@ def _check_platform(spec: Spec) -> None:
             raise Failure(f"{name} is not supported: this runtime makes processes of Linux, described by linux")
 
 
+def _lacks_maps(linux: Linux) -> bool:
+    new = any(each.type == "user" and not each.path for each in linux.namespaces)
+    return new and not (linux.uid_mappings and linux.gid_mappings)
+
+
 def _check_shared(linux: Linux) -> None:
     """What goes together with a mount namespace that is not the container's own."""
     if any(each.type == "user" for each in linux.namespaces):
@@ -72,6 +82,7 @@ def check_process(process: Process) -> None:
         raise Failure("process.commandLine is not supported: it is Windows'; give the program and its words as args")
     if not process.args:
         raise Failure("the process has no program to run (args is empty)")
+    credentials.check_limits(process.rlimits)
 
 
 def _is_flat(linux: Linux) -> bool:

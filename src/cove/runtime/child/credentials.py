@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import msgspec
 
 from cove.kernel import privileges, rootpath, syscalls
-from cove.oci.spec import Process
+from cove.oci.spec import Process, Rlimit
 from cove.runtime.child import devices, program
 from cove.runtime.child.common import ChildStdio, Failure
 from cove.runtime.child.filters import Filter
@@ -85,13 +85,18 @@ def identify(root: int, process: Process, user: str | None, group_add: Iterable[
     return Identity(given.uid, given.gid, given.additional_gids, home_of(root, given.uid))
 
 
-def apply_limits(process: Process, proc: int | None) -> None:
-    """Resource limits, OOM score, scheduling. `proc`: a verified procfs, for the OOM score."""
-    for limit in process.rlimits:
+def check_limits(rlimits: Iterable[Rlimit]) -> None:
+    """Failure that names the first that no kernel has or takes."""
+    for limit in rlimits:
         if limit.type not in privileges.RLIMITS:
             raise Failure(f"unknown resource limit {limit.type}")
         if limit.soft > limit.hard >= 0:
             raise Failure(f"{limit.type}: the soft limit {limit.soft} is above the hard limit {limit.hard}")
+
+
+def apply_limits(process: Process, proc: int | None) -> None:
+    """Resource limits, OOM score, scheduling. `proc`: a verified procfs, for the OOM score."""
+    for limit in process.rlimits:
         privileges.set_rlimit(limit.type, limit.soft, limit.hard)
     if process.oom_score_adj is not None and proc is not None:
         set_oom_score(proc, process.oom_score_adj)

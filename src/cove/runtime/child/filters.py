@@ -85,7 +85,10 @@ def compiled(profile: Seccomp) -> bytes:
         raise InvalidArgument(
             f"linux.seccomp must not use {_NOTIFY} for sendmsg, by which the listener gets to know of it"
         )
-    return seccomp.compile(profile)
+    try:
+        return seccomp.compile(profile)
+    except ValueError as error:
+        raise InvalidArgument(f"linux.seccomp is refused: {error}") from None
 
 
 def flags_of(profile: Seccomp) -> int:

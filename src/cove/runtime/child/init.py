@@ -268,7 +268,7 @@ class _Init:
             net = os.open("sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.proc)
             netlink.configure(go.interfaces, net=net)
             os.close(net)
-        sysctls.apply(self.proc, linux.sysctl, own)
+        sysctls.apply(self.proc, linux.sysctl)
 
     def _become(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 
 from cove.kernel import rootpath
 from cove.runtime.child.common import Failure
@@ -17,8 +18,15 @@ _IPC = {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel
 _IPC |= {"kernel.shmmni", "kernel.shm_rmid_forced", "kernel.msg_next_id", "kernel.sem_next_id", "kernel.shm_next_id"}
 
 
-def check(name: str, own: set[str]) -> None:
-    """Failure unless the parameter `name` (with dots) belongs to one of the container's `own` namespaces."""
+def check(values: Iterable[str], own: set[str]) -> None:
+    """Failure unless each name of a parameter belongs to one of the container's `own` namespaces."""
+    for given in values:
+        _check(_dotted(given), own)
+        if ".." in _path(given).split("/"):
+            raise Failure(f"sysctl {given} is no parameter's name", number=errno.EINVAL)
+
+
+def _check(name: str, own: set[str]) -> None:
     if name in _IPC or name.startswith("fs.mqueue."):
         needed = "ipc"
     elif name.startswith("net."):
@@ -33,16 +41,11 @@ def check(name: str, own: set[str]) -> None:
         raise Failure(f"sysctl {name} needs a {needed} namespace of the container's own")
 
 
-def apply(proc: int, values: dict[str, str], own: set[str]) -> None:
-    """Write `values` through `proc`, the descriptor of a detached procfs."""
+def apply(proc: int, values: dict[str, str]) -> None:
+    """Write `values`, which have passed the check, through `proc`, the descriptor of a detached procfs."""
     for given, value in values.items():
-        name = _dotted(given)
-        check(name, own)
-        path = _path(given)
-        if ".." in path.split("/"):
-            raise Failure(f"sysctl {given} is no parameter's name", number=errno.EINVAL)
         try:
-            rootpath.write_procfs(proc, path, value.encode())
+            rootpath.write_procfs(proc, _path(given), value.encode())
         except OSError as error:
             reason = os.strerror(error.errno or 0).lower()
             raise Failure(f"cannot set sysctl {given} to {value!r}: {reason}", number=error.errno or 0) from None

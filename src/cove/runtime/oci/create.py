@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 
 import msgspec
 
-from cove.errors import CoveError, InvalidArgument
+from cove.errors import CoveError, InvalidArgument, StartFailed
 from cove.kernel import process
 from cove.kernel.cgroups import Cgroups, idleness
 from cove.oci.spec import Process, Spec
@@ -92,7 +92,7 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         for warning in (*lowered, *limits.without_effect(spec.linux.resources)):
             call.log.warning(warning)
         container.save(_record(manager, container, spec, newborn, directory, cgroups, group))
-        _attend(newborn, container, spec, directory, call)
+        _attend(newborn, container, spec, cgroups, call)
         if newborn.master is not None and console_socket:
             stdio.send_master(console_socket, newborn.master)
         stdio.send_pidfd(pidfd_socket, newborn.pidfd)
@@ -205,10 +205,11 @@ def _record(
     )
 
 
-def _attend(newborn: Newborn, container: store.Container, spec: Spec, bundle: str, call: Call) -> None:
+def _attend(newborn: Newborn, container: store.Container, spec: Spec, cgroups: Cgroups, call: Call) -> None:
     """Until it is ready. A hook that fails ends the container, whose poststop hooks then run all the same."""
+    record = container.known
     state = hooks.State(
-        id=container.id, status="creating", pid=newborn.pid, bundle=bundle, annotations=spec.annotations
+        id=record.id, status="creating", pid=newborn.pid, bundle=record.bundle, annotations=record.annotations
     )
     begun = False
 
@@ -226,9 +227,13 @@ def _attend(newborn: Newborn, container: store.Container, spec: Spec, bundle: st
     except (CoveError, Failure) as error:
         if begun and spec.hooks is not None:
             newborn.kill()
-            afterwards.run_poststop(spec.hooks.poststop, container.known, call.log)
+            afterwards.run_poststop(spec.hooks.poststop, record, call.log)
         if isinstance(error, Failure):
             raise InvalidArgument(error.message) from None
+        if isinstance(error, StartFailed) and error.stage == "setup" and cgroups.oom_kills(record.cgroup):
+            raise InvalidArgument(
+                "the first process was OOM-killed before it was ready: linux.resources.memory.limit is too low"
+            ) from None
         raise
 
 

@@ -8,7 +8,7 @@ import time
 from cove.errors import Conflict, Internal, InvalidArgument, NotFound
 from cove.kernel import procstat
 from cove.runtime.oci import signals, store
-from cove.runtime.oci.kill import signal_first
+from cove.runtime.oci.kill import signal_first, thaw
 from cove.runtime.oci.log import Log
 from cove.runtime.oci.main import Call
 
@@ -73,7 +73,7 @@ def destroy(container: store.Container, log: Log) -> None:
         container.remove()  # its `create` died before it had made a process
         return
     if signal_first(record, signals.KILL):
-        _thaw(record)
+        thaw(record)
         _await_end(record)
     _remove_group(record)
     if record.monitored:
@@ -94,14 +94,6 @@ def _await_end(record: store.Record) -> None:
             raise Internal(f"the first process of {record.id} did not end within {_PATIENCE:.0f} s of SIGKILL")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
-
-
-def _thaw(record: store.Record) -> None:
-    """A frozen process of version 1 does not even die."""
-    if store.is_frozen(record.cgroup_directories):
-        from cove.runtime.oci import groups
-
-        groups.of(record).freeze(record.cgroup, False)
 
 
 def _remove_group(record: store.Record) -> None:

@@ -106,6 +106,8 @@ def spec(call: Call, words: list[str]) -> int:
     path = os.path.join(call.options.text("bundle") or ".", call.options.text("file") or "config.json")
     found = rootless(example()) if call.options.switch("rootless") else example()
     members = {"ociVersion": OCI_VERSION, **msgspec.to_builtins(found)}
+    for rule in members["linux"].get("resources", {}).get("devices", ()):
+        rule.setdefault("access", "rwm")  # which others than this runtime want said
     members["process"] = {"user": {"uid": 0, "gid": 0}} | members["process"]  # what people edit first
     content = msgspec.json.format(msgspec.json.encode(members), indent=4) + b"\n"
     try:

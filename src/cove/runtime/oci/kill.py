@@ -22,7 +22,17 @@ def kill(call: Call, words: list[str]) -> int:
     # Without a pid namespace of its own, the end of the first process ends nobody else.
     if everyone or (number == signals.KILL and shared):
         _signal_all(container, number)
+    if number == signals.KILL:
+        thaw(container.known)
     return 0
+
+
+def thaw(record: store.Record) -> None:
+    """A frozen process of version 1 does not even die."""
+    if store.is_frozen(record.cgroup_directories):
+        from cove.runtime.oci import groups
+
+        groups.of(record).freeze(record.cgroup, False)
 
 
 def signal_first(record: store.Record, number: int) -> bool:

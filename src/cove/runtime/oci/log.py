@@ -25,6 +25,8 @@ class Log:
         self.path = os.path.abspath(path) if path else ""
         self.form = form
         self.debugging = debug
+        if self.path:
+            os.close(self._open())  # a caller that reads it shall find it
 
     def error(self, message: str) -> None:
         """The one sentence that a failed command ends with."""
@@ -49,11 +51,14 @@ class Log:
         if not self.path:
             print(line, file=sys.stderr)
             return
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fd = self._open()
         try:
             os.write(fd, line.encode() + b"\n")
         finally:
             os.close(fd)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
 
     def _line(self, level: str, message: str) -> str:
         import json
