@@ -13,7 +13,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,6 +73,13 @@ class World:
     def put(self, data: bytes) -> str:
         self.blobs[digests.of(data)] = data
         return digests.of(data)
+
+    def mark(self, digest: str) -> float:
+        return 0.0
+
+    def abandon(self, marks: Mapping[str, float]) -> None:
+        for digest in marks:
+            self.blobs.pop(digest, None)
 
     def ingest(self, stream: Iterable[bytes], *, expected: str | None, size: int | None) -> str:
         data = b"".join(stream)

@@ -277,6 +277,8 @@ def one(world: World, seed: int) -> str:
         kill(world.daemon, ("supervisor",))
     acting.join(5 * PATIENCE)
     try:
+        if what == "pull":
+            world.perform(what)  # it goes on where it stopped, and keeps nothing of that
         if what == "end":
             world.check_end(unseen={"daemon", "supervisor"} <= set(victims))
         world.check()

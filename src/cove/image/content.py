@@ -21,7 +21,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
@@ -113,6 +113,18 @@ class ContentStore:
         """These blobs belong to a named image now, which alone decides how long they stay."""
         for digest in blobs:
             self._wanted.pop(digest, None)
+
+    def mark(self, digest: str) -> float:
+        """What changes when somebody stores the blob, asks for it, or gives it a name."""
+        return self._wanted.get(digest, 0.0)
+
+    def abandon(self, marks: Mapping[str, float]) -> None:
+        """These blobs were stored in vain: delete those whose mark is what it was then."""
+        with self.stable:
+            for digest, mark in marks.items():
+                if self._wanted.get(digest) == mark and not any(digest in kept for kept in self._kept):
+                    del self._wanted[digest]
+                    self.delete(digest)
 
     def size(self, digest: str) -> int:
         """Its length in bytes, or NotFound."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import zstandard
@@ -66,8 +67,8 @@ def load(content: Content, kind: str, stream: Iterable[bytes], spool: Path, what
     InvalidArgument for any other archive.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="load-", dir=spool) as directory:
-            contents = Contents(content, Path(directory))
+        with tempfile.TemporaryDirectory(prefix="load-", dir=spool) as directory, ExitStack() as around:
+            contents = around.enter_context(Contents(content, Path(directory)))
             contents.take_all(stream)
             if not contents.has("index.json"):
                 raise InvalidArgument(f"the archive is no {what}: it has no index.json")
@@ -78,9 +79,9 @@ def load(content: Content, kind: str, stream: Iterable[bytes], spool: Path, what
                 if isinstance(manifest, Manifest) and manifest.artifact_type == kind:
                     _check_complete(content, manifest)
                     return manifest
+            raise InvalidArgument(f"the archive is no {what}: no manifest in it is one's")
     except OSError as error:
         raise Internal(f"the archive could not be read: {describe(error)}") from error
-    raise InvalidArgument(f"the archive is no {what}: no manifest in it is one's")
 
 
 def _check_complete(content: Content, manifest: Manifest) -> None:

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -57,8 +58,11 @@ def load(
     of what the archive brings. Raises NotFound when an image has none for one of them.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="load-", dir=spool) as directory, unpacker.ahead() as ahead:
-            contents = Contents(content, Path(directory), ahead)
+        with (
+            tempfile.TemporaryDirectory(prefix="load-", dir=spool) as directory,
+            unpacker.ahead() as ahead,
+            Contents(content, Path(directory), ahead) as contents,
+        ):
             contents.take_all(stream)
             return _Load(contents, content, images, unpacker, ahead, progress, quiet, platforms).run()
     except OSError as error:
@@ -66,7 +70,7 @@ def load(
 
 
 class Contents:
-    """What an archive holds, by its own names."""
+    """What an archive holds, by its own names. Left by an exception, the store has no more blobs than before."""
 
     def __init__(self, content: Content, directory: Path, ahead: Ahead | None = None) -> None:
         """`ahead` unpacks what looks like a layer as it passes."""
@@ -76,7 +80,15 @@ class Contents:
         self._blobs: dict[str, str] = {}
         self._files: dict[str, Path] = {}
         self._links: dict[str, str] = {}
-        self.brought: set[str] = set()
+        self.brought: dict[str, float] = {}
+        """The blobs that were not there before, as they were marked then."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            self._content.abandon(self.brought)
 
     def take_all(self, stream: Iterable[bytes]) -> None:
         """Keep every member of an archive."""
@@ -101,7 +113,7 @@ class Contents:
                 content = self._ahead.watch(content)
             if digest or layer:
                 self._blobs[name] = self._ingested(content, digest, entry.size)
-                self.brought.add(self._blobs[name])
+                self.brought[self._blobs[name]] = self._content.mark(self._blobs[name])
             else:
                 self._files[name] = self._spooled(content)
         elif entry.kind == "symlink":
@@ -132,7 +144,9 @@ class Contents:
         if found not in self._files:
             raise InvalidArgument(f"the archive is incomplete: the layer {name[:200]!r} is missing")
         with open(self._files[found], "rb") as file:
-            return self._content.ingest(iter(lambda: file.read(_CHUNK), b""), expected=None, size=None)
+            digest = self._content.ingest(iter(lambda: file.read(_CHUNK), b""), expected=None, size=None)
+        self.brought[digest] = self._content.mark(digest)
+        return digest
 
     def _ingested(self, content: Iterator[bytes], digest: str, size: int) -> str:
         try:
@@ -216,7 +230,7 @@ class _Load:
         if len(chosen) == 1:
             return chosen.pop()
         for variant in target.variants:
-            if variant.manifest.digest in self._contents.brought - chosen:
+            if variant.manifest.digest in self._contents.brought.keys() - chosen:
                 self._content.delete(variant.manifest.digest)
         return digest
 
