@@ -1,25 +1,30 @@
 """Whole Dockerfiles of the kinds that people have: each is built and its result is run.
 
-They stand on one image of Debian's packages (`debian_image`); with npm in it the Node case runs too.
+They stand on images of Debian's packages (`debian_image`).
 """
 
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import subprocess
+import tarfile
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import docker
 import pytest
 
 from tests.conftest import Daemon, new_daemon
-from tests.integration.debian_image import debian_archive, load
+from tests.integration.debian_image import debian_archive, load, node_archive
 from tests.integration.test_build_command import serving
 
-__all__ = ["debian_archive"]
+__all__ = ["debian_archive", "node_archive"]
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
@@ -83,31 +88,47 @@ CMD ["python3", "main.py"]
     assert run(debian, built(debian, tmp_path, files)) == "hello from a wheel 65534\n"
 
 
-def test_node_with_npm(debian: Daemon, tmp_path: Path) -> None:
-    if "npm" not in run(debian, "debian:work", "ls", "/usr/bin").split():
-        pytest.skip("the image has no npm, whose packages take minutes to unpack")
-    dockerfile = """FROM debian:work AS deps
+def package(name: str, version: str, **files: str) -> bytes:
+    """A package as npm packs it."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w:gz") as archive:
+        described = json.dumps({"name": name, "version": version, "main": "index.js"})
+        for path, text in {"package.json": described, **files}.items():
+            member = tarfile.TarInfo(f"package/{path}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return raw.getvalue()
+
+
+def test_node_with_npm(debian: Daemon, node_archive: Path, tmp_path: Path) -> None:
+    """What npm installs comes out of a package as a registry has it, without a registry."""
+    load(debian, node_archive)
+    dockerfile = """FROM debian:node AS deps
 WORKDIR /app
 COPY package*.json ./
-COPY lib ./lib
-RUN --mount=type=cache,target=/root/.npm npm install --offline --no-audit --no-fund
-FROM debian:work
+COPY vendor ./vendor
+RUN --mount=type=cache,target=/root/.npm npm install --offline --no-audit --no-fund --omit=dev
+FROM debian:node
 ENV NODE_ENV=production
 WORKDIR /app
 COPY --from=deps /app/node_modules ./node_modules
 COPY lib ./lib
 COPY server.js .
+USER nobody
 ENTRYPOINT ["node"]
 CMD ["server.js"]
 """
+    dependencies = {"greeting": "file:vendor/greeting-1.0.0.tgz"}
     files: dict[str, str | bytes] = {
         "Dockerfile": dockerfile,
-        "package.json": '{"name": "app", "version": "1.0.0", "dependencies": {"lib": "file:./lib"}}',
-        "lib/package.json": '{"name": "lib", "version": "1.0.0", "main": "index.js"}',
-        "lib/index.js": "module.exports = 'from a module';",
-        "server.js": "console.log(require('lib'));",
+        "package.json": json.dumps({"name": "app", "version": "1.0.0", "dependencies": dependencies}),
+        "vendor/greeting-1.0.0.tgz": package(
+            "greeting", "1.0.0", **{"index.js": "module.exports = 'from a package';"}
+        ),
+        "lib/index.js": "module.exports = require('greeting') + ' for ' + process.getuid();",
+        "server.js": "console.log(require('./lib'));",
     }
-    assert run(debian, built(debian, tmp_path, files)) == "from a module\n"
+    assert run(debian, built(debian, tmp_path, files)) == "from a package for 65534\n"
 
 
 def test_nginx_with_a_static_site(debian: Daemon, tmp_path: Path) -> None:
@@ -247,18 +268,80 @@ CMD stat -c '%U %n' mine conf /data /data/seed
     assert told == "app mine\napp conf\napp /data\napp /data/seed\n"
 
 
+class _Private(BaseHTTPRequestHandler):
+    """Gives one file to whoever shows the token."""
+
+    def do_GET(self) -> None:
+        allowed = self.headers.get("Authorization") == "Bearer s3cret"
+        self.send_response(200 if allowed else 401)
+        self.end_headers()
+        self.wfile.write(b"print('downloaded')" if allowed else b"")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
 def test_a_private_download_with_a_secret(debian: Daemon, tmp_path: Path) -> None:
     dockerfile = """FROM debian:work
+ARG FROM
 COPY fetch.py /
-RUN --mount=type=secret,id=token,required python3 /fetch.py > /got
-CMD cat /got
+RUN --mount=type=secret,id=token,required python3 /fetch.py $FROM /run/secrets/token > /got.py
+CMD python3 /got.py
 """
-    fetch = "import hashlib; print(hashlib.sha256(open('/run/secrets/token','rb').read()).hexdigest()[:8])\n"
+    fetch = (
+        "import sys, urllib.request as u\n"
+        "asked = u.Request(sys.argv[1], headers={'Authorization': 'Bearer ' + open(sys.argv[2]).read()})\n"
+        "print(u.build_opener(u.ProxyHandler({})).open(asked, timeout=20).read().decode())\n"
+    )
     (tmp_path / "token").write_text("s3cret")
+    (tmp_path / "wrong").write_text("guessed")
     files: dict[str, str | bytes] = {"Dockerfile": dockerfile, "fetch.py": fetch}
-    image = built(debian, tmp_path / "c", files, "--secret", f"id=token,src={tmp_path}/token")
-    assert run(debian, image) == "1ec1c26b\n"
+    gateway = debian.cove("network", "inspect", "-f", "{{(index .IPAM.Config 0).Gateway}}", "bridge").stdout.strip()
+    with ThreadingHTTPServer((gateway, 0), _Private) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            words = ("--build-arg", f"FROM=http://{gateway}:{server.server_port}/private")
+            image = built(debian, tmp_path / "c", files, "--secret", f"id=token,src={tmp_path}/token", *words)
+            refused = (
+                "build",
+                "--no-cache",
+                *words,
+                "--secret",
+                f"id=token,src={tmp_path}/wrong",
+                str(tmp_path / "c"),
+            )
+            told = debian.cove(*refused, check=False)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert run(debian, image) == "downloaded\n"
+    assert told.returncode and "401" in told.stderr
     assert "s3cret" not in debian.cove("history", "--no-trunc", image).stdout
+    assert "s3cret" not in run(debian, image, "cat", "/fetch.py", "/got.py")
+
+
+def test_a_git_context(debian: Daemon, tmp_path: Path) -> None:
+    """A branch's subdirectory of a repository that a server of plain files has."""
+    where = tmp_path / "work"
+    (where / "app").mkdir(parents=True)
+    (where / "app/Dockerfile").write_text("FROM debian:work\nCOPY main.py .\nCMD python3 main.py\n")
+    (where / "app/main.py").write_text("print('from the branch')\n")
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(where))
+    subprocess.run([*git, "init", "-q", "-b", "main"], check=True)
+    for words in (("add", "."), ("commit", "-qm", "one"), ("branch", "release")):
+        subprocess.run([*git, *words], check=True)
+    (where / "app/main.py").write_text("print('from main')\n")
+    subprocess.run([*git, "commit", "-qam", "two"], check=True)
+    subprocess.run(["git", "clone", "-q", "--bare", str(where), str(tmp_path / "served/app.git")], check=True)
+    subprocess.run(["git", "-C", str(tmp_path / "served/app.git"), "update-server-info"], check=True)
+    with serving(tmp_path / "served") as address:
+        for reference, said in (("release:app", "from the branch"), (":app", "from main")):
+            image = debian.cove("build", "-q", f"{address}/app.git#{reference}", timeout=300).stdout.strip()
+            assert run(debian, image) == f"{said}\n"
+        client = docker.APIClient(base_url=debian.host)
+        told = list(client.build(remote=f"{address}/app.git#release:app", tag="by-the-api", decode=True))
+    assert "error" not in told[-1] and run(debian, "by-the-api") == "from the branch\n"
 
 
 def test_a_remote_archive_with_a_checksum(debian: Daemon, tmp_path: Path) -> None:

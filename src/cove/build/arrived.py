@@ -30,6 +30,14 @@ class Arrived:
         self._lock = threading.Lock()
         self._tree: Path | None = None
 
+    @classmethod
+    def there(cls, tree: Path, identity: str) -> Arrived:
+        """One whose files lie on a file system already."""
+        found = cls(-1, "", lambda _: tree)
+        found.identity = identity
+        found._tree = tree
+        return found
+
     def tree(self) -> Path:
         """Its files on a file system. Blocks; the first call unpacks."""
         with self._lock:

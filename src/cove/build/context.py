@@ -68,7 +68,11 @@ def receive(
     known: Known,
 ) -> Received:
     """The context out of the request's body. `memory` makes an empty directory in memory, where there can be one."""
-    files = hold(workshop, scratch, archive, memory)
+    return recognized(hold(workshop, scratch, archive, memory), dockerfile, known)
+
+
+def recognized(files: Path | Arrived, dockerfile: str, known: Known) -> Received:
+    """A context with its Dockerfile, for which what arrived before need not be looked at again."""
     if isinstance(files, Path):
         found = opened(files, dockerfile)
         return Received(files, found.dockerfile, found.ignore)

@@ -1,6 +1,7 @@
 """A build's context on this machine: a directory without what its ignore file leaves out, or an archive on stdin.
 
 directory ─▶ walked, sorted, excluded names left out ─▶ tar, in pieces of a quarter of a megabyte
+                                  └─ large ─▶ a list of what there is; tar of what the daemon does not have of it
 """
 
 from __future__ import annotations
@@ -14,15 +15,73 @@ from cove.patterns import Ignore, parse_ignore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Container, Iterable, Iterator
     from typing import BinaryIO
+
+    Member = tuple[str, str, os.stat_result]
+    """Where a file is, what it is called in the context, and what it is."""
 
 _PIECE = 256 * 1024
 _BLOCK = ustar.BLOCK
+_MANY, _LARGE = 2000, 16 << 20
 
 
-def of_directory(directory: str, dockerfile: str) -> tuple[Iterator[bytes], str]:
-    """The archive of a directory, and what the Dockerfile is called in it.
+class Directory:
+    """What a directory's context has. `dockerfile` is what the Dockerfile is called in it."""
+
+    def __init__(self, place: str, dockerfile: str, members: list[Member], extra: list[tuple[str, bytes]]) -> None:
+        self._place = place
+        self.dockerfile = dockerfile
+        self._members = members
+        self._extra = extra
+
+    @property
+    def large(self) -> bool:
+        """Whether it pays to ask what the daemon has of it."""
+        sizes = (found.st_size for _, _, found in self._members if stat.S_ISREG(found.st_mode))
+        return len(self._members) > _MANY or sum(sizes) > _LARGE
+
+    @property
+    def key(self) -> str:
+        """What the directory is called from one build to the next, among those of all machines."""
+        import hashlib
+
+        try:
+            with open("/etc/machine-id", encoding="ascii") as file:
+                machine = file.read().strip()
+        except OSError:
+            machine = os.uname().nodename
+        found = os.stat(self._place)
+        return hashlib.sha256(
+            f"{machine} {os.path.realpath(self._place)} {found.st_dev} {found.st_ino}".encode(
+                errors="surrogateescape"
+            )
+        ).hexdigest()
+
+    def listing(self) -> bytes:
+        """What there is, as the daemon takes it; what comes from elsewhere has no time, and is always sent."""
+        import json
+
+        rows: list[tuple[str, int, int, int, str]] = [(_plain(name), 0, 0, 0, "") for name, _ in self._extra]
+        firsts: dict[tuple[int, int], str] = {}
+        for path, name, found in self._members:
+            size, link = 0, ""
+            if stat.S_ISREG(found.st_mode):
+                size, first = found.st_size, _first(name, found, firsts)
+                link = "" if first == name else first
+            elif stat.S_ISLNK(found.st_mode):
+                link = os.readlink(path)
+            rows.append((_plain(name), found.st_mode, size, found.st_mtime_ns, _plain(link)))
+        return json.dumps(rows, separators=(",", ":")).encode()
+
+    def archive(self, known: Iterable[int] = ()) -> Iterator[bytes]:
+        """The archive, without the content of what the daemon has: `known` are places in the listing."""
+        left_out = {place - len(self._extra) for place in known}
+        return _gathered(_archive(self._members, self._extra, left_out))
+
+
+def of_directory(directory: str, dockerfile: str) -> Directory:
+    """A directory's context.
 
     `dockerfile` may lie elsewhere, or be "-" for stdin; "" is Dockerfile in the directory.
     """
@@ -47,19 +106,21 @@ def of_directory(directory: str, dockerfile: str) -> tuple[Iterator[bytes], str]
         extra.append((".dockerignore", "\n".join((*patterns, inside, ".dockerignore")).encode()))
     kept = {inside, ignore_file}
     given = {name for name, _ in extra}
-    return _gathered(_archive(directory, Ignore(patterns), kept, given, extra)), inside
+    members = list(_walked(directory, "", Ignore(patterns), kept, given))
+    return Directory(directory, inside, members, extra)
 
 
 def of_files(directory: str) -> Iterator[bytes]:
     """The archive of a directory that is no Dockerfile's, without what its own ignore file leaves out."""
     patterns, _ = _patterns(directory, "")
-    return _gathered(_archive(directory, Ignore(patterns), set(), set(), []))
+    return _gathered(_archive(_walked(directory, "", Ignore(patterns), set(), set())))
 
 
 def of_layout(directory: str, index: bytes) -> Iterator[bytes]:
     """The archive of an OCI image layout with another `index`; what is Docker's own in it stays away."""
     ignore = Ignore(("manifest.json", "repositories"))
-    return _gathered(_archive(directory, ignore, set(), {"index.json"}, [("index.json", index)]))
+    members = _walked(directory, "", ignore, set(), {"index.json"})
+    return _gathered(_archive(members, [("index.json", index)]))
 
 
 def of_dockerfile(content: bytes) -> Iterator[bytes]:
@@ -109,18 +170,34 @@ def _patterns(directory: str, dockerfile: str) -> tuple[tuple[str, ...], str]:
 
 
 def _archive(
-    directory: str, ignore: Ignore, kept: set[str], given: set[str], extra: list[tuple[str, bytes]]
+    members: Iterable[Member], extra: Iterable[tuple[str, bytes]] = (), left_out: Container[int] = ()
 ) -> Iterator[bytes]:
-    links: dict[tuple[int, int], str] = {}
+    """All members, but regular files at the places `left_out`."""
+    firsts: dict[tuple[int, int], str] = {}
     for name, content in extra:
         yield _member(name, content)
-    yield from _entries(directory, "", ignore, kept, given, links)
+    for place, (path, name, found) in enumerate(members):
+        mode = found.st_mode
+        if stat.S_ISDIR(mode):
+            yield _head(name + "/", found, ustar.DIRECTORY)
+        elif stat.S_ISLNK(mode):
+            yield _head(name, found, ustar.SYMBOLIC_LINK, os.readlink(path))
+        elif stat.S_ISFIFO(mode):
+            yield _head(name, found, ustar.FIFO)
+        elif (first := _first(name, found, firsts)) != name:
+            yield _head(name, found, ustar.HARD_LINK, first)
+        elif place not in left_out:
+            yield _head(name, found, ustar.REGULAR)
+            yield from _content(path, found.st_size)
     yield bytes(2 * _BLOCK)
 
 
-def _entries(
-    directory: str, above: str, ignore: Ignore, kept: set[str], given: set[str], links: dict[tuple[int, int], str]
-) -> Iterator[bytes]:
+def _first(name: str, found: os.stat_result, firsts: dict[tuple[int, int], str]) -> str:
+    """The first name that a regular file came by; its own unless it is a further one."""
+    return firsts.setdefault((found.st_dev, found.st_ino), name) if found.st_nlink > 1 else name
+
+
+def _walked(directory: str, above: str, ignore: Ignore, kept: set[str], given: set[str]) -> Iterator[Member]:
     with os.scandir(directory) as scanned:
         entries = sorted(scanned, key=lambda entry: entry.name)
     for entry in entries:
@@ -132,25 +209,17 @@ def _entries(
             if out and ignore.prunes(name) and not any(each.startswith(f"{name}/") for each in kept):
                 continue
             if not out:
-                yield _head(name + "/", entry.stat(follow_symlinks=False), ustar.DIRECTORY)
-            yield from _entries(entry.path, name, ignore, kept, given, links)
+                yield entry.path, name, entry.stat(follow_symlinks=False)
+            yield from _walked(entry.path, name, ignore, kept, given)
         elif not out:
-            yield from _leaf(entry, name, links)
+            found = entry.stat(follow_symlinks=False)
+            if stat.S_IFMT(found.st_mode) in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO):
+                yield entry.path, name, found
 
 
-def _leaf(entry: os.DirEntry[str], name: str, links: dict[tuple[int, int], str]) -> Iterator[bytes]:
-    found = entry.stat(follow_symlinks=False)
-    if stat.S_ISLNK(found.st_mode):
-        yield _head(name, found, ustar.SYMBOLIC_LINK, os.readlink(entry.path))
-    elif stat.S_ISREG(found.st_mode):
-        first = links.setdefault((found.st_dev, found.st_ino), name) if found.st_nlink > 1 else name
-        if first != name:
-            yield _head(name, found, ustar.HARD_LINK, first)
-            return
-        yield _head(name, found, ustar.REGULAR)
-        yield from _content(entry.path, found.st_size)
-    elif stat.S_ISFIFO(found.st_mode):
-        yield _head(name, found, ustar.FIFO)
+def _plain(text: str) -> str:
+    """Any bytes of a name as text that every reader takes."""
+    return os.fsencode(text).decode("latin-1")
 
 
 def _content(path: str, size: int) -> Iterator[bytes]:

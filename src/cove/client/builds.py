@@ -7,10 +7,20 @@ import base64
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from typing import Any
+    from typing import Any, Protocol
 
     from cove.client.client import Client
     from cove.client.http import Response
+
+    class Listed(Protocol):
+        """A directory that can tell what it has."""
+
+        @property
+        def key(self) -> str: ...
+
+        def listing(self) -> bytes: ...
+
+        def archive(self, known: Iterable[int]) -> Iterator[bytes]: ...
 
 
 class Builds:
@@ -35,6 +45,16 @@ class Builds:
     def send(self, context: Iterable[bytes]) -> str:
         """Send a directory for the next build; what that calls it."""
         response = self._client.stream("POST", "/cove/build/context", upload=context)
+        (answer,) = self._client.messages(response)
+        return f"sent:{answer['Id']}"
+
+    def sync(self, directory: Listed) -> str:
+        """Send what the daemon does not have of a directory, for the next build; what that calls it."""
+        query = {"key": directory.key}
+        response = self._client.stream("POST", "/cove/build/listing", query, upload=[directory.listing()])
+        (told,) = self._client.messages(response)
+        upload = directory.archive(told.get("Known") or ())
+        response = self._client.stream("POST", "/cove/build/context", {"listing": told["Id"]}, upload=upload)
         (answer,) = self._client.messages(response)
         return f"sent:{answer['Id']}"
 

@@ -31,7 +31,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     `remote`: a context by URL. `outputs`: where the result goes, none means an image. `secrets` by id, `session`
     names what was given with BuildSecrets. `cache_only`: without one of these images, no cache is used, as Docker's
     cachefrom has it. `events`: Cove's own progress instead of Docker's. `contexts`: named ones, NAME to an address,
-    docker-image://IMAGE, or sent:ID for what was sent before.
+    docker-image://IMAGE, or sent:ID for what was sent before. `context`: the main one as sent:ID.
     """
 
     dockerfile: str = ""
@@ -69,6 +69,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     events: bool = False
     epoch: int | None = None
     contexts: dict[str, str] = {}
+    context: str = ""
 
 
 class BuildSecrets(Value, frozen=True, kw_only=True):
@@ -101,3 +102,10 @@ class CacheMount(Value, frozen=True, kw_only=True):
     number: int = 0
     size: int = 0
     last_used_at: str = ""
+
+
+class ListedContext(Value, frozen=True, kw_only=True):
+    """Cove's own: a directory whose files were listed, and the places in the list of those that need not be sent."""
+
+    id: str
+    known: tuple[int, ...] = ()

@@ -16,7 +16,7 @@ from cove.engine.build.caches import Name
 from cove.engine.engine import Engine
 from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.wire.base import decode
-from cove.wire.builds import BuildOptions, BuildSecrets, CachePlace
+from cove.wire.builds import BuildOptions, BuildSecrets, CachePlace, ListedContext
 from cove.wire.containers import Ulimit
 from cove.wire.execs import IdResponse
 
@@ -57,8 +57,22 @@ async def give(engine: Engine, request: Request) -> Reply:
 
 
 async def keep_context(engine: Engine, request: Request) -> Reply:
-    """Cove's own: a directory for one build that follows, whose parameter contexts names it "sent:ID"."""
+    """Cove's own: a directory for one build that follows, whose parameters context or contexts name it "sent:ID".
+
+    With `listing`, what changed of one that was listed.
+    """
+    if listing := request.query.text("listing"):
+        return json_reply(IdResponse(id=await engine.builds.fill_context(listing, request.body)), 201)
     return json_reply(IdResponse(id=await engine.builds.keep_context(request.body)), 201)
+
+
+async def list_context(engine: Engine, request: Request) -> Reply:
+    """Cove's own: what a directory has, by the name `key` that it has in every build; what need not be sent of it."""
+    key = request.query.text("key")
+    if not key:
+        raise InvalidArgument("the parameter key is missing: it names the directory from one build to the next")
+    identity, known = await engine.builds.list_context(key, request.body)
+    return json_reply(ListedContext(id=identity, known=tuple(known)), 201)
 
 
 async def rootfs(engine: Engine, request: Request) -> Reply:
@@ -154,6 +168,7 @@ def _options(query: Query) -> BuildOptions:
         session=query.text("cove-session"),
         check=query.flag("check"),
         contexts=_pairs(query, "contexts"),
+        context=query.text("context"),
         epoch=query.number("epoch") if query.text("epoch") else _epoch(_pairs(query, "buildargs")),
     )
 
@@ -268,6 +283,7 @@ ROUTES: tuple[Route[Engine], ...] = (
     Route("POST", "/build/prune", prune),
     Route("POST", "/cove/build", build_events),
     Route("POST", "/cove/build/context", keep_context),
+    Route("POST", "/cove/build/listing", list_context),
     Route("POST", "/cove/build/caches", receive_cache),
     Route("GET", "/cove/build/caches/{id}", fetch_cache),
     Route("GET", "/cove/build/mounts", mounts),

@@ -34,7 +34,7 @@ def build(call: Call) -> int:
     (where,) = call.arguments
     client = connect(call.host)
     query = _query(call)
-    stream = _context(call, where, query)
+    stream = _context(client, call, where, query)
     secrets, agents = _secrets(call)
     if secrets or agents:
         query["cove-session"] = client.builds.give(secrets, agents)
@@ -119,7 +119,7 @@ def _list(call: Call, name: str) -> str | None:
     return json.dumps(found) if found else None
 
 
-def _context(call: Call, where: str, query: dict[str, Any]) -> Iterator[bytes] | None:
+def _context(client: Client, call: Call, where: str, query: dict[str, Any]) -> Iterator[bytes] | None:
     """The body of the request, and in the query what says how it is to be read."""
     dockerfile = call.text("file")
     if where == "-":
@@ -130,8 +130,12 @@ def _context(call: Call, where: str, query: dict[str, Any]) -> Iterator[bytes] |
     if where.startswith(_REMOTE) and not os.path.isdir(where):
         query["remote"], query["dockerfile"] = where, dockerfile or None
         return None
-    stream, query["dockerfile"] = context.of_directory(where, dockerfile)
-    return stream
+    found = context.of_directory(where, dockerfile)
+    query["dockerfile"] = found.dockerfile
+    if not found.large:
+        return found.archive()
+    query["context"] = client.builds.sync(found)
+    return None
 
 
 def _secrets(call: Call) -> tuple[dict[str, bytes], dict[str, str]]:

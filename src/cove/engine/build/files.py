@@ -1,7 +1,7 @@
 """Where a build's files come from: its request's body or an address, and named contexts.
 
     POST /cove/build/context ─▶ Upload, kept under an id for some minutes ─▶ taken by the build that names it
-    body, or an address      ─▶ the main context, with the Dockerfile
+    body, an address, an upload ─▶ the main context, with the Dockerfile
     --build-context NAME=…   ─▶ an upload, an address (fetched when a step needs it), or an image
 
 Nothing is unpacked or fetched before a step needs it, but the main context of an address.
@@ -31,6 +31,8 @@ SENT = "sent:"
 """How an upload is named as a context: with its id behind."""
 
 _IMAGE = "docker-image://"
+MAIN = ""
+"""The main context among the uploads."""
 InMemory = Callable[[Path], Path | None]
 """A directory in memory that goes with a scratch directory; None where there can be none."""
 
@@ -40,11 +42,16 @@ class Upload(msgspec.Struct, frozen=True):
 
     scratch: Path
     files: Path | Arrived
+    give: Callable[[], None] | None = None
+    """Keeps the files for the next build of them."""
 
     def remove(self) -> None:
         """Nobody needs it any more. Blocks."""
         if isinstance(self.files, Arrived):
             self.files.close()
+        if self.give is not None:
+            with suppress(OSError):  # then the next build is sent everything again
+                self.give()
         remove(self.scratch)
 
 
@@ -95,6 +102,10 @@ class RequestFiles:
     async def read(self) -> Recipe:
         """The Dockerfile; the context is here afterwards."""
         options, run = self._options, self._executors.bulk
+        if options.context:
+            found = await run(contexts.recognized, self._uploads[MAIN].files, options.dockerfile, self._cache)
+            self._main = found.files
+            return Recipe(found.dockerfile, found.ignore)
         if options.remote:
             fetched = await run(contexts.fetch, self._workshop, self._scratch, options.remote, options.dockerfile)
             self._main = fetched.directory

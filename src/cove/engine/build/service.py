@@ -25,8 +25,9 @@ from cove.engine.bridging import Message, blocking
 from cove.engine.build.bases import Bases, listed_credentials
 from cove.engine.build.caches import Caches
 from cove.engine.build.exchange import Directories, Exchange
-from cove.engine.build.files import SENT, RequestFiles, Upload, Uploads, remove, tree_or_image
+from cove.engine.build.files import MAIN, SENT, RequestFiles, Upload, Uploads, remove, tree_or_image
 from cove.engine.build.job import Build, Files, Tools
+from cove.engine.build.listings import Listings
 from cove.engine.build.mounts import BuildMounts, Given, Giver
 from cove.engine.build.parcels import ParcelDirectories, Parcels
 from cove.engine.build.prune import Bounds, prune_cache
@@ -64,6 +65,8 @@ class BuildService:
         self._sweeps: set[asyncio.Task[None]] = set()
         self._given: dict[str, Given] = {}
         self._uploads = Uploads()
+        self._listings = Listings(context.data.build_contexts, self._workshop, context.executors)
+        self._listed: dict[str, Path] = {}
 
     def give(self, secrets: BuildSecrets) -> str:
         """Keep secrets in memory for the one build that asks for them by this name."""
@@ -193,7 +196,7 @@ class BuildService:
     def _files(self, options: BuildOptions, body: AsyncIterator[bytes], scratch: Path) -> RequestFiles:
         """Where the files of a request come from; what was sent for it before waits no longer."""
         uploads = {}
-        for name, value in options.contexts.items():
+        for name, value in {**options.contexts, **({MAIN: options.context} if options.context else {})}.items():
             if value.startswith(SENT):
                 found = self._uploads.pop(value.removeprefix(SENT))
                 if found is None:
@@ -222,10 +225,43 @@ class BuildService:
         except BaseException:
             self.sweep(scratch)
             raise
-        for gone in self._uploads.add(identity, Upload(scratch, files)):
+        self._keep(identity, Upload(scratch, files))
+        return identity
+
+    def _keep(self, identity: str, upload: Upload) -> None:
+        for gone in self._uploads.add(identity, upload):
             self._sweep(gone.remove)
         asyncio.get_running_loop().call_later(Uploads.PATIENCE, self._forget, identity)
+
+    async def list_context(self, key: str, body: AsyncIterator[bytes]) -> tuple[str, list[int]]:
+        """Hear what a client's directory has: the id of the copy here, and what of it need not be sent."""
+        scratch = self.scratch()
+        try:
+            identity, known = await self._listings.begin(key, body, scratch)
+        except BaseException:
+            self.sweep(scratch)
+            raise
+        self._listed[identity] = scratch
+        asyncio.get_running_loop().call_later(Uploads.PATIENCE, self._unlist, identity)
+        return identity, known
+
+    async def fill_context(self, identity: str, body: AsyncIterator[bytes]) -> str:
+        """Take what of it changed, for the build that follows; the id that it calls it by."""
+        scratch = self._listed.pop(identity, None)
+        if scratch is None:
+            raise NotFound("the context's files were not listed, or were sent already")
+        try:
+            files, give = await self._listings.fill(identity, body)
+        except BaseException:
+            self.sweep(scratch)
+            raise
+        self._keep(identity, Upload(scratch, files, give))
         return identity
+
+    def _unlist(self, identity: str) -> None:
+        self._listings.forget(identity)
+        if scratch := self._listed.pop(identity, None):
+            self.sweep(scratch)
 
     def _forget(self, identity: str) -> None:
         if upload := self._uploads.pop(identity):
