@@ -340,7 +340,7 @@ def test_a_git_context(debian: Daemon, tmp_path: Path) -> None:
             image = debian.cove("build", "-q", f"{address}/app.git#{reference}", timeout=300).stdout.strip()
             assert run(debian, image) == f"{said}\n"
         client = docker.APIClient(base_url=debian.host)
-        told = list(client.build(remote=f"{address}/app.git#release:app", tag="by-the-api", decode=True))
+        told = list(client.build(path=f"{address}/app.git#release:app", tag="by-the-api", decode=True))
     assert "error" not in told[-1] and run(debian, "by-the-api") == "from the branch\n"
 
 
