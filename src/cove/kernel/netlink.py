@@ -37,8 +37,10 @@ VETH_INFO_PEER = 1
 IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING, IFLA_BR_MCAST_SNOOPING = 1, 5, 7, 23
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFLA_LINK, IFLA_IFALIAS, IFLA_MACVLAN_MODE, IFLA_IPVLAN_MODE, IFLA_VLAN_ID = 5, 20, 1, 1, 1
+IFLA_IPVLAN_FLAGS = 2
 MACVLAN_MODES = {"bridge": 4, "private": 1, "vepa": 2, "passthru": 8}
 IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
+IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
@@ -172,12 +174,20 @@ def veth(
     return [make, no_ipv6_address(name), up(name)]
 
 
-def child_link(kind: str, name: str, *, parent: int, mode: int, pid: int, mac: str = "", mtu: int = 0) -> Request:
-    """Make a macvlan or ipvlan on the link with index `parent`, born in the network namespace of process `pid`."""
-    width = u32(IFLA_MACVLAN_MODE, mode) if kind == "macvlan" else nlwire.u16(IFLA_IPVLAN_MODE, mode)
+def child_link(
+    kind: str, name: str, *, parent: int, mode: int, pid: int, flags: int = 0, mac: str = "", mtu: int = 0
+) -> Request:
+    """Make a macvlan or ipvlan on the link with index `parent`, born in the network namespace of process `pid`.
+
+    `flags`: of an ipvlan, one of IPVLAN_FLAGS.
+    """
+    if kind == "macvlan":
+        data = u32(IFLA_MACVLAN_MODE, mode)
+    else:
+        data = nlwire.u16(IFLA_IPVLAN_MODE, mode) + nlwire.u16(IFLA_IPVLAN_FLAGS, flags)
     body = _link_head(mac=mac, mtu=mtu) + text(IFLA_IFNAME, name) + u32(IFLA_LINK, parent)
     body += u32(IFLA_NET_NS_PID, pid)
-    body += nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind), nest(IFLA_INFO_DATA, width))
+    body += nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind), nest(IFLA_INFO_DATA, data))
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"RTM_NEWLINK {kind}", name)
 
 

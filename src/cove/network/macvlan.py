@@ -46,6 +46,7 @@ class ParentedDriver:
         """See Driver.create. Unsupported where the kernel has no such links, NotFound for a parent there is not."""
         options.parented(network.options, self.name)
         mode, parent = self._mode(network), network.options.get("parent", "")
+        flags = _flags(network)
         _require_kind(self.name)
         if parent and network.internal:
             raise InvalidArgument(
@@ -56,17 +57,22 @@ class ParentedDriver:
             raise InvalidArgument(f"{parent!r} cannot be an interface's name")
         with self._lock:
             if parent:
-                self._require_free(parent, mode, network.id)
+                self._require_free(parent, mode, flags, network.id)
                 _require_parent(parent)
             wanted = msgspec.structs.replace(network, driver=self.name, internal=not parent)
             complete = msgspec.structs.replace(self._pools.complete(wanted), mtu=options.mtu(network.options))
             self._pools.learn(complete)
             return complete
 
-    def _require_free(self, parent: str, mode: str, but: str) -> None:
+    def _require_free(self, parent: str, mode: str, flags: int, but: str) -> None:
         beside = [other for other in self._pools.of(self.name) if _parent(other) == parent and other.id != but]
         if beside and "passthru" in (mode, *map(self._mode, beside)):
             raise Conflict(f"The parent {parent} belongs to the network {beside[0].name} alone (mode passthru)")
+        for other in beside if self.name == "ipvlan" else ():
+            if (self._mode(other), _flags(other)) != (mode, flags):
+                raise Conflict(
+                    f"The parent {parent} has one ipvlan mode and flag for all networks on it, those of {other.name}"
+                )
 
     def remove(self, network: Network) -> None:
         with self._lock:
@@ -99,7 +105,14 @@ class ParentedDriver:
             with self._lock, netlink.Route() as route:
                 index = self._parent_index(parent, route, alone=parent == _own(network))
                 born = netlink.child_link(
-                    self.name, endpoint.ifname, parent=index, mode=mode, pid=pid, mac=endpoint.mac, mtu=endpoint.mtu
+                    self.name,
+                    endpoint.ifname,
+                    parent=index,
+                    mode=mode,
+                    flags=_flags(network),
+                    pid=pid,
+                    mac=endpoint.mac,
+                    mtu=endpoint.mtu,
                 )
                 route.commit([born])
         except OSError as error:
@@ -180,6 +193,14 @@ class ParentedDriver:
         if not link.up:
             route.commit([netlink.up(parent)])
         return link.ifindex
+
+
+def _flags(network: Network) -> int:
+    """How the containers of an ipvlan reach each other: at once (bridge), never (private), by a switch (vepa)."""
+    flag = network.options.get("ipvlan_flag", "bridge")
+    if flag not in netlink.IPVLAN_FLAGS:
+        raise InvalidArgument(f"Unknown ipvlan flag {flag!r}: there are {', '.join(netlink.IPVLAN_FLAGS)}")
+    return netlink.IPVLAN_FLAGS[flag]
 
 
 def _endpoint(
