@@ -50,6 +50,8 @@ PACKAGES = (
 TESTS = (
     "tests/guest/test_service.py",
     "tests/guest/test_memory_and_disks.py",
+    "tests/guest/test_links.py",
+    "tests/guest/test_nfs.py",
     "tests/unit/kernel",
     "tests/integration/test_cgroups_kernel.py",
     "tests/integration/test_device_filter.py",
@@ -263,7 +265,7 @@ def main() -> None:
     parser.add_argument("--version-1", action="store_true", help="control groups of version 1 instead")
     parser.add_argument("--cpus", type=int, default=1)
     parser.add_argument("--memory", type=int, default=2048, help="MiB")
-    parser.add_argument("--timeout", type=int, default=1800, help="seconds")
+    parser.add_argument("--timeout", type=int, default=3600, help="seconds")
     parser.add_argument(
         "--with", dest="more", type=Path, action="append", default=[], metavar="DIRECTORY", help="is in /srv/with"
     )

@@ -247,6 +247,18 @@ def test_devices_are_mounted_inside_the_container(daemon: Daemon, tmp_path: Path
         daemon.cove("volume", "rm", "-f", *volumes)
 
 
+def test_what_cannot_be_mounted_for_a_container_is_told_each_time(daemon: Daemon) -> None:
+    """Its maker is another process than the container's first one, which ends at the same time."""
+    daemon.docker("volume", "create", "--opt=type=ext4", "--opt=device=/dev/nowhere", "gone")
+    try:
+        for _ in range(12):
+            words = ("run", "--rm", "--network", "host", "-v", "gone:/v", "busybox", "true")
+            done = daemon.docker(*words, check=False)
+            assert done.returncode and "cannot mount /dev/nowhere at /v: " in done.stderr
+    finally:
+        daemon.docker("volume", "rm", "gone")
+
+
 def test_what_volumes_take_is_shown(daemon: Daemon) -> None:
     daemon.cove("run", "--rm", "-v", "measured:/m", "busybox", "dd", "if=/dev/zero", "of=/m/f", "bs=1k", "count=100")
     try:

@@ -54,13 +54,13 @@ class Given(msgspec.Struct, frozen=True):
 def needed(spec: Spec) -> bool:
     """Whether a container needs the helper."""
     linux = spec.linux
-    if mounts_for(spec) or any(map(_is_device, spec.mounts)):
+    if mounts_for(spec) or any(map(_is_hosts, spec.mounts)):
         return True
     return linux is not None and bool(linux.net_devices or linux.intel_rdt)
 
 
-def _is_device(mount: Mount) -> bool:
-    return sources.is_device(mount, parse_options(mount.options))
+def _is_hosts(mount: Mount) -> bool:
+    return sources.is_hosts(mount, parse_options(mount.options))
 
 
 def mounts_for(spec: Spec) -> bool:
@@ -120,7 +120,9 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
     linux = spec.linux
     assert linux is not None
     child.isolate([])
-    with socket.socket(fileno=link) as sock:
+    # A second descriptor, for the first one closes with this process: init, which ends at that, must not end before a
+    # failure is told, or whoever cleans up after it would end the teller.
+    with socket.socket(fileno=os.dup(link)) as sock:
         maps = None
         if mounts_for(spec):
             with child.stage("user namespace"):
@@ -141,7 +143,7 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
                 _mounts(sock, launch, linux, maps, pid)
         else:
             with child.stage("mounts"):
-                _devices(sock, spec)
+                _hosts(sock, spec)
         channel.send(sock, _DONE, b"")
     os._exit(0)
 
@@ -166,10 +168,10 @@ def _mounts(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Map
     channel.send(sock, _ROOT, b"", [sources.root(spec, launch.rootfs, maps)])
 
 
-def _devices(sock: socket.socket, spec: Spec) -> None:
-    """The mounts of block devices alone; the rest is init's."""
+def _hosts(sock: socket.socket, spec: Spec) -> None:
+    """The mounts of what is the host's alone; the rest is init's."""
     for index, mount in enumerate(spec.mounts):
-        if _is_device(mount):
+        if _is_hosts(mount):
             made = sources.filesystem(mount, parse_options(mount.options))
             channel.send(sock, _FIRST + index, b"", [made])
             os.close(made)

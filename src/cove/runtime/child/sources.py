@@ -22,6 +22,8 @@ from cove.runtime.child.common import Failure
 from cove.runtime.messages import LENT
 
 _TMPFS_MAGIC = 0x01021994  # statfs(2)
+_OVER_THE_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "ceph", "9p"})
+"""File systems whose client stays in the network namespace of whoever mounts them."""
 
 
 class Maps(msgspec.Struct, frozen=True):
@@ -126,9 +128,13 @@ def lent(mount: Mount) -> int:
             os.close(found)
 
 
-def is_device(mount: Mount, options: Options) -> bool:
-    """Whether a mount is a block device's file system: in its own group of devices, init may not open that."""
-    return not is_bind(mount, options) and ("loop" in options.data or mount.source.startswith("/dev/"))
+def is_hosts(mount: Mount, options: Options) -> bool:
+    """Whether a mount needs what is the host's: a block device, which init may not open in its own group of devices,
+    or a server that is reached from the host's network, where init's is another one and not even up.
+    """
+    if is_bind(mount, options):
+        return False
+    return "loop" in options.data or mount.source.startswith("/dev/") or mount.type in _OVER_THE_NETWORK
 
 
 def filesystem(mount: Mount, options: Options, maps: Maps | None = None) -> int:
@@ -138,16 +144,19 @@ def filesystem(mount: Mount, options: Options, maps: Maps | None = None) -> int:
 
 
 def known(mount: Mount, data: tuple[str, ...], attributes: int) -> int:
-    """A new file system; Failure when there is no such one in this kernel."""
+    """A new file system; Failure when there is no such one in this kernel, or none at its source."""
     try:
         return mounts.new_filesystem(mount.type, mount.source or mount.type, data, attributes)
     except OSError as error:
-        if error.errno != errno.ENODEV:
+        number = error.errno or 0
+        if number == errno.ENODEV:
+            why = f"this kernel knows no file system {mount.type}"
+        elif is_hosts(mount, parse_options(mount.options)):
+            why = f"{error.strerror} ({os.strerror(number).lower()})"
+        else:
             raise
         raise Failure(
-            f"cannot mount {mount.source or mount.type} at {mount.destination}: this kernel knows no file system "
-            f"{mount.type}",
-            number=errno.ENODEV,
+            f"cannot mount {mount.source or mount.type} at {mount.destination}: {why}", number=number
         ) from None
 
 
