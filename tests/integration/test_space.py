@@ -84,6 +84,13 @@ def test_prune_frees_what_it_says(own_daemon: Daemon) -> None:
     assert own_daemon.cove("images", "--format", "{{.Repository}}").stdout.split() == ["keep"]
 
 
+def test_an_image_that_containers_were_made_of_is_freed_with_them(own_daemon: Daemon) -> None:
+    identity = own_daemon.docker("create", "busybox", "true").stdout.strip()
+    own_daemon.docker("rm", identity)
+    own_daemon.docker("image", "prune", "-af")
+    assert list((own_daemon.data / "layers").iterdir()) == []
+
+
 def test_keep_storage_takes_the_longest_unused_first(own_daemon: Daemon) -> None:
     for number in range(4):
         add_image(own_daemon, f"n{number}", 3 * MIB, 10 + number)

@@ -102,6 +102,7 @@ class Containers:
         shown = [mount.chain for mount in record.mounts if mount.type == "image"]
         self._context.snapshots.prepare(record.id, image.top, shown)
         undo.callback(self._context.snapshots.remove, record.id)
+        self._context.store.layers.settled(image.chain_ids)  # the container holds them from now on
         if record.host.storage_opt:
             files, size = self._context.data.container(record.id), sized.parse(record.host.storage_opt["size"])
             undo.callback(self._context.projects.release, files.upper)
