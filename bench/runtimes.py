@@ -13,9 +13,10 @@ import os
 import select
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -123,13 +124,15 @@ class Supervisor:
 
 @contextmanager
 def runtimes(archive: Path, root: Path) -> Iterator[list[Program | Supervisor]]:
-    """The warm supervisor first, then `cove-oci`, runc and crun where they are installed."""
+    """The warm supervisor first, then `cove-oci`, runc and crun where they are installed.
+
+    What they note of their containers lies on a tmpfs, as /run is one where people work.
+    """
     at = bundle(archive, root / "bundle")
-    found: list[Program | Supervisor] = [Supervisor(at, root / "supervisor")]
-    programs = [("cove-oci", str(BIN / "cove-oci")), ("runc", "runc"), ("crun", "crun")]
-    found += [Program(name, path, at, root / name) for name, path in programs if shutil.which(path)]
-    try:
-        yield found
-    finally:
+    with tempfile.TemporaryDirectory(prefix="cove-bench-", dir="/dev/shm") as run, ExitStack() as undo:
+        found: list[Program | Supervisor] = [Supervisor(at, Path(run, "supervisor"))]
+        programs = [("cove-oci", str(BIN / "cove-oci")), ("runc", "runc"), ("crun", "crun")]
+        found += [Program(name, path, at, Path(run, name)) for name, path in programs if shutil.which(path)]
         for each in found:
-            each.close()
+            undo.callback(each.close)
+        yield found

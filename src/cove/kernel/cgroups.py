@@ -98,11 +98,15 @@ class Cgroups(ABC):
 
         `hybrid`: on a host with version 1, the tree of version 2 has the groups too.
         """
-        from cove.kernel.cgroups_v1 import CgroupsV1
-        from cove.kernel.cgroups_v2 import CgroupsV2
+        files: Cgroups
+        if os.path.exists(f"{ROOT}/cgroup.controllers"):
+            from cove.kernel.cgroups_v2 import CgroupsV2
 
-        second = os.path.exists(f"{ROOT}/cgroup.controllers")
-        files = CgroupsV2(parent) if second else CgroupsV1(parent, hybrid=hybrid)
+            files = CgroupsV2(parent)
+        else:
+            from cove.kernel.cgroups_v1 import CgroupsV1
+
+            files = CgroupsV1(parent, hybrid=hybrid)
         if driver == "cgroupfs":
             return files
         from cove.kernel.cgroups_systemd import CgroupsSystemd

@@ -1,4 +1,4 @@
-"""This process' memory, page by page: which pages a fork has made its own, and making them so in advance.
+"""A process' memory, page by page: which pages a fork has made its own, and making them so in advance.
 
 A fork shares all pages with its parent; one that it writes is copied then, and one of a file that it reads is looked
 up then, each at the cost of a fault. Who knows which ones it will need can have them ready before anybody waits.
@@ -27,12 +27,12 @@ _madvise.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
 _madvise.restype = ctypes.c_int
 
 
-def used_pages() -> list[Span]:
-    """The pages that this process has written since its fork, and those of files that it has read."""
+def used_pages(pid: int) -> list[Span]:
+    """The pages that `pid` has written since its fork, and those of files that it has read. Raises OSError."""
     found: list[Span] = []
     with (
-        open("/proc/self/maps", encoding="utf-8", errors="replace") as maps,
-        open("/proc/self/pagemap", "rb") as pages,
+        open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps,
+        open(f"/proc/{pid}/pagemap", "rb") as pages,
     ):
         for line in maps.read().splitlines():
             words = line.split(maxsplit=5)

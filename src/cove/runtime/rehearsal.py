@@ -3,7 +3,8 @@
     forker                                         a child that rehearses
       │── clone3, in namespaces of its own ──────────▶│
       │── orders for a made-up container, Go ────────▶│ a start like any other, up to its execve
-      │◀─ the pages that it has used ─────────────────│ and is over
+      │◀─ it is done ─────────────────────────────────│ and waits to be looked at
+      │── SIGKILL ───────────────────────────────────▶│
 
 Most of what a child's part of a start costs is not system calls but pages: a fork copies each one that it writes. A
 spare copies those of the rehearsal before it has orders, while nobody waits. A rehearsal that fails teaches nothing,
@@ -16,7 +17,6 @@ import os
 import signal
 import socket
 import sys
-from array import array
 from typing import NoReturn
 
 import msgspec
@@ -30,7 +30,7 @@ from cove.runtime.messages import Go, Launch
 
 _PATIENCE = 5.0
 _PACKET = 1 << 16
-_TOLD = b"pages"
+_DONE = b"done"
 _KINDS: tuple[NamespaceType, ...] = ("mount", "pid", "network", "ipc", "uts")
 _PROGRAM = "/program"
 _GO = msgspec.json.encode(Go())
@@ -51,7 +51,7 @@ def learn() -> list[memory.Span]:
                 return []
             if pid == 0:
                 try:
-                    orders.obey(far_gate.fileno(), ending=_tell)
+                    orders.obey(far_gate.fileno(), ending=_wait)
                 finally:
                     os._exit(125)
         try:
@@ -59,7 +59,7 @@ def learn() -> list[memory.Span]:
             gate.send(b"go")
             sync.send(_GO)
             far_sync.close()
-            return _hear(sync)
+            return memory.used_pages(pid) if _is_done(sync) else []
         except OSError:
             return []
         finally:
@@ -68,21 +68,18 @@ def learn() -> list[memory.Span]:
             os.waitpid(pid, 0)
 
 
-def _hear(sync: socket.socket) -> list[memory.Span]:
+def _is_done(sync: socket.socket) -> bool:
     sync.settimeout(_PATIENCE)
     while packet := sync.recv(_PACKET):
-        if packet.startswith(_TOLD):
-            numbers = array("Q", packet[len(_TOLD) :])
-            return list(zip(numbers[::3], numbers[1::3], numbers[2::3], strict=True))
-    return []
+        if packet == _DONE:
+            return True
+    return False
 
 
-def _tell(sync_fd: int) -> NoReturn:
+def _wait(sync_fd: int) -> NoReturn:
     """The end of a rehearsal."""
-    numbers = array("Q")
-    for span in memory.used_pages():
-        numbers.extend(span)
-    os.write(sync_fd, _TOLD + numbers.tobytes())
+    os.write(sync_fd, _DONE)
+    os.read(sync_fd, 1)
     os._exit(0)
 
 

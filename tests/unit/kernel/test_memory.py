@@ -37,7 +37,7 @@ def _own_after(work: Callable[[], object], within: mmap.mmap) -> set[int]:
     if pid == 0:
         try:
             work()
-            os.write(writer, json.dumps(memory.used_pages()).encode())
+            os.write(writer, json.dumps(memory.used_pages(os.getpid())).encode())
         finally:
             os._exit(0)
     os.close(writer)
