@@ -11,17 +11,14 @@ A request is 64 bytes, and so is its answer.
 
 from __future__ import annotations
 
-import os
 import socket
 import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-from cove.kernel.process import CLONE_NEWNET
-from cove.kernel.syscalls import setns
+from cove.kernel.namespaces import in_network
 
 _SIZE = 64
 _STREAM = b"s" * _SIZE
@@ -31,18 +28,9 @@ _OPEN = 32
 _NAMES = 3000
 
 
-@contextmanager
-def inside(pid: int) -> Iterator[None]:
-    """This thread is in the network namespace of a process; sockets made there stay there."""
-    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    other = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        setns(other, CLONE_NEWNET)
-        yield
-    finally:
-        setns(own, CLONE_NEWNET)
-        os.close(own)
-        os.close(other)
+def inside(pid: int) -> AbstractContextManager[None]:
+    """This thread in the network namespace of a process; sockets made there stay there."""
+    return in_network(f"/proc/{pid}/ns/net")
 
 
 def serve(pid: int, address: str, port: int) -> None:

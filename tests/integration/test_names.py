@@ -12,30 +12,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import pytest
 
-from cove.kernel.syscalls import setns
+from cove.kernel.namespaces import in_network
 from tests.conftest import Daemon
 
 pytestmark = [pytest.mark.root]
 A, PTR, AAAA, TXT = 1, 12, 28, 16
-NEWNET = 0x40000000
 
 
-@contextlib.contextmanager
-def inside(pid: int) -> Iterator[None]:
-    """This thread in the network namespace of a process."""
-    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    there = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        setns(there, NEWNET)
-        yield
-    finally:
-        setns(here, NEWNET)
-        os.close(here)
-        os.close(there)
+def inside(pid: int) -> AbstractContextManager[None]:
+    """This thread in the network namespace of a process; sockets made there stay there."""
+    return in_network(f"/proc/{pid}/ns/net")
 
 
 def question(name: str, kind: int = A, number: int = 77) -> bytes:

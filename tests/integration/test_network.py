@@ -6,7 +6,6 @@ lan (198.51.100.9) ── host (198.51.100.1) ── bridge ── containers
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import os
 import select
@@ -30,6 +29,7 @@ from cove.network.pools import Pools
 from cove.network.ports import Ports
 from cove.network.relay import Relays
 from cove.paths import Instance
+from tests.integration.test_names import inside
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")]
 
@@ -45,20 +45,6 @@ def _unshare() -> None:
 
 def _enter(fd: int) -> None:
     assert _libc.setns(fd, CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-
-
-@contextlib.contextmanager
-def inside(pid: int) -> Iterator[None]:
-    """Run in the network namespace of a process."""
-    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    there = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _enter(there)
-        yield
-    finally:
-        _enter(here)
-        os.close(here)
-        os.close(there)
 
 
 def _serve(ports: tuple[int, ...], told: int) -> None:

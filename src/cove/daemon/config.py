@@ -90,7 +90,9 @@ class Log(_Table, frozen=True, kw_only=True):
     files: int = 5
 
 
-class Network(_Table, frozen=True, kw_only=True):
+class Network(DefaultNetwork, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The default network's wishes, and what holds for all."""
+
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
@@ -98,14 +100,6 @@ class Network(_Table, frozen=True, kw_only=True):
     expose_to: Literal["public", "lan", "local"] = "public"
     address_pools: tuple[AddressPool, ...] = ()
     default_options: dict[str, dict[str, str]] = {}
-    bridge: Literal["", "none"] = ""
-    bip: str = ""
-    fixed_cidr: str = ""
-    fixed_cidr_v6: str = ""
-    ipv6: bool = True
-    mtu: int = 0
-    icc: bool = True
-    masquerade: bool = True
 
 
 class File(_Table, frozen=True, kw_only=True):
@@ -173,16 +167,7 @@ class Config(msgspec.Struct, frozen=True):
     def default_network(self) -> DefaultNetwork:
         """The default network's wishes. Raises InvalidArgument."""
         asked = self.file.network
-        wishes = DefaultNetwork(
-            there=not asked.bridge,
-            bip=asked.bip,
-            fixed_cidr=asked.fixed_cidr,
-            fixed_cidr_v6=asked.fixed_cidr_v6,
-            ipv6=asked.ipv6,
-            mtu=asked.mtu,
-            icc=asked.icc,
-            masquerade=asked.masquerade,
-        )
+        wishes = DefaultNetwork(**{name: getattr(asked, name) for name in DefaultNetwork.__struct_fields__})
         options.bridge(wishes.network("").options, internal=False)
         return wishes
 

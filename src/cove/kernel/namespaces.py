@@ -64,6 +64,23 @@ def children_in(target: int, kind: str = "pid") -> Iterator[None]:
 
 
 @contextmanager
+def in_network(target: int | str) -> Iterator[None]:
+    """Within, this thread is in the network namespace of a pidfd, or that the file of a path is.
+
+    Sockets that are made within stay there.
+    """
+    with ExitStack() as undo:
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        undo.callback(os.close, own)
+        if isinstance(target, str):
+            target = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+            undo.callback(os.close, target)
+        setns(target, process.CLONE_NEWNET)
+        undo.callback(setns, own, process.CLONE_NEWNET)
+        yield
+
+
+@contextmanager
 def in_mounts_of(path: str) -> Iterator[int]:
     """Within, this process sees the mounts of the namespace that the file `path` is; yields a descriptor of its "/".
 

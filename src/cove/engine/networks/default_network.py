@@ -6,6 +6,7 @@ Pure. The network is made by these wishes when a data root has none, and again w
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal
 
 import msgspec
 
@@ -17,12 +18,12 @@ _MTU = "com.docker.network.driver.mtu"
 
 
 class DefaultNetwork(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`bip`: the bridge's address with its prefix. `fixed_cidr`: the part of its subnet that containers get.
+    """`bridge`: "none" for no default network at all. `bip`: the bridge's address with its prefix.
 
-    `fixed_cidr_v6`: its IPv6 subnet. `there`: false for no default network at all.
+    `fixed_cidr`: the part of its subnet that containers get. `fixed_cidr_v6`: its IPv6 subnet.
     """
 
-    there: bool = True
+    bridge: Literal["", "none"] = ""
     bip: str = ""
     fixed_cidr: str = ""
     fixed_cidr_v6: str = ""
@@ -30,6 +31,10 @@ class DefaultNetwork(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     mtu: int = 0
     icc: bool = True
     masquerade: bool = True
+
+    @property
+    def there(self) -> bool:
+        return not self.bridge
 
     @property
     def text(self) -> str:

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 from cove.kernel import netlink
-from cove.kernel.namespaces import FLAGS, join_process
+from cove.kernel.namespaces import in_network
 from cove.kernel.nftables import Nftables, Seats
 from cove.network.dns.messages import ADDRESS
 
@@ -44,7 +43,7 @@ class Sandbox:
         self.pidfd = pidfd
         with ExitStack() as undo:
             undo.callback(os.close, pidfd)
-            with _inside(pidfd):
+            with in_network(pidfd):
                 netlink.configure(())  # its init may not have come to that yet, and there is no 127/8 before
                 self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
                 undo.callback(self.udp.close)
@@ -67,24 +66,10 @@ class Sandbox:
 
     def open(self, family: int, kind: int) -> socket.socket:
         """A socket in the container's namespace."""
-        with _inside(self.pidfd):
+        with in_network(self.pidfd):
             return socket.socket(family, kind)
 
     def close(self) -> None:
         self.udp.close()
         self.tcp.close()
         os.close(self.pidfd)
-
-
-@contextmanager
-def _inside(pidfd: int) -> Iterator[None]:
-    """Within, this thread (the only one) is in the network namespace of a process."""
-    own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        join_process(pidfd, FLAGS["network"])
-        try:
-            yield
-        finally:
-            join_process(own, FLAGS["network"])
-    finally:
-        os.close(own)
