@@ -189,8 +189,82 @@ def test_without_volumes(daemon: Daemon, app: str, tmp_path: Path) -> None:
     archive = str(tmp_path / "app.tar")
     daemon.cove("backup", "--no-volumes", "-o", archive, "app")
     daemon.cove("restore", "--name", "again", archive)
-    daemon.cove("rm", "-f", "app")
+    daemon.cove("rm", "-fv", "app")
     assert "data:/data" in daemon.cove("inspect", "-f", "{{json .HostConfig.Binds}}", "again").stdout
+
+
+def _nothing_is_there(daemon: Daemon) -> None:
+    assert daemon.cove("ps", "-aq").stdout == "" and daemon.cove("volume", "ls", "-q").stdout == ""
+    assert daemon.cove("images", "-aq").stdout == ""
+    for directory in ("volumes", "containers", "tmp", "image/ingest"):
+        assert not list((daemon.data / directory).iterdir()), directory
+
+
+def _layer(archive: Path, volume: str) -> tarfile.TarInfo:
+    """Where in a backup the content of a volume lies, of its changes for ""."""
+    with tarfile.open(archive) as tar:
+        index = json.loads(tar.extractfile("index.json").read())  # type: ignore[union-attr]
+        path = "blobs/" + index["manifests"][0]["digest"].replace(":", "/")
+        layers = json.loads(tar.extractfile(path).read())["layers"]  # type: ignore[union-attr]
+        wanted = next(each for each in layers if each.get("annotations", {}).get("cove.volume", "") == volume)
+        if not volume:
+            wanted = next(each for each in layers if "changes" in each["mediaType"])
+        return tar.getmember("blobs/" + wanted["digest"].replace(":", "/"))
+
+
+@pytest.mark.parametrize("part", ["", "data", "cut"])
+def test_of_a_damaged_backup_nothing_stays(
+    daemon: Daemon, other: Daemon, app: str, tmp_path: Path, part: str
+) -> None:
+    archive = tmp_path / "app.tar"
+    daemon.cove("exec", "app", "dd", "if=/dev/urandom", "of=/data/noise", "bs=1k", "count=2000")
+    daemon.cove("exec", "app", "dd", "if=/dev/urandom", "of=/root/noise", "bs=1k", "count=2000")
+    daemon.cove("backup", "-o", str(archive), "app")
+    content = bytearray(archive.read_bytes())
+    if part == "cut":
+        del content[-900_000:]
+    else:
+        found = _layer(archive, part)
+        content[found.offset_data + found.size // 2] ^= 1
+    archive.write_bytes(content)
+    refused = other.cove("restore", str(archive), check=False)
+    assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1
+    assert "cut off" in refused.stderr or "damaged" in refused.stderr, refused.stderr
+    _nothing_is_there(other)
+
+
+def test_what_two_volumes_share_comes_once(daemon: Daemon, other: Daemon, tmp_path: Path) -> None:
+    both = ("-v", "one:/one", "-v", "two:/two")
+    write = "echo same > /one/f; touch -d @1 /one/f /one; cp -p /one/f /two; touch -d @1 /two"
+    daemon.cove("run", "--name", "app", *both, "busybox", "sh", "-c", write)
+    try:
+        daemon.cove("backup", "-o", str(tmp_path / "app.tar"), "app")
+        assert _layer(tmp_path / "app.tar", "one").name == _layer(tmp_path / "app.tar", "two").name
+        other.cove("restore", str(tmp_path / "app.tar"))
+        shown = other.cove("run", "--rm", "--volumes-from", "app", "busybox", "cat", "/one/f", "/two/f").stdout
+        assert shown == "same\nsame\n"
+    finally:
+        daemon.cove("rm", "-f", "app")
+        daemon.cove("volume", "rm", "one", "two")
+
+
+def test_a_sender_that_goes_away(daemon: Daemon, other: Daemon, app: str, tmp_path: Path) -> None:
+    archive = tmp_path / "app.tar"
+    daemon.cove("exec", "app", "dd", "if=/dev/urandom", "of=/data/noise", "bs=1M", "count=30")
+    daemon.cove("backup", "-o", str(archive), "app")
+    environment = os.environ | {"COVE_HOST": other.host}
+    sending = subprocess.Popen([BIN / "cove", "restore", "-"], env=environment, stdin=subprocess.PIPE)
+    assert sending.stdin is not None
+    with archive.open("rb") as file:
+        sending.stdin.write(file.read(archive.stat().st_size - (2 << 20)))
+    sending.stdin.flush()
+    _until_written(other.data / "volumes")
+    sending.kill()
+    sending.wait()
+    deadline = time.monotonic() + 20
+    while list((other.data / "volumes").iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _nothing_is_there(other)
 
 
 def test_one_moment_of_a_writer(daemon: Daemon, tmp_path: Path) -> None:

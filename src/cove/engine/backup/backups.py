@@ -104,7 +104,8 @@ class Backups:
         users = {container.id: container} | {
             user.id: user for each in copied for user in self._volumes.users(each.name)
         }
-        layers: list[Descriptor] = []
+        # The image first: whoever restores needs it before the container's own layer, and has not to keep that then.
+        layers = self._parts(image) if wishes.image else []
         mounts = tuple(MountRecord(type="volume", destination="/", name=each.name, rw=False) for each in copied)
         async with (
             self._volumes.use.held(mounts),
@@ -118,8 +119,6 @@ class Backups:
             for each, mount in zip(copied, mounts, strict=True):
                 root = archives.stopped((self._volumes.use.mount(mount),))
                 layers.append(await self._blob(document.VOLUME, _content(root), kept, name=each.name))
-        if wishes.image:
-            layers += self._parts(image)
         saved = document.Backup(
             made_ns=time.time_ns(),
             record=record,

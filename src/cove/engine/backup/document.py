@@ -21,6 +21,8 @@ ARTIFACT = "application/vnd.cove.container.backup.v1"
 CONFIG = "application/vnd.cove.container.v1+json"
 CHANGES = "application/vnd.cove.container.changes.v1.tar+zstd"
 VOLUME = "application/vnd.cove.volume.v1.tar+zstd"
+OWN = frozenset({CHANGES, VOLUME})
+"""The layers that are no part of the image."""
 VOLUME_NAME = "cove.volume"
 """The annotation of a volume's layer that says which volume it is."""
 

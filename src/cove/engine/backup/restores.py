@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack
-from typing import Any
+from contextlib import AsyncExitStack, suppress
 
 import msgspec
 
 from cove import ids
 from cove.engine.backup import document
+from cove.engine.backup.sources import FromRegistry, Source
 from cove.engine.bridging import blocking
 from cove.engine.containers.records import MountRecord, Record
 from cove.engine.containers.registry import Container, Registry
@@ -38,7 +38,7 @@ from cove.image.distribution import Credentials
 from cove.image.images import Image
 from cove.image.travel import archives, artifacts
 from cove.image.travel.diff import restore_changes
-from cove.oci.image import Descriptor, Manifest
+from cove.oci.image import Descriptor
 from cove.oci.reference import Reference
 from cove.wire.containers import CreateResponse, HostConfig, NetworkingConfig
 
@@ -73,59 +73,70 @@ class Restores:
         self._users = users
 
     async def load(self, stream: AsyncIterator[bytes], wishes: Wishes) -> CreateResponse:
-        """A container out of an archive."""
-        body, context = blocking(stream), self._context
-
-        def read() -> Manifest:
-            return artifacts.load(context.store.content, document.ARTIFACT, body, context.data.tmp, "backup")
-
-        return await self._restore(await context.executors.bulk(read), wishes)
+        """A container out of an archive, which is unpacked while it comes in."""
+        body, store, bulk = blocking(stream), self._context.store, self._context.executors.bulk
+        archive = artifacts.Incoming(store.content, document.ARTIFACT, body, self._context.data.tmp, "backup")
+        async with AsyncExitStack() as around:
+            around.push_async_callback(bulk, store.collector.collect)
+            await bulk(archive.__enter__)
+            around.push(archive)
+            return await self._restore(archive, wishes)
 
     async def pull(self, source: str, wishes: Wishes, *, auth: str = "") -> CreateResponse:
         """A container out of a registry."""
         credentials = Credentials.from_header(auth) if auth else None
-        manifest = await self._context.executors.bulk(
-            lambda: self._context.distribution.fetch_artifact(
-                Reference.parse(source), document.ARTIFACT, credentials=credentials, progress=_unheard
-            )
-        )
-        return await self._restore(manifest, wishes)
+        context, reference = self._context, Reference.parse(source)
+        remote = await context.executors.bulk(context.distribution.remote, reference, credentials)
+        return await self._restore(FromRegistry(remote, context.store.content, reference.familiar), wishes)
 
-    async def _restore(self, manifest: Manifest, wishes: Wishes) -> CreateResponse:
-        """Everything into place; the backup's own blobs are forgotten afterwards, however it ends."""
+    async def _restore(self, source: Source, wishes: Wishes) -> CreateResponse:
+        """Everything into place; the backup's own blobs are forgotten afterwards, however it ends.
+
+        What can be refused is refused before more than the configuration came.
+        """
         content, bulk = self._context.store.content, self._context.executors.bulk
-        saved = document.decode(await bulk(content.read, manifest.config.digest))
-        if not wishes.trust:
-            _refuse_reach(saved)
-        identity, renamed = ids.new_id(), wishes.volumes
-        chosen = ids.check_name("container", (wishes.name or saved.record.name).removeprefix("/"))
+        manifest, identity, renamed = source.manifest, ids.new_id(), wishes.volumes
         async with AsyncExitStack() as around:
             around.push_async_callback(bulk, self._context.store.collector.collect)
             kept = around.enter_context(content.keeping())
             kept |= {manifest.config.digest, *(layer.digest for layer in manifest.layers)}
+            await bulk(source.store, (manifest.config,))
+            saved = document.decode(await bulk(content.read, manifest.config.digest))
+            if not wishes.trust:
+                _refuse_reach(saved)
+            chosen = ids.check_name("container", (wishes.name or saved.record.name).removeprefix("/"))
             around.enter_context(self._registry.claim(chosen, identity))
             maps = around.enter_context(self._users.claim(saved.record.host))
-            image = await self._image(saved.image)
-            draft, warnings = self._draft(saved.record, identity, chosen, image, maps, renamed)
-            container = await self._make(draft, saved, manifest, image, renamed)
+            await self._refuse_taken(saved, renamed)
+            if saved.image.included:
+                self._draft(saved.record, identity, chosen, saved.image.id, maps, renamed)
+            async with AsyncExitStack() as undo:
+                image = await self._image(saved.image, source, undo)
+                draft, warnings = self._draft(saved.record, identity, chosen, image.id, maps, renamed)
+                container = await self._make(draft, saved, source, image, renamed)
+                undo.pop_all()
         tell(self._context.events, container, "create")
         return CreateResponse(id=identity, warnings=warnings)
 
     async def _make(
-        self, draft: Record, saved: document.Backup, manifest: Manifest, image: Image, renamed: Mapping[str, str]
+        self, draft: Record, saved: document.Backup, source: Source, image: Image, renamed: Mapping[str, str]
     ) -> Container:
-        blobs = {layer.annotations.get(document.VOLUME_NAME, ""): layer for layer in manifest.layers}
-        changes = next((layer for layer in manifest.layers if layer.media_type == document.CHANGES), None)
+        layers = source.manifest.layers
+        blobs = {layer.annotations.get(document.VOLUME_NAME, ""): layer for layer in layers}
+        changes = next((layer for layer in layers if layer.media_type == document.CHANGES), None)
         async with AsyncExitStack() as undo:
-            await self._refuse_taken(saved, renamed)
             await self._containers.unpacked(image)
             mounts = await self._mounts.again(draft.mounts)
             self._containers.layer(msgspec.structs.replace(draft, mounts=mounts), image, undo)
             if changes is not None:
-                await self._context.executors.bulk(self._unpack, draft.id, changes)
+                await self._context.executors.bulk(
+                    restore_changes, self._context.data, draft.id, source.pieces(changes), WHOLE
+                )
             names = {}
             for volume in saved.volumes:
-                names[volume.record.name] = await self._volume(volume, draft.id, blobs, renamed, undo)
+                blob = blobs.get(volume.record.name)
+                names[volume.record.name] = await self._volume(volume, draft.id, source, blob, renamed, undo)
+            await self._context.executors.bulk(source.finish)
             placed = tuple(self._placed(mount, names) for mount in mounts)
             container = self._registry.add(msgspec.structs.replace(draft, mounts=placed))
             undo.pop_all()
@@ -135,7 +146,7 @@ class Restores:
 
     # ── parts ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def _image(self, saved: document.SavedImage) -> Image:
+    async def _image(self, saved: document.SavedImage, source: Source, undo: AsyncExitStack) -> Image:
         """The image that the backup stands on: here, in the backup, or at a registry."""
         images, bulk = self._context.images, self._context.executors.bulk
         try:
@@ -148,7 +159,10 @@ class Restores:
         if saved.included:
             if saved.name:
                 self._context.trust.admit(Reference.parse(saved.name), saved.manifest)
+            parts = [each for each in source.manifest.layers if each.media_type not in document.OWN]
+            await bulk(source.store, parts)
             found = await bulk(images.register, saved.manifest, self._free(saved.name))
+            undo.push_async_callback(self._forget, found.id)
             if found.id != saved.id:
                 raise InvalidArgument("the backup is damaged: its image is not the one that it names")
             return found
@@ -160,6 +174,12 @@ class Restores:
             f"The backup stands on the image {saved.name} ({saved.id[:19]}), which is neither in it nor here; load "
             "that first"
         )
+
+    async def _forget(self, image: str) -> None:
+        """Take back an image that came with a backup which was not restored, unless somebody uses it already."""
+        if not any(image in container.record.image_ids for container in self._registry):
+            with suppress(CoveError):
+                await self._context.executors.bulk(self._context.images.delete, image)
 
     def _free(self, name: str) -> list[str]:
         """The image's name, if nothing else bears it here."""
@@ -174,7 +194,7 @@ class Restores:
         return []
 
     def _draft(
-        self, old: Record, identity: str, name: str, image: Image, maps: Maps, renamed: Mapping[str, str]
+        self, old: Record, identity: str, name: str, image: str, maps: Maps, renamed: Mapping[str, str]
     ) -> tuple[Record, tuple[str, ...]]:
         """The container's record for this host; every refusal that a create would give comes here."""
         host = self._containers.with_lenders(_renamed(old.host, renamed))
@@ -184,7 +204,7 @@ class Restores:
             id=identity,
             name=name,
             created_ns=time.time_ns(),
-            image_id=image.id,
+            image_id=image,
             host=host,
             endpoints=places(self._networks, host, NetworkingConfig(endpoints_config=dict(old.endpoints))),
             uid_map=maps.uids,
@@ -213,7 +233,8 @@ class Restores:
         self,
         volume: document.SavedVolume,
         container: str,
-        blobs: Mapping[str, Descriptor],
+        source: Source,
+        blob: Descriptor | None,
         renamed: Mapping[str, str],
         undo: AsyncExitStack,
     ) -> str:
@@ -234,21 +255,12 @@ class Restores:
                 awaits=container,
             )
             return name
-        blob = blobs.get(old.name)
         if blob is None:
             raise InvalidArgument(f"the backup is damaged: the content of the volume {old.name} is missing")
         async with self._volumes.appearing(record) as mount:
-            await self._context.executors.bulk(self._fill, archives.stopped((mount,)), blob)
+            root, pieces = archives.stopped((mount,)), source.pieces(blob)
+            await self._context.executors.bulk(archives.write_archive, root, "/", pieces, top=True, limits=WHOLE)
         return name
-
-    def _fill(self, root: archives.FsRoot, blob: Descriptor) -> None:
-        with self._context.store.content.open(blob.digest) as file:
-            pieces = iter(lambda: file.read(1 << 20), b"")
-            archives.write_archive(root, "/", pieces, top=True, limits=WHOLE)
-
-    def _unpack(self, identity: str, blob: Descriptor) -> None:
-        with self._context.store.content.open(blob.digest) as file:
-            restore_changes(self._context.data, identity, file.fileno(), WHOLE)
 
     def _placed(self, mount: MountRecord, names: Mapping[str, str]) -> MountRecord:
         if mount.type != "volume":
@@ -289,5 +301,5 @@ def _binds(binds: Iterable[str] | None, names: Mapping[str, str]) -> tuple[str, 
     return tuple(f"{names.get(source, source)}{colon}{rest}" for source, colon, rest in split)
 
 
-def _unheard(message: dict[str, Any]) -> None:
+def _unheard(message: dict[str, object]) -> None:
     """Progress that nobody watches."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 
 import msgspec
 
@@ -100,6 +101,7 @@ class Containers:
     def layer(self, record: Record, image: Image, undo: AsyncExitStack) -> None:
         """The container's writable layer, of the size that it was asked to have; taken back by `undo`."""
         shown = [mount.chain for mount in record.mounts if mount.type == "image"]
+        undo.callback(_remove_empty, self._context.data.container(record.id).root)
         self._context.snapshots.prepare(record.id, image.top, shown)
         undo.callback(self._context.snapshots.remove, record.id)
         self._context.store.layers.settled(image.chain_ids)  # the container holds them from now on
@@ -388,6 +390,11 @@ class Containers:
         if len(kept) == len(container.record.host.links or ()):
             raise NotFound(f"No such link: /{owner}/{alias}")
         self._registry.rewrite(container, host=msgspec.structs.replace(container.record.host, links=kept or None))
+
+
+def _remove_empty(directory: Path) -> None:
+    with suppress(OSError):
+        directory.rmdir()
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from cove.errors import InvalidArgument, Unavailable
-from cove.image.distribution.progress import Progress
 from cove.image.distribution.seams import Content
 from cove.image.distribution.sources import Sources
-from cove.oci import digest as digests
 from cove.oci import image
 from cove.oci.image import Descriptor, Index, Manifest
 
@@ -30,19 +28,6 @@ class Remote:
     def fetch(self, blob: Descriptor) -> None:
         """Have a blob of it in the store."""
         _fetch(self._sources, self._content, blob)
-
-
-def fetch(sources: Sources, content: Content, kind: str, progress: Progress) -> Manifest:
-    """Store the blobs of what the reference names; InvalidArgument when it is no artifact of the type `kind`."""
-    remote = Remote(sources, content)
-    manifest = remote.document
-    if not isinstance(manifest, Manifest) or not remote.is_artifact(kind):
-        familiar = sources.reference.familiar
-        raise InvalidArgument(f"{familiar} is no backup of a container; pull it if it is an image")
-    for blob in (manifest.config, *manifest.layers):
-        remote.fetch(blob)
-        progress.layer(digests.short(blob.digest), "Pull complete")
-    return manifest
 
 
 def _fetch(sources: Sources, content: Content, blob: Descriptor) -> None:

@@ -24,7 +24,7 @@ from cove.image.distribution.sources import Sources
 from cove.image.distribution.transport import Policy, Transport
 from cove.oci import digest as digests
 from cove.oci import image
-from cove.oci.image import Descriptor, Index, Manifest
+from cove.oci.image import Descriptor, Index
 from cove.oci.platform import Platform
 from cove.oci.reference import DEFAULT_DOMAIN, Reference
 
@@ -136,13 +136,6 @@ class Distribution:
     ) -> str:
         """Push a stored manifest that is no image's, with its blobs, and have `reference` name it; its digest."""
         return self._push(reference, credentials, progress, cancel).artifact(artifact)
-
-    def fetch_artifact(
-        self, reference: Reference, kind: str, *, credentials: Credentials | None = None, progress: Sink
-    ) -> Manifest:
-        """Store the blobs of an artifact of the type `kind`; its manifest."""
-        sources = self._sources(reference.or_latest(), credentials, threading.Event())
-        return artifacts.fetch(sources, self._content, kind, Progress(progress))
 
     def remote(self, reference: Reference, credentials: Credentials | None = None) -> artifacts.Remote:
         """What a name at its registry stands for, whose blobs come one by one as they are asked for."""

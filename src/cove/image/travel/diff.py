@@ -52,12 +52,13 @@ def packed_layer(root: int, *, sparse: bool = False, whole_seconds: bool = False
         worker.result()
 
 
-def restore_changes(data: DataRoot, key: str, archive: int, limits: Limits) -> None:
-    """Unpack what `layer_archive` made (in the file `archive`) into the empty writable layer of `key`."""
+def restore_changes(data: DataRoot, key: str, archive: Iterator[bytes], limits: Limits) -> None:
+    """Unpack what `layer_archive` made into the empty writable layer of `key`."""
     root = os.open(data.container(key).upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with Extraction(root, "", limits) as extraction:
-            extraction.read_from(archive)
+            for piece in archive:
+                extraction.feed(piece)
             extraction.finish()
     finally:
         os.close(root)
