@@ -34,6 +34,10 @@ _OCI_TYPES = {
 }
 
 
+Attest = Callable[[int, Descriptor], Descriptor]
+"""Makes a statement about the manifest of the part at that place; how an index names the statement."""
+
+
 @dataclass(frozen=True, slots=True)
 class Assembled:
     """An image that is not named yet.
@@ -104,12 +108,17 @@ def own_steps(targets: Iterable[Made]) -> Iterator[Vertex]:
                 yield line.vertex
 
 
-def name_image(store: ImageStore, parts: list[Assembled], names: list[str], *, cached: bool) -> Image:
+def name_image(
+    store: ImageStore, parts: list[Assembled], names: list[str], *, cached: bool, attest: Attest | None = None
+) -> Image:
     """Make it an image, or with several platforms an index of images; without names it is a dangling one.
 
     `cached`: the manifest tells which steps made which layers, so that other builds may take them from the image.
+    `attest` makes a statement about each manifest, which then lie with them in an index.
     """
     manifests = [_manifest(store, part, cached=cached) for part in parts]
+    if attest is not None:
+        manifests += [attest(place, manifest) for place, manifest in enumerate(manifests)]
     if len(manifests) == 1:
         target = manifests[0]
     else:

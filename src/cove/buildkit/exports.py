@@ -83,6 +83,9 @@ def _check_values(exporter: Exporter) -> None:
 
 async def export(job: Job, outcome: Outcome, exporters: Sequence[Exporter]) -> dict[str, str]:
     """Make the result and hand it on; what clients are told of it."""
+    wish = outcome.build.options.provenance
+    if wish is not None and not wish.images_only and any(each.type in ("tar", "local") for each in exporters):
+        raise Unsupported("files have no provenance beside them; build an image, or with --provenance=false")
     await job.evaluate(outcome)
     found: dict[str, str] = {}
     for number, each in enumerate(exporters):

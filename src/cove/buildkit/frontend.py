@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from cove.build import cache_places
+from cove.build import cache_places, provenance
 from cove.buildkit.subrequests import LINT
 from cove.errors import InvalidArgument, Unsupported
 from cove.wire.builds import BuildOptions, CachePlace
@@ -78,12 +78,13 @@ def read(
             name, reader = _READERS[key]
             taken[name] = reader(value)
         elif key.startswith("attest:"):
-            _no_attestation(key.removeprefix("attest:"), value)
+            taken |= _attestation(key.removeprefix("attest:"), value)
         elif key not in _TELLING and not key.startswith(_TELLING_PREFIXES):
             raise Unsupported(f"the build option {key!r} is not known to this builder")
     arguments = _prefixed(options, "build-arg:")
     no_cache = options.get("no-cache")
     built = BuildOptions(
+        dockerfile=options.get("filename", ""),
         arguments=arguments,
         labels=_prefixed(options, "label:"),
         no_cache=no_cache == "",
@@ -109,9 +110,12 @@ def read(
     )
 
 
-def _no_attestation(kind: str, value: str) -> None:
+def _attestation(kind: str, value: str) -> dict[str, object]:
+    """A statement that is wished for: of provenance; others would have to be made by a program out of an image."""
+    if kind == "provenance":
+        return {"provenance": provenance.read(value)}
     if "disabled=true" in value.split(","):
-        return
+        return {}
     raise Unsupported(f"attestations ({kind}) are not made by this builder; build with --{kind}=false")
 
 

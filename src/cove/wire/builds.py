@@ -25,6 +25,20 @@ class CachePlace(msgspec.Struct, frozen=True):
     forgiving: bool = False
 
 
+class Provenance(msgspec.Struct, frozen=True):
+    """A wish for a statement of how the image came to be.
+
+    `everything`: with arguments, labels, the Dockerfile and all steps. `version`: SLSA's. `builder`: who builds, as
+    an address. `reproducible`: that somebody says so. `images_only`: not for results that are files.
+    """
+
+    everything: bool = False
+    version: str = "v0.2"
+    builder: str = ""
+    reproducible: bool = False
+    images_only: bool = False
+
+
 class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What POST /build asks for: its parameters, read.
 
@@ -70,6 +84,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int | None = None
     contexts: dict[str, str] = {}
     context: str = ""
+    provenance: Provenance | None = None
 
 
 class BuildSecrets(Value, frozen=True, kw_only=True):

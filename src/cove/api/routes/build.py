@@ -11,7 +11,7 @@ import msgspec
 from cove.api.http import TAR, Query, Reply, Request, Response, Stream, json_reply
 from cove.api.router import Route
 from cove.api.streams import progress
-from cove.build import cache_places
+from cove.build import cache_places, provenance
 from cove.engine.build.caches import Name
 from cove.engine.engine import Engine
 from cove.errors import InvalidArgument, NotFound, Unsupported
@@ -169,6 +169,7 @@ def _options(query: Query) -> BuildOptions:
         check=query.flag("check"),
         contexts=_pairs(query, "contexts"),
         context=query.text("context"),
+        provenance=provenance.read(query.text("provenance")) if query.text("provenance") else None,
         epoch=query.number("epoch") if query.text("epoch") else _epoch(_pairs(query, "buildargs")),
     )
 

@@ -94,6 +94,7 @@ def _query(call: Call) -> dict[str, Any]:
         **_limits(call),
         "allow": _list(call, "allow"),
         "check": call.flag("check") or None,
+        "provenance": _provenance(call),
     }
 
 
@@ -112,6 +113,19 @@ def _limits(call: Call) -> dict[str, Any]:
         "cgroupparent": call.text("cgroup-parent") or None,
         "ulimits": json.dumps([ulimit(text) for text in call.list("ulimit")]) if call.list("ulimit") else None,
     }
+
+
+def _provenance(call: Call) -> str | None:
+    """--provenance true, false, or what it shall tell; --attest type=provenance,… is the same."""
+    found = call.text("provenance")
+    for text in call.list("attest"):
+        fields = text.split(",")
+        if "type=provenance" not in fields:
+            raise UsageError(f"--attest {text}: only statements of type=provenance are made")
+        found = ",".join(field for field in fields if field != "type=provenance") or "true"
+    if found in ("", "false"):
+        return None
+    return "mode=min" if found == "true" else found
 
 
 def _list(call: Call, name: str) -> str | None:
@@ -287,6 +301,7 @@ BUILD = Verb(
     (
         Flag("add-host", "A further line of /etc/hosts: NAME:ADDRESS", "list", hint="host"),
         Flag("allow", "Grant network.host, security.insecure or device", "list", hint="entitlement"),
+        Flag("attest", "Add a statement to the image: type=provenance[,mode=max][,version=v1]", "list"),
         Flag("build-arg", "Set an ARG: NAME=VALUE, or NAME from the environment", "list", hint="arg"),
         Flag("build-context", "Name further files or an image: NAME=DIRECTORY, URL, docker-image://…", "list"),
         Flag("cache-from", "Take finished steps from: an image, or type=local|registry,…", "list", hint="source"),
@@ -311,6 +326,7 @@ BUILD = Verb(
         Flag("output", "What to make: type=image|registry|docker|oci|tar|local,dest=PATH", "list", short="o"),
         Flag("platform", "Platform of the result: linux/arm64", "list"),
         Flag("progress", "auto, plain, tty or json", default="auto", hint="kind"),
+        Flag("provenance", "Add a statement of how the image came to be: true, mode=max, version=v1", hint="what"),
         Flag("pull", "Ask the registries for newer base images", "bool"),
         Flag("quiet", "Show nothing but the image's id", "bool", short="q"),
         Flag("rm", "No container of a step stays", "bool", default="true"),

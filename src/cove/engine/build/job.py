@@ -11,14 +11,16 @@ Where its files, secrets and credentials come from, and where its progress goes,
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from cove.build import emulation, exporters, ops, portable
+from cove.build import emulation, exporters, ops, portable, provenance
 from cove.build.arrived import Arrived
 from cove.build.cache import BuildCache
 from cove.build.dockerfile import instructions, lint, reader
@@ -102,6 +104,7 @@ class Build:
         self._results: dict[str, Result] = {}
         self._keys: dict[str, str] = {}
         self._moments: dict[str, int] = {}
+        self._began_ns = time.time_ns()
 
     async def read(self) -> None:
         """The Dockerfile, read and understood."""
@@ -186,13 +189,29 @@ class Build:
             ]
             self._moments.update(part.moment for part in parts)
             cached = any(place.kind == "inline" for place in self.options.cache_to)
-            return exporters.name_image(context.store, parts, names, cached=cached)
+            attest = partial(self._attested, tuple(names)) if self.options.provenance is not None else None
+            return exporters.name_image(context.store, parts, names, cached=cached, attest=attest)
 
         image = await context.executors.bulk(work)
         tell_image(context.events, "create", image)
         for name in names:
             tell_image(context.events, "tag", image, Reference.parse(name).familiar)
         return image
+
+    def _attested(self, names: tuple[str, ...], place: int, manifest: Descriptor) -> Descriptor:
+        """The statement about one platform's image."""
+        assert self.options.provenance is not None
+        facts = provenance.Facts(
+            options=msgspec.structs.replace(self.options, tags=names),
+            dockerfile=self.text,
+            target=self.plans[place].made.vertex,
+            platform=self.platforms[place],
+            results=self._results,
+            identity=self._scratch.name,
+            began_ns=self._began_ns,
+            ended_ns=time.time_ns(),
+        )
+        return provenance.attach(self._tools.context.store, manifest, self.options.provenance, facts)
 
     async def share(self, sink: Sink) -> Descriptor | None:
         """Put the finished steps where they are to go; the artifact that was sent to the last place."""
