@@ -3,7 +3,8 @@
     body ─▶ gather: memory, digest ─▶ what the cache knows of an archive with this digest ─▶ nothing is unpacked
                                  └─▶ tree(): unpacked once, by whoever asks first ─▶ a directory
 
-The same directory sent again is the same archive, byte for byte. It knows nothing of Dockerfiles or steps.
+The same directory sent again is the same archive, byte for byte, or but for times (`cove.build.timeless`). It knows
+nothing of Dockerfiles or steps.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from cove.build import timeless
 from cove.errors import Unavailable
 
 Unpack = Callable[[int], Path]
@@ -47,6 +49,12 @@ class Arrived:
                 self._tree = self._unpack(self._fd)
                 self._let_go()
             return self._tree
+
+    def without_times(self) -> str:
+        """What it is called if times do not count; its identity where that cannot be told. Blocks."""
+        with self._lock:
+            found = timeless.digest(self._fd) if self._fd >= 0 else None
+        return self.identity if found is None else f"content {found}"
 
     def close(self) -> None:
         """Forget the archive, after an unpacking that is going on; the unpacked tree is its owner's to remove."""

@@ -21,7 +21,7 @@ from cove.build.solver import Key
 from cove.store.database import Database
 
 _MAX_PLACES = 5000
-_MAX_ARCHIVES = 500
+_MAX_ARCHIVES = 1000
 _FRESH_NS = 3600 * 10**9
 """How old a note of a use may be before it is written again."""
 
@@ -112,6 +112,14 @@ class BuildCache:
             )
 
     # What contexts' archives hold, by their digests
+
+    def same(self, name: str) -> str | None:
+        """What an archive is called if times do not count."""
+        packed = self._archive(f"same {name}")
+        return None if packed is None else packed.decode()
+
+    def keep_same(self, name: str, same: str) -> None:
+        self._keep_archive(f"same {name}", same.encode())
 
     def recipe(self, name: str) -> tuple[bytes, tuple[str, ...]] | None:
         """The Dockerfile of an archive, and what its ignore file says."""

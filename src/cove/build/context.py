@@ -45,6 +45,10 @@ class Context:
 class Known(Protocol):
     """What was found out about archives before, by name."""
 
+    def same(self, name: str) -> str | None: ...
+
+    def keep_same(self, name: str, same: str) -> None: ...
+
     def recipe(self, name: str) -> tuple[bytes, tuple[str, ...]] | None: ...
 
     def keep_recipe(self, name: str, dockerfile: bytes, ignore: tuple[str, ...]) -> None: ...
@@ -77,7 +81,12 @@ def recognized(files: Path | Arrived, dockerfile: str, known: Known) -> Received
         found = opened(files, dockerfile)
         return Received(files, found.dockerfile, found.ignore)
     try:
-        name = f"{files.identity} {dockerfile}"
+        same = known.same(files.identity)
+        if same is None:
+            same = files.without_times()
+            known.keep_same(files.identity, same)
+        files.identity = same
+        name = f"{same} {dockerfile}"
         recipe = known.recipe(name)
         if recipe is None:
             found = opened(files.tree(), dockerfile)
