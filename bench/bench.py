@@ -31,12 +31,12 @@ CELL = 14
 BARE = "bare veth"
 
 
-def measure(name: str, workload: Workload, run: Callable[[], float]) -> list[float]:
-    """One figure; an engine that fails is told, not counted."""
+def measure(name: str, title: str, run: Callable[[], float]) -> list[float]:
+    """One figure; who fails is told, not counted."""
     try:
         return [run()]
     except Exception as error:
-        print(f"  {name}: {workload.title}: {error}", file=sys.stderr)
+        print(f"  {name}: {title}: {error}", file=sys.stderr)
         return []
 
 
@@ -52,7 +52,7 @@ def table(engines: list[Engine], workloads: list[Workload], rounds: int) -> list
         figures: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(max(1, rounds // workload.weight)):
             for name, run in runs.items():
-                figures[name] += measure(name, workload, run)
+                figures[name] += measure(name, workload.title, run)
         medians = {name: statistics.median(values) if values else None for name, values in figures.items()}
         rows.append([workload.title, *cells(medians, workload.unit, more_is_better=workload.more_is_better)])
         show(rows[-1])
@@ -84,8 +84,8 @@ def bare_runtimes(archive: Path, root: Path, rounds: int) -> list[list[str]]:
         figures: dict[str, list[float]] = {each.name: [] for each in found}
         for _ in range(rounds):
             for each in found:
-                figures[each.name].append(each.life())
-    medians = {name: statistics.median(values) for name, values in figures.items()}
+                figures[each.name] += measure(each.name, runtimes.TITLE, each.life)
+    medians = {name: statistics.median(values) if values else None for name, values in figures.items()}
     rows = [["", *figures], [runtimes.TITLE, *cells(medians, "ms")]]
     for row in rows:
         show(row)

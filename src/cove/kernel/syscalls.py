@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import sys
 from collections.abc import Collection
 from ctypes import c_char_p, c_int, c_long, c_uint, c_ulong, c_void_p
 
@@ -57,8 +58,12 @@ _syncfs = _bind("syncfs", c_int)
 _renameat2 = _bind("renameat2", c_int, c_char_p, c_int, c_char_p, c_uint)
 
 
+_ENCODING = sys.getfilesystemencoding()
+
+
 def _path(path: str | None) -> bytes | None:
-    return None if path is None else os.fsencode(path)
+    """As os.fsencode, for the many calls of a start."""
+    return None if path is None else path.encode(_ENCODING, "surrogateescape")
 
 
 def _check(result: int, call: str, path: str | None = None) -> int:

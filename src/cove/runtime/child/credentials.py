@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,6 +24,12 @@ from cove.runtime.child.common import ChildStdio, Failure
 from cove.runtime.child.filters import Filter
 from cove.runtime.child.users import MAX_ID, Identity, home_of, resolve
 from cove.runtime.numbers import known
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    import _signal as signal  # the C module: `signal` makes an enumeration's member of each answer
 
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 _PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
@@ -291,6 +296,6 @@ _IGNORED_BY_PYTHON = tuple(
 def reset_signals() -> None:
     """Every signal as the kernel gives it, none blocked: Python ignores SIGPIPE and SIGXFSZ."""
     for number in _IGNORED_BY_PYTHON:
-        if signal.getsignal(number) is not signal.SIG_DFL:
+        if signal.getsignal(number) != signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
