@@ -13,8 +13,8 @@ one duty left (`cove.runtime.keeper`).
 A few children are made before anybody needs them (spares), with the namespaces that the last container asked for:
 a start then begins where clone3 would have ended. They hold no container's resources, and end with the supervisor.
 A spare has its own copy of the host's mounts: when those change, it is given up, as it would show a container the old
-ones. While it waits it makes its memory ready, as `cove.runtime.rehearsal` has shown; that is held in the forker's
-first moment without a request.
+ones. While it waits it makes its memory ready, as `cove.runtime.rehearsal` has shown, which is held once the first
+spares are made and nobody asks for anything.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def _main(far: int, bereaved: Callable[[], None]) -> NoReturn:
             pages: Sequence[memory.Span] | None = None
             while (packet := channel.receive(near)) is not None:
                 _answer(near, packet, pages or ())
-                if pages is None and not _is_asked(near):
+                if pages is None and packet.number & _SPARE and not _is_asked(near):
                     pages = rehearsal.learn()
         bereaved()
     finally:
