@@ -179,6 +179,10 @@ class StartingAttachment:
         """What the client typed, even before the process was there; raises Detached on the detach keys."""
         await (await asyncio.shield(self._started)).write(data)
 
+    async def begun(self) -> None:
+        """Until it was started, or could not be."""
+        await asyncio.shield(self._started)
+
     async def close_stdin(self) -> None:
         """End of file for the process."""
         await (await asyncio.shield(self._started)).close_stdin()
@@ -398,15 +402,18 @@ class Execs:
         try:
             attachment = await self.start(exec_id, wire.ExecStartRequest())
             assert attachment is not None
-            killing = asyncio.create_task(self._kill_late(container, exec_id, timeout))
+            reading = asyncio.create_task(_read(attachment, collected))
+            killing = asyncio.create_task(self._kill_late(container, exec_id, attachment, timeout))
             try:
-                async with asyncio.timeout(timeout + _LAST_WORDS):
-                    async for data in attachment.output():
-                        collected += data[8:][: max(0, _MOST_SAID - len(collected))]
-            except TimeoutError:
-                pass  # its children live on and hold its output
+                await asyncio.wait((reading, killing), return_when=asyncio.FIRST_COMPLETED)
+                killed = killing.done()
+                if killed:  # its children may live on and hold its output
+                    await asyncio.wait((reading,), timeout=_LAST_WORDS)
+                if reading.done():
+                    reading.result()
             finally:
-                killed = not killing.cancel()
+                for task in (reading, killing):
+                    task.cancel()
                 await attachment.close()
             if killed:
                 said = collected.decode(errors="replace")
@@ -418,7 +425,11 @@ class Execs:
             self._execs.pop(exec_id, None)
             container.execs.discard(exec_id)
 
-    async def _kill_late(self, container: Container, exec_id: str, seconds: float) -> None:
+    async def _kill_late(
+        self, container: Container, exec_id: str, attachment: StartingAttachment, seconds: float
+    ) -> None:
+        """The time that a health check may take begins with its program."""
+        await attachment.begun()
         await asyncio.sleep(seconds)
         with suppress(CoveError):
             await self._context.runtime.signal(container.id, 9, exec_id=exec_id)
@@ -470,3 +481,9 @@ def _with(base: tuple[str, ...], extra: tuple[str, ...]) -> tuple[str, ...]:
         else:
             variables.pop(name, None)
     return tuple(f"{name}={value}" for name, value in variables.items())
+
+
+async def _read(attachment: StartingAttachment, into: bytearray) -> None:
+    """The output up to its end, as far as it is kept."""
+    async for data in attachment.output():
+        into += data[8:][: max(0, _MOST_SAID - len(into))]

@@ -241,6 +241,10 @@ class ImageService:
         wanted = asked_platform(platform)
         credentials = Credentials.from_header(auth) if auth else None
         if reference.tag or reference.digest:
+            try:
+                self._context.images.get(reference.familiar)
+            except NotFound:
+                raise NotFound(f"An image does not exist locally with the tag: {reference.familiar}") from None
             self._context.images.get(reference.familiar, wanted)
             pushed = [reference]
         else:
