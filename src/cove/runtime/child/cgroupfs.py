@@ -20,7 +20,7 @@ def mount(target: int, options: Options, *, own: bool) -> int:
     attributes = options.attributes[0]
     hierarchies = version_1_hierarchies()
     if not hierarchies:
-        made = mounts.new_filesystem("cgroup2", "cgroup", (), attributes)
+        made = mounts.new_filesystem("cgroup2", "cgroup", options.data, attributes)
         mounts.attach(made, target)
         return made
     directory = mounts.new_filesystem("tmpfs", "tmpfs", ("mode=755",), attributes & ~mounts.ATTR_RDONLY)
