@@ -211,7 +211,8 @@ def script_of(words: list[str]) -> str:
 exec < /dev/null > /dev/ttyS1 2>&1
 stty -F /dev/ttyS1 raw 115200
 cd /srv
-export PATH=/srv/bin:$PATH HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 NO_COLOR=1 COVE_TEST_PATIENCE=10
+export PATH=/srv/bin:$PATH HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 NO_COLOR=1
+export COVE_TEST_PATIENCE=10 COVE_GUEST=1
 mount -t tmpfs tmpfs /tmp
 {shlex.join(words)}
 echo "exit $?"
