@@ -125,7 +125,7 @@ def parse_options(options: Iterable[str]) -> Options:
             propagation, propagation_recursive = _PROPAGATION[option[1:]], True
         elif option.startswith(_SUBDIRECTORY):
             subdirectory = option.removeprefix(_SUBDIRECTORY)
-        elif option not in _NO_OPERATION:
+        elif option and option not in _NO_OPERATION:  # podman's may be empty words
             data.append(option)
     return Options(
         bind, recursive, named, plain, deep, propagation, propagation_recursive, idmap, subdirectory, tuple(data)

@@ -23,3 +23,7 @@ from cove.kernel.mounts import Options, parse_options
 )
 def test_options(options: tuple[str, ...], expected: Options) -> None:
     assert parse_options(options) == expected
+
+
+def test_empty_words_are_no_options() -> None:
+    assert parse_options(["", "size=1m", "ro"]).data == ("size=1m",)
