@@ -69,6 +69,8 @@ def test_the_host_has_an_address_of_each_family_and_on_internal_networks_too(mad
         words = ["run", "--rm", "--network", net, "--add-host=me:host-gateway", "busybox", "cat", "/etc/hosts"]
         lines = made.daemon.docker(*words).stdout.splitlines()
         assert [line.split()[0] for line in lines if line.endswith("\tme")][: len(addresses)] == addresses
+    words = ["run", "--rm", "--network=sealed", "--network=both", "--add-host=me:host-gateway", "busybox"]
+    assert "10.97.5.1\tme" in made.daemon.docker(*words, "cat", "/etc/hosts").stdout
 
 
 def test_a_link_on_the_default_network_follows_its_target(made: Made) -> None:

@@ -188,9 +188,10 @@ class Launcher:
 
 
 def _host_of(endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
-    """The host's addresses on a container's networks, of each family the first."""
+    """The host's addresses on a container's networks, of each family the first; at best where the way out is."""
     found: dict[bool, str] = {}
-    for address in (each for endpoint in endpoints for each in endpoint.host):
+    ordered = sorted(endpoints, key=lambda each: (not each.default_routes, not each.gateways))
+    for address in (each for endpoint in ordered for each in endpoint.host):
         found.setdefault(":" in address, address)
     return tuple(found.values())
 

@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from cove import ids
-from cove.engine.containers.records import Record
+from cove.engine.containers.records import DEFAULT, Record
 from cove.engine.containers.registry import Container, Registry
-from cove.engine.networks.naming import link, named
+from cove.engine.networks.naming import link
 from cove.engine.networks.ports import parse_port
 from cove.errors import Conflict, CoveError, InvalidArgument, NotFound
 
@@ -86,7 +86,7 @@ def present(registry: Registry, record: Record) -> list[Linked]:
 
 
 def to(registry: Registry, target: Container) -> Iterator[tuple[Container, Linked]]:
-    """Who runs and is linked to a container, and how."""
+    """Who runs and is linked to a container that runs, and how."""
     for container in registry:
         if container.record.host.links and container.facts.running:
             for each in present(registry, container.record):
@@ -136,4 +136,6 @@ def variables(name: str, links: list[Linked]) -> tuple[str, ...]:
 
 
 def _wanted(record: Record) -> list[tuple[str, str]]:
-    return [] if named(record) else [link(each) for each in record.host.links or ()]
+    """(alias, target) of a container that was made for the default network and is on it."""
+    there = record.host.network_mode == DEFAULT and DEFAULT in record.endpoints
+    return [link(each) for each in record.host.links or ()] if there else []
