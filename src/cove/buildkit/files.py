@@ -28,11 +28,14 @@ from cove.buildkit.sessions import Session
 from cove.engine.bridging import blocking
 from cove.engine.build.job import Recipe
 from cove.engine.executors import Executors
-from cove.errors import InvalidArgument, NotFound, Unavailable
+from cove.errors import InvalidArgument, Unavailable
 from cove.grpc.status import RpcError
 
 BODY = "request-body:"
 """The address of a context that came with the request itself."""
+
+OWN = "local:"
+"""How a directory of the client's is named as a context."""
 
 _UPLOADS = "buildkit-session"
 _IGNORE = ".dockerignore"
@@ -229,20 +232,6 @@ async def _nothing() -> AsyncIterator[bytes]:
     for piece in no_pieces:
         yield piece
     raise InvalidArgument("the request has no body, in which its context should be")
-
-
-def tree_or_image(name: str, value: str) -> str:
-    """A named context in the words of a plan: "image:REFERENCE" or "tree". Raises InvalidArgument or NotFound."""
-    kind, colon, rest = value.partition(":")
-    if not colon:
-        raise InvalidArgument(f"invalid context specifier {value} for {name}")
-    if kind == "docker-image":
-        return f"image:{rest.removeprefix('//')}"
-    if kind in ("local", "git", "http", "https", "ssh") or value.startswith("git@"):
-        return "tree"
-    if kind == "oci-layout":
-        raise NotFound(f"the context {name} is an OCI layout of the client's, which Cove cannot read over a session")
-    raise InvalidArgument(f"unsupported context source {kind} for {name}")
 
 
 def _followed(paths: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from cove.build.dockerfile.plan import Plan
 from cove.buildkit import frontend, links, subrequests
 from cove.buildkit.contents import SessionDirectories
 from cove.buildkit.failures import failure
-from cove.buildkit.files import SessionFiles, tree_or_image
+from cove.buildkit.files import OWN, SessionFiles
 from cove.buildkit.frontend import Asked
 from cove.buildkit.gifts import Gifts, credentials
 from cove.buildkit.messages.common import Definition
@@ -29,6 +29,7 @@ from cove.buildkit.messages.gateway import Result
 from cove.buildkit.progress import Trace
 from cove.buildkit.sessions import Session, Sessions
 from cove.engine.build.bases import Bases, Sink
+from cove.engine.build.files import tree_or_image
 from cove.engine.build.job import Build
 from cove.engine.build.service import BuildService
 from cove.errors import CoveError, NotFound, Unsupported
@@ -149,7 +150,7 @@ class Job:
         found: dict[str, str] = {}
         for name, value in asked.contexts.items():
             if not value.startswith("input:"):
-                found[name] = tree_or_image(name, value)
+                found[name] = tree_or_image(name, value, OWN)
                 continue
             definition = inputs.get(value.removeprefix("input:"))
             identity = links.named(definition) if definition is not None else ""

@@ -24,13 +24,13 @@ from cove.build.layers import Workshop
 from cove.engine.bridging import blocking
 from cove.engine.build.job import Recipe
 from cove.engine.executors import Executors
-from cove.errors import InvalidArgument
+from cove.errors import InvalidArgument, Unsupported
 from cove.wire.builds import BuildOptions
 
 SENT = "sent:"
 """How an upload is named as a context: with its id behind."""
 
-_IMAGE = "docker-image://"
+_IMAGE = "docker-image:"
 MAIN = ""
 """The main context among the uploads."""
 InMemory = Callable[[Path], Path | None]
@@ -62,12 +62,19 @@ def remove(scratch: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def tree_or_image(name: str, value: str) -> str:
-    """A named context in the words of a plan: "image:REFERENCE" or "tree". Raises InvalidArgument."""
+def tree_or_image(name: str, value: str, own: str = SENT) -> str:
+    """A named context in the words of a plan: "image:REFERENCE" or "tree". Raises InvalidArgument or Unsupported.
+
+    `own` is how a directory of the client's is named.
+    """
     if value.startswith(_IMAGE):
-        return f"image:{value.removeprefix(_IMAGE)}"
-    if value.startswith((SENT, "http://", "https://")) or parse_git(value) is not None:
+        return f"image:{value.removeprefix(_IMAGE).removeprefix('//')}"
+    if value.startswith((own, "http://", "https://")) or parse_git(value) is not None:
         return "tree"
+    if value.startswith("oci-layout:"):
+        raise Unsupported(
+            f"the build context {name} is a layout that only the client has; load it, or use cove build"
+        )
     raise InvalidArgument(
         f"the build context {name}={value} is none: it is a directory, an address of an archive or a git repository, "
         "docker-image://IMAGE or oci-layout://DIRECTORY"
