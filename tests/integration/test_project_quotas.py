@@ -153,10 +153,14 @@ def test_nobody_leaves_a_project(bounded: Daemon, tmp_path: Path) -> None:
 def test_a_killed_daemon_frees_what_nobody_has(bounded: Daemon) -> None:
     bounded.cove("volume", "create", "--opt", "size=16m", "kept")
     bounded.cove("volume", "create", "--opt", "size=16m", "lost")
+    before = _projects(bounded)
     bounded.kill()
     shutil.rmtree(bounded.data / "volumes/lost")
     bounded.start()
-    assert len(_projects(bounded)) == 1
-    _refused(bounded, "-v", "kept:/v", "busybox", *_BIG, "of=/v/big")
+    after = _projects(bounded)
+    assert len(set(before) & set(after)) == 1, "the project of the directory that went is free"
+    assert len(after) == 2, "the volume that is written down is made again, with its size"
+    for name in ("kept", "lost"):
+        _refused(bounded, "-v", f"{name}:/v", "busybox", *_BIG, "of=/v/big")
     bounded.cove("volume", "rm", "kept", "lost")
     assert json.loads(bounded.cove("volume", "ls", "--format", "json").stdout or "[]") == []
