@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 Span = tuple[int, int, int]
@@ -20,6 +21,7 @@ Span = tuple[int, int, int]
 _POPULATE_READ, _POPULATE_WRITE = 22, 23
 _PRESENT, _OWN = 1 << 63, 1 << 56
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_AT_ONCE = 16
 _USER = 1 << 63  # above it lies vsyscall, which is no memory of ours
 
 _madvise = ctypes.CDLL(None).madvise
@@ -58,7 +60,15 @@ def _runs(entries: Sequence[int], wanted: int) -> Iterator[tuple[int, int]]:
             yield before + 1, after - before - 1
 
 
-def make_ready(spans: Iterable[Span]) -> None:
-    """Have these pages before they are used; what cannot be had now (before Linux 5.14: any) comes when it is."""
-    for start, length, advice in spans:
-        _madvise(start, length, advice)
+def make_ready(spans: Sequence[Span], until: int) -> None:
+    """Have these pages before they are used, or until the descriptor `until` can be read: then somebody waits.
+
+    What is not had by then, or cannot be (before Linux 5.14: none can), comes when it is used.
+    """
+    look = select.poll()
+    look.register(until, select.POLLIN)
+    for first in range(0, len(spans), _AT_ONCE):
+        if look.poll(0):
+            return
+        for start, length, advice in spans[first : first + _AT_ONCE]:
+            _madvise(start, length, advice)

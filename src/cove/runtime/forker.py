@@ -106,7 +106,7 @@ class Forker:
             self._collect()
             self._discard()
         if not self._spares and self._asked:
-            self._collect()
+            self._collect(1)
         while self._spares:
             spare = self._spares.popleft()
             if not process.has_ended(spare.pidfd):
@@ -163,9 +163,10 @@ class Forker:
         pidfd, gate = packet.fds
         return Newborn(packet.number, pidfd, socket.socket(fileno=gate))
 
-    def _collect(self) -> None:
-        """The answers that are still to come, so that the next one is the one asked for."""
-        while self._asked:
+    def _collect(self, most: int = SPARES) -> None:
+        """So many of the answers that are still to come; after all of them, the next one is the one asked for."""
+        while most and self._asked:
+            most -= 1
             self._asked -= 1
             try:
                 self._spares.append(self._receive())

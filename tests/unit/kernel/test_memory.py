@@ -15,6 +15,7 @@ from cove.kernel import memory
 PAGE = mmap.PAGESIZE
 PAGES = 64
 WRITE = 23
+QUIET, _ = os.pipe()  # nothing ever comes out of it
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_pages_are_made_ready_and_keep_what_is_in_them(shared: mmap.mmap) -> Non
     start = _address(shared)
 
     def work() -> None:
-        memory.make_ready([(start, 2 * PAGE, WRITE), (start + 7 * PAGE, PAGE, WRITE)])
+        memory.make_ready([(start, 2 * PAGE, WRITE), (start + 7 * PAGE, PAGE, WRITE)], QUIET)
         assert bytes(shared[: 2 * PAGE]) == b"x" * 2 * PAGE
 
     assert _own_after(work, shared) == {0, 1, 7}
@@ -73,4 +74,14 @@ def test_pages_are_made_ready_and_keep_what_is_in_them(shared: mmap.mmap) -> Non
 def test_pages_that_cannot_be_had_are_left_alone(shared: mmap.mmap) -> None:
     """No address of this process; and an advice that the kernel does not know, as before Linux 5.14."""
     start = _address(shared)
-    assert _own_after(lambda: memory.make_ready([(0, PAGE, WRITE), (start, PAGE, 9999)]), shared) == set()
+    spans = [(0, PAGE, WRITE), (start, PAGE, 9999)]
+    assert _own_after(lambda: memory.make_ready(spans, QUIET), shared) == set()
+
+
+def test_nothing_is_made_ready_once_somebody_waits(shared: mmap.mmap) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"orders")
+    spans = [(_address(shared), PAGE, WRITE)]
+    assert _own_after(lambda: memory.make_ready(spans, reader), shared) == set()
+    os.close(reader)
+    os.close(writer)

@@ -85,7 +85,7 @@ def obey(
     hide()
     syscalls.close_range(3, gate_fd - 1)
     syscalls.close_range(gate_fd + 1)
-    memory.make_ready(pages)
+    memory.make_ready(pages, gate_fd)
     gate = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, gate_fd)
     packet = channel.receive(gate)
     gate.detach()
