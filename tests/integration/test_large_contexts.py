@@ -108,7 +108,7 @@ def test_a_file_whose_time_tells_nothing_is_sent_again(daemon: Daemon, large: Pa
 def test_the_copy_is_shown_and_pruned(own_daemon: Daemon, large: Path, tmp_path: Path) -> None:
     place = tmp_path / "s"
     first, _ = seen(own_daemon, large, place)
-    assert "local source for" in own_daemon.cove("system", "df", "-v").stdout
+    assert f"local source for {large}" in own_daemon.cove("system", "df", "-v").stdout
     own_daemon.cove("builder", "prune", "-af")
     assert "local source for" not in own_daemon.cove("system", "df", "-v").stdout
     again, sent = seen(own_daemon, large, place)

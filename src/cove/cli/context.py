@@ -51,12 +51,9 @@ class Directory:
                 machine = file.read().strip()
         except OSError:
             machine = os.uname().nodename
-        found = os.stat(self._place)
-        return hashlib.sha256(
-            f"{machine} {os.path.realpath(self._place)} {found.st_dev} {found.st_ino}".encode(
-                errors="surrogateescape"
-            )
-        ).hexdigest()
+        found, path = os.stat(self._place), os.path.realpath(self._place)
+        whole = f"{machine} {path} {found.st_dev} {found.st_ino}".encode(errors="surrogateescape")
+        return f"{path.encode(errors='replace').decode()} {hashlib.sha256(whole).hexdigest()[:16]}"
 
     def listing(self) -> bytes:
         """What there is, as the daemon takes it; what comes from elsewhere has no time, and is always sent."""

@@ -78,7 +78,7 @@ class Listings:
         entries = {
             path: (each.mode, each.size, each.mtime_ns, each.link) for path, each in zip(paths, members, strict=True)
         }
-        name = f"{key}\0listed"
+        name = f"{key}\0as listed"
         copy = kept.take(self._place, name, scratch / "kept")
         copy.forget(entries)
         known = [place for place, path in enumerate(paths) if copy.unchanged(path, entries[path])]
