@@ -176,8 +176,12 @@ class Engine:
         self._tasks.begin(self._recovery.after_reconnect(), "taking stock after the supervisor's death")
 
     async def _checkpoints(self) -> None:
-        """Now and then bring the database's log home, off the loop: it waits for the disk."""
+        """Now and then, and after much, bring the database's log home, off the loop: it waits for the disk."""
+        loop, due = asyncio.get_running_loop(), asyncio.Event()
+        self._context.database.grown = lambda: loop.call_soon_threadsafe(due.set)
         while True:
-            await asyncio.sleep(_CHECKPOINT_PERIOD)
-            with suppress(sqlite3.Error):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(due.wait(), _CHECKPOINT_PERIOD)
+            due.clear()
+            with suppress(sqlite3.Error, OSError):
                 await self._context.executors.disk(self._context.database.checkpoint)

@@ -4,7 +4,7 @@ Owns the connection, the schema and its migrations, and the promise that a write
 transaction. It never interprets a document: those who own the nouns encode and decode them.
 
     put / delete ──▶ WAL (no fsync)      survives the death of the daemon at any instruction
-    checkpoint   ──▶ database (fsync)    now and then, from a background thread
+    checkpoint   ──▶ database (fsync)    now and then, from a background thread, and after many writes (`grown`)
 
 Synchronous NORMAL with a WAL means that a power failure may lose the last moments but never damages the
 database (sqlite.org/pragma.html#pragma_synchronous). The automatic checkpoint is off because its fsync
@@ -13,9 +13,10 @@ would hold up whoever happened to commit.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ _MIGRATIONS: tuple[str, ...] = (
 """Step n brings a database from version n to n + 1; a step is never edited once it was released."""
 
 _DURABLE_PAGES = 1000
+_MANY_WRITES = 1000
+_LONG_WAL = 4 << 20
 
 
 class Database:
@@ -62,6 +65,9 @@ class Database:
         self._path = path
         self._migrations = migrations
         self._lock = threading.RLock()
+        self._writes = 0
+        self.grown: Callable[[], None] = lambda: None
+        """Called, in whatever thread, when there was so much written that a checkpoint is due."""
         try:
             self._connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, cached_statements=64
@@ -98,6 +104,7 @@ class Database:
             try:
                 yield
                 self._connection.execute("COMMIT")
+                self._count()
             except BaseException as error:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
@@ -112,8 +119,15 @@ class Database:
         try:
             with self._lock:
                 self._connection.execute(statement, values)
+                self._count()
         except sqlite3.Error as error:
             raise Internal(f"The database {self._path} refuses a write ({error}); is its disk full?") from error
+
+    def _count(self) -> None:
+        self._writes += 1
+        if self._writes >= _MANY_WRITES:
+            self._writes = 0
+            self.grown()
 
     def rows(self, statement: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Everything that a query finds."""
@@ -121,11 +135,17 @@ class Database:
             return self._connection.execute(statement, values).fetchall()
 
     def checkpoint(self) -> None:
-        """Move the WAL into the database and to the disk. Slow; uses a connection of its own."""
+        """Move the WAL into the database and to the disk. Slow; uses a connection of its own.
+
+        Who writes all the time never lets it begin anew. So a long one is emptied: whoever writes then waits while
+        the little is moved that came meanwhile.
+        """
         connection = sqlite3.connect(self._path, isolation_level=None)
         try:
             connection.execute("PRAGMA busy_timeout=5000")
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if os.path.getsize(f"{self._path}-wal") > _LONG_WAL:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         finally:
             connection.close()
 

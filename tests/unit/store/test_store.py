@@ -63,3 +63,21 @@ def test_atomic_files(tmp_path: Path) -> None:
     write_atomic(path, b"two", mode=0o644)
     assert path.read_bytes() == b"two" and path.stat().st_mode & 0o777 == 0o644
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_log_of_a_database_stays_short(tmp_path: Path) -> None:
+    database, log = Database(tmp_path / "db"), tmp_path / "db-wal"
+    database.execute("CREATE TABLE much (key INTEGER PRIMARY KEY, value BLOB)")
+    lengths: list[int] = []
+
+    def due() -> None:
+        lengths.append(log.stat().st_size)
+        database.checkpoint()
+        lengths.append(log.stat().st_size)
+
+    database.grown = due
+    for number in range(3000):
+        database.execute("INSERT OR REPLACE INTO much VALUES (?, ?)", (number % 50, bytes(3000)))
+    assert len(lengths) == 6 and max(lengths) < 6 << 20, "a checkpoint is asked for while it is bearable"
+    assert max(lengths[1::2]) <= 4 << 20, "and leaves no long file"
+    database.close()
