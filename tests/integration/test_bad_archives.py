@@ -45,4 +45,9 @@ def test_what_is_cut_off_leaves_nothing(own_daemon: Daemon, archives: dict[str, 
             said = {each.stderr.split(": ", 1)[1] for each in refused}
             assert len(said) == 1, "both are told the same"
             assert _store(own_daemon) == before
+        path.write_bytes(whole)
+    for restored in (0, 1):
+        done = own_daemon.cove("restore", "--name", "again", str(archives["restore"]), check=False)
+        assert done.returncode == restored and ("already in use" in done.stderr) == bool(restored)
+        assert _store(own_daemon) == before, "what travelled is not kept"
     assert not leftovers(own_daemon)
