@@ -19,6 +19,7 @@ They become HTTP statuses in one place (`cove.api.errors`) and exit codes in one
 
 from __future__ import annotations
 
+import errno
 import os
 
 
@@ -79,6 +80,18 @@ class StartFailed(CoveError):
         self.stage = stage
         self.errno = errno
         self.exit_code = exit_code
+
+
+_HOSTS_TROUBLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+
+
+def trouble(error: BaseException) -> str:
+    """The sentence for what a host refuses to anybody (a full disk, too few descriptors); "" for others."""
+    if isinstance(error, OSError) and error.errno in _HOSTS_TROUBLE:
+        return f"The host has trouble: {describe(error)}; mend that and try again"
+    return ""
 
 
 def describe(error: OSError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,3 +64,27 @@ def test_an_import_that_does_not_fit(small: Daemon, tmp_path: Path) -> None:
         assert "Traceback" not in refused.stderr
     assert small.cove("images", "--format", "{{.Repository}}").stdout == "busybox\n"
     assert small.cove("run", "--rm", "busybox", "echo", "works").stdout == "works\n"
+
+
+def test_nothing_fits_any_more(small: Daemon, tmp_path: Path) -> None:
+    """Each verb that needs room says so; what needs none works; afterwards all of it does."""
+    small.cove("create", "--name", "made", "busybox", "true")
+    small.cove("run", "-d", "--name", "filler", "busybox", "sleep", "600")
+    small.cove("exec", "filler", "sh", "-c", "dd if=/dev/zero of=/x bs=1k 2>/dev/null", check=False)
+    (tmp_path / "Dockerfile").write_text("FROM busybox\nRUN echo x >/x\n")
+    verbs = (
+        ("start", "made"),
+        ("build", "-q", str(tmp_path)),
+        ("commit", "filler", "more"),
+        ("create", "busybox", "true"),
+    )
+    for words in verbs:
+        for client in (small.cove, small.docker):
+            refused = client(*words, check=False)
+            assert refused.returncode == 1 and re.search("No space left on device|disk is full", refused.stderr), (
+                words
+            )
+    assert small.cove("exec", "filler", "echo", "there").stdout == "there\n"
+    small.cove("exec", "filler", "rm", "/x")
+    small.cove("start", "-a", "made")
+    small.cove("build", "-q", str(tmp_path))

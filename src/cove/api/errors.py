@@ -1,6 +1,7 @@
 """The one place where an error becomes an HTTP status.
 
 class of cove.errors ──▶ status, {"message": …}
+a host in trouble    ──▶ 500, and what the kernel says
 anything else        ──▶ 500 and one sentence; the traceback is in the daemon's log
 """
 
@@ -36,7 +37,7 @@ def status_of(error: BaseException) -> int:
 
 def message_of(error: BaseException) -> str:
     """The sentence to show for `error`."""
-    return error.message if isinstance(error, errors.CoveError) else _UNEXPECTED
+    return error.message if isinstance(error, errors.CoveError) else errors.trouble(error) or _UNEXPECTED
 
 
 def error_reply(error: BaseException) -> Response:

@@ -18,6 +18,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
+from cove.errors import trouble
 from cove.grpc.http2 import Connection, Headers, Stream, StreamEnded
 from cove.grpc.protobuf import Message, decode, encode
 from cove.grpc.status import Code, RpcError, Status, ended, trailers
@@ -174,7 +175,7 @@ async def _answer(call: Call, methods: Mapping[str, Handler]) -> None:
     except StreamEnded:
         return
     except Exception as error:
-        refusal = RpcError.of(error, _UNEXPECTED)
+        refusal = RpcError.of(error, trouble(error) or _UNEXPECTED)
         if refusal.message == _UNEXPECTED:
             _log.exception("%s failed", call.path)
         status = refusal.status

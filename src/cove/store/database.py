@@ -66,7 +66,7 @@ class Database:
         self._migrations = migrations
         self._lock = threading.RLock()
         self._writes = 0
-        self.grown: Callable[[], None] = lambda: None
+        self.grown: Callable[[], object] = lambda: None
         """Called, in whatever thread, when there was so much written that a checkpoint is due."""
         try:
             self._connection = sqlite3.connect(
