@@ -7,11 +7,12 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import PATIENCE, Daemon
 from tests.integration.api_client import Api
 
 Told = Callable[..., list[dict[str, Any]]]
@@ -80,3 +81,17 @@ def test_a_filter_fits_the_beginning_of_a_name(daemon: Daemon, told: Told) -> No
     assert told(container="trained") == []
     for kind in ("plugin", "service", "node", "secret", "config"):
         assert told(**{kind: "x"}) == []
+
+
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/memory").exists(), reason="only cgroup v1 halts instead of killing")
+def test_a_container_that_stands_still_at_its_memory_limit_is_told_of(daemon: Daemon, told: Told) -> None:
+    script = "x=a; while true; do x=$x$x$x$x; done"
+    words = ("--oom-kill-disable", "-m", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", script)
+    identity = daemon.docker("run", "-d", *words).stdout.strip()
+    try:
+        deadline = time.monotonic() + 30 * PATIENCE
+        while not told(container=identity, event="oom") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert told(container=identity, event="oom") and not told(container=identity, event="die")
+    finally:
+        daemon.docker("rm", "-f", identity)

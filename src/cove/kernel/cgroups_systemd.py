@@ -155,6 +155,9 @@ class CgroupsSystemd(Cgroups):
     def oom_kills(self, path: str) -> int:
         return self._files.oom_kills(self._at(path))
 
+    def waits_for_memory(self, path: str) -> bool:
+        return self._files.waits_for_memory(self._at(path))
+
     def memory_peak(self, path: str) -> int:
         return self._files.memory_peak(self._at(path))
 

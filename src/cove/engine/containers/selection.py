@@ -41,9 +41,8 @@ class Selection:
                 raise InvalidArgument(
                     f"unrecognized filter value for health: {text}; use one of {', '.join(_HEALTH)}"
                 )
-        self._ports = {
-            port for name in ("publish", "expose") for text in filters.get(name) for port in _ports(name, text)
-        }
+        self._published = {port for text in filters.get("publish") for port in _ports("publish", text)}
+        self._exposed = {port for text in filters.get("expose") for port in _ports("expose", text)}
         self._names = [_pattern(text) for text in filters.get("name")]
 
     def wants(self, container: Container) -> bool:
@@ -94,12 +93,14 @@ class Selection:
         return not wanted or any(wanted & {mount.name, mount.source, mount.destination} for mount in mounts)
 
     def _has_port(self, container: Container) -> bool:
-        if not self._ports:
+        """Published are ports of the host, exposed those of the container; one of either is enough."""
+        if not self._published and not self._exposed:
             return True
-        published = {f"{each.container_port}/{each.proto}" for each in container.facts.attached.ports}
-        published |= {f"{each.host_port}/{each.proto}" for each in container.facts.attached.ports}
-        exposed = published | {_port(key) for key in container.record.config.exposed_ports}
-        return bool(self._ports & (published if "publish" in self._filters else exposed))
+        held = container.facts.attached.ports
+        exposed = {_port(key) for key in container.record.config.exposed_ports}
+        exposed |= {f"{each.container_port}/{each.proto}" for each in held}
+        published = {f"{each.host_port}/{each.proto}" for each in held}
+        return bool(self._published & published or self._exposed & exposed)
 
 
 def _pattern(text: str) -> re.Pattern[str]:
