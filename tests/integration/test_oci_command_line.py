@@ -133,6 +133,8 @@ def test_a_capability_that_cannot_be_ambient_is_told(bundle: Bundle) -> None:
     names = ["CAP_KILL", "CAP_CHOWN"]
     sets = dict.fromkeys(("bounding", "effective", "permitted", "ambient"), names)
     content["process"]["capabilities"] = sets | {"inheritable": ["CAP_KILL"]}
+    assert not bundle.run(content).stderr, "root loses nothing by it"
+    content["process"]["user"]["uid"] = 1000
     done = bundle.run(content)
     assert int(done.stdout.split()[1], 16) == 1 << 5
     assert "can't raise ambient capability CAP_CHOWN" in done.stderr and "CAP_KILL" not in done.stderr

@@ -28,9 +28,12 @@ def warnings(process: Process) -> tuple[str, ...]:
 
 
 def not_raised(process: Process) -> tuple[str, ...]:
-    """A sentence about the capabilities that shall be ambient and cannot be (capabilities(7)); likewise."""
+    """A sentence about the capabilities that shall be ambient and cannot be (capabilities(7)); likewise.
+
+    Root's programs have what root is permitted, ambient or not: some builders always ask so, and nothing is lost.
+    """
     sets = process.capabilities
-    if sets is None or not sets.ambient:
+    if sets is None or not sets.ambient or process.user.uid == 0:
         return ()
     lost = [name for name in sets.ambient if name not in sets.permitted or name not in sets.inheritable]
     return (f"can't raise ambient capability {', '.join(lost)}: not both permitted and inheritable",) if lost else ()
