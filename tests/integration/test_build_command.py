@@ -100,6 +100,35 @@ def test_contexts_from_stdin(daemon: Daemon, tmp_path: Path) -> None:
     assert daemon.cove("run", "--rm", "piped", "cat", "/g").stdout == "from a tar"
 
 
+@pytest.mark.parametrize("form", ["", ":", ":gz", ":bz2", ":xz"])
+def test_an_address_as_context(daemon: Daemon, tmp_path: Path, form: str) -> None:
+    """A Dockerfile alone, or an archive in any form; by the command, by docker's, and by the API's remote=."""
+    lines = "FROM busybox\nRUN echo from a file > /f\n" if not form else "FROM busybox\nCOPY sub/f /f\n"
+    where = context(tmp_path / "c", lines, sub__f="from an archive\n")
+    (tmp_path / "served").mkdir()
+    if form:
+        with tarfile.open(tmp_path / "served/it", f"w{form}", format=tarfile.GNU_FORMAT) as tar:  # type: ignore[call-overload]
+            tar.add(where, ".")
+    else:
+        (tmp_path / "served/it").write_text(lines)
+    said = "from an archive\n" if form else "from a file\n"
+    client = docker.APIClient(base_url=daemon.host)
+    with serving(tmp_path / "served") as address:
+        for number, made in enumerate(
+            (
+                lambda tag: build(daemon, "-q", "-t", tag, f"{address}/it"),
+                lambda tag: daemon.docker("build", "-t", tag, f"{address}/it"),
+                lambda tag: list(client.build(path=f"{address}/it", tag=tag, decode=True)),
+            )
+        ):
+            daemon.environment["DOCKER_BUILDKIT"] = "0"
+            made(f"addressed:{number}")
+            assert daemon.cove("run", "--rm", f"addressed:{number}", "cat", "/f").stdout == said
+            daemon.cove("rmi", f"addressed:{number}")
+        gone = build(daemon, f"{address}/nowhere", check=False)
+    assert gone.returncode and "404" in gone.stderr
+
+
 def test_a_git_repository_as_context(daemon: Daemon, tmp_path: Path) -> None:
     where = context(tmp_path / "repository", "FROM busybox\nCOPY . /x\n", sub__f="in git")
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(where)]
