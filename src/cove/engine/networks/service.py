@@ -369,8 +369,13 @@ def _with_rate(network: Network, text: str) -> Network:
 def _check_request(body: wire.NetworkCreateRequest) -> None:
     if body.scope not in ("", "local"):
         raise Unsupported(f"networks of the scope {body.scope} need a cluster, which this daemon is not part of")
-    if body.ingress or body.config_only or (body.config_from is not None and body.config_from.network):
-        raise Unsupported("ingress and configuration networks need a cluster, which this daemon is not part of")
+    if body.ingress:
+        raise Unsupported("ingress networks need a cluster, which this daemon is not part of")
+    if body.config_only or (body.config_from is not None and body.config_from.network):
+        raise Unsupported(
+            "there are no networks that only hold others' configuration; name it with each, or put options for all "
+            "of a driver's into network.default_options of daemon.toml"
+        )
     if body.ipam is not None and body.ipam.driver not in ("", "default"):
         raise NotFound(f'could not find an IPAM driver: plugin "{body.ipam.driver}" not found')
     if body.ipam is not None and body.ipam.options:
