@@ -76,7 +76,15 @@ def opened(url: str) -> Iterator[Answer]:
         except urllib3.exceptions.LocationParseError as error:
             raise InvalidArgument(f"{url} cannot be fetched: it is no address") from error
         except urllib3.exceptions.HTTPError as error:
-            raise Unavailable(f"{url} cannot be fetched: {error}") from error
+            raise Unavailable(f"{url} cannot be fetched: {_reason(error)}") from error
+
+
+def _reason(error: urllib3.exceptions.HTTPError) -> str:
+    """The innermost cause in few words; the library wraps it in its own objects' names."""
+    cause = getattr(error, "reason", None) or error
+    if isinstance(cause, urllib3.exceptions.NameResolutionError):
+        return "its name does not resolve; check the name and the DNS"
+    return str(cause).rpartition(": ")[2]
 
 
 def _bounded(url: str, answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _decode = msgspec.json.Decoder(m.Request).decode
 _encode = msgspec.json.Encoder().encode
-_SECOND_LOOKS = (0.02, 0.2)
+_LOOKS = (0.0, 0.02, 0.2)
 _SAVE_AGAIN = 1.0
 _UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody saw its exit code"
 
@@ -308,8 +308,7 @@ class Supervisor:
             self._watch_child(container.child)
         if container.pump is not None:
             container.pump.start()
-        events = self._cgroups.open_oom_events(container.status.cgroup)
-        if events is not None:
+        if (events := self._cgroups.open_oom_events(container.status.cgroup)) is not None:
             container.oom_events, container.oom_kills = events, self._cgroups.oom_kills(container.status.cgroup)
             self._loop.watch(events, lambda: self._memory(container, events))
 
@@ -318,14 +317,12 @@ class Supervisor:
         drain_events(events)
         if container.child is not None and self._cgroups.waits_for_memory(container.status.cgroup):
             self._report(m.OutOfMemory(id=container.status.id))
-        self._count_kills(container)
-        for moment in _SECOND_LOOKS:
+        for moment in _LOOKS:
             self._loop.later(moment, lambda: self._count_kills(container))
 
     def _count_kills(self, container: Container) -> None:
         """The kernel killed something for the memory limit; the container itself may live on."""
-        kills = self._cgroups.oom_kills(container.status.cgroup) if container.child is not None else 0
-        if kills > container.oom_kills:
+        if container.child and (kills := self._cgroups.oom_kills(container.status.cgroup)) > container.oom_kills:
             container.oom_kills = kills
             self._report(m.OutOfMemory(id=container.status.id))
 

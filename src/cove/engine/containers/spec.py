@@ -244,6 +244,8 @@ def check_shared_network(config: ContainerConfig, asked: HostConfig) -> None:
 
     `config` as the user gave it: what the image says beside it is not wished for.
     """
+    if asked.network_mode in ("container", "container:"):
+        raise InvalidArgument("Invalid network mode: invalid container format container:<name|id>")
     joined = bool(lender(asked.network_mode))
     if asked.links and (joined or asked.network_mode == "host"):
         kind = "container type network" if joined else "host type networking"
