@@ -96,6 +96,15 @@ def test_ipvlan_private_and_vepa_keep_containers_apart(made: Made, lan: Lan) -> 
         made.containers.clear(), made.networks.clear()
 
 
+def test_an_ended_containers_address_is_free_for_the_next(made: Made, lan: Lan) -> None:
+    """The kernel takes its network apart a moment later than its last process ends."""
+    net = made.network("ip-again", "-d", "ipvlan", f"--opt=parent={lan.link}", "--subnet=10.97.20.0/24")
+    made.run("one", "--network", net, "--ip=10.97.20.41")
+    for _ in range(5):
+        made.daemon.docker("restart", "-t0", "one")
+    assert reached(made.pid("one"), "10.97.20.9")
+
+
 def test_modes_and_flags_that_there_are_not(made: Made, lan: Lan) -> None:
     for option, said in (
         ("ipvlan_mode=l4", "Unknown ipvlan mode 'l4'"),

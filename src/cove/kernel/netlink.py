@@ -17,6 +17,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -56,6 +57,7 @@ _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _STATS = struct.Struct("=8Q")
+_PATIENCE = 5.0
 
 
 class AddressLike(Protocol):
@@ -380,11 +382,39 @@ def configure(interfaces: Sequence[InterfaceLike], *, net: int | None = None) ->
         for interface in interfaces:
             _quieten(interface, net)
             requests += _set_up(interface)
-        route.commit(requests)
+        _commit_patiently(route, requests)
     for interface in interfaces:
         for name, value in interface.sysctls.items():
             if not sysctl.write(name, value, net=net):
                 raise OSError(errno.ENOENT, "the kernel has no such parameter", f"/proc/sys/net/{name}")
+
+
+def _commit_patiently(route: Route, requests: Sequence[Request]) -> None:
+    """On one parent, addresses of ipvlans are told apart, and those of macvlans: one that an ended container had is
+    free when the kernel has taken its namespace apart, a moment after its last process.
+    """
+    try:
+        route.commit(requests)
+        return
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+    deadline = time.monotonic() + _PATIENCE
+    for request in requests:
+        while not _committed(route, request, last=time.monotonic() > deadline):
+            time.sleep(0.02)
+
+
+def _committed(route: Route, request: Request, *, last: bool) -> bool:
+    """Whether it is done, now or before; that its address is taken is an error only the `last` time."""
+    try:
+        route.commit([request])
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and not last:
+            return False
+        if error.errno != errno.EEXIST:
+            raise
+    return True
 
 
 def _quieten(interface: InterfaceLike, net: int | None) -> None:
