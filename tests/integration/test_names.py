@@ -249,7 +249,7 @@ class Server:
             while True:
                 client, _ = self.tcp.accept()
                 data = client.recv(65535)
-                if reply := self._reply(data[2:], "tcp"):
+                if data and (reply := self._reply(data[2:], "tcp")):
                     client.send(struct.pack(">H", len(reply)) + reply)
 
     def close(self) -> None:
