@@ -17,6 +17,8 @@ from cove.httpd.connection import Connection, Owner
 from cove.httpd.messages import App, Refusal
 
 _BACKLOG = 4096
+_AT_ONCE = 4
+"""Connections accepted in one turn: what asyncio calls backlog. Without descriptors it complains as many times."""
 _LOOK_SECONDS = 1.0
 _HEAD_PATIENCE = 300.0
 """Seconds for a request's line and headers to come."""
@@ -42,7 +44,8 @@ class Server:
         """Serve a socket; its connections belong to `owner`."""
         loop = asyncio.get_running_loop()
         sock.setblocking(False)
-        listener = await loop.create_server(lambda: Connection(owner), sock=sock, backlog=_BACKLOG, ssl=tls)
+        listener = await loop.create_server(lambda: Connection(owner), sock=sock, backlog=_AT_ONCE, ssl=tls)
+        sock.listen(_BACKLOG)
         self._listeners.append(listener)
         if self._watch is None:
             self._watch = loop.create_task(self._look_after(), name="http: clients that hung up")

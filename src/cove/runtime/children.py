@@ -21,7 +21,7 @@ from cove.kernel import process
 from cove.kernel.cgroups import Cgroups, idleness
 from cove.oci.spec import NamespaceType, Seccomp
 from cove.paths import RunRoot
-from cove.runtime import state
+from cove.runtime import descriptors, state
 from cove.runtime.child import filters, init, orders, outside
 from cove.runtime.child.common import ChildStdio
 from cove.runtime.forker import Forker
@@ -98,6 +98,7 @@ def create(launch: Launch, sync_fd: int, run: RunRoot, *, cgroups: Cgroups, loop
         child_ends = stdio.open_child_ends(paths, ours, stdin=launch.stdin, terminal=terminal)
         streams = stdio.open_streams(paths, stdin=launch.stdin and not terminal)
         undo.callback(streams.close)
+        descriptors.check(streams.outputs[0][0], descriptors.most())
         pump = Pump(loop, streams, launch.log)
         undo.callback(pump.stop)
         bpf = _filter(spec.linux.seccomp)

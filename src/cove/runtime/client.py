@@ -26,6 +26,7 @@ from cove.ipc import channel
 from cove.kernel import process, syscalls
 from cove.oci.spec import Resources
 from cove.paths import RunRoot
+from cove.runtime import descriptors
 from cove.runtime import messages as m
 from cove.runtime.newborn import Process
 from cove.runtime.orphans import Orphans
@@ -67,6 +68,7 @@ class Runtime:
         self._orphans = Orphans()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
+        self._most = descriptors.most()
 
     @classmethod
     async def connect(
@@ -303,6 +305,14 @@ class Runtime:
             await self._request(m.Delete(id=launch.id))  # the next supervisor found it half made, perhaps
             near, reply, fds = await self._ask(launch)
         assert isinstance(reply, m.Created) and launch.spec.process is not None
+        try:
+            descriptors.check(max(fds), self._most)
+        except errors.Internal:
+            near.close()
+            for fd in fds:
+                os.close(fd)
+            await self._request(m.Delete(id=launch.id))
+            raise
         self._pids[launch.id] = reply.pid
         self._keep(launch.id, fds[0])
         if len(fds) > 1:
