@@ -94,6 +94,7 @@ def divided(request: pytest.FixtureRequest, slow: str) -> Iterator[str]:
         queue = Path(f"/sys/block/{Path(slow).name}/queue")
         (queue / "scheduler").write_text("bfq")
         (queue / "iosched/low_latency").write_text("0")  # else whoever is new has the disk first
+        (queue / "iosched/strict_guarantees").write_text("1")  # and this quick disk is divided for its throughput
         yield slow
         (queue / "scheduler").write_text("none")
         return
@@ -117,10 +118,11 @@ def read_bytes(group: Path, device: str) -> int:
 def test_a_disk_is_divided_by_weight(daemon: Daemon, divided: str, of_a_device: bool) -> None:
     """Eight times the weight reads far more of the same disk in the same time."""
     loop = f"while :; do dd if={divided} of=/dev/null bs=32k iflag=direct 2>/dev/null; done"
+    several = f"for i in 1 2 3; do ({loop}) & done; wait"  # one of them always waits for the disk
 
     def words(weight: int) -> tuple[str, ...]:
         asked = ("--blkio-weight-device", f"{divided}:{weight}") if of_a_device else ("--blkio-weight", str(weight))
-        return (*asked, "--device", divided, "busybox", "sh", "-c", loop)
+        return (*asked, "--device", divided, "busybox", "sh", "-c", several)
 
     with running(daemon.docker, *words(80)) as small, running(daemon.docker, *words(640)) as large:
         groups = [control_file(daemon, each, "", "io.stat").parent for each in (small, large)]
