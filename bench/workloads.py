@@ -13,6 +13,7 @@ from typing import Any
 
 import builds
 import networks
+import volumes
 from engines import Engine
 
 IMAGE = "localhost/bench:latest"
@@ -198,5 +199,5 @@ WORKLOADS = [
     *(Workload(title, unit, run, weight, unit != "µs", bare) for title, unit, run, weight, bare in networks.TRAFFIC),
     Workload("engine's memory at rest", "MiB", memory_at_rest, 5),
     Workload("engine's start until it answers", "ms", starting, 3),
-    *(Workload(title, "ms", run, weight) for title, run, weight in builds.ROWS),
+    *(Workload(title, "ms", run, weight) for title, run, weight in (*builds.ROWS, *volumes.ROWS)),
 ]

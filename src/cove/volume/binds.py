@@ -104,13 +104,34 @@ def check_source(source: str, *, make: bool) -> None:
         raise Internal(f"error while creating mount source path '{source}': {describe(error)}") from error
 
 
-def check_propagation(source: str, propagation: str) -> None:
+def propagation(told: str, source: str, data: str) -> str:
+    """What a bind's propagation is: as told, or private. Raises InvalidArgument.
+
+    Docker's rule, which clients know: a bind that holds the data root `data`, or lies in it, passes mounts on.
+    """
+    if not _related(source, data):
+        return told or "rprivate"
+    if told not in ("", "rslave", "rshared"):
+        raise InvalidArgument(
+            'invalid mount config: must use either propagation mode "rslave" or "rshared" when mount source is '
+            f'within the daemon root, daemon root: "{data}", bind mount source: "{source}", propagation: "{told}"'
+        )
+    return told or "rslave"
+
+
+def _related(source: str, data: str) -> bool:
+    """Whether one of two directories is the other or lies in it."""
+    short, long = sorted((f"{source.rstrip('/')}/", f"{data}/"), key=len)
+    return long.startswith(short)
+
+
+def check_propagation(source: str, propagation: str, data: str) -> None:
     """See that what lies below a bind's source can pass to or fro; raises InvalidArgument.
 
     A mount that is private itself shares nothing (mount_namespaces(7)), whatever its copy in the container were.
     """
     kind = propagation.removeprefix("r")
-    if kind not in ("shared", "slave"):
+    if kind not in ("shared", "slave") or (kind == "slave" and _related(source, data)):
         return
     point, peers = _mount_of(os.path.realpath(source))
     if not any(peer.startswith("shared:") or (kind == "slave" and peer.startswith("master:")) for peer in peers):

@@ -15,8 +15,8 @@ from cove.wire import mounts as wire
 from cove.wire.containers import HostConfig
 
 
-def from_bind(text: binds.BindText, driver: str) -> MountRecord:
-    """A `-v` with a source."""
+def from_bind(text: binds.BindText, driver: str, data: str) -> MountRecord:
+    """A `-v` with a source; `data` is the daemon's data root."""
     if text.is_path:
         return MountRecord(
             type="bind",
@@ -24,7 +24,7 @@ def from_bind(text: binds.BindText, driver: str) -> MountRecord:
             source=text.source,
             mode=text.mode,
             rw=text.rw,
-            propagation=text.propagation or "rprivate",
+            propagation=binds.propagation(text.propagation, text.source, data),
             make=True,
             idmap=text.idmap,
         )
@@ -40,7 +40,7 @@ def from_bind(text: binds.BindText, driver: str) -> MountRecord:
     )
 
 
-def from_mount(asked: wire.Mount, driver: str) -> MountRecord:
+def from_mount(asked: wire.Mount, driver: str, data: str) -> MountRecord:
     """A `--mount`; Docker's words for what is wrong with one."""
     complaint = f'invalid mount config for type "{asked.type}": '
     if not asked.target:
@@ -54,7 +54,7 @@ def from_mount(asked: wire.Mount, driver: str) -> MountRecord:
             raise InvalidArgument(f"{complaint}field Source must not be empty")
         if not asked.source.startswith("/"):
             raise InvalidArgument(f"{complaint}invalid mount path: '{asked.source}' mount path must be absolute")
-        return _from_bind(asked, target, complaint)
+        return _from_bind(asked, target, complaint, data)
     if asked.type == "volume":
         volume = asked.volume_options or wire.VolumeOptions()
         if volume.subpath and not asked.source:
@@ -100,7 +100,7 @@ def _check_subpath(path: str, complaint: str) -> None:
         raise InvalidArgument(f"{complaint}subpath must be a relative path within the volume")
 
 
-def _from_bind(asked: wire.Mount, target: str, complaint: str) -> MountRecord:
+def _from_bind(asked: wire.Mount, target: str, complaint: str, data: str) -> MountRecord:
     options = asked.bind_options or wire.BindOptions()
     if options.propagation and options.propagation not in binds.PROPAGATIONS:
         raise InvalidArgument(f"{complaint}invalid propagation mode: {options.propagation}")
@@ -119,7 +119,7 @@ def _from_bind(asked: wire.Mount, target: str, complaint: str) -> MountRecord:
         destination=target,
         source=binds.clean(asked.source),
         rw=not asked.read_only,
-        propagation=options.propagation or "rprivate",
+        propagation=binds.propagation(options.propagation, binds.clean(asked.source), data),
         recursive=not options.non_recursive,
         deep_readonly="no" if flat else "must" if deep else "",
         make=options.create_mountpoint,

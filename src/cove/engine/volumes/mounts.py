@@ -70,11 +70,12 @@ class Mounts:
         """One mount for each destination, as the rules above say."""
         if not (asked.binds or asked.mounts or asked.tmpfs or asked.volumes_from or config.volumes):
             return ()
+        data = str(self._context.data.root)
         chosen: dict[str, MountRecord] = {}
         for text in asked.binds or ():
-            _add(chosen, mount_requests.from_bind(binds.parse(text), asked.volume_driver))
+            _add(chosen, mount_requests.from_bind(binds.parse(text), asked.volume_driver, data))
         for mount in asked.mounts:
-            _add(chosen, mount_requests.from_mount(mount, asked.volume_driver))
+            _add(chosen, mount_requests.from_mount(mount, asked.volume_driver, data))
         for destination, options in asked.tmpfs.items():
             spec.tmpfs(destination, options)
             clean = binds.check_destination(destination, destination)
@@ -104,12 +105,7 @@ class Mounts:
         anonymous = not record.name
         name = ids.new_id() if anonymous else ids.check_name("volume", record.name)
         options, labels = mount_requests.volume_words(asked, record.destination)
-        try:
-            made = await self._volumes.ensure(
-                name, record.driver, options=options, labels=labels, anonymous=anonymous
-            )
-        except NotFound as error:  # 404 at creation means to clients that the image is missing
-            raise InvalidArgument(f"create {name}: {error.message}") from None
+        made = await self._volumes.ensure(name, record.driver, options=options, labels=labels, anonymous=anonymous)
         return msgspec.structs.replace(
             record,
             name=name,
@@ -166,7 +162,7 @@ class Mounts:
                 found.append(self._context.snapshots.image(record.chain, record.destination, subpath=record.subpath))
             else:
                 binds.check_source(record.source, make=record.make)
-                binds.check_propagation(record.source, record.propagation)
+                binds.check_propagation(record.source, record.propagation, str(self._context.data.root))
                 found.append(self._bind(record))
         if not uids:
             return tuple(found)

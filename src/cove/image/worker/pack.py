@@ -21,7 +21,7 @@ from cove.kernel.syscalls import filesystem_magic
 _CHUNK = 1 << 20
 _BLOCK = 512
 # linux/magic.h: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs, securityfs, bpf, mqueue
-_KERNEL_FILE_SYSTEMS = frozenset(
+KERNEL_FILE_SYSTEMS = frozenset(
     {PROC_MAGIC, 0x62656572, 0x27E0EB, 0x63677270, 0x1CD1, 0x64626720, 0x74726163, 0x73636673, 0xCAFE4A11, 0x19800202}
 )
 _OPAQUE_MARK = "trusted.overlay.opaque"
@@ -112,7 +112,7 @@ class _Packer:
         """Whether something is mounted here whose content is not shown."""
         if found.st_dev == self._device:
             return False
-        return self._view.one_device or filesystem_magic(fd) in _KERNEL_FILE_SYSTEMS
+        return self._view.one_device or filesystem_magic(fd) in KERNEL_FILE_SYSTEMS
 
     def _file(self, parent: int, name: str, arcname: str) -> None:
         fd = os.open(name, _OPEN, dir_fd=parent)

@@ -28,6 +28,8 @@ from typing import Any, NoReturn
 from cove.errors import CoveError, Internal, InvalidArgument, describe
 from cove.image.pump import Pump, wide_pipe
 from cove.image.worker import accounts, confine, copying, extract, inside, members, pack, sealing, trees
+from cove.kernel.rootpath import open_directory
+from cove.kernel.syscalls import filesystem_magic
 
 Report = dict[str, Any]
 
@@ -89,6 +91,7 @@ def _unpack(job: dict[str, Any], root: int) -> Report:
 
 def _put(job: dict[str, Any], root: int) -> Report:
     base = inside.directory(root, job["path"])
+    _refuse_kernels(root, base)
     limits = members.Limits(**job["limits"])
     owner = accounts.user_of(root, job["owner"]) if job["owner"] else None
     rules = extract.Rules(keep_kinds=job["keep_kinds"], owner=owner, top=job.get("top", False))
@@ -97,6 +100,16 @@ def _put(job: dict[str, Any], root: int) -> Report:
     # archive's way are followed inside the container's root only.
     totals = extract.extract(source, root, base, rules, limits, lambda _: None)
     return {"size": totals.size, "members": totals.members}
+
+
+def _refuse_kernels(root: int, base: str) -> None:
+    """No file can be made in /proc and its like; the kernel's own reasons would be odd ones."""
+    fd = open_directory(root, base or "/")
+    try:
+        if filesystem_magic(fd) in pack.KERNEL_FILE_SYSTEMS:
+            raise InvalidArgument(f"/{base} is a file system of the kernel's own: no file can be put there")
+    finally:
+        os.close(fd)
 
 
 def _pack(job: dict[str, Any], root: int) -> Report:
