@@ -160,6 +160,12 @@ def test_events_come_in_the_form_that_is_asked_for(daemon: Daemon, container: st
     assert json.loads(data.split(b"\x1e")[1])["Type"]
 
 
+def test_a_limit_of_processes_is_updated_by_who_knows_it(daemon: Daemon, container: str) -> None:
+    for version, limit, there in (("1.40", 50, 50), ("1.39", 60, 50), (NEWEST, 70, 70)):
+        assert Api(daemon, version).call("POST", f"/containers/{container}/update", {"PidsLimit": limit})[0] == 200
+        assert got(daemon, NEWEST, f"/containers/{container}/json")["HostConfig"]["PidsLimit"] == there
+
+
 def test_what_newer_clients_should_not_ask_for_is_warned_of(daemon: Daemon) -> None:
     body = {
         "Image": "busybox",

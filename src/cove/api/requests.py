@@ -17,6 +17,7 @@ from cove.wire.containers import CreateRequest, HostConfig, UpdateRequest
 from cove.wire.versions import Version
 
 _PRIVATE_IPC_SINCE = (1, 40)
+_PROCESSES_UPDATED_SINCE = (1, 40)
 _PLACES_HAVE_MACS_SINCE = (1, 44)
 _SEVERAL_NETWORKS_SINCE = (1, 44)
 _DRIVER_WARNED_SINCE = (1, 48)
@@ -71,6 +72,8 @@ def _is_driver_passed_over(host: HostConfig) -> bool:
 def update(body: bytes, version: Version) -> tuple[UpdateRequest, tuple[str, ...]]:
     """Other limits, and the lists of devices' limits that shall be empty: [] says so, null and nothing do not."""
     asked = decode(UpdateRequest, body)
+    if version < _PROCESSES_UPDATED_SINCE:
+        asked = msgspec.structs.replace(asked, pids_limit=None)
     if version < _DEVICES_UPDATED_SINCE:
         return msgspec.structs.replace(asked, **dict.fromkeys(_DEVICE_LIMITS.values(), ())), ()
     said: dict[str, Any] = decode(dict[str, Any], body)
