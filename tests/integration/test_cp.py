@@ -146,3 +146,16 @@ def test_an_exact_copy(daemon: Daemon, tmp_path: Path, state: str) -> None:
     finally:
         daemon.cove("rm", "-f", "first", "second", check=False)
         daemon.cove("volume", "rm", "-f", "first", "second")
+
+
+def test_nothing_is_put_into_what_is_the_kernels(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    daemon.cove("run", "-d", "--name", "target", "busybox", "sleep", "600")
+    try:
+        for place in ("/proc", "/proc/sys/kernel", "/sys"):
+            refused = daemon.cove("cp", str(tmp_path / "file"), f"target:{place}/", check=False)
+            assert refused.returncode == 1 and "a file system of the kernel's own" in refused.stderr
+        daemon.cove("cp", str(tmp_path / "file"), "target:/dev/shm/")
+        assert daemon.cove("exec", "target", "cat", "/dev/shm/file").stdout == "text"
+    finally:
+        daemon.cove("rm", "-f", "target")

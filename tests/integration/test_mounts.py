@@ -201,6 +201,24 @@ def test_mounts_pass_where_the_host_shares_them(
         subprocess.run(["umount", "-R", tmp_path], check=True)
 
 
+def test_binds_of_the_data_root_pass_mounts_on(daemon: Daemon, tmp_path: Path) -> None:
+    shown = ("inspect", "-f", "{{(index .Mounts 0).Propagation}}", "bound")
+    for source, told, seen in (
+        (daemon.data, "", "rslave"),
+        (daemon.root, "", "rslave"),
+        (daemon.data, ":rshared", "rshared"),
+        (tmp_path, "", "rprivate"),
+    ):
+        daemon.cove("create", "--name", "bound", "-v", f"{source}:/x{told}", "busybox", "true")
+        assert daemon.cove(*shown).stdout.strip() == seen
+        daemon.cove("rm", "bound")
+    refused = daemon.cove("create", "-v", f"{daemon.data}:/x:rprivate", "busybox", "true", check=False)
+    assert refused.returncode == 1 and 'must use either propagation mode "rslave" or "rshared"' in refused.stderr
+    assert (
+        daemon.cove("run", "--rm", "-v", f"{daemon.data}:/x", "busybox", "test", "-e", "/x/cove.db").returncode == 0
+    )
+
+
 def test_a_directory_is_not_mounted_on_a_file(daemon: Daemon, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     before = daemon.cove("ps", "-aq").stdout
