@@ -247,3 +247,10 @@ def test_ports_lead_into_no_internal_network_and_follow_the_way_out(made: Made, 
         assert leads_to("10.97.32.2")
         made.daemon.docker("network", "disconnect", "second", "open")
         assert leads_to("10.97.31.2")
+
+
+@pytest.mark.parametrize("address", ["192.0.2.77", "[2001:db8::77]", "[fe80::1%nolink]"])
+def test_a_port_at_an_address_that_the_host_does_not_have(daemon: Daemon, address: str) -> None:
+    words = ("run", "--rm", "-p", f"{address}:8080:80", "busybox", "true")
+    done = daemon.cove(*words, check=False)
+    assert done.returncode == 125 and "the host does not have it" in done.stderr, done.stderr

@@ -216,7 +216,7 @@ class Ports:
             if error.errno == errno.EADDRINUSE:
                 holder = self._holder(binding)
                 raise Conflict(f"Bind for {_where(binding)} failed: port is already allocated, by {holder}") from None
-            if error.errno == errno.EADDRNOTAVAIL:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV) or isinstance(error, socket.gaierror):
                 raise InvalidArgument(
                     f"Bind for {_where(binding)} failed: cannot assign requested address; the host does not have it"
                 ) from None

@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 import msgspec
 
 from cove.errors import StartFailed
+from cove.ipc import channel
 from cove.kernel import namespaces, process
 from cove.kernel.cgroups import Birthplace
 from cove.runtime.child.common import enter
@@ -68,7 +69,7 @@ class Newborn:
     def _serve(self, on_hooks: Callable[[], bytes]) -> bool:
         """One packet from the gate; False at its end."""
         try:
-            data, fds, _, _ = socket.recv_fds(self.gate, 64, 1, socket.MSG_CMSG_CLOEXEC)
+            data, fds = channel.message(self.gate, 64, 1)
         except ConnectionResetError:
             return False  # it ended; why is said on sync
         if fds:
