@@ -188,6 +188,21 @@ def test_a_container_whose_state_is_damaged_ends_and_starts_again(own_daemon: Da
     assert set(own_daemon.cove("ps", "--format", "{{.Names}}").stdout.split()) == {"hurt", "kept"}
 
 
+def test_a_lost_log_of_the_database_deletes_nothing(own_daemon: Daemon) -> None:
+    """A young database is all in its log, which a power failure may take."""
+    own_daemon.cove("run", "-d", "--name", "kept", "busybox", "sleep", "600")
+    own_daemon.kill()
+    log = own_daemon.data / "cove.db-wal"
+    whole = log.read_bytes()
+    log.write_bytes(b"")
+    words = [BIN / "cove", "daemon", "--data-root", own_daemon.data, "--run-root", own_daemon.run]
+    refused = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert refused.returncode and "is missing or empty" in refused.stderr
+    log.write_bytes(whole)
+    own_daemon.start()
+    assert own_daemon.cove("exec", "kept", "echo", "there").stdout == "there\n"
+
+
 @pytest.mark.parametrize("loss", ["empty", "missing"])
 def test_a_lost_database_deletes_nothing(own_daemon: Daemon, loss: str) -> None:
     """What only the database knew is no leftover: the daemon says what is amiss and touches nothing."""

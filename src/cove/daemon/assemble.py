@@ -40,7 +40,7 @@ from cove.network.unmanaged import UnmanagedDriver
 from cove.paths import DataRoot, Instance, RunRoot
 from cove.runtime.client import Runtime
 from cove.runtime.spawning import Early
-from cove.store.database import Database
+from cove.store.database import Database, is_begun
 from cove.volume.local import LocalDriver
 from cove.volume.plugin import Plugins
 
@@ -127,12 +127,10 @@ async def assembled(config: Config, early: Early) -> AsyncIterator[Engine]:
 def _check_complete(data: DataRoot) -> None:
     """Nothing is taken for a leftover because the database that knows it is gone. Raises Conflict.
 
-    An empty file is to SQLite the same as none.
+    An empty file is to SQLite the same as none, and so is one whose log was lost before any of it was moved in.
     """
-    if data.database.exists() and data.database.stat().st_size:
-        return
     orphans = [str(directory) for directory in (data.containers, data.volumes) if any(directory.iterdir())]
-    if orphans:
+    if orphans and not is_begun(data.database):
         raise Conflict(
             f"The database {data.database} is missing or empty, while {' and '.join(orphans)} still hold what it "
             "knew; restore it from a backup, or move them aside to begin anew"

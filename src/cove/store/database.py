@@ -17,7 +17,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,16 @@ _MIGRATIONS: tuple[str, ...] = (
 _DURABLE_PAGES = 1000
 _MANY_WRITES = 1000
 _LONG_WAL = 4 << 20
+
+
+def is_begun(path: Path) -> bool:
+    """Whether the database at `path`, its log included, holds anything of ours; one that is damaged may."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    reading = f"{path.absolute().as_uri()}?mode=ro"  # which moves nothing of the log
+    with suppress(sqlite3.Error), closing(sqlite3.connect(reading, uri=True)) as connection:
+        return bool(connection.execute("PRAGMA user_version").fetchone()[0])
+    return True
 
 
 class Database:
