@@ -109,6 +109,8 @@ class Incoming:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:  # its manifest was read, and is needed no more
+            self._contents.keep_only({self.manifest.config.digest, *(blob.digest for blob in self.manifest.layers)})
         self._around.__exit__(kind, error, trace)
 
     def _found(self) -> Manifest:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import posixpath
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -89,6 +89,10 @@ class Contents:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None:
             self._content.abandon(self.brought)
+
+    def keep_only(self, needed: Collection[str]) -> None:
+        """Of the blobs that were not there before, the store keeps these."""
+        self._content.abandon({digest: mark for digest, mark in self.brought.items() if digest not in needed})
 
     def take_all(self, stream: Iterable[bytes]) -> None:
         """Keep every member of an archive."""
