@@ -103,6 +103,9 @@ class Runtime:
                 await asyncio.sleep(min(0.005 * (attempt + 1), 0.05))
                 continue
             sock.setblocking(False)
+            if not await self._answers(sock):
+                sock.close()
+                continue
             self._socket = sock
             asyncio.get_running_loop().add_reader(sock, self._readable)
             self._ready.set()
@@ -110,6 +113,28 @@ class Runtime:
         raise errors.Internal(
             f"The supervisor of {self._run.root} does not start; see the daemon's log for its reason"
         )
+
+    async def _answers(self, sock: socket.socket) -> bool:
+        """Whether somebody lives behind it: one who was killed still accepts until the kernel has closed all of its
+        descriptors, which may take 20 ms."""
+        loop = asyncio.get_running_loop()
+        something = asyncio.Event()
+        loop.add_reader(sock, something.set)
+        try:
+            channel.send(sock, 0, _encode(m.List()))
+            await asyncio.wait_for(something.wait(), _PATIENCE)
+            packet = channel.arrived(sock)
+        except (OSError, TimeoutError):
+            return False
+        finally:
+            loop.remove_reader(sock)
+        if packet is None:
+            return False
+        message = _decode(packet.body)
+        if isinstance(message, m.Exited | m.OutOfMemory):
+            self._deliver(message)
+        packet.close()
+        return True
 
     def _readable(self) -> None:
         assert self._socket is not None
