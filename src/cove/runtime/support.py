@@ -21,10 +21,7 @@ def check(spec: Spec, *, hooks: bool) -> None:
     kinds = [namespace.type for namespace in linux.namespaces]
     if len(kinds) != len(set(kinds)):
         raise Failure("the runtime spec lists a kind of namespace twice")
-    if _lacks_maps(linux):
-        raise Failure(
-            "a new user namespace needs linux.uidMappings and linux.gidMappings: which ids of the host its own are"
-        )
+    check_maps(linux)
     if shared_tree.is_shared(spec):
         _check_shared(linux)
     if spec.hostname and "uts" not in kinds:
@@ -60,9 +57,13 @@ def _check_platform(spec: Spec) -> None:
             raise Failure(f"{name} is not supported: this runtime makes processes of Linux, described by linux")
 
 
-def _lacks_maps(linux: Linux) -> bool:
+def check_maps(linux: Linux) -> None:
+    """Failure for a user namespace without maps; init and its helper are at it at the same time, so both look."""
     new = any(each.type == "user" and not each.path for each in linux.namespaces)
-    return new and not (linux.uid_mappings and linux.gid_mappings)
+    if new and not (linux.uid_mappings and linux.gid_mappings):
+        raise Failure(
+            "a new user namespace needs linux.uidMappings and linux.gidMappings: which ids of the host its own are"
+        )
 
 
 def _check_shared(linux: Linux) -> None:

@@ -188,12 +188,12 @@ class Launcher:
 
 
 def _host_of(endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
-    """The host's addresses on a container's networks, of each family the first; at best where the way out is."""
+    """The host's addresses on a container's networks, IPv4's first and IPv6's; at best where the way out is."""
     found: dict[bool, str] = {}
     ordered = sorted(endpoints, key=lambda each: (not each.default_routes, not each.gateways))
     for address in (each for endpoint in ordered for each in endpoint.host):
         found.setdefault(":" in address, address)
-    return tuple(found.values())
+    return tuple(found[family] for family in sorted(found))
 
 
 def _namespace(lender: Container, file: str) -> str:

@@ -29,7 +29,7 @@ from cove.ipc import channel
 from cove.kernel import mounts, namespaces
 from cove.kernel.mounts import parse_options
 from cove.oci.spec import Linux, Mount, NamespaceType, Spec
-from cove.runtime import limits, rootless
+from cove.runtime import limits, rootless, support
 from cove.runtime.child import cgroupfs, credentials, devices, idmaps, net_devices, resctrl, sources
 from cove.runtime.child.common import Child
 from cove.runtime.messages import Launch
@@ -126,6 +126,7 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
         maps = None
         if mounts_for(spec):
             with child.stage("user namespace"):
+                support.check_maps(linux)
                 maps = _map(linux, pid, joined(spec))
                 idmaps.lend(stdio, pid)
                 if spec.process is not None:
