@@ -49,6 +49,7 @@ def main() -> None:
     waiting.register(sock, select.POLLIN)
     while True:
         ready = waiting.poll(_REAP_MS if children else _IDLE_MS)
+        idle = not ready and not children
         children -= _reap()
         if ready:
             packet = channel.receive(sock)
@@ -56,7 +57,7 @@ def main() -> None:
                 return
             _answer(sock, packet)
             children += 1
-        elif not children:
+        elif idle:
             return
 
 
