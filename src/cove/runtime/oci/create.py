@@ -16,12 +16,12 @@ import msgspec
 from cove.errors import CoveError, InvalidArgument, StartFailed
 from cove.kernel import process
 from cove.kernel.cgroups import Cgroups, idleness
-from cove.oci.spec import Process, Spec
+from cove.oci.spec import Mount, Process, Spec
 from cove.runtime import limits, rootless
 from cove.runtime.child import affinity, filters, hooks, init, outside
 from cove.runtime.child.common import ChildStdio, Failure, Manner
 from cove.runtime.messages import Launch
-from cove.runtime.oci import afterwards, groups, stdio, store
+from cove.runtime.oci import afterwards, groups, notify, stdio, store
 from cove.runtime.oci import bundle as bundles
 from cove.runtime.oci.birth import Newborn, born
 from cove.runtime.oci.main import Call
@@ -66,6 +66,8 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         container = store.make(call.root, call.arguments[0])
         undo.callback(container.remove)
         container.write("config.json", content)
+        if notify.asked():
+            spec = _with_readiness(spec, notify.prepare(container))
         assert spec.linux is not None
         manager, cgroups, group = groups.make(call, spec.linux)
         undo.callback(_remove_group, cgroups, group)
@@ -137,6 +139,17 @@ def _with_activation(spec: Spec) -> Spec:
         return spec
     env = (*spec.process.env, f"LISTEN_FDS={count}", "LISTEN_PID=1")
     return msgspec.structs.replace(spec, process=msgspec.structs.replace(spec.process, env=env))
+
+
+def _with_readiness(spec: Spec, directory: str) -> Spec:
+    """The program finds a socket in `directory` to tell that it is ready."""
+    if spec.process is None:
+        return spec
+    options = ("bind", "nosuid", "noexec", "nodev", "ro")
+    mount = Mount(destination=notify.WITHIN, source=directory, type="bind", options=options)
+    env = (*(each for each in spec.process.env if not each.startswith("NOTIFY_SOCKET=")), notify.VARIABLE)
+    process_ = msgspec.structs.replace(spec.process, env=env)
+    return msgspec.structs.replace(spec, mounts=(*spec.mounts, mount), process=process_)
 
 
 def _first_process(launch: Launch, manner: Manner, cgroups: Cgroups, group: str, bpf: bytes) -> Newborn:

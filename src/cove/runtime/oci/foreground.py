@@ -17,6 +17,10 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from cove.kernel import process
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cove.runtime.oci.notify import Readiness
+
 # What is about this process itself is not passed on.
 _OWN = {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH, signal.SIGPIPE}
 _OWN |= {signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
@@ -24,15 +28,17 @@ _PASSED = tuple(number for number in signal.valid_signals() if number not in _OW
 _CHUNK = 1 << 16
 
 
-def wait(pid: int, pidfd: int, master: int | None) -> int:
-    """Until the process has ended: its exit code, 128+n for signal n."""
+def wait(pid: int, pidfd: int, master: int | None, readiness: Readiness | None = None) -> int:
+    """Until the process has ended: its exit code, 128+n for signal n. `readiness`: to be told meanwhile."""
     with ExitStack() as undo:
         for number in _PASSED:
             with suppress(OSError):
                 signal.signal(number, lambda received, _: _pass_on(pidfd, received))
         if master is not None:
             undo.enter_context(_raw_terminal(master))
-            _serve(master, pidfd)
+            _serve(master, pidfd, readiness)
+        elif readiness is not None:
+            readiness.await_(os.getpid(), pidfd, barrier=False)
         _, status = os.waitpid(pid, 0)
     return process.exit_code(status)
 
@@ -72,14 +78,18 @@ def _raw_terminal(master: int) -> Iterator[None]:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
 
 
-def _serve(master: int, pidfd: int) -> None:
+def _serve(master: int, pidfd: int, readiness: Readiness | None) -> None:
     """Copy both ways until the process has ended and all it wrote is out."""
     waiting = select.poll()
     for fd in (master, pidfd, 0):
         with suppress(OSError):
             waiting.register(fd, select.POLLIN)
+    if readiness is not None:
+        waiting.register(readiness, select.POLLIN)
     while True:
         ready = dict(waiting.poll())
+        if readiness is not None and readiness.fileno() in ready and readiness.heard(os.getpid()):
+            waiting.unregister(readiness)
         if master in ready and not _copy(master, 1):
             return
         if 0 in ready and not _copy(0, master):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from cove.kernel import syscalls
-from cove.runtime.oci import afterwards, create, foreground, groups
+from cove.runtime.oci import afterwards, create, foreground, groups, notify
 from cove.runtime.oci.delete import destroy
 from cove.runtime.oci.main import Call
 
@@ -22,13 +22,16 @@ def run(call: Call, words: list[str]) -> int:
         master = None if call.options.text("console-socket") else newborn.master
         if master is not None:
             foreground.without_returns(master)
+        readiness = notify.listen(container, call.log)
         newborn.go()
         groups.begin(container.known)
         if container.known.poststart:
             afterwards.run_poststart(container, call.log)
         if detach:
+            if readiness is not None:
+                readiness.await_(newborn.pid, newborn.pidfd, barrier=True)
             return 0
-        code = foreground.wait(newborn.pid, newborn.pidfd, master)
+        code = foreground.wait(newborn.pid, newborn.pidfd, master, readiness)
     if not call.options.switch("keep"):
         destroy(container, call.log)
         _bury()

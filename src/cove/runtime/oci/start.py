@@ -25,6 +25,11 @@ def start(call: Call, words: list[str]) -> int:
     container = store.find(call.root, call.arguments[0])
     container.lock()
     _check_created(container)
+    readiness = None
+    if os.environ.get("NOTIFY_SOCKET"):
+        from cove.runtime.oci import notify
+
+        readiness = notify.listen(container, call.log)
     _go(container)
     if container.known.idle:
         from cove.runtime.oci import groups
@@ -32,6 +37,8 @@ def start(call: Call, words: list[str]) -> int:
         groups.begin(container.known)
     if container.known.poststart:
         _poststart(call, container)
+    if readiness is not None:
+        readiness.await_(container.known.pid, os.pidfd_open(container.known.pid), barrier=True)
     return 0
 
 

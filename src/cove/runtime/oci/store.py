@@ -4,6 +4,7 @@
                config.json   the bundle's configuration as it was at `create`
                start.sock    there until `start`: init listens on it
                seccomp.bpf   the compiled filter, for exec
+               notify/       with NOTIFY_SOCKET: the socket on which the program tells that it is ready
                lock          held (flock) by the one command that changes something
 
 Whether a container is created, running or stopped is never written down: it is asked of the kernel.
@@ -164,11 +165,25 @@ class Container:
     def remove(self) -> None:
         """Forget it; it may be forgotten already."""
         for name in os.listdir(self.fd):
-            os.unlink(name, dir_fd=self.fd)
+            try:
+                os.unlink(name, dir_fd=self.fd)
+            except IsADirectoryError:
+                _remove_below(name, self.fd)
         try:
             os.rmdir(self.path)
         except FileNotFoundError:
             return
+
+
+def _remove_below(name: str, parent: int) -> None:
+    """A directory of files; the host's own, though its content may be seen in the container."""
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        for each in os.listdir(fd):
+            os.unlink(each, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)
 
 
 def is_frozen(directories: list[str]) -> bool:
