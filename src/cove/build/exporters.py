@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from cove.build import ops
+from cove.build.annotations import Annotations
 from cove.build.cache import BuildCache
 from cove.build.dockerfile.stage import Made, history
 from cove.build.graph import Vertex
@@ -33,6 +34,7 @@ _OCI_TYPES = {
     oci.DOCKER_LAYER_ZSTD: oci.OCI_LAYER_ZSTD,
 }
 
+_NO_ANNOTATIONS = Annotations()
 
 Attest = Callable[[int, Descriptor], Descriptor]
 """Makes a statement about the manifest of the part at that place; how an index names the statement."""
@@ -109,20 +111,29 @@ def own_steps(targets: Iterable[Made]) -> Iterator[Vertex]:
 
 
 def name_image(
-    store: ImageStore, parts: list[Assembled], names: list[str], *, cached: bool, attest: Attest | None = None
+    store: ImageStore,
+    parts: list[Assembled],
+    names: list[str],
+    *,
+    cached: bool,
+    attest: Attest | None = None,
+    annotations: Annotations = _NO_ANNOTATIONS,
 ) -> Image:
     """Make it an image, or with several platforms an index of images; without names it is a dangling one.
 
     `cached`: the manifest tells which steps made which layers, so that other builds may take them from the image.
     `attest` makes a statement about each manifest, which then lie with them in an index.
     """
-    manifests = [_manifest(store, part, cached=cached) for part in parts]
+    manifests = [_manifest(store, part, annotations, cached=cached) for part in parts]
+    annotations.check(indexed=len(manifests) > 1 or attest is not None)
     if attest is not None:
         manifests += [attest(place, manifest) for place, manifest in enumerate(manifests)]
     if len(manifests) == 1:
         target = manifests[0]
     else:
-        listed = Index(media_type=oci.OCI_INDEX, manifests=tuple(manifests))
+        listed = Index(
+            media_type=oci.OCI_INDEX, manifests=tuple(manifests), annotations=dict(sorted(annotations.index.items()))
+        )
         raw = oci.encode(listed)
         target = Descriptor(media_type=oci.OCI_INDEX, digest=store.content.put(raw), size=len(raw))
     for name in names or (target.digest,):
@@ -137,15 +148,24 @@ def name_image(
     return store.images.register(target.digest, names)
 
 
-def _manifest(store: ImageStore, part: Assembled, *, cached: bool) -> Descriptor:
+def _manifest(store: ImageStore, part: Assembled, wanted: Annotations, *, cached: bool) -> Descriptor:
     raw = oci.encode(part.config)
     described = Descriptor(media_type=oci.OCI_CONFIG, digest=store.content.put(raw), size=len(raw))
-    annotations = {CACHE: msgspec.json.encode(part.steps).decode()} if cached else {}
+    platform = part.config.platform
+    annotations = dict(sorted(wanted.of_manifest(platform).items()))
+    if cached:
+        annotations[CACHE] = msgspec.json.encode(part.steps).decode()
     manifest = oci.encode(
         Manifest(media_type=oci.OCI_MANIFEST, config=described, layers=part.layers, annotations=annotations)
     )
     digest = store.content.put(manifest)
-    return Descriptor(media_type=oci.OCI_MANIFEST, digest=digest, size=len(manifest), platform=part.config.platform)
+    return Descriptor(
+        media_type=oci.OCI_MANIFEST,
+        digest=digest,
+        size=len(manifest),
+        platform=platform,
+        annotations=dict(sorted(wanted.of_descriptor(platform).items())),
+    )
 
 
 def _layers(store: ImageStore, chain: str, base: Image | None) -> tuple[Descriptor, ...]:

@@ -10,9 +10,10 @@ neither; an argument is no secret. Sources: slsa.dev/provenance v1 and v0.2; Bui
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -33,20 +34,25 @@ from cove.wire.builds import BuildOptions, Provenance
 IN_TOTO = "application/vnd.in-toto+json"
 _BUILD_TYPE = "https://cove.dev/build/dockerfile@v1"
 _PREDICATES = {"v1": "https://slsa.dev/provenance/v1", "v0.2": "https://slsa.dev/provenance/v0.2"}
+_AS_IT_IS = frozenset({("type", "provenance"), ("capture-usage", "false"), ("complete-materials", "false")})
 _STATEMENT = "https://in-toto.io/Statement/v0.1"
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known of one build when it is done; times in nanoseconds."""
+    """What is known of one build when it is done; times in nanoseconds. `Moments` finds out since when."""
 
     options: BuildOptions
     dockerfile: bytes
     target: Vertex
     platform: Platform
     results: Mapping[str, Result]
-    identity: str
-    began_ns: int
-    ended_ns: int
+    identity: str = ""
+    began_ns: int = 0
+    ended_ns: int = 0
+
+
+Moment = Callable[[str, int], int]
+"""When what has this name was first there, if it was not just now (`BuildCache.moment`)."""
 
 
 def read(text: str) -> Provenance | None:
@@ -57,6 +63,8 @@ def read(text: str) -> Provenance | None:
     mode, version = fields.pop("mode", "min"), fields.pop("version", "v0.2")
     builder, fixed = fields.pop("builder-id", ""), fields.pop("reproducible", "false")
     inline = fields.pop("inline-only", "false").lower() in ("1", "t", "true")
+    fields = {key: text for key, text in fields.items() if (key, text.lower()) not in _AS_IT_IS}
+    mode = "max" if mode == "full" else mode
     if mode not in ("min", "max"):
         raise InvalidArgument(f"the provenance's mode={mode} is neither min nor max")
     if version not in _PREDICATES:
@@ -64,6 +72,18 @@ def read(text: str) -> Provenance | None:
     if fields:
         raise InvalidArgument(f"the provenance has no option {', '.join(fields)}")
     return Provenance(mode == "max", version, builder, fixed.lower() in ("1", "t", "true"), inline)
+
+
+def settled(digest: str, wish: Provenance, facts: Facts, moment: Moment) -> Facts:
+    """The facts of the build that made the image with this digest: of the first one, if it was made before.
+
+    So that the same once more has the same statement, and its index the same digest.
+    """
+    timeless = msgspec.structs.replace(facts, identity="", began_ns=0, ended_ns=0)
+    name = hashlib.sha256(json.dumps(statement(digest, wish, timeless)).encode()).hexdigest()
+    began, ended = moment(f"began {name}", facts.began_ns), moment(f"ended {name}", facts.ended_ns)
+    identity = hashlib.sha256(f"{name} {began}".encode()).hexdigest()[:25]
+    return msgspec.structs.replace(facts, identity=identity, began_ns=began, ended_ns=ended)
 
 
 def attach(store: ImageStore, manifest: Descriptor, wish: Provenance, facts: Facts) -> Descriptor:
@@ -161,6 +181,7 @@ def _request(wish: Provenance, facts: Facts) -> dict[str, Any]:
         arguments = {f"build-arg:{name}": value for name, value in options.arguments.items()}
         arguments |= {f"label:{name}": value for name, value in options.labels.items()}
         arguments |= {"target": options.target} if options.target else {}
+        arguments |= wish.repository
         found["args"] = arguments
     return found
 

@@ -14,9 +14,9 @@ from cove.build import cache_places
 from cove.buildkit.frontend import NO_LLB
 from cove.buildkit.job import Job, Outcome
 from cove.buildkit.jobs import Jobs
-from cove.buildkit.links import reference
+from cove.buildkit.links import named, reference
 from cove.buildkit.messages import gateway as wire
-from cove.buildkit.messages.common import Empty, WorkerRecord
+from cove.buildkit.messages.common import Definition, Empty, WorkerRecord
 from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.grpc.calls import Call, Handler, unary
 from cove.grpc.status import RpcError
@@ -31,6 +31,7 @@ _LLB_CAPS = (
     "platform",
     "source.local",
     "source.image",
+    "exporter.image.attestations",
     "exporter.multiple",
     "exporter.sourcedateepoch",
 )
@@ -70,7 +71,7 @@ class Bridge:
         """Plan what is asked for, which is made when it is returned or evaluated; or answer a question of it."""
         job = await self._job(call)
         if request.definition is not None and request.definition.operations:
-            raise Unsupported(NO_LLB)
+            return await self._again(job, request.definition, evaluate=request.evaluate)
         if request.source_policies:
             raise Unsupported("source policies are not followed by this builder, so a build with one is refused")
         if not request.frontend:
@@ -83,6 +84,17 @@ class Bridge:
         if request.evaluate:
             await job.evaluate(outcome)
         return wire.SolveResponse(ref=_first(outcome), result=_result(outcome))
+
+    async def _again(self, job: Job, definition: Definition, *, evaluate: bool) -> wire.SolveResponse:
+        """A result that was given out before, asked for by the definition that stands for it."""
+        identity = named(definition)
+        if not identity:
+            raise Unsupported(NO_LLB)
+        owner, outcome = self._jobs.outcome(identity.partition("/")[0])
+        job.outcomes[outcome.identity] = outcome
+        if evaluate:
+            await owner.evaluate(outcome)
+        return wire.SolveResponse(ref=identity, result=wire.Result(ref=reference(identity)))
 
     async def evaluate(self, call: Call, request: wire.EvaluateRequest) -> Empty:
         job = await self._job(call)

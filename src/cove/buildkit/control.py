@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from cove import __version__
 from cove.build import cache_places
-from cove.buildkit import exports, frontend
+from cove.buildkit import exportoptions, exports, frontend
 from cove.buildkit.job import Job, Outcome
 from cove.buildkit.jobs import Jobs
 from cove.buildkit.messages import control as wire
@@ -51,7 +51,7 @@ class Control:
     async def solved(self, request: wire.SolveRequest, *, body: AsyncIterator[bytes] | None = None) -> dict[str, str]:
         """Build and hand on; what the exporters tell. `body`: a context that came with the request."""
         exporters = _exporters(request)
-        exports.check(exporters)
+        exportoptions.check(exporters)
         _refuse(request)
         stored, taken = _cache_to(request.cache), _cache_from(request.cache)
         async with self._jobs.running(request.ref, request.session) as job:

@@ -1,7 +1,9 @@
-"""Where results go: Cove's images, or the client, as an archive or as files.
+"""Where results go: Cove's images, registries, or the client, as an archive or as files.
 
 image, moby ─▶ the image store, under its names           the answer tells digests and names
+      push  ─▶ and from there to their registries          with the client's credentials
 oci, docker, tar ─▶ one file that the client writes        FileSend, bytes
+oci, tar=false ─▶ a layout's directory of the client's     the store "export", blob by blob
 local ─▶ a directory of the client's                       FileSend, fsutil's protocol
 """
 
@@ -10,75 +12,27 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
-from cove.buildkit import filesend
+from cove.buildkit import exportoptions, filesend
+from cove.buildkit.contents import EXPORT, ClientStore
 from cove.buildkit.job import Job, Outcome
 from cove.buildkit.messages.common import BytesMessage, Empty
 from cove.buildkit.messages.control import Exporter
 from cove.buildkit.messages.session import SEND
-from cove.engine.build.service import full_names
-from cove.errors import InvalidArgument, Unavailable, Unsupported
+from cove.buildkit.progress import Work
+from cove.errors import CoveError, InvalidArgument, Unavailable, Unsupported
 from cove.grpc.calls import Asked
 from cove.grpc.status import Code, RpcError
 from cove.image.images import Image
+from cove.image.travel.saving import blobs
+from cove.oci.reference import Reference
 
-_IMAGE = frozenset({"image", "moby"})
-_ARCHIVE = frozenset({"oci", "docker"})
-_KNOWN = {
-    "image": frozenset(
-        "name load push push-by-digest registry.insecure unpack store dangling-name-prefix oci-mediatypes "
-        "compression name-canonical rewrite-timestamp force-compression".split()
-    ),
-    "archive": frozenset("name dest tar oci-mediatypes compression context force-compression".split()),
-    "files": frozenset({"dest", "platform-split"}),
-}
 _CHUNK = 64 << 10
 _ID = "buildkit-attachable-exporter-id"
-
-
-_PUSHING = "this builder does not push by itself; build with the docker driver and --push, or push the image"
-_LAYERS = "layers keep the form that they have: those of bases as they came, new ones uncompressed"
-_DOES: dict[str, tuple[bool, str]] = {
-    "push-by-digest": (False, _PUSHING),
-    "registry.insecure": (False, _PUSHING),
-    "name-canonical": (False, "names with a digest are not given to results"),
-    "unpack": (True, "layers of images are always unpacked"),
-    "store": (True, "a result of this exporter always goes to the image store"),
-    "oci-mediatypes": (True, "manifests are always OCI's"),
-    "force-compression": (False, _LAYERS),
-    "rewrite-timestamp": (True, "with SOURCE_DATE_EPOCH, layers never have later times"),
-}
-"""What is done anyway, by option, and why not the contrary."""
-
-
-def check(exporters: Sequence[Exporter]) -> None:
-    """What cannot be honoured is refused before anything is built."""
-    for each in exporters:
-        kind = "image" if each.type in _IMAGE else "archive" if each.type in _ARCHIVE else "files"
-        if each.type not in _IMAGE | _ARCHIVE | {"tar", "local"}:
-            raise Unsupported(f"the exporter {each.type!r} is not known; image, oci, docker, tar and local are")
-        for key, value in each.attributes.items():
-            if key not in _KNOWN[kind]:
-                raise Unsupported(f"the exporter's option {key}={value} is not supported by this builder")
-        _check_values(each)
-
-
-def _check_values(exporter: Exporter) -> None:
-    wanted = exporter.attributes
-    if exporter.type == "image" and _switched("push", wanted.get("push", "false")):
-        raise Unsupported(_PUSHING)
-    for key in _DOES.keys() & wanted.keys():
-        does, why = _DOES[key]
-        if _switched(key, wanted[key]) is not does:
-            raise Unsupported(f"the exporter's option {key}={wanted[key]} cannot be followed: {why}")
-    if wanted.get("compression", "uncompressed") != "uncompressed":
-        raise Unsupported(f"the exporter's option compression={wanted['compression']} cannot be followed: {_LAYERS}")
-    if wanted.get("dangling-name-prefix"):
-        raise Unsupported("the exporter's option dangling-name-prefix cannot be followed: give the result a name")
-    if exporter.type in _ARCHIVE and wanted.get("tar", "true").lower() in ("false", "0", "f"):
-        raise Unsupported("an image layout as a directory (tar=false) cannot be sent; take the archive")
 
 
 async def export(job: Job, outcome: Outcome, exporters: Sequence[Exporter]) -> dict[str, str]:
@@ -86,12 +40,14 @@ async def export(job: Job, outcome: Outcome, exporters: Sequence[Exporter]) -> d
     wish = outcome.build.options.provenance
     if wish is not None and not wish.images_only and any(each.type in ("tar", "local") for each in exporters):
         raise Unsupported("files have no provenance beside them; build an image, or with --provenance=false")
+    for each in exporters:
+        exportoptions.annotated(each).check(indexed=wish is not None or len(outcome.build.plans) > 1)
     await job.evaluate(outcome)
     found: dict[str, str] = {}
     for number, each in enumerate(exporters):
-        if each.type in _IMAGE:
+        if each.type in exportoptions.IMAGE:
             found |= await _to_images(job, outcome, each)
-        elif each.type in _ARCHIVE:
+        elif each.type in exportoptions.ARCHIVE:
             found |= await _to_archive(job, outcome, each, number)
         else:
             await _to_client(job, outcome, each, number)
@@ -115,28 +71,54 @@ async def share(job: Job, outcome: Outcome) -> dict[str, str]:
     return {"cache.manifest": json.dumps(descriptor)}
 
 
-def _names(attributes: Mapping[str, str]) -> list[str]:
-    return full_names(name for name in attributes.get("name", "").split(",") if name)
-
-
 async def _to_images(job: Job, outcome: Outcome, exporter: Exporter) -> dict[str, str]:
-    names = _names(exporter.attributes)
+    names = exportoptions.names(exporter)
     with job.trace.step("exporting to image") as work:
         work.progress("exporting layers", 0)
-        image = await outcome.build.image(names)
+        image = await outcome.build.image(names, exportoptions.annotated(exporter))
         work.progress("exporting layers", 0, done=True)
         work.progress(f"writing image {image.id}", 0, done=True)
         for name in names:
             work.progress(f"naming to {name}", 0, done=True)
-    return described(image, names)
+        if exportoptions.pushes(exporter):
+            await _push(job, outcome, names, work)
+    return described(image, names, exporter)
 
 
-def described(image: Image, names: list[str]) -> dict[str, str]:
-    """What clients are told of an image. Its digest is the one that names it in the store, as Docker's own tells."""
+async def _push(job: Job, outcome: Outcome, names: list[str], work: Work) -> None:
+    """What has these names, to their registries."""
+    loop, context = asyncio.get_running_loop(), job.service.context
+
+    def told(message: dict[str, Any]) -> None:
+        loop.call_soon_threadsafe(work.pushed, message)
+
+    for name in names:
+        reference = Reference.parse(name)
+        cancel = threading.Event()
+        push = partial(
+            context.distribution.push,
+            reference,
+            credentials=await outcome.build.bases.credentials(reference),
+            progress=told,
+            cancel=cancel,
+        )
+        try:
+            await context.executors.bulk(push)
+        except CoveError as error:
+            raise type(error)(f"failed to push {name}: {error.message}") from error
+        finally:
+            cancel.set()
+        work.progress(f"pushing manifest for {name}", 0, done=True)
+
+
+def described(image: Image, names: list[str], exporter: Exporter) -> dict[str, str]:
+    """What clients are told of an image. Its digest is its id in the store, unless they would rather have the other:
+    that of what its names point at, which an archive and a registry know it by."""
     target = image.target
     descriptor = {"mediaType": target.media_type, "digest": target.digest, "size": target.size}
+    by_id = exporter.type in exportoptions.IMAGE and not exportoptions.switched(exporter, "prefer-image-digest")
     found = {
-        "containerimage.digest": image.id,
+        "containerimage.digest": image.id if by_id else target.digest,
         "containerimage.config.digest": image.id,
         "containerimage.descriptor": base64.b64encode(json.dumps(descriptor).encode()).decode(),
     }
@@ -144,12 +126,18 @@ def described(image: Image, names: list[str]) -> dict[str, str]:
 
 
 async def _to_archive(job: Job, outcome: Outcome, exporter: Exporter, number: int) -> dict[str, str]:
-    """The image as one file; it stays in the store only if it was there."""
-    names = _names(exporter.attributes)
+    """The image as one file, or as a directory; it stays in the store only if it was there."""
+    names, annotations = exportoptions.names(exporter), exportoptions.annotated(exporter)
     with job.trace.step(f"exporting to {exporter.type} image format") as work:
-        async with outcome.build.archived(names) as (image, pieces):
-            told = described(image, names)
-            told["containerimage.digest"] = image.target.digest
+        if not exportoptions.switched(exporter, "tar", "true"):
+            store = ClientStore(job.service.context, job.find_session, EXPORT)
+            async with outcome.build.imaged(annotations) as image:
+                for blob in blobs(job.service.context.store.content, image):
+                    await store.write(blob)
+                    work.progress(f"sending {blob.digest[:19]}", blob.size, blob.size, done=True)
+                return described(image, names, exporter)
+        async with outcome.build.archived(names, annotations) as (image, pieces):
+            told = described(image, names, exporter)
             metadata = {f"exporter-md-{key}": [value] for key, value in told.items()}
             await _send(job, number, pieces, metadata, work.progress)
     return told
@@ -157,7 +145,7 @@ async def _to_archive(job: Job, outcome: Outcome, exporter: Exporter, number: in
 
 async def _to_client(job: Job, outcome: Outcome, exporter: Exporter, number: int) -> None:
     service = job.service
-    split = len(outcome.build.plans) > 1 and exporter.attributes.get("platform-split", "true").lower() != "false"
+    split = len(outcome.build.plans) > 1 and exportoptions.switched(exporter, "platform-split", "true")
     trees = {
         str(platform).replace("/", "_") if split else "": (outcome.build.chain(plan), plan.epoch)
         for platform, plan in zip(outcome.build.platforms, outcome.build.plans, strict=True)
@@ -203,12 +191,3 @@ async def _send(
 async def _until_end(call: Asked) -> None:
     while await call.receive(Empty) is not None:
         pass
-
-
-def _switched(key: str, text: str) -> bool:
-    """Whether an option is on; without a value it is. Raises InvalidArgument."""
-    if text.lower() in ("", "1", "t", "true"):
-        return True
-    if text.lower() in ("0", "f", "false"):
-        return False
-    raise InvalidArgument(f"the exporter's option {key}={text} is neither true nor false")

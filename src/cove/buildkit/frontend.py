@@ -32,6 +32,10 @@ _TELLING = frozenset(
     "frontend.caps source cmdline requestid multi-platform image-resolve-mode cache-imports cache-from "
     "contextkey dockerfilekey context filename no-cache".split()
 )
+_REPOSITORY = "vcs:"
+_ATTESTATIONS = ("attest:", "build-arg:BUILDKIT_ATTEST_")
+_WISHED = "mode=max,version=v1"
+"""What BuildKit's clients get that say no more than that they want provenance."""
 _TELLING_PREFIXES = ("vcs:", "sharedkey:", "local-sessionid:", "input-metadata:", "context:", "build-arg:", "label:")
 _NETWORKS = {"": "", "sandbox": "", "host": "host", "none": "none"}
 
@@ -77,8 +81,8 @@ def read(
         if key in _READERS:
             name, reader = _READERS[key]
             taken[name] = reader(value)
-        elif key.startswith("attest:"):
-            taken |= _attestation(key.removeprefix("attest:"), value)
+        elif key.startswith(_ATTESTATIONS):
+            taken |= _attestation(key.removeprefix("attest:").removeprefix(_ATTESTATIONS[1]), value, options)
         elif key not in _TELLING and not key.startswith(_TELLING_PREFIXES):
             raise Unsupported(f"the build option {key!r} is not known to this builder")
     arguments = _prefixed(options, "build-arg:")
@@ -110,13 +114,18 @@ def read(
     )
 
 
-def _attestation(kind: str, value: str) -> dict[str, object]:
+def _attestation(kind: str, value: str, options: Mapping[str, str]) -> dict[str, object]:
     """A statement that is wished for: of provenance; others would have to be made by a program out of an image."""
-    if kind == "provenance":
-        return {"provenance": provenance.read(value)}
+    if kind.lower() == "provenance":
+        wish = provenance.read(f"{_WISHED},{value}")
+        told = {key: text for key, text in options.items() if key.startswith(_REPOSITORY)}
+        return {"provenance": msgspec.structs.replace(wish, repository=told) if wish is not None else None}
     if "disabled=true" in value.split(","):
         return {}
-    raise Unsupported(f"attestations ({kind}) are not made by this builder; build with --{kind}=false")
+    raise Unsupported(
+        f"attestations ({kind.lower()}) are not made by this builder: a program out of an image would have to make "
+        f"them; build with --{kind.lower()}=false"
+    )
 
 
 def _prefixed(options: Mapping[str, str], prefix: str) -> dict[str, str]:

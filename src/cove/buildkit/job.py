@@ -110,6 +110,12 @@ class Job:
                 await build.read()
             assert build.dockerfile is not None
             return subrequests.targets(build.dockerfile, build.text)
+        if asked.request == subrequests.OUTLINE:
+            with self._told(asked, build):
+                await build.read()
+                outlined = (await build.plan(lambda _: None)).outline
+            assert outlined is not None
+            return subrequests.outline(outlined, build.text)
         try:
             await build.read()
             warnings = (await build.plan(lambda _: None)).warnings

@@ -1,6 +1,6 @@
 """Questions about a Dockerfile, which are answered instead of a build.
 
-    requestid=frontend.lint | frontend.targets | frontend.subrequests.describe
+    requestid=frontend.lint | frontend.outline | frontend.targets | frontend.subrequests.describe
         ─▶ {"result.json": …, "result.txt": …, "result.statuscode": …, "version": …}, the metadata of a result
 
 It only words answers; `Job.answer` reads and plans. Source: frontend/subrequests of moby/buildkit.
@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from cove.build.dockerfile.instructions import Dockerfile, Stage
+from cove.build.dockerfile.outline import Outline, Wanted, described
 from cove.build.dockerfile.syntax import DockerfileError, Warning
 from cove.errors import CoveError
 from cove.grpc import status
 from cove.grpc.status import Code, RpcError
 
 LINT = "frontend.lint"
+OUTLINE = "frontend.outline"
 TARGETS = "frontend.targets"
 DESCRIBE = "frontend.subrequests.describe"
 
@@ -28,6 +30,7 @@ Answer = dict[str, bytes]
 _VERSION = "1.0.0"
 _KNOWN = {
     LINT: ("Lint a Dockerfile", ("result.json", "result.txt", "result.statuscode")),
+    OUTLINE: ("List all parameters that the target of a build has", ("result.json", "result.txt")),
     TARGETS: ("List the targets of a Dockerfile", ("result.json", "result.txt")),
     DESCRIBE: ("List the requests that are answered", ("result.json", "result.txt")),
 }
@@ -69,19 +72,55 @@ def targets(dockerfile: Dockerfile, text: bytes) -> Answer:
     last = dockerfile.stages[-1]
     listed, rows = [], []
     for stage in dockerfile.stages:
-        facts = {
-            "name": stage.name,
-            "default": stage is last,
-            "description": _comment(stage),
-            "base": stage.base.image,
-            "platform": stage.base.platform,
-            "location": _location(stage.base.position.line),
-        }
-        listed.append({key: value for key, value in facts.items() if value})
+        listed.append(
+            _present(
+                name=stage.name,
+                default=stage is last,
+                description=_comment(stage),
+                base=stage.base.image,
+                platform=stage.base.platform,
+                location=_location(stage.base.position.line),
+            )
+        )
         default = f"{stage.name} (default)" if stage.name else "(default)"
         rows.append((default if stage is last else stage.name, _comment(stage)))
     sources = [base64.b64encode(text).decode()]
     return _answer({"targets": listed, "sources": sources}, _table(("TARGET", "DESCRIPTION"), *rows))
+
+
+def outline(found: Outline, text: bytes) -> Answer:
+    """What a target can be told: arguments, secrets, agents."""
+    written = ""
+    if found.name or found.description:
+        about = [("DESCRIPTION:", found.description)] if found.description else []
+        written += _table(("TARGET:", found.name or "(default)"), *about) + "\n"
+    if found.arguments:
+        rows = [(each.name, each.value, each.description) for each in found.arguments]
+        written += _table(("BUILD ARG", "VALUE", "DESCRIPTION"), *rows, gap=3) + "\n"
+    for title, wanted in (("SECRET", found.secrets), ("SSH", found.agents)):
+        rows_ = [(each.name, "true" if each.required else "") for each in wanted]
+        written += _table((title, "REQUIRED"), *rows_, gap=3) + "\n" if wanted else ""
+    listed = {
+        "name": found.name,
+        "description": found.description,
+        "args": [
+            _present(name=each.name, description=each.description, value=each.value, location=_location(each.line))
+            for each in found.arguments
+        ],
+        "secrets": [_wanted(each) for each in found.secrets],
+        "ssh": [_wanted(each) for each in found.agents],
+        "sources": [base64.b64encode(text).decode()],
+    }
+    return _answer(_present(**listed), written)
+
+
+def _wanted(each: Wanted) -> dict[str, Any]:
+    return _present(name=each.name, required=each.required, location=_location(each.line))
+
+
+def _present(**fields: Any) -> dict[str, Any]:
+    """Without what is empty."""
+    return {name: value for name, value in fields.items() if value}
 
 
 def lint(warnings: Sequence[Warning], error: CoveError | None, filename: str, text: bytes) -> Answer:
@@ -108,9 +147,9 @@ def _answer(value: object, text: str) -> Answer:
     return {key: each.encode("utf-8", "replace") for key, each in found.items()}
 
 
-def _table(*rows: tuple[str, ...]) -> str:
+def _table(*rows: tuple[str, ...], gap: int = 1) -> str:
     """Columns with a space between them; the last is as wide as it is."""
-    widths = [max(len(row[column]) for row in rows) + 1 for column in range(len(rows[0]) - 1)]
+    widths = [max(len(row[column]) for row in rows) + gap for column in range(len(rows[0]) - 1)]
     lines = ["".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + row[-1] for row in rows]
     return "".join(f"{line}\n" for line in lines)
 
@@ -120,9 +159,7 @@ def _location(line: int) -> dict[str, Any]:
 
 
 def _comment(stage: Stage) -> str:
-    start = f"{stage.name} "
-    comments = stage.base.node.line.comments if stage.name else ()
-    return next((each.removeprefix(start) for each in comments if each.startswith(start)), "")
+    return described(stage.name, stage.base.node.line.comments)
 
 
 def _shown(filename: str, text: bytes, line: int) -> str:

@@ -29,7 +29,8 @@ class Provenance(msgspec.Struct, frozen=True):
     """A wish for a statement of how the image came to be.
 
     `everything`: with arguments, labels, the Dockerfile and all steps. `version`: SLSA's. `builder`: who builds, as
-    an address. `reproducible`: that somebody says so. `images_only`: not for results that are files.
+    an address. `reproducible`: that somebody says so. `images_only`: not for results that are files. `repository`:
+    what the client says of the one that its files are from ("vcs:revision" and the like).
     """
 
     everything: bool = False
@@ -37,6 +38,7 @@ class Provenance(msgspec.Struct, frozen=True):
     builder: str = ""
     reproducible: bool = False
     images_only: bool = False
+    repository: dict[str, str] = {}
 
 
 class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):

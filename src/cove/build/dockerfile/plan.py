@@ -15,6 +15,7 @@ from cove.build import ops
 from cove.build.dockerfile import instructions as ins
 from cove.build.dockerfile import lint
 from cove.build.dockerfile.options import Base, Missing, Options, platform_arguments
+from cove.build.dockerfile.outline import Argument, Outline, Scope, Watched, described, outline
 from cove.build.dockerfile.stage import Made, StageState, with_labels
 from cove.build.dockerfile.syntax import DockerfileError, Warning
 from cove.build.dockerfile.words import expand
@@ -32,6 +33,7 @@ class Plan:
     warnings: tuple[Warning, ...]
     lines: tuple[tuple[str, Vertex | None], ...]
     epoch: int | None = None
+    outline: Outline | None = None
 
 
 def plan(dockerfile: ins.Dockerfile, options: Options, known: Mapping[tuple[str, str], Base]) -> Plan:
@@ -47,7 +49,7 @@ def plan(dockerfile: ins.Dockerfile, options: Options, known: Mapping[tuple[str,
     lines = [line for _, each in sorted(planner.done.items()) if each is not None for line in each.shown]
     made = with_labels(made, dict(options.labels))
     unique = sorted(set(warnings), key=lambda each: (each.line, each.rule))
-    return Plan(made, tuple(unique), tuple(lines), planner.options.epoch)
+    return Plan(made, tuple(unique), tuple(lines), planner.options.epoch, planner.outline())
 
 
 class _Planner:
@@ -62,9 +64,12 @@ class _Planner:
         self.warnings: list[Warning] = []
         self.done: dict[int, Made | None] = {}
         self.declared = [name for arg in dockerfile.arguments for name, _ in arg.pairs]
+        self.scopes: dict[int, Scope] = {}
+        self.above = Scope()
+        self._check_defaults()
+        self.above = Scope()
         self.globals = self._global_arguments(self.options.arguments)
         self._epoch()
-        self._check_defaults()
 
     def _global_arguments(self, given: Mapping[str, str]) -> dict[str, str]:
         """What ARGs above the first FROM say; the platform's are there without being asked for."""
@@ -72,10 +77,14 @@ class _Planner:
         scope.update({name: value for name, value in given.items() if name in scope})
         for arg in self.dockerfile.arguments:
             for name, default in arg.pairs:
+                watched = Watched(scope)
                 if name in given:
                     scope[name] = given[name]
                 elif default is not None:
-                    scope[name] = self.expand(default, scope, arg, "")
+                    scope[name] = self.expand(default, watched, arg, "")
+                about = described(name, arg.node.line.comments)
+                line = arg.position.line
+                self.above.define(Argument(name, scope.get(name, ""), about, line, frozenset(watched.used)))
         return scope
 
     def _epoch(self) -> None:
@@ -167,7 +176,8 @@ class _Planner:
 
     def _plan_stage(self, stage: ins.Stage) -> Made | None:
         base = stage.base
-        name = self._from(base.image, base)
+        scope = self.scopes[stage.index] = self.above.copy()
+        name = self._from(base.image, base, scope)
         self.warn(base, "FromPlatformFlagConstDisallowed", lint.constant_platform(stage))
         self.warn(base, "RedundantTargetPlatform", lint.redundant_platform(stage))
         if not name:
@@ -177,6 +187,9 @@ class _Planner:
         state: StageState | None
         if below is not None:
             made = self.stage(below)
+            used = scope.used
+            scope = self.scopes[stage.index] = self.scopes[below.index].copy()
+            scope.used |= used
             state = StageState.on_stage(self, stage, made) if made else None
         elif name == "scratch":
             state = StageState.on_scratch(self, stage, platform)
@@ -204,8 +217,19 @@ class _Planner:
             raise DockerfileError(f"empty platform value from expression {base.platform}", base.position)
         return Platform.parse(text)
 
-    def _from(self, text: str, base: ins.From) -> str:
-        return self.expand(text, self.globals, base, "UndefinedArgInFrom", declared=self.declared)
+    def _from(self, text: str, base: ins.From, scope: Scope | None = None) -> str:
+        watched = Watched(self.globals)
+        found = self.expand(text, watched, base, "UndefinedArgInFrom", declared=self.declared)
+        if scope is not None:
+            scope.used |= watched.used
+        return found
+
+    def outline(self) -> Outline:
+        """Of the target, with the stages that it needs."""
+        target = self.target()
+        others = (scope for index, scope in sorted(self.scopes.items(), reverse=True) if index != target.index)
+        about = described(target.name, target.base.node.line.comments)
+        return outline(target.name, about, (self.scopes[target.index], *others))
 
     def _named_rightly(self, name: str, at: ins.Instruction) -> None:
         if name in self.options.contexts:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cove.build import ops
 from cove.build.dockerfile import instructions as ins
 from cove.build.dockerfile import mounts, spelling
+from cove.build.dockerfile.outline import Wanted
 from cove.build.dockerfile.syntax import DockerfileError
 from cove.build.graph import Vertex
 
@@ -49,6 +50,7 @@ def run(state: StageState, run: ins.Run) -> Running:
             if vertex is not None:
                 inputs.append(vertex)
                 source = len(inputs)
+        _outline(state, asked_mount, position.line)
         found.append(_run_mount(asked_mount, source))
     args, script = _program(state, run)
     env = {**state.arguments, **state.env}
@@ -68,6 +70,14 @@ def run(state: StageState, run: ins.Run) -> Running:
     )
     declared = {name: env.get(name, "") for name in state.declared}
     return Running(step, tuple(inputs), spelling.run(args, declared))
+
+
+def _outline(state: StageState, asked: mounts.Asked, line: int) -> None:
+    """A secret or an agent is something that a build has to be given."""
+    scope = state.planner.scopes[state.stage.index]
+    kinds = {"secret": scope.secrets, "ssh": scope.agents}
+    if asked.type in kinds:
+        kinds[asked.type].setdefault(asked.id, Wanted(asked.id, asked.required, line))
 
 
 def _mount_source(state: StageState, run: ins.Run, asked: mounts.Asked) -> Vertex | None:

@@ -22,6 +22,7 @@ from cove.build.dockerfile import files, lint, reader, running, spelling
 from cove.build.dockerfile import instructions as ins
 from cove.build.dockerfile.expose import exposed
 from cove.build.dockerfile.options import UNLISTED, Base, platform_arguments
+from cove.build.dockerfile.outline import Argument, described
 from cove.build.dockerfile.syntax import DockerfileError
 from cove.build.dockerfile.words import expand_words
 from cove.build.graph import Vertex
@@ -227,6 +228,11 @@ def _arg(state: StageState, arg: ins.Arg) -> None:
         state.declared[name] = None
         if value is not None:
             state.arguments[name] = value
+        scope = planner.scopes[state.stage.index]
+        scope.used.add(name)
+        if default is not None or name in planner.options.arguments or value is None:
+            about = described(name, arg.node.line.comments)
+            scope.define(Argument(name, value or "", about, arg.position.line))
         shown.append(name if value is None else f"{name}={value}")
     state.note(f"ARG {' '.join(shown)}")
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from cove.build import emulation, exporters, ops, portable, provenance
+from cove.build.annotations import Annotations
 from cove.build.arrived import Arrived
 from cove.build.cache import BuildCache
 from cove.build.dockerfile import instructions, lint, reader
@@ -45,6 +46,8 @@ from cove.wire.builds import BuildOptions
 
 Sink = Callable[[dict[str, Any]], None]
 Hear = Callable[[Event], None]
+
+_NO_ANNOTATIONS = Annotations()
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -170,7 +173,7 @@ class Build:
         """The chain id of a plan's result; "" for an empty file system."""
         return str(self._results[made.made.vertex.key].source)
 
-    async def image(self, names: list[str]) -> Image:
+    async def image(self, names: list[str], annotations: Annotations = _NO_ANNOTATIONS) -> Image:
         """The image, under its names; without any it is a dangling one."""
         context = self._tools.context
 
@@ -190,7 +193,9 @@ class Build:
             self._moments.update(part.moment for part in parts)
             cached = any(place.kind == "inline" for place in self.options.cache_to)
             attest = partial(self._attested, tuple(names)) if self.options.provenance is not None else None
-            return exporters.name_image(context.store, parts, names, cached=cached, attest=attest)
+            return exporters.name_image(
+                context.store, parts, names, cached=cached, attest=attest, annotations=annotations
+            )
 
         image = await context.executors.bulk(work)
         tell_image(context.events, "create", image)
@@ -207,11 +212,12 @@ class Build:
             target=self.plans[place].made.vertex,
             platform=self.platforms[place],
             results=self._results,
-            identity=self._scratch.name,
             began_ns=self._began_ns,
             ended_ns=time.time_ns(),
         )
-        return provenance.attach(self._tools.context.store, manifest, self.options.provenance, facts)
+        wish = self.options.provenance
+        facts = provenance.settled(manifest.digest, wish, facts, self._tools.cache.moment)
+        return provenance.attach(self._tools.context.store, manifest, wish, facts)
 
     async def share(self, sink: Sink) -> Descriptor | None:
         """Put the finished steps where they are to go; the artifact that was sent to the last place."""
@@ -224,19 +230,21 @@ class Build:
         return await self.exchange.give(self.options.cache_to, gather, sink)
 
     @asynccontextmanager
-    async def archived(self, names: list[str]) -> AsyncIterator[tuple[Image, AsyncIterator[bytes]]]:
+    async def archived(
+        self, names: list[str], annotations: Annotations = _NO_ANNOTATIONS
+    ) -> AsyncIterator[tuple[Image, AsyncIterator[bytes]]]:
         """The image and its archive under these names, for the time of a `with`; the store is as before."""
         store, executors = self._tools.context.store, self._tools.context.executors
-        async with self.imaged() as image:
+        async with self.imaged(annotations) as image:
             references = [Reference.parse(name) for name in names]
             yield image, executors.stream(save_as(store.content, image, references))
 
     @asynccontextmanager
-    async def imaged(self) -> AsyncIterator[Image]:
+    async def imaged(self, annotations: Annotations = _NO_ANNOTATIONS) -> AsyncIterator[Image]:
         """The image for the time of a `with`; the store is as before."""
         store, executors = self._tools.context.store, self._tools.context.executors
         before = {image.target.digest for image in store.images.list()}
-        image = await self.image([])
+        image = await self.image([], annotations)
         try:
             yield image
         finally:
@@ -272,7 +280,8 @@ def wanted_files(plans: list[Plan]) -> dict[str, tuple[str, ...]]:
 def _joined(plans: list[Plan]) -> Plan:
     """What is told of builds for several platforms: the steps of each, one after the other."""
     warnings = tuple(dict.fromkeys(warning for each in plans for warning in each.warnings))
-    return Plan(plans[0].made, warnings, tuple(line for each in plans for line in each.lines), plans[0].epoch)
+    lines = tuple(line for each in plans for line in each.lines)
+    return Plan(plans[0].made, warnings, lines, plans[0].epoch, plans[0].outline)
 
 
 def _refuse_warnings(dockerfile: instructions.Dockerfile, planned: Plan) -> None:

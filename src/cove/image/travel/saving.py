@@ -48,9 +48,10 @@ class _Saved(msgspec.Struct, frozen=True):
     @property
     def blobs(self) -> Iterator[str]:
         stored = self.image
-        yield from (stored.manifest.digest, stored.id, *(layer.digest for layer in stored.layers))
         if not self.alone:
             yield stored.target.digest
+        yield from (stored.manifest.digest, stored.id, *(layer.digest for layer in stored.layers))
+        if not self.alone:
             yield from (blob.digest for offer in stored.offers if self._keeps(offer) for blob in offer.blobs)
 
     def _keeps(self, offer: Offer) -> bool:
@@ -71,6 +72,13 @@ def save(
 def save_as(content: Content, stored: StoredImage, names: Iterable[Reference]) -> Iterator[bytes]:
     """The archive of one image with everything that is here of it, under names that it need not have."""
     return _written(content, [_Saved(stored, tuple(names), stored.target == stored.manifest)])
+
+
+def blobs(content: Content, stored: StoredImage) -> Iterator[Descriptor]:
+    """Everything that is here of one image, what points at others last."""
+    saved = _Saved(stored, (), stored.target == stored.manifest)
+    for digest in reversed(list(dict.fromkeys(saved.blobs))):
+        yield Descriptor(media_type="", digest=digest, size=content.size(digest))
 
 
 def _chosen(images: Images, names: Iterable[str], platforms: Sequence[Platform]) -> list[_Saved]:

@@ -1,0 +1,154 @@
+"""Where BuildKit's clients have results go: registries, annotations, layouts; and what an outline tells."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Daemon
+from tests.integration.buildkit_world import Control, Failed, File, Session, first, pairs, parts
+from tests.integration.registry_world import serving
+from tests.integration.test_build import context, output
+from tests.integration.test_buildkit import SOLVE, ask, buildx
+
+_LINES = b"FROM scratch\nCOPY f /f\n"
+
+
+@pytest.fixture
+def control(daemon: Daemon) -> Iterator[Control]:
+    client = Control(str(daemon.run / "cove.sock"))
+    yield client
+    client.close()
+
+
+def solve(daemon: Daemon, control: Control, exporter: dict[str, str], **options: str) -> dict[str, str]:
+    """A build of one file, for the image store; what is told of the result."""
+    ref = f"out-{os.urandom(4).hex()}"
+    files = {"dockerfile": {"Dockerfile": File(_LINES)}, "context": {"f": File(b"content")}}
+    session = Session(str(daemon.run / "cove.sock"), ref, files)
+    told = [(7, pair) for pair in pairs({key.replace("__", ":"): value for key, value in options.items()})]
+    request = [(1, ref), (3, "moby"), *((4, pair) for pair in pairs(exporter)), (5, ref), (6, "dockerfile.v0")]
+    try:
+        (answer,) = control.call(SOLVE, [*request, *told])  # type: ignore[list-item]
+    finally:
+        session.close()
+    return {first(pair, 1).decode(): first(pair, 2).decode() for pair in parts(answer, 1)}
+
+
+def document(daemon: Daemon, digest: str) -> Any:
+    return json.loads((daemon.data / "image/blobs/sha256" / digest.partition(":")[2]).read_text())
+
+
+def descriptor(told: dict[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(base64.b64decode(told["containerimage.descriptor"]))
+    return found
+
+
+def test_a_result_goes_on_to_a_registry(daemon: Daemon, control: Control, tmp_path: Path) -> None:
+    with serving(tmp_path / "registry") as registry:
+        name = f"{registry.host}/out/pushed:1"
+        told = solve(daemon, control, {"name": name, "push": "true"})
+        assert told["image.name"] == name
+        daemon.cove("rmi", name)
+        daemon.cove("pull", "-q", name)
+        assert name in daemon.cove("images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+    with pytest.raises(Failed, match="failed to push"):
+        solve(daemon, control, {"name": "127.0.0.1:1/out/pushed:2", "push": "true"})
+    with pytest.raises(Failed, match="a name is needed"):
+        solve(daemon, control, {"push": "true"})
+
+
+def test_a_result_is_told_by_its_id_or_by_what_names_point_at(daemon: Daemon, control: Control) -> None:
+    told = solve(daemon, control, {"name": "docker.io/library/told:1"})
+    assert told["containerimage.digest"] == told["containerimage.config.digest"]
+    rather = solve(daemon, control, {"name": "docker.io/library/told:1", "prefer-image-digest": "true"})
+    assert rather["containerimage.digest"] == descriptor(told)["digest"]
+    for digest in (told["containerimage.digest"], rather["containerimage.digest"]):
+        assert "told:1" in daemon.docker("image", "inspect", "-f", "{{json .RepoTags}}", digest).stdout
+
+
+def test_annotations_are_in_the_documents_that_they_are_for(daemon: Daemon, control: Control) -> None:
+    keys = {
+        "annotation.all": "1",
+        "annotation-manifest[linux/arm64].one": "2",
+        "annotation-manifest-descriptor[linux/amd64].beside": "3",
+        "annotation-index.above": "4",
+    }
+    told = solve(daemon, control, {"name": "docker.io/library/noted:1", **keys}, platform="linux/amd64,linux/arm64")
+    index = document(daemon, descriptor(told)["digest"])
+    assert index["annotations"] == {"above": "4"}
+    found = {each["platform"]["architecture"]: each for each in index["manifests"]}
+    assert found["amd64"]["annotations"] == {"beside": "3"} and "annotations" not in found["arm64"]
+    assert document(daemon, found["amd64"]["digest"])["annotations"] == {"all": "1"}
+    assert document(daemon, found["arm64"]["digest"])["annotations"] == {"all": "1", "one": "2"}
+    with pytest.raises(Failed, match="index annotations not supported for single platform export"):
+        solve(daemon, control, {"name": "docker.io/library/noted:2", "annotation-index.above": "4"})
+
+
+def test_the_same_has_the_same_statement_beside_it(daemon: Daemon, control: Control) -> None:
+    wish = {"attest__provenance": "mode=min,inline-only=true"}
+    name = {"name": "docker.io/library/stated:6"}
+    one, two = (solve(daemon, control, name, **wish) for _ in range(2))
+    assert one == two and descriptor(one)["mediaType"].endswith("index.v1+json")
+    index = document(daemon, descriptor(one)["digest"])
+    (layer,) = document(daemon, index["manifests"][1]["digest"])["layers"]
+    assert document(daemon, layer["digest"])["predicateType"] == "https://slsa.dev/provenance/v1"
+    other = solve(daemon, control, name, attest__provenance="type=provenance", vcs__revision="abc")
+    index = document(daemon, descriptor(other)["digest"])
+    (layer,) = document(daemon, index["manifests"][1]["digest"])["layers"]
+    asked = document(daemon, layer["digest"])["predicate"]["buildDefinition"]["externalParameters"]["request"]
+    assert asked["args"] == {"vcs:revision": "abc"}  # everything is told, unless less is asked for
+    with pytest.raises(Failed, match="sbom=false"):
+        solve(daemon, control, name, attest__sbom="generator=some/scanner")
+
+
+def test_an_outline_tells_what_a_target_can_be_told(daemon: Daemon) -> None:
+    lines = b"""# kind of what
+ARG kind=busy
+ARG whole=${kind}box
+ARG unused=abc
+FROM $whole AS one
+# SAID is what is said
+ARG SAID=nothing
+RUN --mount=type=secret,id=key,required --mount=type=ssh true
+FROM busybox AS two
+ARG elsewhere
+RUN --mount=type=secret,id=elsewhere true
+# goal is wanted
+FROM scratch AS goal
+ARG kind
+COPY --from=one /f /
+RUN --mount=type=secret,id=last_$kind true
+FROM two
+"""
+    options = (("target", "goal"), ("build-arg:SAID", "it"))
+    told = ask(daemon, "frontend.outline", lines, *options)
+    found = json.loads(told["result.json"])
+    assert (found["name"], found["description"]) == ("goal", "is wanted")
+    listed = [(each["name"], each.get("value"), each.get("description")) for each in found["args"]]
+    assert listed == [("kind", "busy", "of what"), ("whole", "busybox", None), ("SAID", "it", "is what is said")]
+    assert [(each["name"], each.get("required", False)) for each in found["secrets"]] == [
+        ("key", True),
+        ("last_busy", False),
+    ]
+    assert [each["name"] for each in found["ssh"]] == ["default"]
+    assert found["args"][2]["location"]["ranges"][0]["start"]["line"] == 7
+    assert "BUILD ARG   VALUE     DESCRIPTION\nkind        busy      of what\n" in told["result.txt"]
+
+
+def test_buildx_writes_a_layout(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", _LINES.decode(), f="content")
+    output_ = f"type=oci,tar=false,dest={tmp_path / 'out'}"
+    done = buildx(daemon, "build", "--output", output_, "-t", "laid", str(where), experimental="0")
+    assert not done.returncode, done.stderr
+    (entry,) = json.loads((tmp_path / "out/index.json").read_text())["manifests"]
+    assert (tmp_path / "out/blobs/sha256" / entry["digest"].partition(":")[2]).exists()
+    again = context(tmp_path / "d", "FROM busybox\nCOPY --from=laid /f /f\n")
+    daemon.cove("build", "--build-context", f"laid=oci-layout://{tmp_path / 'out'}", "-t", "again", "-q", str(again))
+    assert output(daemon, "again", "cat", "/f") == "content"
