@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("root") or "integration" in item.path.parts or "museum" in item.path.parts:
             item.add_marker(pytest.mark.skip(reason="needs root: it makes namespaces, mounts and control groups"))
+
+
+def eventually(reached: Callable[[], object], seconds: float = 20) -> bool:
+    """Whether it comes to that before one's patience ends."""
+    deadline = time.monotonic() + seconds * PATIENCE
+    while not reached():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def host_state() -> dict[str, list[str]]:

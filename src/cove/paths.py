@@ -4,7 +4,7 @@ data root (0710, default /var/lib/cove)      run root (0700 but for the socket, 
 ├── cove.db  daemon.lock                     ├── cove.sock
 ├── image/  an OCI image layout              ├── daemon.lock
 ├── layers/<chain id, 64 hex>/  one a layer  ├── supervisor.lock
-├── containers/<id>/                         ├── supervisor.sock  resolver.sock
+├── containers/<id>/                         ├── supervisor.sock  resolver.sock  forwarding.json
 │   ├── upper/ work/ chain shown             └── containers/<id>/
 │   ├── hostname hosts resolv.conf               ├── state.json
 │   └── log/                                     └── stdin stdout stderr   FIFOs
@@ -177,6 +177,11 @@ class RunRoot(msgspec.Struct, frozen=True):
     def resolver_socket(self) -> Path:
         """Of the process that answers containers' DNS questions."""
         return self.root / "resolver.sock"
+
+    @property
+    def forwarding(self) -> Path:
+        """What of the host forwards packets because the daemon said so."""
+        return self.root / "forwarding.json"
 
     @property
     def containers(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,14 +15,16 @@ from cove.kernel.syscalls import setns, unshare
 from cove.network.bridge import BridgeDriver
 from cove.network.driver import Driver, EndpointRequest, Network
 from cove.network.firewall import Firewall
+from cove.network.forwarding import Forwarding
 from cove.network.macvlan import ParentedDriver
 from cove.network.pools import Pools
 from cove.network.unmanaged import UnmanagedDriver
 from cove.paths import Instance
 
 INSTANCE = Instance(id="contract", bridge="cove-contract", nft_table="cove-contract", cgroup_parent="cove-contract")
+UNTOUCHED = Forwarding(Path("/nonexistent/forwarding.json"))
 DRIVERS = {
-    "bridge": lambda: BridgeDriver(INSTANCE, Firewall(INSTANCE.nft_table), Pools(INSTANCE.id)),
+    "bridge": lambda: BridgeDriver(INSTANCE, Firewall(INSTANCE.nft_table, UNTOUCHED), Pools(INSTANCE.id)),
     "macvlan": lambda: ParentedDriver("macvlan", INSTANCE, Pools(INSTANCE.id)),
     "host": lambda: UnmanagedDriver("host"),
     "none": lambda: UnmanagedDriver("null"),

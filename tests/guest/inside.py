@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
-from collections.abc import Callable
 
 import pytest
-
-from tests.conftest import PATIENCE
 
 only_inside = pytest.mark.skipif(
     os.environ.get("COVE_GUEST") != "1",
@@ -23,13 +19,3 @@ def run(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     if check and done.returncode:
         pytest.fail(f"{words} gave {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
-
-
-def eventually(reached: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether it came to that before one's patience ended."""
-    deadline = time.monotonic() + seconds * PATIENCE
-    while not reached():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True

@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from cove.kernel import netlink
-from tests.conftest import Daemon
-from tests.guest.inside import eventually, only_inside, run
+from tests.conftest import Daemon, eventually
+from tests.guest.inside import only_inside, run
 from tests.integration.networks_world import Lan, Made, lan, made
 from tests.integration.test_names import inside
 

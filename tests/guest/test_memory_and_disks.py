@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon
-from tests.guest.inside import eventually, only_inside, run
+from tests.conftest import Daemon, eventually
+from tests.guest.inside import only_inside, run
 from tests.integration.test_resources import MIB, control_file, running
 
 pytestmark = [pytest.mark.root, only_inside]

@@ -13,8 +13,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tests.conftest import BIN
-from tests.guest.inside import eventually, only_inside, run
+from tests.conftest import BIN, eventually
+from tests.guest.inside import only_inside, run
 
 pytestmark = [pytest.mark.root, only_inside]
 

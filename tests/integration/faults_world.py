@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -183,13 +183,3 @@ def _unnamed(image: Path) -> set[str]:
                 reached.add(name)
                 waiting.append(image / "blobs/sha256" / name)
     return blobs - reached
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 15) -> bool:
-    """Whether it comes true in time."""
-    deadline = time.monotonic() + seconds * PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True

@@ -24,10 +24,10 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import PATIENCE, Daemon, busybox_archive, new_daemon
+from tests.conftest import PATIENCE, Daemon, busybox_archive, eventually, new_daemon
 from tests.integration.api_client import Api
 from tests.integration.distribution_world import noise
-from tests.integration.faults_world import VICTIMS, eventually, kill, settled
+from tests.integration.faults_world import VICTIMS, kill, settled
 from tests.integration.scripted_registry import server, serving
 
 pytestmark = pytest.mark.root

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import PATIENCE
+from tests.conftest import eventually
 from tests.integration.bundles import Bundle, bundle, config
 
 __all__ = ["bundle"]
@@ -35,15 +34,6 @@ def group_of(bundle: Bundle, name: str, controller: str) -> Path:
 
 def counted(file: Path, key: str) -> int:
     return next((int(line.split()[1]) for line in file.read_text().splitlines() if line.split()[0] == key), 0)
-
-
-def eventually(reached: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20 * PATIENCE
-    while not reached():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def limited(content: dict[str, Any], **resources: Any) -> dict[str, Any]:

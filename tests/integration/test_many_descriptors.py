@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import new_daemon
-from tests.integration.faults_world import eventually
+from tests.conftest import eventually, new_daemon
 
 pytestmark = pytest.mark.root
 
 _PROGRAM = """
-import os
+import os, sys
+from pathlib import Path
 from cove.network.firewall import Firewall
+from cove.network.forwarding import Forwarding
 from cove.network.ruleset import Ruled
-firewall = Firewall("cove-many")
+firewall = Firewall("cove-many", Forwarding(Path(sys.argv[1])))
 for _ in range(1100):
     os.open("/dev/null", os.O_RDONLY)
 firewall.add_bridge(Ruled(link="lo", subnets=("10.9.8.0/24",)))
@@ -28,8 +29,8 @@ firewall.remove()
 """
 
 
-def test_the_first_bridge_comes_when_many_descriptors_are_open() -> None:
-    command = ["unshare", "--net", sys.executable, "-c", _PROGRAM]
+def test_the_first_bridge_comes_when_many_descriptors_are_open(tmp_path: Path) -> None:
+    command = ["unshare", "--net", sys.executable, "-c", _PROGRAM, str(tmp_path / "forwarding.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 

@@ -15,16 +15,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from cove.errors import Conflict
-from cove.kernel import netlink
+from cove.kernel import interfaces, netlink
 from cove.kernel.nftables import Nftables
 from cove.network.bridge import BridgeDriver
 from cove.network.driver import Endpoint, EndpointRequest, Interface, Network, PortBinding
 from cove.network.firewall import Firewall
+from cove.network.forwarding import Forwarding
 from cove.network.pools import Pools
 from cove.network.ports import Ports
 from cove.network.relay import Relays
@@ -91,7 +93,7 @@ class Sandbox:
         self.pids.append(pid)
         return pid
 
-    def start(self, pid: int, interfaces: list[Interface], ports: tuple[int, ...] = (80,)) -> None:
+    def start(self, pid: int, made: list[Interface], ports: tuple[int, ...] = (80,)) -> None:
         """Set a namespace up from inside, then serve there."""
         ready, told = os.pipe()
         server = os.fork()
@@ -99,7 +101,7 @@ class Sandbox:
             try:
                 fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
                 _enter(fd)
-                netlink.configure(interfaces)
+                interfaces.configure(made)
                 _serve(ports, told)
             finally:
                 os._exit(1)
@@ -127,6 +129,7 @@ class World:
     sandbox: Sandbox
     lan: int
     firewall: Firewall
+    forwarding: Forwarding
     driver: BridgeDriver
     ports: Ports
     network: Network
@@ -146,7 +149,7 @@ class World:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
+def world(tmp_path: Path) -> Iterator[World]:
     here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     _unshare()
     sandbox = Sandbox()
@@ -161,11 +164,12 @@ def world() -> Iterator[World]:
             route.commit([netlink.add_address(index, LAN, 24), netlink.add_address(index, LAN6, 64)])
             route.commit([netlink.up("lo"), netlink.up("eth0")])
             route.commit([netlink.add_route(index, HOST), netlink.add_route(index, HOST6)])
-        firewall = Firewall("cove-test")
+        forwarding = Forwarding(tmp_path / "forwarding.json")
+        firewall = Firewall("cove-test", forwarding)
         instance = Instance(id="t", bridge="covetest0", nft_table="cove-test", cgroup_parent="")
         driver = BridgeDriver(instance, firewall, Pools("t"))
         network = driver.create(Network(id="a" * 64, name="bridge", ipv6=True))
-        yield World(sandbox, lan, firewall, driver, Ports(firewall), network)
+        yield World(sandbox, lan, firewall, forwarding, driver, Ports(firewall), network)
     finally:
         sandbox.close()
         _enter(here)
@@ -278,7 +282,7 @@ def test_a_new_daemon_takes_over_running_containers(world: World) -> None:
     world.ports.close()
     assert ask("127.0.0.1", 8080) == world.network.subnets[0].gateway, "ports outlive the daemon"
 
-    firewall = Firewall("cove-test")
+    firewall = Firewall("cove-test", world.forwarding)
     driver, ports = BridgeDriver(world.driver._instance, firewall, Pools("t")), Ports(firewall)
     with firewall.settle():
         driver.restore(world.network, [web.endpoint])

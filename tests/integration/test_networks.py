@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from cove.kernel import netlink
+from cove.kernel import interfaces, netlink
 from cove.kernel.syscalls import setns, unshare
 from cove.network.bridge import BridgeDriver
 from cove.network.driver import Endpoint, EndpointRequest, Network, Subnet
 from cove.network.firewall import Firewall
+from cove.network.forwarding import Forwarding
 from cove.network.links import exists
 from cove.network.pools import Pools
 from cove.network.switches import Switches
@@ -245,7 +247,7 @@ def _seen_by_neighbour(neighbour: int, container: int, address: str) -> str:
 
 
 @pytest.mark.parametrize(("capacity", "members"), [(3, 8), (1000, 1040)])
-def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int) -> None:
+def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int, tmp_path: Path) -> None:
     """All interfaces in one namespace but the first, which the last one on another bridge reaches, as it does a
     neighbour of the host's, under the host's address: also where br_netfilter shows each packet on each bridge."""
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -253,7 +255,8 @@ def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int) ->
     sleepers = [subprocess.Popen(["unshare", "-n", "sleep", "600"]) for _ in range(3)]
     try:
         apart([each.pid for each in sleepers])
-        firewall = Firewall("cove-many")
+        forwarding = Forwarding(tmp_path / "forwarding.json")
+        firewall = Firewall("cove-many", forwarding)
         driver = Crowd(
             Instance(id="m", bridge="covemany", nft_table="cove-many", cgroup_parent=""), firewall, capacity
         )
@@ -266,7 +269,7 @@ def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int) ->
             place = driver.attach(network, endpoint, sleepers[bool(number)].pid)
             if number in (0, members - 1):
                 with inside(sleepers[bool(number)].pid):
-                    netlink.configure((msgspec.structs.replace(place, gateways=endpoint.gateways),))
+                    interfaces.configure((msgspec.structs.replace(place, gateways=endpoint.gateways),))
             made.append(endpoint)
         if capacity < members <= 10:  # of a thousand new links the kernel says for seconds that they are not up yet
             first, last = made[0].ipv4, made[-1].ipv4
@@ -276,7 +279,7 @@ def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int) ->
             with server, inside(sleepers[1].pid):
                 socket.create_connection((first.address, 80), 8, (last.address, 0)).close()
             assert _seen_by_neighbour(sleepers[2].pid, sleepers[1].pid, last.address) == "10.97.20.1"
-        again = Crowd(driver._instance, Firewall("cove-many"), capacity)
+        again = Crowd(driver._instance, Firewall("cove-many", forwarding), capacity)
         again.restore(network, made)
         more = again.plan(network, "f" * 64, EndpointRequest(ifname="more0"))
         again.attach(network, more, sleepers[1].pid)

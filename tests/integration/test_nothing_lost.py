@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, PATIENCE, Daemon
-from tests.integration.faults_world import eventually, kill, pids
+from tests.conftest import BIN, PATIENCE, Daemon, eventually
+from tests.integration.faults_world import kill, pids
 from tests.killed_at import kill_before
 
 COUNTER = (

@@ -11,25 +11,18 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, Daemon
+from tests.conftest import BIN, Daemon, eventually
 from tests.integration.distribution_world import layer_tar, noise
 from tests.integration.registry_world import OCI_INDEX, OCI_MANIFEST, Serving, descriptor, digest_of, serving
 
 
 def basic(user: str, password: str) -> dict[str, str]:
     return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
-
-
-def eventually(what: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
-    while not (found := what()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon, new_daemon
+from tests.conftest import Daemon, eventually, new_daemon
 from tests.integration import odd_files
-from tests.integration.faults_world import eventually
 
 pytestmark = pytest.mark.root
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon, new_daemon
+from tests.conftest import Daemon, eventually, new_daemon
 from tests.integration.api_client import Api
-from tests.integration.faults_world import eventually, pids
+from tests.integration.faults_world import pids
 
 pytestmark = pytest.mark.root
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon
-from tests.integration.faults_world import eventually, pids
+from tests.conftest import Daemon, eventually
+from tests.integration.faults_world import pids
 
 pytestmark = pytest.mark.root
 

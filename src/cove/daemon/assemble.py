@@ -32,11 +32,13 @@ from cove.network.bridge import BridgeDriver
 from cove.network.dns.client import Resolver
 from cove.network.driver import Driver
 from cove.network.firewall import Firewall
+from cove.network.forwarding import Forwarding
 from cove.network.macvlan import ParentedDriver
 from cove.network.pools import Pools
 from cove.network.ports import Ports
 from cove.network.relay import Relays
 from cove.network.unmanaged import UnmanagedDriver
+from cove.network.watching import watched
 from cove.paths import DataRoot, Instance, RunRoot
 from cove.runtime.client import Runtime
 from cove.runtime.spawning import Early
@@ -76,10 +78,11 @@ async def assembled(config: Config, early: Early) -> AsyncIterator[Engine]:
         reports = Reports()
         runtime = await Runtime.connect(config.run, on_report=reports, on_reconnect=reports.reconnected, early=early)
         stack.push_async_callback(runtime.close)
-        firewall = Firewall(instance.nft_table)
+        firewall = Firewall(instance.nft_table, Forwarding(config.run.forwarding))
         pools = Pools(instance.id, config.file.network.address_pools)
+        bridges = BridgeDriver(instance, firewall, pools)
         drivers: dict[str, Driver] = {
-            "bridge": BridgeDriver(instance, firewall, pools),
+            "bridge": bridges,
             "macvlan": ParentedDriver("macvlan", instance, pools),
             "ipvlan": ParentedDriver("ipvlan", instance, pools),
             "host": UnmanagedDriver("host"),
@@ -117,8 +120,7 @@ async def assembled(config: Config, early: Early) -> AsyncIterator[Engine]:
         engine = Engine(context)
         stack.push_async_callback(engine.close)
         await engine.start()
-        firewall.watch(loop)
-        stack.callback(firewall.unwatch, loop)
+        stack.enter_context(watched(loop, firewall, bridges))
         for warning in firewall.warnings():
             _log.warning("%s", warning)
         yield engine

@@ -79,7 +79,7 @@ class System:
             docker_root_dir=str(context.data.root),
             swap_limit=host.swap_limit,
             oom_kill_disable=host.cgroup_version == 1,
-            ipv4_forwarding=_flag("/proc/sys/net/ipv4/ip_forward"),
+            ipv4_forwarding=True,  # for containers, whatever the host does for others
             debug=logging.getLogger("cove").isEnabledFor(logging.DEBUG),
             n_fd=len(os.listdir("/proc/self/fd")),
             n_goroutines=len(asyncio.all_tasks()),
@@ -120,12 +120,6 @@ class System:
         credentials = Credentials(username=body.username, password=body.password, server_address=body.serveraddress)
         status = await self._context.executors.bulk(lambda: self._context.distribution.login(credentials))
         return wire.AuthResponse(status=status)
-
-
-def _flag(path: str) -> bool:
-    with suppress(OSError):
-        return Path(path).read_text().strip() == "1"
-    return False
 
 
 def _os_release(key: str, default: str) -> str:

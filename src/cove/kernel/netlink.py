@@ -6,22 +6,16 @@ plain values: a caller gathers them and commits them in one datagram.
     with Route() as route:                            # a socket in the thread's network namespace
         route.commit([bridge("br0"), up("br0")])
         route.commit(veth("v1", master=7, peer="eth0", pid=4711, mac="02:42:0a:58:00:02", mtu=1500))
-
-A container's init, alone in its new namespace, calls `configure(interfaces)`: loopback up, then each
-interface with its addresses, its default routes and no router advertisements.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
-import time
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from cove.kernel import nlwire, sysctl
+from cove.kernel import nlwire
 from cove.kernel.nlwire import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Request, attribute, nest, text, u8, u32
 
 NETLINK_ROUTE = 0
@@ -29,6 +23,9 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+RTM_NEWNETCONF, RTM_DELNETCONF = 80, 81
+RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF = 5, 9, 24, 25
+NETCONFA_IFINDEX = 1
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER = 1, 3, 4, 10
 IFLA_LINKINFO, IFLA_NET_NS_PID, IFLA_STATS64, IFLA_AF_SPEC, IFLA_NET_NS_FD = 18, 19, 23, 26, 28
@@ -39,6 +36,7 @@ IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE, IFLA_BR_VLAN_FILTERING, IFLA_BR_MCAST_
 IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE = 8, 1
 IFLA_LINK, IFLA_IFALIAS, IFLA_MACVLAN_MODE, IFLA_IPVLAN_MODE, IFLA_VLAN_ID = 5, 20, 1, 1, 1
 IFLA_IPVLAN_FLAGS = 2
+IFLA_GROUP = 27
 MACVLAN_MODES = {"bridge": 4, "private": 1, "vepa": 2, "passthru": 8}
 IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
 IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
@@ -57,31 +55,7 @@ _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _STATS = struct.Struct("=8Q")
-_PATIENCE = 5.0
-
-
-class AddressLike(Protocol):
-    """An address and its prefix length: "10.88.0.2", 16."""
-
-    @property
-    def address(self) -> str: ...
-    @property
-    def prefix(self) -> int: ...
-
-
-class InterfaceLike(Protocol):
-    """An interface that already is in the namespace, and what it shall have; `mtu` 0 leaves it as it is."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def addresses(self) -> Sequence[AddressLike]: ...
-    @property
-    def gateways(self) -> Sequence[str]: ...
-    @property
-    def mtu(self) -> int: ...
-    @property
-    def sysctls(self) -> Mapping[str, str]: ...
+_NETCONF = 4
 
 
 class Link(NamedTuple):
@@ -94,6 +68,11 @@ class Link(NamedTuple):
     mtu: int
     master: int
     kind: str
+    group: int
+
+    @property
+    def loopback(self) -> bool:
+        return bool(self.flags & IFF_LOOPBACK)
 
     @property
     def up(self) -> bool:
@@ -135,7 +114,7 @@ class HostAddress(NamedTuple):
 # ── requests ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def bridge(name: str, *, mac: str = "", mtu: int = 0) -> Request:
+def bridge(name: str, *, mac: str = "", mtu: int = 0, group: int = 0) -> Request:
     """Make a bridge without spanning tree: its ports forward at once. A fixed `mac` never moves with its ports."""
     options = nest(
         IFLA_INFO_DATA,
@@ -143,7 +122,7 @@ def bridge(name: str, *, mac: str = "", mtu: int = 0) -> Request:
         u32(IFLA_BR_STP_STATE, 0),
         u8(IFLA_BR_MCAST_SNOOPING, 0),
     )
-    body = _link_head(mac=mac, mtu=mtu) + text(IFLA_IFNAME, name)
+    body = _link_head(mac=mac, mtu=mtu) + text(IFLA_IFNAME, name) + u32(IFLA_GROUP, group)
     body += nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge"), options)
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, "RTM_NEWLINK bridge", name)
 
@@ -236,6 +215,11 @@ def bridge_port(name: str, *, hairpin: bool = False, isolated: bool = False) -> 
     data = nest(IFLA_INFO_SLAVE_DATA, u8(IFLA_BRPORT_MODE, hairpin), u8(IFLA_BRPORT_ISOLATED, isolated))
     info = nest(IFLA_LINKINFO, text(IFLA_INFO_SLAVE_KIND, "bridge"), data)
     return Request(RTM_NEWLINK, 0, _link_head() + text(IFLA_IFNAME, name) + info, "RTM_NEWLINK bridge port", name)
+
+
+def set_group(name: str, group: int) -> Request:
+    """Put a link into a group, by which rules may know it."""
+    return _set(name, "group", extra=u32(IFLA_GROUP, group))
 
 
 def set_mtu(name: str, mtu: int) -> Request:
@@ -368,76 +352,48 @@ class Route(nlwire.Socket):
         return found
 
 
-def configure(interfaces: Sequence[InterfaceLike], *, net: int | None = None) -> None:
-    """Set up a new network namespace from inside: loopback up, each interface with addresses and default routes.
-
-    Called by a container's init, single-threaded, in its own namespace. OSError names the call and the link.
-    `net`: a descriptor of /proc/sys/net (`sysctl.open_net()`) opened while that was still writable; needed
-    when /proc/sys has been made read-only since. An interface takes no router advertisements (a neighbour
-    could otherwise become its router) and waits for no
-    duplicate address detection; one without an IPv6 address speaks no IPv6.
+class Heard(NamedTuple):
+    """What became of links, by index: those of which something is `gone` (an address, the link itself), and those of
+    which something `came` or changed, -1 for all at once. After an overflow `everything` may have.
     """
-    with Route() as route:
-        requests = [up("lo")]
-        for interface in interfaces:
-            _quieten(interface, net)
-            requests += _set_up(interface)
-        _commit_patiently(route, requests)
-    for interface in interfaces:
-        for name, value in interface.sysctls.items():
-            if not sysctl.write(name, value, net=net):
-                raise OSError(errno.ENOENT, "the kernel has no such parameter", f"/proc/sys/net/{name}")
+
+    gone: frozenset[int]
+    came: frozenset[int]
+    everything: bool
 
 
-def _commit_patiently(route: Route, requests: Sequence[Request]) -> None:
-    """On one parent, addresses of ipvlans are told apart, and those of macvlans: one that an ended container had is
-    free when the kernel has taken its namespace apart, a moment after its last process.
-    """
-    try:
-        route.commit(requests)
-        return
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-    deadline = time.monotonic() + _PATIENCE
-    for request in requests:
-        while not _committed(route, request, last=time.monotonic() > deadline):
-            time.sleep(0.02)
+class Watch(nlwire.Socket):
+    """Hears of links that come and go, of addresses taken away and of forwarding switched; never blocks."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            NETLINK_ROUTE,
+            groups=(RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF),
+        )
+        self.set_blocking(False)
 
-def _committed(route: Route, request: Request, *, last: bool) -> bool:
-    """Whether it is done, now or before; that its address is taken is an error only the `last` time."""
-    try:
-        route.commit([request])
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE and not last:
-            return False
-        if error.errno != errno.EEXIST:
-            raise
-    return True
-
-
-def _quieten(interface: InterfaceLike, net: int | None) -> None:
-    conf = f"ipv6/conf/{interface.name}"
-    if any(":" in address.address for address in interface.addresses):
-        sysctl.write(f"{conf}/accept_ra", 0, net=net)
-        sysctl.write(f"{conf}/accept_dad", 0, net=net)
-    else:
-        sysctl.write(f"{conf}/disable_ipv6", 1, net=net)
-
-
-def _set_up(interface: InterfaceLike) -> list[Request]:
-    """Addresses before the link comes up, routes after: a gateway is reachable only through a link that is up."""
-    name = interface.name
-    try:
-        index = socket.if_nametoindex(name)
-    except OSError as error:
-        raise OSError(error.errno, f"if_nametoindex: {os.strerror(error.errno or errno.ENODEV)}", name) from None
-    requests = [set_mtu(name, interface.mtu)] if interface.mtu else []
-    requests += [add_address(index, each.address, each.prefix, name=name) for each in interface.addresses]
-    requests.append(up(name))
-    requests += [add_route(index, gateway, name=name) for gateway in interface.gateways]
-    return requests
+    def heard(self) -> Heard:
+        """Read all that waits; it may be the caller's own doing."""
+        gone: set[int] = set()
+        came: set[int] = set()
+        everything = False
+        while True:
+            try:
+                received = self.receive()
+            except BlockingIOError:
+                return Heard(frozenset(gone), frozenset(came), everything)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                everything = True
+                continue
+            for message in received:
+                if message.type == RTM_DELADDR:
+                    gone.add(_ADDRESS.unpack_from(message.body)[4])
+                elif message.type in (RTM_NEWNETCONF, RTM_DELNETCONF):
+                    values = dict(nlwire.attributes(message.body[_NETCONF:]))
+                    index = int.from_bytes(values.get(NETCONFA_IFINDEX, b""), "little", signed=True)
+                    (came if message.type == RTM_NEWNETCONF else gone).add(index)
 
 
 # ── encoding ──────────────────────────────────────────────────────────────────────────────────────
@@ -488,6 +444,7 @@ def _read_link(body: bytes) -> Link:
         mtu=int.from_bytes(values.get(IFLA_MTU, b""), "little"),
         master=int.from_bytes(values.get(IFLA_MASTER, b""), "little"),
         kind=nlwire.string(info.get(IFLA_INFO_KIND, b"")),
+        group=int.from_bytes(values.get(IFLA_GROUP, b""), "little"),
     )
 
 

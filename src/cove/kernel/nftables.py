@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 from cove.errors import Unsupported
 from cove.kernel import nlwire
@@ -20,9 +21,10 @@ from cove.kernel import nlwire
 NETLINK_NETFILTER = 12
 NFNLGRP_NFTABLES = 7
 NFNL_SUBSYS_NFTABLES = 10
-_DELTABLE, _DELCHAIN, _NEWRULE, _DELRULE, _DELSET = 2, 5, 6, 8, 11
+_DELTABLE, _DELCHAIN, _NEWRULE, _DELRULE, _DELSET, _DELSETELEM = 2, 5, 6, 8, 11, 14
 _LOSSES = {NFNL_SUBSYS_NFTABLES << 8 | kind for kind in (_DELTABLE, _DELCHAIN, _DELRULE, _DELSET)}
 _RULES = {NFNL_SUBSYS_NFTABLES << 8 | kind for kind in (_NEWRULE, _DELRULE)}
+_ELEMENTS = {NFNL_SUBSYS_NFTABLES << 8 | _DELSETELEM}
 _NFGENMSG = 4
 _TABLE_NAME = 1
 """Every message about a table, chain, rule or set carries its table's name as attribute 1."""
@@ -68,6 +70,7 @@ class Nftables:
         """Unsupported when the library is not installed; OSError when the kernel has no nftables."""
         self._library = _load()
         self._lock = threading.Lock()
+        self._ports: frozenset[int] = frozenset()
         self._context = self._library.nft_ctx_new(0)
         if not self._context:
             raise OSError(errno.EPROTONOSUPPORT, "nft_ctx_new: the kernel does not answer on its nftables socket")
@@ -89,10 +92,26 @@ class Nftables:
             raise OSError(code or errno.EINVAL, f"nft: {_first_error(complaint)}")
         return output.decode()
 
+    def are_ours(self, ports: frozenset[int]) -> bool:
+        """Whether these netlink ports, by which notifications name who caused them, are all this process's."""
+        if not ports <= self._ports:  # the library keeps its socket to itself
+            self._ports = _netfilter_ports()
+        return ports <= self._ports
+
     def close(self) -> None:
         with self._lock:
             self._library.nft_ctx_free(self._context)
             self._context = None
+
+
+class Heard(NamedTuple):
+    """Whether something of a table may have been deleted, whether a rule came to it, and the netlink ports of those
+    who deleted elements of its sets and maps.
+    """
+
+    lost: bool
+    gained: bool
+    elements: frozenset[int]
 
 
 class Watch(nlwire.Socket):
@@ -102,17 +121,18 @@ class Watch(nlwire.Socket):
         super().__init__(NETLINK_NETFILTER, groups=(NFNLGRP_NFTABLES,))
         self.set_blocking(False)
 
-    def heard(self, table: str) -> tuple[bool, bool]:
-        """Read all that waits: whether something of `table` may have been deleted, and whether a rule came to it.
+    def heard(self, table: str) -> Heard:
+        """Read all that waits about `table`.
 
         A yes may be the caller's own doing, and is also the answer after an overflow: look, then act.
         """
         lost = gained = False
+        elements: set[int] = set()
         while True:
             try:
                 received = self.receive()
             except BlockingIOError:
-                return lost, gained
+                return Heard(lost, gained, frozenset(elements))
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
@@ -120,6 +140,7 @@ class Watch(nlwire.Socket):
                 continue
             lost = lost or any(_concerns(message, table, _LOSSES) for message in received)
             gained = gained or any(_concerns(message, table, _RULES) for message in received)
+            elements |= {message.port for message in received if _concerns(message, table, _ELEMENTS)}
 
 
 def _concerns(message: nlwire.Message, table: str, kinds: set[int]) -> bool:
@@ -127,6 +148,22 @@ def _concerns(message: nlwire.Message, table: str, kinds: set[int]) -> bool:
         return False
     values = dict(nlwire.attributes(message.body[_NFGENMSG:]))
     return nlwire.string(values.get(_TABLE_NAME, b"")) == table
+
+
+def _netfilter_ports() -> frozenset[int]:
+    """The ports of this process's sockets of the family (proc_pid_net(5))."""
+    own = set()
+    with os.scandir("/proc/thread-self/fd") as descriptors:
+        for each in descriptors:
+            with suppress(OSError):
+                own.add(os.readlink(each.path))
+    with open("/proc/thread-self/net/netlink", encoding="ascii") as file:
+        sockets = [line.split() for line in file][1:]
+    return frozenset(
+        int(port)
+        for _, family, port, *_, inode in sockets
+        if int(family) == NETLINK_NETFILTER and f"socket:[{inode}]" in own
+    )
 
 
 def _first_error(complaint: bytes) -> str:

@@ -16,7 +16,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 
 import msgspec
@@ -36,7 +36,7 @@ from cove.paths import Instance
 
 _log = logging.getLogger(__name__)
 DEFAULT_NETWORK = "bridge"
-_HOST_END = re.compile("veth[0-9a-f]{8}")
+HOST_END = re.compile("veth[0-9a-f]{8}")
 _LINGER = 2.0
 """Seconds after which a dead container's veth should be gone with its namespace."""
 
@@ -55,6 +55,8 @@ class BridgeDriver:
         self._switches = Switches()
         self._shaper = Shaper()
         self._leaving: deque[tuple[float, str]] = deque()
+        self._indices: dict[str, int] = {}
+        self._members: dict[str, dict[str, Endpoint]] = {}
 
     def create(self, network: Network) -> Network:
         """See Driver.create. The network called "bridge" is the default one and has the instance's bridge."""
@@ -115,6 +117,7 @@ class BridgeDriver:
                 )
                 route.commit([*pair, *_port(ruled, name)])
                 self._shaper.limit(network, (endpoint,))
+                self._members.setdefault(network.id, {})[name] = endpoint
                 undo.pop_all()
         except OSError as error:
             raise Internal(f"The network {network.name} could not be attached: {reason(error)}") from error
@@ -124,8 +127,7 @@ class BridgeDriver:
 
     def detach(self, network: Network, endpoint: Endpoint) -> None:
         with self._lock:
-            self._shaper.forget(network, endpoint.container_id)
-            self._switches.leave(endpoint)
+            self._leave(network, endpoint)
         delete_link(endpoint.host_ifname)
 
     def limit(self, network: Network, endpoints: Iterable[Endpoint]) -> None:
@@ -140,8 +142,7 @@ class BridgeDriver:
     def release(self, network: Network, endpoint: Endpoint) -> None:
         """The veth dies with its namespace; deleting it here would wait for the kernel tens of milliseconds."""
         with self._lock:
-            self._shaper.forget(network, endpoint.container_id)
-            self._switches.leave(endpoint)
+            self._leave(network, endpoint)
             if endpoint.host_ifname:
                 self._leaving.append((time.monotonic() + _LINGER, endpoint.host_ifname))
             self._pools.give_back(endpoint)
@@ -157,6 +158,37 @@ class BridgeDriver:
                 self._restore_named(network)
             self._shaper.restore(network, found)
             self._remove_strays(network, found)
+            self._members[network.id] = {each.host_ifname: each for each in found}
+
+    def mend(self, gone: Collection[int] | None = None) -> None:
+        """Put back the bridges, and addresses of theirs, that somebody else took away under running containers.
+
+        `gone`: the indices of links that lost something; without, every network is looked at.
+        """
+        with self._lock:
+            for network in self._pools.of(self.name):
+                index = self._indices.get(network.id)
+                members = self._members.get(network.id)
+                if members and index and (gone is None or index in gone):
+                    self._mend(network, index, list(members.values()))
+
+    def _mend(self, network: Network, index: int, members: list[Endpoint]) -> None:
+        try:
+            with netlink.Route() as route:
+                link = route.link(network.link)
+                if link is not None and link.ifindex == index:
+                    route.commit(_addresses(network, index))
+                    return
+            _log.warning("the bridge %s was removed by someone else; it is being restored", network.link)
+            self._restore_ports(network, members)
+            self._shaper.restore(network, members)
+        except (OSError, CoveError) as error:
+            _log.warning("the bridge %s could not be restored: %s", network.link, error)
+
+    def _leave(self, network: Network, endpoint: Endpoint) -> None:
+        self._shaper.forget(network, endpoint.container_id)
+        self._switches.leave(endpoint)
+        self._members.get(network.id, {}).pop(endpoint.host_ifname, None)
 
     def close(self) -> None:
         with self._lock:
@@ -165,6 +197,7 @@ class BridgeDriver:
                     self._dismantle(network)
 
     def _dismantle(self, network: Network) -> None:
+        self._indices.pop(network.id, None)
         self._firewall.remove_bridge(network.link)
         self._shaper.drop(network)
         self._switches.remove(network)
@@ -180,6 +213,9 @@ class BridgeDriver:
                 f"The host has a link {network.link} that is not Cove's; name another bridge for {network.name}"
             )
         index = self._make_bridge(network, route) if link is None else link.ifindex
+        if link is not None and link.group != forwarding.GROUP:
+            route.commit([netlink.set_group(link.name, forwarding.GROUP)])
+        self._indices[network.id] = index
         self._firewall.add_bridge(ruled)
         return index
 
@@ -201,7 +237,7 @@ class BridgeDriver:
     def _make_bridge(self, network: Network, route: netlink.Route) -> int:
         link = network.link
         with ExitStack() as undo:
-            route.commit([netlink.bridge(link, mac=_mac(link), mtu=network.mtu)])
+            route.commit([netlink.bridge(link, mac=_mac(link), mtu=network.mtu, group=forwarding.GROUP)])
             undo.callback(delete_link, link)
             index = socket.if_nametoindex(link)
             sysctl.write(f"ipv6/conf/{link}/accept_ra", 0)
@@ -209,15 +245,9 @@ class BridgeDriver:
             if not any(subnet.version == 6 for subnet in network.subnets):
                 sysctl.write(f"ipv6/conf/{link}/disable_ipv6", 1)
             sysctl.write(f"ipv4/conf/{link}/route_localnet", 1)
-            asked = options.bridge(network.options, internal=network.internal)
-            requests = [
-                netlink.add_address(index, subnet.gateway, subnet.prefix, name=link)
-                for subnet in network.subnets
-                if asked.has_address(subnet.version)
-            ]
-            route.commit([*requests, netlink.up(link)])
+            route.commit([*_addresses(network, index), netlink.up(link)])
             if not network.internal:
-                forwarding.enable(ipv6=any(subnet.version == 6 for subnet in network.subnets))
+                forwarding.let_in(link)
             undo.pop_all()
         return index
 
@@ -241,7 +271,7 @@ class BridgeDriver:
         names = self._switches.names(network)
         bridges = {each.ifindex for each in links if each.name in names and each.kind == "bridge"}
         for each in links:
-            if each.master in bridges and each.name not in known and _HOST_END.fullmatch(each.name):
+            if each.master in bridges and each.name not in known and HOST_END.fullmatch(each.name):
                 delete_link(each.name)
 
     def _sweep(self) -> None:
@@ -251,6 +281,16 @@ class BridgeDriver:
                 name = self._leaving.popleft()[1]
                 if exists(name):
                     delete_link(name)
+
+
+def _addresses(network: Network, index: int) -> list[Request]:
+    """The host's addresses on the network's bridge, which has that index."""
+    asked = options.bridge(network.options, internal=network.internal)
+    return [
+        netlink.add_address(index, subnet.gateway, subnet.prefix, name=network.link)
+        for subnet in network.subnets
+        if asked.has_address(subnet.version)
+    ]
 
 
 def _mac(link: str) -> str:

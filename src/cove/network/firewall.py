@@ -4,7 +4,10 @@ Owns the table `inet <instance's name>` and the memory of what belongs in it; ne
 anyone else's, except to warn when another table would drop what this one lets through.
 
     settle()       at daemon start: what bridges and ports said inside it is written in one transaction
-    watch(loop)    a `nft flush ruleset` or a firewall's reload is noticed and undone at once
+    watch(loop)    what others delete from it is noticed and put back at once: a `nft flush ruleset`, a firewall's
+                   reload, a single element
+
+With the table comes the host's forwarding: opened once its guard is written, shut again before that goes.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-from cove.errors import Internal, Unsupported
+from cove.errors import Internal, Unsupported, describe
 from cove.kernel.nftables import Nftables, Seats, Watch
 from cove.network import egress, ruleset, strangers
 from cove.network.egress import Confined
+from cove.network.forwarding import Forwarding
 from cove.network.ruleset import Publication, Ruled
 
 _log = logging.getLogger(__name__)
@@ -27,9 +31,11 @@ _log = logging.getLogger(__name__)
 class Firewall:
     """The table; safe to share between threads."""
 
-    def __init__(self, table: str) -> None:
+    def __init__(self, table: str, forwarding: Forwarding) -> None:
         """`table`: the instance's `nft_table`. Nothing is loaded or written before the first bridge."""
         self.table = table
+        self._forwarding = forwarding
+        self._versions: frozenset[int] = frozenset()
         self._nftables: Nftables | None = None
         self._seats = Seats()
         self._lock = threading.RLock()
@@ -50,7 +56,7 @@ class Firewall:
                 return
             fresh = bridge.link not in self._bridges
             self._bridges[bridge.link] = bridge
-            if fresh:
+            if fresh and self._versions >= _versions((bridge,)):
                 self._change(ruleset.add_bridge(self.table, bridge))
             else:
                 self._replace()
@@ -138,16 +144,34 @@ class Firewall:
                 self.remove()
 
     def restore(self) -> None:
-        """Write the whole table anew from memory, in one transaction."""
+        """Write the whole table anew from memory, in one transaction; then let the host forward for it."""
         with self._lock:
+            self._versions = _versions(self._bridges.values())
             publications = [each for owned in self._published.values() for each in owned]
             self._learn_users()
             commands = ruleset.whole(
-                self.table, self._bridges.values(), publications, user=self._users, lan=self._near
+                self.table,
+                self._bridges.values(),
+                publications,
+                user=self._users,
+                lan=self._near,
+                opened=self._forwarding.survey(self._versions),
             )
             self._run("\n".join((commands, *(egress.add(self.table, each) for each in self._confined.values()))))
             self._made = True
             self._listing = ruleset.without_users(self._list())
+            self._forward(self._forwarding.open)
+
+    def reroute(self) -> None:
+        """The host has other links, or somebody switched forwarding: see that containers still have theirs."""
+        with self._lock:
+            if not self._made:
+                return
+            before = self._forwarding.opened
+            if self._forwarding.survey(self._versions) != before:
+                self.restore()
+            else:
+                self._forward(self._forwarding.open)
 
     def intact(self) -> bool:
         """Whether the kernel still has the table's chains, rules and sets as they were written."""
@@ -155,8 +179,9 @@ class Firewall:
             return not self._made or ruleset.without_users(self._list()) == self._listing
 
     def remove(self) -> None:
-        """Remove the table, whoever made it. Idempotent."""
+        """Remove the table, whoever made it, and what the host forwards for it. Idempotent."""
         with self._lock:
+            self._forward(self._forwarding.close)
             self._made = False
             try:
                 self._run(f"add table inet {self.table}\ndelete table inet {self.table}")
@@ -168,14 +193,19 @@ class Firewall:
         watch = self._watch = Watch()
 
         def look() -> None:
-            lost, gained = watch.heard(self.table)
-            if gained:
+            heard = watch.heard(self.table)
+            if heard.gained:
                 self._learn_users()  # a deletion may be the administrator's own
-            if lost and not self.intact():
+            if (heard.lost and not self.intact()) or self._robbed(heard.elements):
                 _log.warning("The nftables table %s was changed by someone else; it is being restored", self.table)
                 (on_lost or self.restore)()
 
         loop.add_reader(watch.fileno(), look)
+
+    def _robbed(self, deleters: frozenset[int]) -> bool:
+        """Whether one of those who deleted elements of the table is somebody else."""
+        with self._lock:
+            return self._made and not self._nft().are_ours(deleters)
 
     def leads(self, publication: Publication) -> bool:
         """Whether the kernel's table has a published port."""
@@ -255,6 +285,12 @@ class Firewall:
         except OSError:
             return ""
 
+    def _forward(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:
+            raise Internal(f"The host's forwarding could not be changed: {describe(error)}") from error
+
     def _nft(self) -> Nftables:
         if self._nftables is None:
             self._seats.give_up()
@@ -271,3 +307,9 @@ class Firewall:
                 f"The nftables table {self.table} could not be written: {error.strerror}; "
                 "check that the kernel has nf_tables with NAT (modprobe nf_tables nft_chain_nat nft_fib_inet)"
             ) from error
+
+
+def _versions(bridges: Iterable[Ruled]) -> frozenset[int]:
+    """The families in which containers reach, or are reached from, what is outside their networks."""
+    subnets = (subnet for bridge in bridges if not bridge.internal for subnet in bridge.subnets)
+    return frozenset(6 if ":" in subnet else 4 for subnet in subnets)

@@ -11,6 +11,7 @@
     forward           forward       between bridges and from outside only what is published; what leaves passes
                                     its container's egress rules, what enters
                                     `entering`: its scope, and the administrator's own chain `user`
+                    `transit`: between links that are no container's, what forwards only because of Cove is shut
 
 "Back into the same bridge" is told by the addresses: where br_netfilter carries such a packet, no incoming
 interface is known any more.
@@ -26,6 +27,8 @@ import re
 from collections.abc import Iterable
 
 import msgspec
+
+from cove.network.forwarding import GROUP, Opened
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +103,9 @@ _BODY = """
   map egress6 { type ipv6_addr : verdict; }
   map scope4 { type ipv4_addr : verdict; }
   map scope6 { type ipv6_addr : verdict; }
+  set opened4 { type iface_index; }
+  set opened6 { type iface_index; }
+  set closed { type nf_proto; }
   set lan4 { type ipv4_addr; flags interval; auto-merge; }
   set lan6 { type ipv6_addr; flags interval; auto-merge; }
   map publish4 { type inet_proto . ipv4_addr . inet_service : ipv4_addr . inet_service; }
@@ -179,8 +185,17 @@ _BODY = """
     oifname @bridges ip daddr . meta l4proto . th dport @routed4 accept
     oifname @bridges ip6 daddr . meta l4proto . th dport @routed6 accept
     oifname @bridges drop
+    jump transit
   }
-"""
+
+  chain transit {
+    iifgroup GROUP return
+    oifgroup GROUP return
+    meta nfproto ipv4 iif @opened4 drop
+    meta nfproto ipv6 iif @opened6 drop
+    meta nfproto @closed drop
+  }
+""".replace("GROUP", str(GROUP))
 
 
 def whole(
@@ -190,17 +205,29 @@ def whole(
     *,
     user: str = "",
     lan: Iterable[str] = (),
+    opened: Opened = Opened(),  # noqa: B008 - frozen
 ) -> str:
     """Commands that replace the table, whatever it held, by one with all of this, in one transaction.
 
-    `user`: the rules of the administrator's chain. `lan`: what counts as near besides private addresses.
+    `user`: the rules of the administrator's chain. `lan`: what counts as near besides private addresses. `opened`:
+    what of the host forwards only for containers.
     """
     body = f"  chain {USER} {{\n{user}\n  }}\n{_BODY}"
     parts = [f"add table inet {table}", f"delete table inet {table}", f"table inet {table} {{\n{body}}}"]
     parts += [add_bridge(table, bridge) for bridge in bridges]
     parts.append(near(table, (*PRIVATE, *lan)))
     parts.append(publish(table, publications))
+    parts += _guarded(table, opened)
     return "\n".join(parts)
+
+
+def _guarded(table: str, opened: Opened) -> list[str]:
+    held = {
+        "opened4": [str(index) for index in opened.ipv4],
+        "opened6": [str(index) for index in opened.ipv6],
+        "closed": [f"ipv{version}" for version in opened.whole],
+    }
+    return [f"add element inet {table} {name} {{ {', '.join(each)} }}" for name, each in held.items() if each]
 
 
 def near(table: str, subnets: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from cove.engine.containers.registry import Container, Registry
 from cove.engine.context import Context
 from cove.engine.networks.attachments import Attachments, endpoint_request, interface, interface_names, published
 from cove.errors import Internal, describe
-from cove.kernel import netlink
+from cove.kernel import interfaces, netlink
 from cove.kernel.nlwire import Request
 from cove.kernel.syscalls import setns
 from cove.network.driver import Endpoint, Network
@@ -121,7 +121,7 @@ class Joining:
 
 
 def _arrive(ready: Interface, before: Endpoints, after: Endpoints) -> None:
-    netlink.configure((ready,))
+    interfaces.configure((ready,))
     _reroute(before, after)
 
 

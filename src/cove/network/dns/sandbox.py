@@ -13,7 +13,7 @@ import os
 import socket
 from contextlib import ExitStack
 
-from cove.kernel import netlink
+from cove.kernel import interfaces
 from cove.kernel.namespaces import in_network
 from cove.kernel.nftables import Nftables, Seats
 from cove.network.dns.messages import ADDRESS
@@ -44,7 +44,7 @@ class Sandbox:
         with ExitStack() as undo:
             undo.callback(os.close, pidfd)
             with in_network(pidfd):
-                netlink.configure(())  # its init may not have come to that yet, and there is no 127/8 before
+                interfaces.configure(())  # its init may not have come to that yet, and there is no 127/8 before
                 self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
                 undo.callback(self.udp.close)
                 self.udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)

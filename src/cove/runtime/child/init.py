@@ -26,7 +26,7 @@ from typing import NoReturn
 
 import msgspec
 
-from cove.kernel import mounts, namespaces, netlink, privileges, syscalls
+from cove.kernel import interfaces, mounts, namespaces, privileges, syscalls
 from cove.oci.spec import Linux, NamespaceType, Process, Spec
 from cove.runtime import support
 from cove.runtime.child import (
@@ -163,7 +163,7 @@ class _Init:
         identity, found = self._settle(tree, process)
         with self.child.stage("network"):
             if any(each.type == "network" and not each.path for each in linux.namespaces):
-                netlink.configure(())  # loopback need not wait for the daemon
+                interfaces.configure(())  # loopback need not wait for the daemon
         go = self.child.wait_for_go()
         with self.child.stage("network"):
             self._network(linux, go)
@@ -266,7 +266,7 @@ class _Init:
         own: set[str] = {each.type for each in linux.namespaces if not each.path}
         if "network" in own and go.interfaces:
             net = os.open("sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.proc)
-            netlink.configure(go.interfaces, net=net)
+            interfaces.configure(go.interfaces, net=net)
             os.close(net)
         sysctls.apply(self.proc, linux.sysctl)
 
