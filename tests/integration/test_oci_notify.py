@@ -148,7 +148,7 @@ def test_a_service_manager_that_went_away_is_a_warning(
     )
     until(running(bundle, name))
     tell(bundle, name, b"READY=1")
-    assert "was not told of readiness" in start.communicate(timeout=20 * PATIENCE)[1]
+    assert "was not told that the program is ready" in start.communicate(timeout=20 * PATIENCE)[1]
     assert start.returncode == 0
 
 
