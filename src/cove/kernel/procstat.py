@@ -45,6 +45,6 @@ def boot_id() -> str:
     """A value that differs from boot to boot."""
     global _boot_id
     if not _boot_id:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            _boot_id = file.read().strip()
+        with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
+            _boot_id = file.read(64).decode().strip()  # a text file would have its codec imported
     return _boot_id

@@ -5,8 +5,6 @@ spec's, in Python's case; JSON names follow by rule. Unknown fields are ignored,
 platforms are known, so that they can be refused by name.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

@@ -18,8 +18,6 @@ so a daemon that dies between Create and Go leaves nothing. Exec follows the sam
 sent at once.
 """
 
-from __future__ import annotations
-
 import msgspec
 
 from cove.oci.spec import Mount, Process, Resources, Seccomp, Spec

@@ -23,6 +23,11 @@ def test_a_value_comes_back_and_is_what_everybody_calls_json(value: object) -> N
     assert json.loads(content) == value
 
 
+@pytest.mark.parametrize("value", [*VALUES, {"a": {"b": [1, {"c": {}}], "d": []}}], ids=str)
+def test_a_readable_one_looks_as_everybodys(value: object) -> None:
+    assert compact.readable(value) == json.dumps(value, indent=2)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"nonsense", b"{} {}", b'{"a":1}x', b"\xff"])
 def test_anything_else_is_a_value_error(content: bytes) -> None:
     with pytest.raises(ValueError):

@@ -36,6 +36,17 @@ def encode(value: object) -> bytes:
     return "".join(encoder(value, 0)).encode("ascii")
 
 
+def readable(value: object, margin: str = "") -> str:
+    """`value` as a document to be read, a member a line, two spaces a level."""
+    deeper = f"{margin}  "
+    if isinstance(value, dict) and value:
+        members = (f"{deeper}{encode(name).decode()}: {readable(each, deeper)}" for name, each in value.items())
+        return "{\n" + ",\n".join(members) + f"\n{margin}}}"
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(deeper + readable(each, deeper) for each in value) + f"\n{margin}]"
+    return encode(value).decode()
+
+
 def decode(content: bytes) -> Any:
     """The value of a document that `encode` made; ValueError for any other content."""
     text = content.decode()

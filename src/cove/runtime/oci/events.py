@@ -5,16 +5,18 @@ One JSON object a line: {"type": "stats" | "oom", "id": …, "data": …}, in ru
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import sys
-from typing import Any
 
 from cove.errors import Conflict, InvalidArgument
 from cove.kernel.cgroups import Cgroups, CgroupStats, drain_events
-from cove.runtime.oci import groups, store
+from cove.runtime.oci import compact, groups, store
 from cove.runtime.oci.main import Call
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NO_LIMIT = (1 << 64) - 1
@@ -50,7 +52,7 @@ def _duration(text: str) -> float:
 
 def _print(kind: str, identity: str, data: dict[str, Any] | None = None) -> None:
     event = {"type": kind, "id": identity} | ({"data": data} if data is not None else {})
-    sys.stdout.write(json.dumps(event, separators=(",", ":")) + "\n")
+    sys.stdout.write(compact.encode(event).decode() + "\n")
     sys.stdout.flush()
 
 

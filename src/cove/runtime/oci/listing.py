@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-from typing import Any
 
 from cove.errors import InvalidArgument, NotFound
-from cove.runtime.oci import store
+from cove.runtime.oci import compact, store
 from cove.runtime.oci.main import Call
 from cove.runtime.oci.state import describe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _COLUMNS = ("id", "pid", "status", "bundle", "created", "owner")
 
@@ -27,7 +29,7 @@ def listing(call: Call, words: list[str]) -> int:
         print("".join(f"{each.id}\n" for each in containers), end="")
         return 0
     found = [describe(each) for each in containers]
-    print(json.dumps(found, separators=(",", ":")) if form == "json" else _table(found))
+    print(compact.encode(found).decode() if form == "json" else _table(found))
     return 0
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 
 from cove.errors import InvalidArgument, Unsupported
-from cove.runtime.oci import groups, store
+from cove.runtime.oci import compact, groups, store
 from cove.runtime.oci.main import Call
 
 
@@ -20,7 +19,7 @@ def ps(call: Call, words: list[str]) -> int:
     record = container.known
     pids = groups.of(record).procs(record.cgroup)
     if form == "json":
-        print(json.dumps(pids))
+        print(compact.encode(pids).decode())
         return 0
     print("\n".join(_rows(call.arguments[1:] or ["-ef"], set(pids))))
     return 0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
-from cove.runtime.oci import store
+from cove.runtime.oci import compact, store
 from cove.runtime.oci.main import Call
 
 TYPE_CHECKING = False
@@ -35,5 +34,5 @@ def state(call: Call, words: list[str]) -> int:
     """Print it."""
     call.parse(words, (), 1, 1)
     container = store.find(call.root, call.arguments[0])
-    sys.stdout.write(json.dumps(describe(container), indent=2) + "\n")
+    sys.stdout.write(compact.readable(describe(container)) + "\n")
     return 0
