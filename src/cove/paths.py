@@ -6,7 +6,7 @@ data root (0710, default /var/lib/cove)      run root (0700 but for the socket, 
 ├── layers/<chain id, 64 hex>/  one a layer  ├── supervisor.lock
 ├── containers/<id>/                         ├── supervisor.sock  resolver.sock  forwarding.json
 │   ├── upper/ work/ chain shown             └── containers/<id>/
-│   ├── hostname hosts resolv.conf               ├── state.json
+│   ├── hostname hosts resolv.conf               ├── state.json  end
 │   └── log/                                     └── stdin stdout stderr   FIFOs
 ├── volumes/<name>/_data/
 ├── build/<digest>/  a build's cache mounts
@@ -133,6 +133,11 @@ class ContainerRun(msgspec.Struct, frozen=True):
     @property
     def state(self) -> Path:
         return self.root / "state.json"
+
+    @property
+    def end(self) -> Path:
+        """There when it ended without a supervisor."""
+        return self.root / "end"
 
     @property
     def stdin(self) -> Path:

@@ -8,10 +8,13 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from cove.kernel import syscalls
 from tests.conftest import BIN, PATIENCE, Daemon, eventually
 from tests.integration.faults_world import kill, pids
 from tests.killed_at import kill_before
@@ -21,6 +24,9 @@ COUNTER = (
     "while [ ! -e /seen ]; do usleep 10000; done; exit 9"
 )
 """It ends only once a successor has been there, however long that takes to come."""
+
+
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def supervisor_pid(daemon: Daemon) -> int:
@@ -69,6 +75,33 @@ def test_last_words_are_kept_while_nobody_lives(own_daemon: Daemon, tmp_path: Pa
     own_daemon.cove("wait", "last")
     assert own_daemon.cove("logs", "last").stdout.split() == [str(number) for number in range(1, 3001)]
     assert eventually(lambda: not pids(own_daemon, "keeper")), "whoever kept them is gone"
+
+
+@contextmanager
+def hasty_reaper() -> Iterator[None]:
+    """What is nobody's child any more comes to this process, which reaps it at once."""
+    syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 0)
+
+
+@pytest.mark.parametrize(("ending", "code"), [("exit 9", "9"), ("kill -KILL $$", "137")])
+def test_an_exit_code_is_kept_while_nobody_lives(own_daemon: Daemon, tmp_path: Path, ending: str, code: str) -> None:
+    """Whoever adopts the container's first process forgets its code in reaping it: one of ours has looked."""
+    script = f"sh -c 'until [ -e /w/go ]; do usleep 10000; done; {ending}'; exit $?"
+    with hasty_reaper():
+        own_daemon.cove("run", "-d", "--name", "last", "-v", f"{tmp_path}:/w", "busybox", "sh", "-c", script)
+        pid = int(own_daemon.cove("inspect", "-f", "{{.State.Pid}}", "last").stdout)
+        own_daemon.kill()
+        os.kill(supervisor_pid(own_daemon), signal.SIGKILL)
+        assert eventually(lambda: bool(pids(own_daemon, "keeper")))
+        (tmp_path / "go").touch()
+        assert eventually(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid), "it came to us"
+    own_daemon.start()
+    assert own_daemon.cove("wait", "last").stdout.strip() == code
+    assert eventually(lambda: not pids(own_daemon, "keeper"))
 
 
 def test_a_process_of_a_dead_supervisor_keeps_no_container_alive(own_daemon: Daemon) -> None:

@@ -28,7 +28,9 @@ from cove.runtime.forker import Forker
 from cove.runtime.logs import stdio
 from cove.runtime.logs.pump import Pump
 from cove.runtime.loop import Loop
-from cove.runtime.messages import ExecLaunch, Launch, Status
+from cove.runtime.messages import ExecLaunch, Exit, Launch, Status
+
+_UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody saw its exit code"
 
 
 class Child(msgspec.Struct):
@@ -236,6 +238,11 @@ def readopt(status: Status, run: RunRoot, loop: Loop) -> Container:
     paths = run.container(status.id)
     streams = stdio.open_streams(paths, stdin=status.stdin and not status.terminal)
     return Container(status, child, streams, Pump(loop, streams, status.log))
+
+
+def unseen_end(run: RunRoot, identity: str) -> Exit:
+    """How a container ended while there was no supervisor: as a keeper saw it (`cove.runtime.keeper`), or unknown."""
+    return state.noted_end(run.container(identity).end) or Exit(code=255, at=0.0, reason=_UNSEEN)
 
 
 def remember(status: Status) -> Container:

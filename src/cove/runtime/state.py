@@ -5,7 +5,7 @@
        └───────────┴──▶ exited          phases only move along these arrows
 
 Written by the supervisor alone, replaced atomically, on a run directory that dies with the boot (so nothing
-is synced to a disk). Anyone may read it.
+is synced to a disk). Anyone may read it. Beside it lies the end that a keeper saw while there was no supervisor.
 """
 
 from __future__ import annotations
@@ -22,12 +22,29 @@ from cove.paths import RunRoot
 from cove.runtime.messages import Exit, Status
 
 _decoder = msgspec.json.Decoder(Status)
+_end_decoder = msgspec.json.Decoder(Exit)
 _encoder = msgspec.json.Encoder()
 
 
 def save(path: Path, status: Status) -> None:
     """Replace the file at `path`; OSError when there is no room, and then the old one stays."""
-    temporary, content = f"{path}.new", _encoder.encode(status)
+    _replace(path, _encoder.encode(status))
+
+
+def note_end(path: Path, end: Exit) -> None:
+    """What a successor shall know of an end that no supervisor saw."""
+    _replace(path, _encoder.encode(end))
+
+
+def noted_end(path: Path) -> Exit | None:
+    """What `note_end` wrote, if anything."""
+    with suppress(OSError, msgspec.DecodeError):
+        return _end_decoder.decode(path.read_bytes())
+    return None
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = f"{path}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         written = os.write(fd, content)

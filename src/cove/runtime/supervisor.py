@@ -3,7 +3,7 @@
 Whatever it knows is also in the kernel or in state.json, so that a new supervisor takes over from the files:
 
     start ──▶ lock ──▶ read every state.json ──▶ pidfd of each living process, FIFOs reopened ──▶ serve
-                                    └─ gone meanwhile: exit recorded as 255 with the reason
+                                    └─ gone meanwhile: its exit as the keeper saw it, or 255 with the reason
 
     epoll:  listener     a daemon connects
             connection   a request (cove.runtime.messages), answered by number
@@ -48,7 +48,6 @@ _decode = msgspec.json.Decoder(m.Request).decode
 _encode = msgspec.json.Encoder().encode
 _LOOKS = (0.0, 0.02, 0.2)
 _SAVE_AGAIN = 1.0
-_UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody saw its exit code"
 
 
 class Supervisor:
@@ -402,7 +401,7 @@ class Supervisor:
         if child.gate is not None:
             self._loop.unwatch(child.gate.fileno())
 
-    def _finish(self, container: Container, code: int, reason: str) -> None:
+    def _finish(self, container: Container, code: int, reason: str, at: float = 0.0) -> None:
         """Everything it wrote is in the log before anybody hears of its end."""
         self._kill_rest(container)
         if container.pump is not None:
@@ -412,7 +411,7 @@ class Supervisor:
             self._report(m.OutOfMemory(id=container.status.id))
         child, container.child = container.child, None
         peak = self._cgroups.memory_peak(container.status.cgroup)
-        end = m.Exit(code=code, at=time.time(), oom=kills > 0, memory_peak=peak, reason=reason)
+        end = m.Exit(code=code, at=at or time.time(), oom=kills > 0, memory_peak=peak, reason=reason)
         self._save(container, state.exited(container.status, end))
         if child is not None:
             self._ends.done(child.pid, child.pidfd)
@@ -463,7 +462,8 @@ class Supervisor:
         container = children.readopt(status, self._run, self._loop)
         self._containers[status.id] = container
         if container.child is None:
-            self._finish(container, 255, _UNSEEN)
+            end = children.unseen_end(self._run, status.id)
+            self._finish(container, end.code, end.reason, end.at)
             return
         if status.phase == "created":
             self._begun(container, status.started_at)
