@@ -14,6 +14,7 @@ from cove import __version__
 from cove.engine.containers.registry import Registry
 from cove.engine.context import Context
 from cove.engine.isolation.userns import Users
+from cove.engine.networks.service import names_of_drivers
 from cove.image.distribution import Credentials
 from cove.oci.platform import host_platform
 from cove.wire import system as wire
@@ -100,7 +101,10 @@ class System:
             security_options=self._security(),
             server_version=__version__,
             runtimes={"cove": wire.Runtime(path="cove")},
-            plugins=wire.Plugins(volume=("local", *context.volume_plugins.names())),
+            plugins=wire.Plugins(
+                volume=("local", *context.volume_plugins.names()),
+                network=tuple(sorted(names_of_drivers(context.network_drivers))),
+            ),
             warnings=tuple(context.firewall.warnings()) or None,
         )
 

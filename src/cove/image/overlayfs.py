@@ -5,7 +5,8 @@ containers/<key>/work    the kernel's own scratch space
 containers/<key>/shown   which other stacks the container is shown, one a line; absent for none
 containers/<key>/chain   which stack of layers is below; written last, so it says "prepared"
 mountpoints              the lowest layer of all: what every container has mounted something on is there already,
-                         so that no start has to make it, and none shows up as a change
+                         so that no start has to make it, and none shows up as a change; and the marks that programs
+                         look for: /.dockerenv tells that this is a container, /etc/mtab where its mounts are listed
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from cove.errors import Internal, InvalidArgument, NotFound, describe
@@ -32,6 +34,8 @@ from cove.store.files import write_atomic
 _PLAIN = ("index=off", "redirect_dir=off", "metacopy=off")
 _DIRECTORIES = ("dev", "etc", "proc", "sys")
 _FILES = ("etc/hostname", "etc/hosts", "etc/resolv.conf")
+_MTAB = ("etc/mtab", "/proc/mounts")
+_MARK = ".dockerenv"
 _OPAQUE_MARK = "trusted.overlay.opaque"
 _LOOK = os.O_PATH | os.O_NOFOLLOW
 _RESOLVE = 0x04 | 0x08  # RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
@@ -138,23 +142,32 @@ class OverlaySnapshots:
             raise NotFound(f"the file system of container {container.root.name[:12]} is gone") from error
 
     def _lower(self, chain_id: str) -> list[Path]:
-        if not self._mountpoints.is_dir():
+        if not (self._mountpoints / _MARK).exists():
             _make_mountpoints(self._mountpoints)
         return [*(self._layers.stack(chain_id) if chain_id else ()), self._mountpoints]
 
 
 def _make_mountpoints(directory: Path) -> None:
-    """Renamed into place when it is complete, as several threads may come here."""
+    """Renamed into place when it is complete, as several threads may come here; one without the mark is filled up."""
     new = Path(tempfile.mkdtemp(prefix="mountpoints-", dir=directory.parent))
-    for name in _DIRECTORIES:
-        (new / name).mkdir(mode=0o755)
-    for name in _FILES:
-        (new / name).touch(mode=0o644)
+    _fill_mountpoints(new)
     new.chmod(0o755)
     try:
         new.rename(directory)
-    except OSError:  # another one was quicker
+    except OSError:  # another one was quicker, or it is an old one
         shutil.rmtree(new)
+        _fill_mountpoints(directory)
+
+
+def _fill_mountpoints(directory: Path) -> None:
+    for name in _DIRECTORIES:
+        (directory / name).mkdir(mode=0o755, exist_ok=True)
+    for name in _FILES:
+        (directory / name).touch(mode=0o644)
+    link, target = _MTAB
+    with suppress(FileExistsError):
+        (directory / link).symlink_to(target)
+    (directory / _MARK).touch(mode=0o755)
 
 
 def _too_deep(key: str) -> InvalidArgument:

@@ -40,7 +40,7 @@ class Plugins(Value, frozen=True, kw_only=True):
     """Names of the drivers there are."""
 
     volume: tuple[str, ...] = ("local",)
-    network: tuple[str, ...] = ("bridge", "host", "none")
+    network: tuple[str, ...] = ("bridge", "host", "null")
     authorization: tuple[str, ...] | None = None
     log: tuple[str, ...] = ("json-file", "local", "none")
 

@@ -231,6 +231,8 @@ class Lifecycle:
     async def stop(self, ref: str, *, timeout: int | None = None, signal: str = "") -> None:
         """Ask the first process to end, insist after `timeout` seconds (-1: never); NotModified if it is not on."""
         container = self._registry.find(ref)
+        if not container.facts.running and container.facts.phase != "restarting":
+            raise NotModified(f"Container {container.name} is already stopped")
         number = signals.parse(signal or container.record.config.stop_signal or "SIGTERM")
         if await self._stop(container, number, timeout):
             tell(self._context.events, container, "stop")

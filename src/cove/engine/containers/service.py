@@ -335,6 +335,9 @@ class Containers:
             if body.pids_limit is not None:
                 changes["pids_limit"] = max(body.pids_limit, 0)
             if "nano_cpus" in changes:
+                for name, called in (("cpu_period", "CPU Period"), ("cpu_quota", "CPU Quota")):
+                    if name in changes:
+                        raise InvalidArgument(f"Conflicting options: Nano CPUs and {called} cannot both be set")
                 changes |= {"cpu_period": 0, "cpu_quota": 0}
             if body.net_rate:
                 changes["net_rate"] = str(rates.parse(body.net_rate, rates.parse(asked.net_rate)))

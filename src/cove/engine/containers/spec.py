@@ -186,6 +186,11 @@ _UNDIVIDED = (
     "io.cost."
 )
 
+_UNENDING = (
+    "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out "
+    "of resources."
+)
+
 
 def check(config: ContainerConfig, asked: HostConfig, host: HostFacts) -> tuple[str, ...]:
     """Refuse what can't be honoured; return warnings about what is honoured only in part."""
@@ -203,12 +208,14 @@ def check(config: ContainerConfig, asked: HostConfig, host: HostFacts) -> tuple[
         own_uts=asked.uts_mode != "host",
     )
     if not -1000 <= asked.oom_score_adj <= 1000:
-        raise InvalidArgument(f"Invalid value {asked.oom_score_adj}, range for oom score adj is [-1000, 1000].")
+        raise InvalidArgument(f"Invalid value {asked.oom_score_adj}, range for oom score adj is [-1000, 1000]")
     if asked.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
     _, warnings = security.rlimits(asked.ulimits, host)
     if asked.memory and not host.swap_limit:
         warnings += ("Your kernel does not support swap limit capabilities. Memory is limited without swap.",)
+    if asked.oom_kill_disable and not asked.memory:
+        warnings += (_UNENDING,)
     if asked.blkio_weight and host.cgroup_version == 2 and not divides_disks():
         warnings += (_UNDIVIDED,)
     return warnings
@@ -346,6 +353,6 @@ def tmpfs(destination: str, options: str) -> Mount:
     for word in words:
         name = word.partition("=")[0]
         if word not in flags and name not in ("size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "huge"):
-            raise InvalidArgument(f"invalid tmpfs option {word!r}")
+            raise InvalidArgument(f'invalid tmpfs option "{word}"')
     defaults = [word for word in _SAFE if word not in words and word[2:] not in words]
     return Mount(destination=destination, source="tmpfs", type="tmpfs", options=(*defaults, *words))

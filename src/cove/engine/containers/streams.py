@@ -394,4 +394,4 @@ def _details(container: Container) -> str:
     variables = dict(entry.partition("=")[::2] for entry in container.record.config.env)
     found = {key: container.record.config.labels[key] for key in labels if key in container.record.config.labels}
     found |= {key: variables[key] for key in names if key in variables}
-    return ",".join(f"{key}={value}" for key, value in sorted(found.items())) + (" " if found else "")
+    return ",".join(f"{key}={value}" for key, value in sorted(found.items())) + " "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import msgspec
@@ -42,6 +42,17 @@ def narrowed(image: Image, patterns: tuple[str, ...]) -> Image:
         names=tuple(name for name in image.names if _fits(name, patterns)),
         repo_digests=tuple(name for name in image.repo_digests if _fits(name, patterns)),
     )
+
+
+def check_patterns(patterns: Iterable[str]) -> None:
+    """Refuse a pattern whose bracket is never closed. Raises InvalidArgument."""
+    for pattern in patterns:
+        rest = pattern
+        while "[" in rest:
+            rest = rest.partition("[")[2]
+            if "]" not in rest[1:]:
+                raise InvalidArgument(f"syntax error in pattern: {pattern!r} opens a bracket and does not close it")
+            rest = rest[1:].partition("]")[2]
 
 
 def _referenced(image: Image, patterns: tuple[str, ...]) -> bool:

@@ -18,7 +18,7 @@ import msgspec
 from cove.engine.bridging import Message, Sink, blocking, told
 from cove.engine.containers.registry import Registry
 from cove.engine.context import Context
-from cove.engine.images.selection import asked_platform, asked_platforms, narrowed, wanted
+from cove.engine.images.selection import asked_platform, asked_platforms, check_patterns, narrowed, wanted
 from cove.engine.images.view import descriptor, inspection, manifest, summary, unix_seconds
 from cove.engine.telling import after, tell_image, tell_travel
 from cove.errors import CoveError, InvalidArgument, NotFound
@@ -60,6 +60,7 @@ class ImageService:
 
         `manifests` tells of each image which variants there are.
         """
+        check_patterns(filters.get("reference"))
         found = [
             narrowed(image, filters.get("reference"))
             for image in await self._all()

@@ -97,7 +97,7 @@ def _check_cpu(asked: wire.Resources, host: HostFacts) -> None:
         raise InvalidArgument(f"Conflicting options: Nano CPUs and CPU {other} cannot both be set")
     if asked.nano_cpus < 0 or asked.nano_cpus > host.cpus * 10**9 or 0 < asked.nano_cpus < 10**7:
         raise InvalidArgument(
-            f"range of CPUs is from 0.01 to {host.cpus}.00, as there are only {host.cpus} CPUs available"
+            f"Range of CPUs is from 0.01 to {host.cpus}.00, as there are only {host.cpus} CPUs available"
         )
     if asked.cpu_shares < 0:
         raise InvalidArgument(f"shares must be 0 or more, not {asked.cpu_shares}")

@@ -156,7 +156,7 @@ def _split(text: str) -> tuple[str, str]:
 def _apply(options: SecurityOptions, key: str, value: str, text: str, host: HostFacts) -> SecurityOptions:
     if key == "no-new-privileges":
         if value not in ("", "true", "false"):
-            raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
+            raise InvalidArgument(f'invalid --security-opt 2: "{text}"')
         return msgspec.structs.replace(options, no_new_privileges=value != "false")
     if key == "seccomp":
         if value == "unconfined":
@@ -176,7 +176,7 @@ def _apply(options: SecurityOptions, key: str, value: str, text: str, host: Host
         return options
     if key == "security" and value in ("default", "hardened"):
         return options
-    raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
+    raise InvalidArgument(f'invalid --security-opt 2: "{text}"')
 
 
 def _apparmor(value: str, host: HostFacts) -> str:
@@ -190,7 +190,7 @@ def _apparmor(value: str, host: HostFacts) -> str:
 
 def _writable_cgroups(value: str, text: str, host: HostFacts) -> bool:
     if value not in ("", "true", "false"):
-        raise InvalidArgument(f"invalid --security-opt 2: {text!r}")
+        raise InvalidArgument(f'invalid --security-opt 2: "{text}"')
     if value != "false" and host.cgroup_version == 1:
         raise Unsupported(
             "writable-cgroups needs cgroup v2: with version 1, which this host has, who may write in a container's "

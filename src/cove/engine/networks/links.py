@@ -43,7 +43,7 @@ def check(registry: Registry, record: Record) -> None:
         try:
             found = registry.find(target)
         except NotFound:
-            raise InvalidArgument(f"could not get container for {target}") from None
+            raise InvalidArgument(f"could not get container for {target}: No such container: {target}") from None
         if found.record.host.network_mode == "host":
             raise InvalidArgument(
                 "conflicting options: host type networking can't be used with links. This would result in undefined "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import UNSET
@@ -33,6 +33,11 @@ from cove.wire.times import stamp
 _log = logging.getLogger("cove.engine")
 _DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
 """What the API calls the driver of each; a driver is found under either name."""
+
+
+def names_of_drivers(drivers: Iterable[str]) -> list[str]:
+    """What the API calls them."""
+    return [_DRIVERS.get(name, name) for name in drivers]
 
 
 class NetworkStore:
@@ -154,7 +159,7 @@ class NetworkService:
         """A new network of the user's."""
         if not body.name.strip() or body.name != body.name.strip() or "/" in body.name or not body.name.isprintable():
             raise InvalidArgument(f"invalid network name: {body.name!r}: it is empty, or has a / or space around it")
-        if body.name in PREDEFINED:
+        if body.name in (*PREDEFINED, "default"):
             raise Forbidden(f"operation is not permitted on predefined {body.name} network")
         if any(record.network.name == body.name for record in self._store.all()):
             raise Conflict(f"network with name {body.name} already exists")
@@ -258,6 +263,9 @@ class NetworkService:
             if filters.flag("dangling") == used:
                 return False
         kind = "builtin" if network.name in PREDEFINED else "custom"
+        for asked in filters.get("type"):
+            if asked not in ("builtin", "custom"):
+                raise InvalidArgument(f"invalid filter: 'type'='{asked}': say builtin or custom")
         return (
             (not filters.get("name") or any(part in network.name for part in filters.get("name")))
             and (not filters.get("id") or any(network.id.startswith(part) for part in filters.get("id")))
