@@ -52,6 +52,11 @@ class ContainerData(msgspec.Struct, frozen=True):
         return self.root / "log"
 
     @property
+    def forwarded(self) -> Path:
+        """How much of the log its log server has, where it has one."""
+        return self.root / "forwarded"
+
+    @property
     def hostname(self) -> Path:
         return self.root / "hostname"
 

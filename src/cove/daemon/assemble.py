@@ -187,6 +187,8 @@ def settings_of(config: Config) -> Settings:
     return Settings(
         log_segment_bytes=file.log.segment_bytes,
         log_files=file.log.files,
+        log_driver=file.log.driver,
+        log_options=file.log.options,
         dns=file.network.dns,
         dns_search=file.network.dns_search,
         dns_options=file.network.dns_options,

@@ -28,6 +28,8 @@
     [log]                                   # of each container
     segment_bytes = 16777216
     files = 5
+    driver = "json-file"                    # or a log server's, for containers that name none
+    options = {}                            # --log-opt, for containers with that driver
 
     [network]
     dns = ["192.0.2.1"]
@@ -88,6 +90,8 @@ class Tcp(_Table, frozen=True, kw_only=True):
 class Log(_Table, frozen=True, kw_only=True):
     segment_bytes: int = 16 << 20
     files: int = 5
+    driver: str = "json-file"
+    options: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Network(DefaultNetwork, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -237,6 +241,10 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--exec-opt", metavar="KEY=VALUE", action="append", default=[], help="native.cgroupdriver=cgroupfs or systemd"
     )
+    parser.add_argument(
+        "--log-driver", metavar="NAME", help="of containers that name none, as log.driver in the file"
+    )
+    parser.add_argument("--log-opt", metavar="KEY=VALUE", action="append", default=[], help="for that driver")
     _add_network_flags(parser)
     parser.add_argument("--validate", action="store_true", help="only say whether flags and file can be used")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
@@ -301,6 +309,21 @@ def _network(flags: argparse.Namespace, file: Network) -> Network:
     return msgspec.structs.replace(file, **given)
 
 
+def _log(flags: argparse.Namespace, file: Log) -> Log:
+    """The file's table with the flags over it. Raises InvalidArgument for a driver that there is not."""
+    log = msgspec.structs.replace(
+        file,
+        driver=flags.log_driver or file.driver,
+        options=file.options | dict(text.partition("=")[::2] for text in flags.log_opt),
+    )
+    if log.driver != "json-file" or log.options:
+        from cove.engine.logs.options import check_log
+        from cove.wire.containers import LogConfig
+
+        check_log(LogConfig(type=log.driver, config=log.options))
+    return log
+
+
 def load(argv: Sequence[str]) -> Config:
     """Flags win over the file, the file over the defaults. Raises InvalidArgument."""
     flags = _parser().parse_args(argv)
@@ -313,6 +336,7 @@ def load(argv: Sequence[str]) -> Config:
         "userns_remap": flags.userns_remap,
         "cgroup_driver": _cgroup_driver(flags.exec_opt),
         "network": _network(flags, file.network),
+        "log": _log(flags, file.log),
     }
     file = msgspec.structs.replace(file, **{key: value for key, value in given.items() if value is not None})
     run = paths.RunRoot(Path(file.run_root).absolute())

@@ -66,12 +66,15 @@ class Reports:
 class Settings(msgspec.Struct, frozen=True):
     """The administrator's choices that the engine follows.
 
-    `log_segment_bytes` and `log_files` bound each container's log. `dns` replaces the host's name servers.
+    `log_segment_bytes` and `log_files` bound each container's log; `log_driver` and `log_options` are those of a
+    container that names no driver. `dns` replaces the host's name servers.
     `stop_timeout` is in seconds. `network_options`: by driver, of new networks that do not say otherwise.
     """
 
     log_segment_bytes: int = 16 << 20
     log_files: int = 5
+    log_driver: str = "json-file"
+    log_options: Mapping[str, str] = msgspec.field(default_factory=dict)
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()

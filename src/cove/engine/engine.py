@@ -11,6 +11,7 @@ import asyncio
 import socket
 import sqlite3
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cove.build.cache import BuildCache
@@ -35,6 +36,7 @@ from cove.engine.images.manifests import ManifestService
 from cove.engine.images.service import ImageService
 from cove.engine.images.trust import TrustService
 from cove.engine.isolation.userns import Users
+from cove.engine.logs.forwarding import Forwarding
 from cove.engine.networks.attachments import Attachments
 from cove.engine.networks.joining import Joining
 from cove.engine.networks.service import NetworkService, NetworkStore
@@ -84,7 +86,8 @@ class Engine:
         self.backups = Backups(context, registry, self.volumes)
         self.restores = Restores(context, registry, self._network_store, self.containers, mounts, self.volumes, users)
         self.streams = Streams(context, registry, self.lifecycle)
-        self._removal.moved = self.streams.moved
+        self._forwarding = Forwarding(context, self._tasks)
+        self._removal.moved = self._log_moved
         self.files = Files(context, registry, mounts, self.volumes)
         self.containers.fill_volumes = self.files.fill_volumes
         self.containers.renamed = joining.renamed
@@ -102,8 +105,9 @@ class Engine:
         self.system = System(context, registry, users)
         self.disk_usage = DiskUsage(context, registry, self.containers, self.images, self.volumes, self._build_cache)
         self._health = HealthChecks(context, self.execs, self._tasks)
-        self.lifecycle.on_start.extend((self._health.begin, launcher.relink))
-        self.lifecycle.on_end.extend((self._health.end, self._end_execs))
+        self.lifecycle.prepare = self._forwarding.prepare
+        self.lifecycle.on_start.extend((self._health.begin, launcher.relink, self._forwarding.begin))
+        self.lifecycle.on_end.extend((self._health.end, self._end_execs, self._forwarding.end))
         self._recovery = Recovery(context, registry, attachments, self.lifecycle, joining, self._removal, self._tasks)
 
     @property
@@ -131,6 +135,9 @@ class Engine:
         container = self._registry.get(identity)
         return f"the container {container.name}" if container is not None else f"the container {identity[:12]}"
 
+    def _log_moved(self, identity: str, log: Path) -> list[asyncio.Event]:
+        return self.streams.moved(identity, log) + self._forwarding.moved(identity, log)
+
     def _end_execs(self, container: Container) -> None:
         self.execs.container_ended(container)
 
@@ -140,6 +147,8 @@ class Engine:
         self.volumes.load()
         memory.sweep(self._context)
         await self._recovery.run()
+        for container in self._registry:
+            self._forwarding.resume(container)
         await self.volumes.collect()
         self._context.reports.listen(self._report, self._reconnected)
         self._tasks.begin(self._checkpoints(), "checkpoint of the database")
@@ -151,6 +160,7 @@ class Engine:
         await self._tasks.close()
         await self._removal.close()
         self.streams.close()
+        self._forwarding.close()
 
     def reconfigure(self, settings: Settings) -> None:
         """Other choices of the administrator's, for whatever begins from now on."""

@@ -14,6 +14,7 @@ from cove import __version__
 from cove.engine.containers.registry import Registry
 from cove.engine.context import Context
 from cove.engine.isolation.userns import Users
+from cove.engine.logs.options import KNOWN as LOG_DRIVERS
 from cove.engine.networks.service import names_of_drivers
 from cove.image.distribution import Credentials
 from cove.oci.platform import host_platform
@@ -85,7 +86,7 @@ class System:
             n_fd=len(os.listdir("/proc/self/fd")),
             n_goroutines=len(asyncio.all_tasks()),
             system_time=stamp(time.time_ns()),
-            logging_driver="json-file",
+            logging_driver=context.settings.log_driver,
             cgroup_driver=host.cgroup_driver,
             cgroup_version=str(host.cgroup_version),
             n_events_listener=context.events.listeners,
@@ -104,6 +105,7 @@ class System:
             plugins=wire.Plugins(
                 volume=("local", *context.volume_plugins.names()),
                 network=tuple(sorted(names_of_drivers(context.network_drivers))),
+                log=LOG_DRIVERS,
             ),
             warnings=tuple(context.firewall.warnings()) or None,
         )

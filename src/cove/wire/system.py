@@ -42,7 +42,7 @@ class Plugins(Value, frozen=True, kw_only=True):
     volume: tuple[str, ...] = ("local",)
     network: tuple[str, ...] = ("bridge", "host", "null")
     authorization: tuple[str, ...] | None = None
-    log: tuple[str, ...] = ("json-file", "local", "none")
+    log: tuple[str, ...] = ()
 
 
 class Commit(Value, frozen=True, kw_only=True):

@@ -8,9 +8,9 @@ from cove.engine.containers import restarts, signals
 from cove.engine.containers.files import select, without_managed
 from cove.engine.containers.framing import DetachKeys, frame, parse_keys
 from cove.engine.containers.health import judged
-from cove.engine.containers.launch import log_bounds
 from cove.engine.containers.records import Facts
 from cove.engine.containers.stats import interfaces
+from cove.engine.logs.options import log_bounds
 from cove.engine.networks.ports import parse_port, port_map
 from cove.errors import InvalidArgument
 from cove.network.driver import PortBinding

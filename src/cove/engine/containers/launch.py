@@ -7,7 +7,6 @@ may change its own copies, and nothing reads them back.
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,6 +21,7 @@ from cove.engine.containers.records import Attached, Record
 from cove.engine.containers.registry import Container, Registry
 from cove.engine.context import Context
 from cove.engine.isolation import cdi, hook_bundle
+from cove.engine.logs.options import log_bounds
 from cove.engine.networks import links
 from cove.engine.networks.naming import named
 from cove.engine.volumes.mounts import Mounts
@@ -32,7 +32,6 @@ from cove.network.driver import Endpoint
 from cove.oci.spec import Mount
 from cove.paths import ContainerData
 from cove.runtime.messages import Launch, LogPolicy
-from cove.wire.containers import LogConfig
 
 if TYPE_CHECKING:
     from cove.engine.networks.service import NetworkStore
@@ -270,55 +269,3 @@ def _read(path: str) -> str:
 def _host_resolv() -> str:
     text = _read(_RESOLV)
     return _read(_TRUE_RESOLV) or text if resolv.resolved_stub(text) else text
-
-
-# ── logs ──────────────────────────────────────────────────────────────────────────────────────────
-
-_DRIVERS = ("", "json-file", "local", "none")
-_SIZE = re.compile(r"(\d+)([kmg]?)b?", re.IGNORECASE)
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_KNOWN = frozenset(
-    {
-        "max-size",
-        "max-file",
-        "compress",
-        "mode",
-        "max-buffer-size",
-        "labels",
-        "labels-regex",
-        "env",
-        "env-regex",
-        "tag",
-    }
-)
-
-
-def check_log(config: LogConfig) -> None:
-    """Refuse log drivers and options that there are not."""
-    if config.type not in _DRIVERS:
-        raise InvalidArgument(f"logger: no log driver named '{config.type}' is registered")
-    for option in config.config:
-        if option not in _KNOWN:
-            raise InvalidArgument(f"unknown log opt '{option}' for {config.type or 'local'} log driver")
-    mode = config.config.get("mode", "")
-    if mode not in ("", "blocking", "non-blocking"):
-        raise InvalidArgument(f"logger: logging mode not supported: {mode}")
-    if "max-buffer-size" in config.config and mode != "non-blocking":
-        raise InvalidArgument("logger: max-buffer-size option is only supported with 'mode=non-blocking'")
-    log_bounds(config)
-
-
-def log_bounds(config: LogConfig) -> tuple[int, int]:
-    """(bytes of a segment, number of segments) that the user asked for; 0 for the default."""
-    if config.type == "none":
-        return 1 << 20, 2
-    size, files = config.config.get("max-size", ""), config.config.get("max-file", "")
-    segment = 0
-    if size and size != "-1":
-        match = _SIZE.fullmatch(size)
-        if match is None:
-            raise InvalidArgument(f"invalid value for max-size: {size!r}")
-        segment = int(match[1]) * _UNITS[match[2].lower()]
-    if files and (not files.isdecimal() or int(files) < 1):
-        raise InvalidArgument(f"max-file cannot be less than 1: {files!r}")
-    return max(segment, 4096) if segment else 0, int(files or 0)

@@ -56,6 +56,8 @@ class Lifecycle:
         self._removal = removal
         self._volumes = volumes
         self._tasks = tasks
+        self.prepare: Callable[[Container], Awaitable[None]] | None = None
+        """Asked before each start; what it raises is why there is none."""
         self.on_start: list[Callable[[Container], None]] = []
         self.on_end: list[Callable[[Container], None]] = []
 
@@ -84,6 +86,8 @@ class Lifecycle:
     async def _start(self, container: Container, *, restarts: int) -> None:
         """The straight line; the caller holds the lock."""
         try:
+            if self.prepare is not None:
+                await self.prepare(container)
             async with AsyncExitStack() as undo:
                 attached, process = await self._bring_up(container, undo)
                 undo.pop_all()

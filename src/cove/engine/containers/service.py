@@ -17,17 +17,17 @@ import msgspec
 from cove import ids
 from cove.engine.containers import foreign, merge, render, signals, spec
 from cove.engine.containers.health import check_config as check_health
-from cove.engine.containers.launch import check_log
 from cove.engine.containers.lifecycle import Lifecycle
 from cove.engine.containers.records import DEFAULT, Record
 from cove.engine.containers.registry import Container, Registry
 from cove.engine.containers.removal import Removal
 from cove.engine.containers.selection import Selection
-from cove.engine.context import Context
+from cove.engine.context import Context, Settings
 from cove.engine.images import trust
 from cove.engine.images.view import descriptor
 from cove.engine.isolation import cdi, resources, security
 from cove.engine.isolation.userns import Maps, Users
+from cove.engine.logs.options import check_log
 from cove.engine.networks import links, naming, publishing
 from cove.engine.networks.attachments import Attachments
 from cove.engine.networks.places import places, unpublished
@@ -126,7 +126,7 @@ class Containers:
             raise InvalidArgument("cannot join own network")
         config = merge.merge(body.config(), image.config.config)
         usual = DEFAULT if self._context.settings.default_network.there else "none"
-        asked = self.with_lenders(_normal(body.host_config, usual))
+        asked = self.with_lenders(_normal(body.host_config, usual, self._context.settings))
         warnings = self.check(config, asked) + foreign.warnings(image.config.platform, asked=bool(platform))
         words = merge.command(config)
         record = Record(
@@ -410,9 +410,11 @@ def _why_not(container: Container) -> str:
     return f"container is {container.facts.phase}: stop the container before removing or force remove"
 
 
-def _normal(asked: wire.HostConfig, network: str) -> wire.HostConfig:
+def _normal(asked: wire.HostConfig, network: str, settings: Settings) -> wire.HostConfig:
     """The same wishes with the defaults spelt out, as inspect shall show them. `network`: that of who names none."""
     policy = asked.restart_policy
+    driver = asked.log_config.type or settings.log_driver
+    log_options = settings.log_options if driver == settings.log_driver else {}
     return msgspec.structs.replace(
         asked,
         network_mode=asked.network_mode if asked.network_mode not in ("", "default") else network,
@@ -425,9 +427,7 @@ def _normal(asked: wire.HostConfig, network: str) -> wire.HostConfig:
         egress=asked.egress or _listed(asked.annotations.get(egress.OPTION, "")),
         expose_to=asked.expose_to or asked.annotations.get("cove.expose-to", ""),
         net_rate=str(rates.parse(asked.net_rate or asked.annotations.get(rates.OPTION, ""))),
-        log_config=asked.log_config
-        if asked.log_config.type
-        else wire.LogConfig(type="json-file", config=asked.log_config.config),
+        log_config=wire.LogConfig(type=driver, config={**log_options, **asked.log_config.config}),
         restart_policy=policy if policy.name else msgspec.structs.replace(policy, name="no"),
     )
 

@@ -20,6 +20,8 @@ from cove.engine.containers.lifecycle import Lifecycle
 from cove.engine.containers.registry import Container, Registry
 from cove.engine.context import Context
 from cove.engine.descriptors import write_all
+from cove.engine.logs.entries import attributes
+from cove.engine.logs.options import readable
 from cove.engine.telling import tell
 from cove.errors import Conflict, Unsupported
 from cove.runtime.logs.follow import LogFollower, LogWatcher
@@ -318,7 +320,7 @@ class Streams:
     ) -> LogStream:
         """What a container wrote; Unsupported when its log driver keeps nothing to read."""
         container = self._registry.find(ref)
-        if container.record.host.log_config.type == "none":
+        if not readable(container.record.host.log_config):
             raise Unsupported("configured logging driver does not support reading")
         count = int(tail) if tail.isdecimal() else None
         now = time.time_ns()
@@ -387,11 +389,5 @@ class Streams:
 
 
 def _details(container: Container) -> str:
-    """The attributes that the user chose for the log lines, "key=value,…"."""
-    chosen = container.record.host.log_config.config
-    labels = [key for key in chosen.get("labels", "").split(",") if key]
-    names = [key for key in chosen.get("env", "").split(",") if key]
-    variables = dict(entry.partition("=")[::2] for entry in container.record.config.env)
-    found = {key: container.record.config.labels[key] for key in labels if key in container.record.config.labels}
-    found |= {key: variables[key] for key in names if key in variables}
-    return ",".join(f"{key}={value}" for key, value in sorted(found.items())) + " "
+    """The attributes that the user chose for the log lines, "key=value,…", and a space."""
+    return ",".join(f"{key}={value}" for key, value in attributes(container.record).items()) + " "

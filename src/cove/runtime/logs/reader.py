@@ -320,6 +320,11 @@ class LineJoiner:
             self._partial[stream] = Chunk(stream, began, rest)
         return found
 
+    @property
+    def empty(self) -> bool:
+        """Whether no line has begun that is not ended."""
+        return not self._partial
+
     def flush(self) -> Iterator[Chunk]:
         """Last lines that never got their newline."""
         partial, self._partial = self._partial, {}

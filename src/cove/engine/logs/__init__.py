@@ -1,0 +1,1 @@
+"""Log drivers: where a container's output goes beside its own log."""
