@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,13 @@ import msgspec
 from cove import ids
 from cove.build import ops
 from cove.errors import Internal, NotFound, describe
+from cove.image.reaping import Reaper, set_aside
 from cove.image.store import ImageStore
+from cove.image.worker import hands
 from cove.image.worker.members import Limits
 from cove.image.worker.sandbox import PIPE, Worker
 from cove.image.worker.twin import twin
+from cove.kernel import mounts
 from cove.oci.spec import Mount
 from cove.paths import DataRoot
 
@@ -37,6 +40,7 @@ class Workshop:
     def __init__(self, data: DataRoot, store: ImageStore) -> None:
         self.data = data
         self.store = store
+        self._reaper = Reaper()
 
     # ── a layer on its way ────────────────────────────────────────────────────────────────────────
 
@@ -47,9 +51,10 @@ class Workshop:
         return key
 
     def discard(self, key: str) -> None:
-        """Forget it and all that is in it."""
-        self.store.snapshots.remove(key)
-        shutil.rmtree(self.data.container(key).root, ignore_errors=True)
+        """Forget it and all that is in it; what there is goes in the background, or at the next start."""
+        gone = set_aside(self.data.container(key).root, self.data.tmp)
+        if gone is not None:
+            self._reaper.take(gone)
 
     @contextmanager
     def upper(self, chain: str) -> Iterator[str]:
@@ -57,6 +62,13 @@ class Workshop:
         key = self.prepare(chain)
         try:
             yield key
+        finally:
+            self.discard(key)
+
+    def finish(self, key: str, chain: str, *, epoch: int | None, stubs: tuple[str, ...]) -> tuple[str, int]:
+        """`seal`, after which nothing is left but the layer; on failure nothing at all."""
+        try:
+            return self.seal(key, chain, epoch=epoch, stubs=stubs)
         finally:
             self.discard(key)
 
@@ -68,12 +80,8 @@ class Workshop:
     def seal(self, key: str, chain: str, *, epoch: int | None, stubs: tuple[str, ...] = ()) -> tuple[str, int]:
         """Make a layer of it: its chain id, and the bytes of its files."""
         upper = self.data.container(key).upper
-        root = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            with Worker("seal", root, layer=True, floor=epoch, stubs=list(stubs)) as worker:
-                sealed = worker.result()
-        finally:
-            os.close(root)
+        with _tree(upper) as root:
+            sealed = hands.work("seal", {"root": root}, layer=True, floor=epoch, stubs=list(stubs))
         try:
             chain_id = self.store.layers.adopt_tree(
                 upper, chain, sealed["diff_id"], size=sealed["size"], archive=sealed["archive"]
@@ -116,12 +124,32 @@ class Workshop:
         # A volatile mount leaves a mark in its work directory and is never mounted with it again.
         shutil.rmtree(container.work, ignore_errors=True)
         container.work.mkdir(mode=0o755)
-        mounts, place = (self.mount(key),), str(container.root)
+        mount = self.mount(key)
+        with ExitStack() as stack:
+            if not job.get("copy", {}).get("unpack") and (trees := self._trees(stack, mount, source)):
+                return hands.work(verb, trees, **job)
         with (
             Opened(self, source) as opened,
-            Worker(verb, -1, mounts=mounts, place=place, **opened.job, **job) as worker,
+            Worker(verb, -1, mounts=(mount,), place=str(container.root), **opened.job, **job) as worker,
         ):
             return worker.result()
+
+    def _trees(self, stack: ExitStack, mount: Mount, source: Source | None) -> dict[str, int]:
+        """The trees of a job for a worker that stays, while `stack` is open; none if the kernel cannot show them."""
+        try:
+            trees = {"root": stack.enter_context(_overlay(mount))}
+            if source is not None:
+                trees["source"] = stack.enter_context(self._shown(source))
+        except OSError:
+            return {}
+        return trees
+
+    def _shown(self, source: Source) -> AbstractContextManager[int]:
+        """What a source has, as a mount that lies nowhere. OSError where the kernel cannot show layers so."""
+        if isinstance(source, Path):
+            return _tree(source)
+        shown = self.store.snapshots.image(source, "/")
+        return _tree(Path(shown.source)) if shown.type == "bind" else _overlay(shown)
 
     def pack(self, chain: str, moment: int | None = None) -> Iterator[bytes]:
         """All files of a stack of layers as an archive; with a `moment`, in seconds, every time is that."""
@@ -168,21 +196,18 @@ class Workshop:
     ) -> dict[str, Any]:
         """The digest of what a selection would copy."""
         job: dict[str, Any] = {"copy": _copy(selection, ignore), "listed": listed}
-        if isinstance(source, Path):
-            root = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with ExitStack() as stack:
             try:
-                with Worker("digest", root, **job) as worker:
-                    return worker.result()
-            finally:
-                os.close(root)
+                root = stack.enter_context(self._shown(source))
+            except OSError:
+                if isinstance(source, Path):
+                    raise
+            else:
+                return hands.work("digest", {"root": root}, **job)
         with (
             self.upper(source) as key,
             Worker(
-                "digest",
-                -1,
-                mounts=(self.mount(key),),
-                place=str(self.data.container(key).root),
-                **job,
+                "digest", -1, mounts=(self.mount(key),), place=str(self.data.container(key).root), **job
             ) as worker,
         ):
             return worker.result()
@@ -208,6 +233,34 @@ class Workshop:
                 yield worker
         finally:
             os.close(root)
+
+
+@contextmanager
+def _tree(directory: Path) -> Iterator[int]:
+    """A directory of ours as a mount that lies nowhere: who has it cannot leave it."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        made = mounts.clone(fd, "")
+    finally:
+        os.close(fd)
+    with _held(made):
+        yield made
+
+
+@contextmanager
+def _overlay(mount: Mount) -> Iterator[int]:
+    """An overlay as a mount that lies nowhere. OSError before kernel 6.7."""
+    made = mounts.detached_overlay(*mounts.overlay_parts(mounts.parse_options(mount.options).data))
+    with _held(made):
+        yield made
+
+
+@contextmanager
+def _held(fd: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 Source = Path | str

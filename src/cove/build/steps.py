@@ -258,10 +258,11 @@ class Steps:
             code, stubs = await around.runner.run(key, step, places, log)
             if code:
                 raise StepFailed(vertex, " ".join(step.args), code)
-            sealed: tuple[str, int] = await around.blocking(workshop.seal, key, base, epoch=step.epoch, stubs=stubs)
+            sealed: tuple[str, int] = await around.blocking(workshop.finish, key, base, epoch=step.epoch, stubs=stubs)
             return sealed
-        finally:
+        except BaseException:
             await around.blocking(workshop.discard, key)
+            raise
 
     def _transfer(self, step: ops.Transfer, inputs: list[Result], places: list[Source]) -> tuple[str, int]:
         workshop, base = self._around.workshop, str(inputs[0].source)

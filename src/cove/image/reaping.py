@@ -80,4 +80,6 @@ class Reaper:
                 delete(tree)
             except (OSError, subprocess.CalledProcessError) as error:
                 why = describe(error) if isinstance(error, OSError) else str(error)
-                _log.warning("the removed layer %s is not deleted before the next start: %s", tree.name, why)
+                _log.warning(
+                    "what was removed and is called %s now is not deleted before the next start: %s", tree.name, why
+                )

@@ -292,16 +292,24 @@ def overlay(lower: list[str], upper: str, work: str, data: Iterable[str]) -> int
     Each lower directory goes to the kernel by itself (`lowerdir+`, kernel 6.7), so that their number is
     bounded only by the kernel's 500. Older kernels, and names beyond fsconfig's 255 bytes, take mount(2)'s page.
     """
-    options = list(data)
-    if upper:
-        options += [f"upperdir={upper}", f"workdir={work}"]
     if all(len(os.fsencode(path)) < 256 for path in (*lower, upper, work)):
         try:
-            return new_filesystem("overlay", "overlay", [*(f"lowerdir+={path}" for path in lower), *options])
+            return detached_overlay(lower, upper, work, data)
         except OSError as error:
             if error.errno not in _UNKNOWN_CALL:
                 raise
-    return _overlay_by_page(lower, options)
+    return _overlay_by_page(lower, _above(upper, work, data))
+
+
+def detached_overlay(lower: list[str], upper: str, work: str, data: Iterable[str]) -> int:
+    """The same where several threads run, which a mount by a page may not: OSError(EINVAL) before kernel 6.7."""
+    return new_filesystem(
+        "overlay", "overlay", [*(f"lowerdir+={path}" for path in lower), *_above(upper, work, data)]
+    )
+
+
+def _above(upper: str, work: str, data: Iterable[str]) -> list[str]:
+    return [*data, f"upperdir={upper}", f"workdir={work}"] if upper else list(data)
 
 
 def _overlay_by_page(lower: list[str], options: list[str]) -> int:

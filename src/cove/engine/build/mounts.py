@@ -114,7 +114,7 @@ class BuildMounts:
             if step.script is not None:
                 made.append(self._script(step.script, stack))
             targets = [mount.destination for mount in made]
-            stubs = await self._context.executors.bulk(self._stubs, sources[0], targets)
+            stubs = await self._context.executors.bulk(self._stubs, sources[0], targets) if targets else ()
             yield Prepared(tuple(made), env, stubs)
 
     async def _one(

@@ -9,11 +9,11 @@ its next start as one without a record, and ends it. Secrets lie on a tmpfs of t
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -32,17 +32,20 @@ from cove.oci.spec import Mount
 from cove.runtime.logs.follow import LogFollower, LogWatcher
 from cove.runtime.logs.reader import LogReader
 from cove.runtime.messages import Exit, Launch
-from cove.runtime.newborn import Process
 from cove.wire.builds import BuildOptions
 from cove.wire.containers import ContainerConfig, DeviceRequest, HostConfig
 from cove.wire.networks import EndpointSettings
 
+_log = logging.getLogger(__name__)
 
-@dataclass
-class BuildExits:
-    """Who waits for the end of which step's container."""
 
-    waiting: dict[str, asyncio.Future[Exit]] = field(default_factory=dict)
+class StepContainers:
+    """What all builds' containers share: who waits for the end of which, one watch over their logs, their removal."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, asyncio.Future[Exit]] = {}
+        self._watcher: LogWatcher | None = None
+        self._going: set[asyncio.Task[None]] = set()
 
     def exited(self, identity: str, exit_: Exit) -> bool:
         """Hear of an end; whether it was a build's."""
@@ -50,6 +53,31 @@ class BuildExits:
         if future is not None and not future.done():
             future.set_result(exit_)
         return future is not None
+
+    @property
+    def watcher(self) -> LogWatcher:
+        """The one for all logs: the kernel takes ten milliseconds and more to close one."""
+        if self._watcher is None:
+            self._watcher = LogWatcher()
+        return self._watcher
+
+    def remove(self, removal: Coroutine[None, None, None]) -> None:
+        """Remove what is left of one that has ended, while its step goes on."""
+        task = asyncio.ensure_future(removal)
+        self._going.add(task)
+        task.add_done_callback(self._removed)
+
+    def _removed(self, task: asyncio.Task[None]) -> None:
+        self._going.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("what is left of a build step's container goes at the next start: %s", error)
+
+    async def close(self) -> None:
+        """Finish removals, and watch no longer."""
+        await asyncio.gather(*self._going, return_exceptions=True)
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
 
 
 class ContainerRunner:
@@ -60,7 +88,7 @@ class ContainerRunner:
         context: Context,
         launcher: Launcher,
         attachments: Attachments,
-        exits: BuildExits,
+        containers: StepContainers,
         options: BuildOptions,
         mounts: BuildMounts,
         proxies: dict[str, str],
@@ -68,7 +96,7 @@ class ContainerRunner:
         self._context = context
         self._launcher = launcher
         self._attachments = attachments
-        self._exits = exits
+        self._containers = containers
         self._options = options
         self._mounts = mounts
         self._proxies = proxies
@@ -146,13 +174,13 @@ class ContainerRunner:
     async def _whole_life(self, record: Record, prepared: Prepared, log: Log, stack: AsyncExitStack) -> Exit:
         context, identity = self._context, record.id
         ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
-        self._exits.waiting[identity] = ended
-        stack.callback(self._exits.waiting.pop, identity, None)
+        self._containers.waiting[identity] = ended
+        stack.callback(self._containers.waiting.pop, identity, None)
         attached = self._attachments.plan(record)
         stack.callback(self._attachments.release, identity, attached)
         launch = _with_mounts(self._launcher.launch(record, attached), prepared)
         process = await context.runtime.create(launch)
-        stack.push_async_callback(context.runtime.delete, identity)
+        stack.push_async_callback(self._remove, identity, ended)
         stack.callback(process.close)
         async with self._output(identity, log):
             named = self._attachments.naming.begin(record, attached, process.pidfd)
@@ -160,18 +188,21 @@ class ContainerRunner:
             if named is not None:
                 await named
             await process.go(interfaces)
-            return await self._end(process, ended)
+            return await ended  # as the supervisor reports it, with the output complete
 
-    async def _end(self, process: Process, ended: asyncio.Future[Exit]) -> Exit:
-        """The exit as the supervisor reports it, with the output complete."""
-        return await ended
+    async def _remove(self, identity: str, ended: asyncio.Future[Exit]) -> None:
+        """Nothing of it writes any more when this returns; once it has ended, what is left of it may go later."""
+        removal = self._context.runtime.delete(identity)
+        if ended.done():
+            self._containers.remove(removal)
+        else:
+            await removal
 
     @asynccontextmanager
     async def _output(self, identity: str, log: Log) -> AsyncIterator[None]:
         """Within, what the program writes goes to `log`; at the end, all of it has."""
         directory = self._context.data.container(identity).log
-        watcher = LogWatcher()
-        follower = LogFollower(LogReader(directory, hold=True), watcher)
+        follower = LogFollower(LogReader(directory, hold=True), self._containers.watcher)
 
         async def pass_on() -> None:
             async with aclosing(follower.chunks()) as chunks:
@@ -184,7 +215,6 @@ class ContainerRunner:
         finally:
             follower.finish()
             await asyncio.gather(task, return_exceptions=True)
-            watcher.close()
 
 
 def _with_mounts(launch: Launch, prepared: Prepared) -> Launch:

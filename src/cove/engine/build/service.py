@@ -31,7 +31,7 @@ from cove.engine.build.listings import Listings
 from cove.engine.build.mounts import BuildMounts, Given, Giver
 from cove.engine.build.parcels import ParcelDirectories, Parcels
 from cove.engine.build.prune import Bounds, prune_cache
-from cove.engine.build.runner import BuildExits, ContainerRunner, proxies
+from cove.engine.build.runner import ContainerRunner, StepContainers, proxies
 from cove.engine.build.stream import Classic, Events, Quiet, Stream
 from cove.engine.containers.launch import Launcher
 from cove.engine.context import Context
@@ -43,7 +43,8 @@ from cove.runtime.messages import Exit
 from cove.wire.builds import BuildOptions, BuildPruneResponse, BuildSecrets
 from cove.wire.filters import Filters
 
-_WIDTH = 2
+_WIDTH = max(16, 4 * (os.cpu_count() or 1))
+"""How many steps run at the same time: most wait for networks, disks and each other rather than for a processor."""
 _MAX_GIVEN = 64
 Sink = Callable[[Message], None]
 
@@ -57,8 +58,8 @@ class BuildService:
         self._attachments = attachments
         self._cache = cache
         self._workshop = Workshop(context.data, context.store)
-        self._solver: Solver[Result] = Solver(width=(os.cpu_count() or 1) * _WIDTH + 2)
-        self._exits = BuildExits()
+        self._solver: Solver[Result] = Solver(width=_WIDTH)
+        self._containers = StepContainers()
         self.parcels = Parcels(context)
         self.caches = Caches(context.data.build_mounts, context.executors)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -92,17 +93,17 @@ class BuildService:
 
     def exited(self, identity: str, exit_: Exit) -> bool:
         """The end of a step's container; False when it is none of a build's."""
-        return self._exits.exited(identity, exit_)
+        return self._containers.exited(identity, exit_)
 
     async def lost(self) -> None:
         """A new supervisor took over: steps whose containers it does not know have ended unseen."""
         statuses = {status.id: status for status in await self._context.runtime.list()}
-        for identity in list(self._exits.waiting):
+        for identity in list(self._containers.waiting):
             status = statuses.get(identity)
             if status is None:
-                self._exits.exited(identity, Exit(code=255, at=0.0, reason="the supervisor died meanwhile"))
+                self._containers.exited(identity, Exit(code=255, at=0.0, reason="the supervisor died meanwhile"))
             elif status.exit is not None:
-                self._exits.exited(identity, status.exit)
+                self._containers.exited(identity, status.exit)
 
     async def close(self) -> None:
         """End every build."""
@@ -111,6 +112,7 @@ class BuildService:
         for upload in self._uploads.all():
             self._sweep(upload.remove)
         await asyncio.gather(*self._running.values(), *self._sweeps, return_exceptions=True)
+        await self._containers.close()
 
     # ── build ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -333,7 +335,9 @@ class BuildService:
         """Who runs programs for one build."""
         mounts = BuildMounts(self._context, self._workshop, self.caches, given)
         around = proxies(options.arguments, PROXIES)
-        return ContainerRunner(self._context, self._launcher, self._attachments, self._exits, options, mounts, around)
+        return ContainerRunner(
+            self._context, self._launcher, self._attachments, self._containers, options, mounts, around
+        )
 
 
 async def _run(build: Build, names: list[str], stream: Stream, sink: Sink) -> None:

@@ -5,7 +5,8 @@
     ─▶ the job's directory becomes the root ─▶ resource limits ─▶ capabilities ─▶ no new privileges
 
 What is left is a process that sees one directory, no network, and may only write files with owners and
-modes. Runs single-threaded, once.
+modes. Runs single-threaded, once. A worker that stays (`leave_files`) sees an empty directory instead, and reaches
+by descriptor what each job gives it.
 """
 
 from __future__ import annotations
@@ -59,7 +60,37 @@ def enter(
         os.close(userns)
         privileges.become(0, 0, ())
     _limit(reads_trusted)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    most = _PROCESSOR_SECONDS if hard == resource.RLIM_INFINITY else min(_PROCESSOR_SECONDS, hard)
+    resource.setrlimit(resource.RLIMIT_CPU, (most, most))
     return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def leave_files(*, reads_trusted: bool) -> None:
+    """See nothing from here on but what descriptors lead to: the root is an empty directory. Raises OSError."""
+    syscalls.unshare(process.CLONE_NEWNS)
+    os.umask(0)
+    syscalls.mount(None, "/", None, mounts.MS_REC | mounts.MS_PRIVATE)
+    empty = mounts.new_filesystem("tmpfs", "tmpfs", ("size=4096", "nr_inodes=2", "mode=555"))
+    place = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    mounts.attach(empty, place)
+    os.fchdir(empty)
+    try:
+        syscalls.pivot_root(".", ".")
+        syscalls.umount2(".", mounts.MNT_DETACH)
+    except OSError:  # "/" is the kernel's first root, a ramdisk
+        os.chroot(".")
+    os.chdir("/")
+    os.close(empty)
+    os.close(place)
+    _limit(reads_trusted)
+
+
+def limit_time() -> None:
+    """The time of a processor that a job may take, beside what was used for others."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most = int(used.ru_utime + used.ru_stime) + _PROCESSOR_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def readonly(layers: list[str]) -> int:
@@ -148,7 +179,6 @@ def _limit(reads_trusted: bool) -> None:
     for kind, most in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_AS, _MEMORY),
-        (resource.RLIMIT_CPU, _PROCESSOR_SECONDS),
         (resource.RLIMIT_NOFILE, _DESCRIPTORS),
     ):
         hard = resource.getrlimit(kind)[1]

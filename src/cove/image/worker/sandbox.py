@@ -97,6 +97,7 @@ class _Workshop:
 
 
 _workshop = _Workshop()
+hire = _workshop.hire
 
 
 class Worker:
@@ -141,7 +142,7 @@ class Worker:
                 pipes.widen(self._stdout, PIPE_SIZE)
             given = {name: fd for name, fd in theirs.items() if fd >= 0}
             told = {"verb": verb, "place": place, "mounts": _plain(mounts), "fds": list(given), **job}
-            self._pidfd = _workshop.hire(json.dumps(told).encode(), list(given.values()))
+            self._pidfd = hire(json.dumps(told).encode(), list(given.values()))
         except BaseException:
             self._close()
             raise
@@ -193,25 +194,9 @@ class Worker:
 
     def result(self, heard: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
         """What the job came to, or its error; `heard` gets the messages before the last one."""
-        rest = b""
-        total = 0
-        last: dict[str, Any] = {}
-        while data := os.read(self._report, _CHUNK):
-            total += len(data)
-            if total > _REPORT:
-                raise Internal("the archive worker reported more than is allowed")
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                last = json.loads(line)
-                if heard is not None and "done" not in last and "error" not in last:
-                    heard(last)
+        last = listen(self._report, heard)
         self._wait()
-        if "done" in last:
-            return dict(last["done"])
-        if "error" in last:
-            kind = getattr(errors, str(last["error"]), Internal)
-            raise kind(str(last["message"])) if issubclass(kind, CoveError) else Internal(str(last["message"]))
-        raise Internal("the archive worker died without a word")
+        return outcome(last)
 
     def _wait(self) -> None:
         """Until the process has ended."""
@@ -224,6 +209,33 @@ class Worker:
             if fd >= 0:
                 os.close(fd)
         self._stdin = self._stdout = self._report = self._pidfd = -1
+
+
+def listen(report: int, heard: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
+    """The last message of a report, once it ends; `heard` gets those before it."""
+    rest = b""
+    total = 0
+    last: dict[str, Any] = {}
+    while data := os.read(report, _CHUNK):
+        total += len(data)
+        if total > _REPORT:
+            raise Internal("the archive worker reported more than is allowed")
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            last = json.loads(line)
+            if heard is not None and "done" not in last and "error" not in last:
+                heard(last)
+    return last
+
+
+def outcome(last: dict[str, Any]) -> dict[str, Any]:
+    """What a report's last message says that the job came to; or its error is raised."""
+    if "done" in last:
+        return dict(last["done"])
+    if "error" in last:
+        kind = getattr(errors, str(last["error"]), Internal)
+        raise kind(str(last["message"])) if issubclass(kind, CoveError) else Internal(str(last["message"]))
+    raise Internal("the archive worker died without a word")
 
 
 def _plain(mounts: Sequence[Mount]) -> list[dict[str, Any]]:

@@ -36,23 +36,36 @@ Report = dict[str, Any]
 
 def run(job: dict[str, Any]) -> NoReturn:
     """Do the job and report; the exit status says only whether the report is complete."""
-    report = job["report"]
+    say(job["report"], _once(job))
+    os._exit(0)  # a decompressing thread may still wait
+
+
+def _once(job: dict[str, Any]) -> Report:
     try:
         if job["verb"] in ("unpack", "put"):
             job["pump"] = wide_pipe()
         root = _confined(job)
-        answer: Report = {"done": _VERBS[job["verb"]](job, root)}
     except CoveError as error:
-        answer = {"error": type(error).__name__, "message": error.message}
+        return {"error": type(error).__name__, "message": error.message}
     except OSError as error:
         kind, message = _explain(error)
-        answer = {"error": kind, "message": message}
+        return {"error": kind, "message": message}
+    return answered(job["verb"], job, root)[0]
+
+
+def answered(verb: str, job: dict[str, Any], root: int) -> tuple[Report, bool]:
+    """What a job came to, as it is reported; and whether this process is as sound as before."""
+    try:
+        return {"done": _VERBS[verb](job, root)}, True
+    except CoveError as error:
+        return {"error": type(error).__name__, "message": error.message}, True
+    except OSError as error:
+        kind, message = _explain(error)
+        return {"error": kind, "message": message}, True
     except MemoryError:
-        answer = {"error": "InvalidArgument", "message": "the archive needs more memory than is allowed"}
+        return {"error": "InvalidArgument", "message": "the archive needs more memory than is allowed"}, False
     except RecursionError:
-        answer = {"error": "InvalidArgument", "message": "the archive's directories are nested too deeply"}
-    _say(report, answer)
-    os._exit(0)  # a decompressing thread may still wait
+        return {"error": "InvalidArgument", "message": "the archive's directories are nested too deeply"}, False
 
 
 def _confined(job: dict[str, Any]) -> int:
@@ -79,7 +92,7 @@ def _unpack(job: dict[str, Any], root: int) -> Report:
     pump = Pump(0, limits.size, job["pump"])
     rules = extract.Rules(layer=True)
     totals = extract.extract(
-        members.Source(pump), root, "", rules, limits, lambda path: _say(job["report"], {"opaque": path})
+        members.Source(pump), root, "", rules, limits, lambda path: say(job["report"], {"opaque": path})
     )
     if pump.digest != job["diff_id"] and job["diff_id"]:
         raise InvalidArgument(
@@ -162,7 +175,8 @@ def _stat(job: dict[str, Any], root: int) -> Report:
     return inside.stat(root, job["path"])
 
 
-def _say(report: int, message: Report) -> None:
+def say(report: int, message: Report) -> None:
+    """Write one line of a report."""
     os.write(report, json.dumps(message).encode() + b"\n")
 
 

@@ -9,6 +9,7 @@
 
 An interpreter that starts for each layer costs more than most layers do. So one starts when the first job
 comes, with everything imported that any job needs, forks for each, and ends when nothing came for a while.
+Short jobs of builds share a fork, which stays (`cove.image.worker.serving`).
 It never reads what a job is about, and holds nothing of the daemon's.
 """
 
@@ -21,14 +22,15 @@ import os
 import select
 import socket
 import sys
+import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
 from cove.errors import describe
-from cove.image.worker import confine, worker
+from cove.image.worker import confine, serving, worker
 from cove.ipc import channel
 
-_IDLE_MS = 5000
+_IDLE = 5.0
 _REAP_MS = 200
 
 
@@ -45,11 +47,12 @@ def main() -> None:
     gc.freeze()
     gc.disable()
     children = 0
+    asked = time.monotonic()
     waiting = select.poll()
     waiting.register(sock, select.POLLIN)
     while True:
-        ready = waiting.poll(_REAP_MS if children else _IDLE_MS)
-        idle = not ready and not children
+        left = asked + _IDLE - time.monotonic()
+        ready = waiting.poll(_REAP_MS if children else max(0, left) * 1000)
         children -= _reap()
         if ready:
             packet = channel.receive(sock)
@@ -57,7 +60,8 @@ def main() -> None:
                 return
             _answer(sock, packet)
             children += 1
-        elif idle:
+            asked = time.monotonic()
+        elif not children and left <= 0:
             return
 
 
@@ -89,7 +93,10 @@ def _work(sock: socket.socket, packet: channel.Packet) -> NoReturn:
                 given = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
             os.dup2(given, number)
             os.close(given)
-        worker.run({**job, "root": -1, "source": -1, "userns": -1, **fds})
+        if job["verb"] == "serve":
+            serving.serve(fds["jobs"], reads_trusted=job["layer"])
+        else:
+            worker.run({**job, "root": -1, "source": -1, "userns": -1, **fds})
     finally:
         os._exit(1)
 
