@@ -86,6 +86,34 @@ def test_a_failure_tells_the_line(daemon: Daemon, control: Control) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "places"),
+    [
+        (b"FROM scratch\nENV a=b\nCOPY nowhere /\n", [3]),
+        (b"FROM busybox\nRUN false \\\n # and more\n more\n", [2, 4]),
+        (b"FROM busybox\nCOPY --from=localhost:1/none / /\n", [2]),
+        (b"FROM scratch\nRUN no shell\n", [2]),
+    ],
+)
+def test_whatever_fails_tells_its_lines(daemon: Daemon, control: Control, lines: bytes, places: list[int]) -> None:
+    ref = f"lines-{len(lines)}"
+    files = {"dockerfile": {"Dockerfile": File(lines)}, "context": {"a": File(b"a")}}
+    session = Session(str(daemon.run / "cove.sock"), ref, files)
+    with pytest.raises(Failed) as failed:
+        solve(control, ref, ref, {})
+    session.close()
+    details = failed.value.args[2].decode(errors="replace")
+    told = json.loads(details[details.index('{"info"') : details.rindex("}") + 1])
+    assert [each["start"]["line"] for each in told["ranges"]] == places
+
+
+def test_the_name_of_the_host(daemon: Daemon, control: Control) -> None:
+    files = {"Dockerfile": File(b"FROM busybox\nRUN test $(hostname) = there && grep there /etc/hosts\n")}
+    session = Session(str(daemon.run / "cove.sock"), "named", {"dockerfile": files, "context": {}})
+    solve(control, "named", "named", {}, hostname="there")
+    session.close()
+
+
+@pytest.mark.parametrize(
     ("request_", "words"),
     [
         ([(2, [(1, b"\x0a\x00")])], "low-level language"),
@@ -190,7 +218,7 @@ def test_dockers_own_command_builds(daemon: Daemon, tmp_path: Path) -> None:
     os.chmod(where / "sub/b.txt", 0o750)
     words = ("-t", "kit", "--build-arg", "WHO=kit", "--label", "l=w")
     told = build(daemon, where, *words).stderr
-    assert "RUN echo hello $WHO" in told and "naming to docker.io/library/kit" in told
+    assert "RUN echo hello kit" in told and "naming to docker.io/library/kit" in told
     assert output(daemon, "kit", "cat", "/out", "/sub/link") == "hello kit\nb"
     assert output(daemon, "kit", "ls", "-A", "/sub") == "b.txt\nlink\n"
     assert output(daemon, "kit", "stat", "-c", "%a %u", "/sub/b.txt") == "750 0\n"

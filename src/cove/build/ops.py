@@ -103,6 +103,7 @@ class Run(_Step, frozen=True, kw_only=True):
     security: str = ""
     devices: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
+    hostname: str = ""
     shm_size: int = 0
     script: Script | None = None
     epoch: int | None = None

@@ -157,7 +157,12 @@ class _Run(Generic[R]):
 
     async def _solve(self, vertex: Vertex) -> R:
         inputs = list(await asyncio.gather(*(self.task(each) for each in vertex.inputs)))
-        key = await self._performer.identify(vertex, inputs)
+        try:
+            key = await self._performer.identify(vertex, inputs)
+        except Exception as error:
+            self._tell("start", vertex)
+            self._tell("failed", vertex, reason=str(error), result=error)
+            raise
         if key is not None and not vertex.fresh:
             found = await self._performer.recall(vertex, key)
             if found is not None:

@@ -19,13 +19,12 @@ from cove.grpc.status import Any, Code, RpcError
 _SOURCE = "github.com/moby/buildkit/errdefs.Source+json"
 
 
-def failure(error: CoveError, filename: str, dockerfile: bytes) -> RpcError:
-    """An error of a build as its call's end."""
-    if isinstance(error, StepFailed):
-        return RpcError(Code.UNKNOWN, step_message(error), _source(filename, dockerfile, error.vertex.line))
-    if isinstance(error, DockerfileError) and error.position is not None:
-        return RpcError(Code.UNKNOWN, error.message, _source(filename, dockerfile, error.position.line))
-    return RpcError(Code.UNKNOWN, error.message)
+def failure(error: CoveError, filename: str, dockerfile: bytes, lines: tuple[int, ...]) -> RpcError:
+    """An error of a build as its call's end; `lines` are those of the step that failed."""
+    if isinstance(error, DockerfileError):
+        lines = (error.position.line,) if error.position is not None else ()
+    message = step_message(error) if isinstance(error, StepFailed) else error.message
+    return RpcError(Code.UNKNOWN, message, _source(filename, dockerfile, lines))
 
 
 def step_message(error: StepFailed) -> str:
@@ -35,10 +34,10 @@ def step_message(error: StepFailed) -> str:
     return f'process "{command}" did not complete successfully: exit code: {error.code}'
 
 
-def _source(filename: str, dockerfile: bytes, line: int) -> tuple[Any, ...]:
-    if not line or not dockerfile:
+def _source(filename: str, dockerfile: bytes, lines: tuple[int, ...]) -> tuple[Any, ...]:
+    if not lines or not dockerfile:
         return ()
-    place = {"line": line}
+    places = [{"line": line} for line in lines]
     info = {"filename": filename, "data": base64.b64encode(dockerfile).decode(), "language": "Dockerfile"}
-    value = json.dumps({"info": info, "ranges": [{"start": place, "end": place}]})
+    value = json.dumps({"info": info, "ranges": [{"start": place, "end": place} for place in places]})
     return (Any(type_url=_SOURCE, value=value.encode()),)

@@ -24,7 +24,7 @@ from cove.buildkit.gifts import FindSession
 from cove.buildkit.messages import session as ask
 from cove.buildkit.messages.common import BytesMessage
 from cove.buildkit.progress import Trace
-from cove.buildkit.sessions import Session
+from cove.buildkit.sessions import Session, Sessions
 from cove.engine.bridging import blocking
 from cove.engine.build.job import Recipe
 from cove.engine.executors import Executors
@@ -48,6 +48,7 @@ class SessionFiles:
         self,
         asked: Asked,
         find: FindSession,
+        others: Sessions,
         executors: Executors,
         workshop: Workshop,
         kept_contexts: Path,
@@ -59,6 +60,7 @@ class SessionFiles:
         self._contexts = kept_contexts
         self._asked = asked
         self._find = find
+        self._others = others
         self._executors = executors
         self._workshop = workshop
         self._scratch = scratch
@@ -117,7 +119,7 @@ class SessionFiles:
 
     async def _local(self, name: str, label: str, follow: tuple[str, ...], exclude: tuple[str, ...]) -> Path:
         """What of a client's directory is wanted, on disk."""
-        session = await self._session()
+        session = await self._session(name)
         directory = self._new()
         await self._transfer(session, directory, name, label, follow, exclude, None)
         return directory
@@ -146,7 +148,7 @@ class SessionFiles:
 
     async def _kept(self, name: str, label: str, follow: tuple[str, ...], exclude: tuple[str, ...]) -> Path:
         """The same in a copy of that directory, of which only what changed is sent."""
-        session = await self._session()
+        session = await self._session(name)
         if not session.shared_key:
             return await self._local(name, label, follow, exclude)
         self._count += 1
@@ -172,8 +174,10 @@ class SessionFiles:
     async def _gather(self, directory: Path, archive: AsyncIterator[bytes]) -> None:
         await self._executors.bulk(self._workshop.gather, directory, blocking(archive))
 
-    async def _session(self) -> Session:
-        session = await self._find()
+    async def _session(self, name: str = "") -> Session:
+        """The one that has the directory of this name; the build's own for what has none."""
+        other = self._asked.sessions.get(name)
+        session = await (self._others.get(other) if other else self._find())
         if session is None:
             raise InvalidArgument("the build has no session, from which its files could come")
         return session

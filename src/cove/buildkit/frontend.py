@@ -44,8 +44,9 @@ _NETWORKS = {"": "", "sandbox": "", "host": "host", "none": "none"}
 class Asked:
     """What a client wants built. `context` is an address, "" for the client's own directory.
 
-    `contexts` are the named ones, NAME to what the client wrote. `request` names a question that is answered
-    instead of a build. `many`: the result is an index, even for one platform.
+    `contexts` are the named ones, NAME to what the client wrote. `sessions`: whose directories have these names,
+    where it is another session than the build's. `request` names a question that is answered instead of a build.
+    `many`: the result is an index, even for one platform.
     """
 
     options: BuildOptions
@@ -55,6 +56,7 @@ class Asked:
     dockerfile_directory: str = "dockerfile"
     local_dockerfile: bool = False
     contexts: Mapping[str, str] = field(default_factory=dict)
+    sessions: Mapping[str, str] = field(default_factory=dict)
     request: str = ""
     many: bool = False
 
@@ -109,6 +111,7 @@ def read(
         dockerfile_directory=options.get("dockerfilekey") or "dockerfile",
         local_dockerfile="dockerfilekey" in options,
         contexts=_prefixed(options, "context:"),
+        sessions=_prefixed(options, "local-sessionid:"),
         request=options.get("requestid", ""),
         many=len(built.platforms) > 1 or many.lower() in ("1", "t", "true"),
     )
@@ -198,6 +201,7 @@ def _list(text: str) -> tuple[str, ...]:
 
 _READERS: dict[str, tuple[str, Callable[[str], object]]] = {
     "target": ("target", str),
+    "hostname": ("hostname", str),
     "platform": ("platforms", _list),
     "add-hosts": ("extra_hosts", _hosts),
     "force-network-mode": ("network", _network),

@@ -133,6 +133,7 @@ class Job:
         files = SessionFiles(
             asked,
             self.find_session,
+            self._sessions,
             context.executors,
             self._service.workshop,
             context.data.build_contexts,
@@ -202,7 +203,7 @@ class Job:
         except RpcError:
             raise
         except CoveError as error:
-            raise failure(error, asked.filename, build.text) from error
+            raise failure(error, asked.filename, build.text, build.failed_lines()) from error
 
     async def close(self) -> None:
         """End what still runs and remove what passed through."""

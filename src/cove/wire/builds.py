@@ -63,6 +63,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     platforms: tuple[str, ...] = ()
     network: str = ""
     extra_hosts: tuple[str, ...] = ()
+    hostname: str = ""
     shm_size: int = 0
     memory: int = 0
     memory_swap: int = 0

@@ -45,7 +45,18 @@ def test_env_of_one_instruction_sees_what_was_before_it() -> None:
 def test_only_needed_stages_are_planned() -> None:
     with pytest.raises(Missing) as missing:
         planned("FROM nowhere AS unused\nRUN x\nFROM other AS used\nFROM base\nCOPY --from=used /a /a\n")
-    assert missing.value.images == {("other", "linux/amd64")}
+    assert missing.value.images == {("other", "linux/amd64"): 3}
+
+
+def test_steps_are_shown_with_their_number_and_the_values_of_variables() -> None:
+    lines = "ENV A=one\nWORKDIR /w\nrun echo $A \"${A}\" '$A' \\$A $B\n"
+    found = planned(f"FROM base AS below\n{lines}FROM scratch\nCOPY --from=below /a /b\n")
+    titles = [vertex.title for vertex in ordered((found.made.vertex,))]
+    assert titles[1:3] == ["[below 1/3] FROM base AS below", "[below 2/3] WORKDIR /w"]
+    assert titles[3] == "[below 3/3] RUN echo one \"one\" '$A' \\$A $B"
+    assert titles[4] == "[stage-1 1/1] COPY --from=below /a /b"
+    secret = "RUN --mount=type=secret,id=s,env=A [ $A = x ]"
+    assert planned(f"FROM base\nENV A=1\n{secret}\n").made.vertex.title.endswith("[ **** = x ]")
 
 
 def test_equal_steps_are_one_vertex() -> None:
@@ -88,7 +99,10 @@ def test_the_cache_is_not_asked_where_the_user_says_so() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("FROM base\nCOPY --from=later /a /b\nFROM base AS later\nCOPY --from=0 /a /a\n", "only earlier stages"),
+        (
+            "FROM base\nCOPY --from=later /a /b\nFROM base AS later\nCOPY --from=0 /a /a\n",
+            "needs to be defined before",
+        ),
         ("FROM base\nCOPY --from=3 /a /b\n", "out of bounds"),
         ("FROM ${NOTHING}\n", "should not be blank"),
         ("FROM base\nEXPOSE 99999\n", "invalid containerPort"),
@@ -114,7 +128,7 @@ def test_errors(text: str, message: str) -> None:
 
 
 def test_a_target_that_is_not_there() -> None:
-    with pytest.raises(InvalidArgument, match="target stage 'x' could not be found"):
+    with pytest.raises(InvalidArgument, match='target stage "x" could not be found'):
         planned("FROM base\n", target="x")
 
 

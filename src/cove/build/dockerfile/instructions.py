@@ -173,3 +173,10 @@ class Dockerfile:
     directives: dict[str, str]
     escape: str
     source: lexer.Source
+
+    def lines(self, line: int) -> tuple[int, ...]:
+        """All lines of the instruction that begins on this one, without its here-documents."""
+        for each in self.source.lines:
+            if each.starts[0][1] == line:
+                return tuple(sorted({start[1] for start in each.starts}))
+        return (line,)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from cove.build.dockerfile.parser import nearest
 from cove.build.dockerfile.syntax import DockerfileError, Position
 
 _TYPES = frozenset({"bind", "cache", "tmpfs", "secret", "ssh"})
@@ -55,12 +56,13 @@ def parse(text: str, position: Position, cwd: str, expand: Callable[[str], str])
         fields[key] = expand(value) if equals else "true"
     kind = fields.get("type", "bind").lower()
     if kind not in _TYPES:
-        raise DockerfileError(
-            f'unsupported mount type "{kind}"; bind, cache, tmpfs, secret and ssh are known', position
-        )
+        hint = _hint(kind, _TYPES) or "; bind, cache, tmpfs, secret and ssh are known"
+        raise DockerfileError(f'unsupported mount type "{kind}"{hint}', position)
     for key in fields:
         if key not in _KEYS[kind]:
-            raise DockerfileError(f"unexpected key '{key}' for mount type '{kind}'", position)
+            raise DockerfileError(
+                f"unexpected key '{key}' for mount type '{kind}'{_hint(key, _KEYS[kind])}", position
+            )
     return _checked(kind, fields, position, cwd)
 
 
@@ -108,6 +110,11 @@ def _checked(kind: str, fields: dict[str, str], position: Position, cwd: str) ->
         size=_size(fields.get("size", ""), position),
         env=fields.get("env", ""),
     )
+
+
+def _hint(word: str, known: Collection[str]) -> str:
+    near = nearest(word, tuple(known))
+    return f" (did you mean {near}?)" if near else ""
 
 
 def _true(fields: dict[str, str], key: str) -> bool:

@@ -38,6 +38,7 @@ class Options:
     epoch: int | None = None
     network: str = ""
     extra_hosts: tuple[str, ...] = ()
+    hostname: str = ""
     shm_size: int = 0
     entitlements: frozenset[str] = frozenset()
     contexts: Mapping[str, str] = field(default_factory=dict)
@@ -46,9 +47,9 @@ class Options:
 
 
 class Missing(Exception):
-    """The plan needs these images first: (reference, platform)."""
+    """The plan needs these images first: (reference, platform), each with the line that asks for it."""
 
-    def __init__(self, images: frozenset[tuple[str, str]]) -> None:
+    def __init__(self, images: Mapping[tuple[str, str], int]) -> None:
         super().__init__("images are missing")
         self.images = images
 

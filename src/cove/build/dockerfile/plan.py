@@ -43,7 +43,7 @@ def plan(dockerfile: ins.Dockerfile, options: Options, known: Mapping[tuple[str,
     for stage in dockerfile.stages if options.every_stage else ():
         planner.stage(stage)
     if planner.missing:
-        raise Missing(frozenset(planner.missing))
+        raise Missing(planner.missing)
     assert made is not None
     warnings = (*lint.file(dockerfile, planner.checks), *planner.warnings)
     lines = [line for _, each in sorted(planner.done.items()) if each is not None for line in each.shown]
@@ -60,7 +60,7 @@ class _Planner:
         self.checks = lint.Checks.parse(dockerfile.directives.get("check", ""))
         self.last_stage = dockerfile.stages[-1].name
         self.known = known
-        self.missing: set[tuple[str, str]] = set()
+        self.missing: dict[tuple[str, str], int] = {}
         self.warnings: list[Warning] = []
         self.done: dict[int, Made | None] = {}
         self.declared = [name for arg in dockerfile.arguments for name, _ in arg.pairs]
@@ -152,9 +152,9 @@ class _Planner:
             return self.dockerfile.stages[-1]
         found = self.find(wanted)
         if found is None:
-            raise InvalidArgument(
-                f"target stage {wanted!r} could not be found: the Dockerfile has no stage of that name"
-            )
+            near = lint.nearest(wanted.lower(), [stage.name for stage in self.dockerfile.stages if stage.name])
+            hint = f" (did you mean {near}?)" if near else ": the Dockerfile has no stage of that name"
+            raise InvalidArgument(f'target stage "{wanted}" could not be found{hint}')
         return found
 
     def find(self, name: str, before: int | None = None) -> ins.Stage | None:
@@ -200,7 +200,7 @@ class _Planner:
             )
         else:
             self._named_rightly(name, base)
-            image = self.image(name, platform)
+            image = self.image(name, platform, base)
             if image is not None:
                 self.warn(base, "InvalidBaseImagePlatform", _other_platform(name, platform, image), own=False)
             state = StageState.on_image(self, stage, image, platform) if image else None
@@ -253,13 +253,13 @@ class _Planner:
 
     # ── what stages take from others ──────────────────────────────────────────────────────────────
 
-    def image(self, name: str, platform: Platform) -> Base | None:
+    def image(self, name: str, platform: Platform, at: ins.Instruction) -> Base | None:
         """A base image, if it is known by now."""
         context = self.options.contexts.get(name, "")
         wanted = (context.removeprefix("image:") if context.startswith("image:") else name, str(platform))
         found = self.known.get(wanted)
         if found is None:
-            self.missing.add(wanted)
+            self.missing.setdefault(wanted, at.position.line)
         return found
 
     def source(self, name: str, index: int, at: ins.Instruction) -> Vertex | None:
@@ -271,14 +271,18 @@ class _Planner:
             if stage is not None:
                 made = self.stage(stage)
                 return made.vertex if made else None
-            if name.isdecimal() or (later := self.find(name)) is not None:
-                why = "refers to the stage itself or a later one" if not name.isdecimal() else "is out of bounds"
-                raise DockerfileError(f"--from={name} {why}: only earlier stages can be copied from", at.position)
-            del later
+            later = self.find(name)
+            if name.isdecimal() or later is not None:
+                raise DockerfileError(
+                    f"cannot copy from stage {name!r}, it needs to be defined before current stage"
+                    if later is not None
+                    else f"--from={name} is out of bounds: only earlier stages can be copied from",
+                    at.position,
+                )
         if name == "scratch":
             return Vertex(ops.Scratch(), title="[scratch]")
         self._named_rightly(name, at)
-        image = self.image(name, self.options.platform)
+        image = self.image(name, self.options.platform, at)
         return image_vertex(image, name) if image else None
 
 

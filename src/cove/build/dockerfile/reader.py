@@ -65,7 +65,8 @@ def parse(raw: bytes) -> Dockerfile:
                 node.position,
             )
     if not stages:
-        raise DockerfileError("file with no instructions: a Dockerfile needs at least one FROM")
+        what = "dockerfile contains no stages to build" if arguments else "file with no instructions"
+        raise DockerfileError(f"{what}: a Dockerfile needs at least one FROM")
     done = tuple(Stage(index, base, tuple(body)) for index, (base, body) in enumerate(stages))
     return Dockerfile(tuple(arguments), done, source.directives, source.escape, source)
 
@@ -230,8 +231,8 @@ def _copy(node: Node) -> Copy:
     *sources, destination = words
     if "$" in _text(flags, "from")[:-1]:
         raise DockerfileError(
-            "variable expansion is not supported for --from: define a new stage with FROM, which knows the arguments "
-            "above the first stage",
+            "variable expansion is not supported for --from, define a new stage with FROM using ARG from global "
+            "scope as a workaround",
             flags["from"].position,
         )
     if heredocs:

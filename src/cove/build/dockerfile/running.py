@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cove.build.dockerfile.stage import StageState
 
 SHELL = ("/bin/sh", "-c")
+_HOSTNAME = "BUILDKIT_SANDBOX_HOSTNAME"
+"""The argument that names the host of every RUN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ def run(state: StageState, run: ins.Run) -> Running:
         security=run.security if run.security == "insecure" else "",
         devices=tuple(state.expand(device, run) for device in run.devices),
         extra_hosts=options.extra_hosts,
+        hostname=options.arguments.get(_HOSTNAME) or options.hostname,
         shm_size=options.shm_size,
         script=script,
         epoch=options.epoch,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from cove.build.dockerfile import instructions as ins
 from cove.oci.image import Healthcheck
 
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_SHOWN = re.compile(r"\\.|'|\"|\$(\w+)|\$\{(\w+)\}", re.DOTALL)
 _UNITS = ((3600 * 10**9, "h"), (60 * 10**9, "m"))
 
 
@@ -66,3 +68,19 @@ def run(args: tuple[str, ...], declared: Mapping[str, str]) -> str:
     """The words of a RUN after the arguments that its stage declares: |1 NAME=VALUE /bin/sh -c …"""
     given = [f"|{len(declared)}", *(f"{name}={value}" for name, value in declared.items())] if declared else []
     return " ".join(["RUN", *given, *args])
+
+
+def progress(instruction: ins.Instruction, variables: Mapping[str, str]) -> str:
+    """The line as people see it while it is done: the values of variables that are set, where they are not quoted."""
+    node = instruction.node
+    quote = ""
+
+    def put(match: re.Match[str]) -> str:
+        nonlocal quote
+        found = match[0]
+        if found in ("'", '"') and quote in ("", found):
+            quote = "" if quote else found
+        name = match[1] or match[2]
+        return found if not name or quote == "'" else variables.get(name, found)
+
+    return _SHOWN.sub(put, f"{node.name}{instruction.text.lstrip()[len(node.written) :]}")

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from cove.build.dockerfile.plan import _Planner
 
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_COUNTED = (ins.Copy, ins.Run, ins.Workdir)
+_COUNTED_WORDS = frozenset({"ADD", "COPY", "RUN", "WORKDIR"})
+_MASK = "****"
+"""Stands for a secret that a RUN has in a variable."""
+
 _COMMENT = "buildkit.dockerfile.v0"
 
 
@@ -78,7 +83,8 @@ class StageState:
     workdir_set: bool = False
     once: dict[str, ins.Instruction] = field(default_factory=dict)
     shown: list[tuple[str, Vertex | None]] = field(default_factory=list)
-    step: int = 1
+    step: int = 0
+    steps: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
     """How many steps of each kind there are: the third RUN stays the third when an ENV comes before it."""
 
@@ -90,6 +96,7 @@ class StageState:
         config = ContainerConfig(env=(_PATH,), working_dir="/")
         vertex = Vertex(ops.Scratch(), title="FROM scratch")
         state = cls(planner, stage, vertex, None, image, config, _variables(config.env))
+        state.steps = _count(stage)
         state.shown.append((stage.base.text, vertex))
         return state
 
@@ -99,8 +106,11 @@ class StageState:
         if not any(entry.startswith("PATH=") for entry in config.env):
             config = msgspec.structs.replace(config, env=(*config.env, _PATH))
         step = ops.Image(reference=base.reference, digest=base.digest, chain=base.chain)
-        vertex = Vertex(step, title=f"{_label(stage)} {stage.base.text}", line=stage.base.position.line)
+        steps = 1 + _count(stage, config.on_build)
+        title = f"{_label(stage, 1, steps)} {spelling.progress(stage.base, planner.globals)}"
+        vertex = Vertex(step, title=title, line=stage.base.position.line)
         state = cls(planner, stage, vertex, base, base.config, config, _variables(config.env))
+        state.step, state.steps = 1, steps
         state.shown.append((stage.base.text, vertex))
         state._run_triggers(config.on_build)
         return state
@@ -113,6 +123,7 @@ class StageState:
         state.arguments = dict(made.arguments)
         state.declared = dict.fromkeys(made.declared)
         state.workdir_set = made.workdir_set
+        state.steps = _count(stage, made.triggers)
         state.shown.append((stage.base.text, None))
         state._run_triggers(made.triggers)
         return state
@@ -148,7 +159,7 @@ class StageState:
     def apply(self, instruction: ins.Instruction) -> None:
         """One instruction."""
         before = self.vertex
-        self.step += 1
+        self.step += isinstance(instruction, _COUNTED)
         _APPLY[type(instruction)](self, instruction)
         self.shown.append((instruction.text, self.vertex if self.vertex is not before else None))
 
@@ -180,15 +191,16 @@ class StageState:
     def step_on(
         self, below: Vertex, step: ops._Step, at: ins.Instruction, inputs: tuple[Vertex, ...], title: str = ""
     ) -> Vertex:
-        """A step of this stage on top of anything."""
+        """A step of this stage on top of anything. `title` is put before the instruction where people see it."""
         options = self.planner.options
         fresh = options.no_cache or bool(options.no_cache_filter & {self.stage.name, str(self.stage.index)} - {""})
-        label = _label(self.stage, self.step, len(self.stage.body) + 1)
+        label = _label(self.stage, self.step, self.steps)
         self.kinds[step.kind] += 1
+        masked = {mount.env: _MASK for mount in step.mounts if mount.env} if isinstance(step, ops.Run) else {}
         return Vertex(
             step,
             (below, *inputs),
-            title=f"{label} {title or at.text}",
+            title=f"{label} {title}{spelling.progress(at, self.scope | masked)}",
             place=f"{options.place}:{self.stage.name or self.stage.index}:{step.kind} {self.kinds[step.kind]}",
             fresh=fresh,
             line=at.position.line,
@@ -202,9 +214,15 @@ class StageState:
         self.config = msgspec.structs.replace(self.config, **changes)
 
 
-def _label(stage: ins.Stage, step: int = 1, steps: int = 0) -> str:
+def _label(stage: ins.Stage, step: int, steps: int) -> str:
     name = stage.name or (f"stage-{stage.index}")
-    return f"[{name} {step}/{steps or len(stage.body) + 1}]"
+    return f"[{name} {step}/{steps}]"
+
+
+def _count(stage: ins.Stage, triggers: tuple[str, ...] = ()) -> int:
+    """How many instructions do something to files, as people see them counted."""
+    words = [text.split(maxsplit=1)[0].upper() for text in triggers if text.split()]
+    return sum(isinstance(each, _COUNTED) for each in stage.body) + sum(word in _COUNTED_WORDS for word in words)
 
 
 def _variables(env: tuple[str, ...]) -> dict[str, str]:
@@ -384,7 +402,7 @@ def _copy(state: StageState, copy: ins.Copy) -> None:
     made = files.transfer(state, copy)
     if made.independent:
         linked = state.step_on(Vertex(ops.Scratch(), title="[scratch]"), made.step, copy, made.inputs)
-        state.add(ops.Link(), copy, (linked,), title=f"LINK {copy.text}")
+        state.add(ops.Link(), copy, (linked,), title="LINK ")
     else:
         state.add(made.step, copy, made.inputs)
     state.note(f"{made.shown} # buildkit", layer=True)

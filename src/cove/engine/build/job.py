@@ -107,6 +107,7 @@ class Build:
         self._results: dict[str, Result] = {}
         self._keys: dict[str, str] = {}
         self._moments: dict[str, int] = {}
+        self._failed_at = 0
         self._began_ns = time.time_ns()
 
     async def read(self) -> None:
@@ -118,6 +119,10 @@ class Build:
     def text(self) -> bytes:
         """The Dockerfile as it is written, as far as it is known."""
         return self._recipe.dockerfile
+
+    def failed_lines(self) -> tuple[int, ...]:
+        """The lines of the Dockerfile that a failure is about; none before it is understood."""
+        return self.dockerfile.lines(self._failed_at) if self.dockerfile is not None and self._failed_at else ()
 
     async def plan(self, sink: Sink) -> Plan:
         """A plan for each platform; what is told of all together is returned. `sink` hears of pulls."""
@@ -142,7 +147,10 @@ class Build:
             try:
                 return plan(self.dockerfile, asked, self.bases.known)
             except Missing as missing:
-                await self.bases.find(missing.images, sink)
+                for wanted, line in sorted(missing.images.items()):
+                    self._failed_at = line
+                    await self.bases.find([wanted], sink)
+                self._failed_at = 0
 
     async def solve(self, hear: Hear, sink: Sink) -> None:
         """Every step of every plan, or the first failure."""
@@ -163,6 +171,8 @@ class Build:
         def heard(event: Event) -> None:
             if isinstance(event.result, Result):
                 self._results[event.vertex.key] = event.result
+            elif event.kind == "failed":
+                self._failed_at = self._failed_at or event.vertex.line
             hear(event)
 
         steps = Steps(around)
@@ -312,6 +322,7 @@ def _plan_options(
         epoch=options.epoch,
         network=options.network if options.network != "default" else "",
         extra_hosts=options.extra_hosts,
+        hostname=options.hostname,
         shm_size=options.shm_size,
         entitlements=frozenset(entitled),
         contexts=contexts,

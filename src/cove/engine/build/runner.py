@@ -131,7 +131,7 @@ class ContainerRunner:
                 env=tuple(f"{name}={value}" for name, value in given.items()),
                 user=step.user,
                 working_dir=step.cwd,
-                hostname="build",
+                hostname=step.hostname or "build",
             ),
             host=HostConfig(
                 network_mode=network,
@@ -237,4 +237,5 @@ def _mapped(mount: Mount) -> Mount:
 
 def proxies(arguments: dict[str, str], names: tuple[str, ...]) -> dict[str, str]:
     """The proxy variables of a build's programs: its arguments', else the daemon's own environment."""
-    return {name: value for name in names if (value := arguments.get(name) or os.environ.get(name, ""))}
+    given = {name.lower(): value for name, value in arguments.items() if value}
+    return {name: value for name in names if (value := given.get(name.lower()) or os.environ.get(name, ""))}
