@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -61,10 +60,13 @@ class Json:
     """Every message as it came, one a line."""
 
     def __init__(self, out: TextIO) -> None:
+        import json
+
         self._out = out
+        self._dump = json.dumps
 
     def add(self, message: Message) -> None:
-        self._out.write(json.dumps(message) + "\n")
+        self._out.write(self._dump(message) + "\n")
         self._out.flush()
 
     def close(self) -> None:

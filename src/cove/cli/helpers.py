@@ -9,12 +9,10 @@ They run as the user who called `cove`, never in the daemon.
 
 from __future__ import annotations
 
-import re
-
 from cove.client.codec import decode, encode
 from cove.errors import InvalidArgument
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MARKS = str.maketrans("", "", "._-")
 _ABSENT = "credentials not found"
 _TOKEN = "<token>"
 _PATIENCE = 60
@@ -53,7 +51,7 @@ def erase(name: str, registry: str) -> bool:
 
 
 def _program(name: str) -> str:
-    if _NAME.fullmatch(name) is None:
+    if not (name.isascii() and name[:1].isalnum() and name.translate(_MARKS).isalnum()):
         raise InvalidArgument(
             f"{name[:100]!r} is no name of a credential helper: it is NAME of docker-credential-NAME"
         )

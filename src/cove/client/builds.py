@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +36,8 @@ class Builds:
 
     def give(self, secrets: Mapping[str, bytes], agents: Mapping[str, str]) -> str:
         """Hand over secrets for the next build; the name that it calls them by."""
+        import base64
+
         encoded = {name: base64.b64encode(value).decode() for name, value in secrets.items()}
         answer = self._client.call("POST", "/cove/build/secrets", None, {"Secrets": encoded, "Ssh": dict(agents)})
         return str(answer["Id"])

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cove.errors import InvalidArgument
-from cove.patterns import Ignore, matcher, parse_ignore
+from cove.patterns import Ignore, parse_ignore
+from cove.wildcards import matcher
 
 
 @pytest.mark.parametrize(

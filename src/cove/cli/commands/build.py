@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
@@ -11,6 +10,7 @@ from cove.cli.flags import Call, Flag, UsageError, Verb
 from cove.cli.options.resources import ulimit
 from cove.cli.options.values import size
 from cove.client import connect
+from cove.client.codec import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def build(call: Call) -> int:
     if call.list("build-context"):
         from cove.cli import buildcontexts
 
-        query["contexts"] = json.dumps(buildcontexts.given(client, call.list("build-context")))
+        query["contexts"] = _json(buildcontexts.given(client, call.list("build-context")))
     outputs = [_output(text) for text in call.list("output")]
     stored = _caches(client, call, query)
     messages = client.builds.build(query, stream, registries=_registries())
@@ -52,7 +52,7 @@ def build(call: Call) -> int:
     _write(call.text("iidfile"), identity)
     if call.text("metadata-file"):
         named = {"containerimage.config.digest": identity, "image.name": ",".join(shown[-1].get("Names") or [])}
-        _write(call.text("metadata-file"), json.dumps(named, indent=2))
+        _write_json(call.text("metadata-file"), named)
     if stored:
         from cove.cli import buildcaches
 
@@ -82,8 +82,8 @@ def _query(call: Call) -> dict[str, Any]:
     return {
         "t": call.list("tag") or None,
         "target": call.text("target") or None,
-        "buildargs": json.dumps(arguments) if arguments else None,
-        "labels": json.dumps(call.map("label")) if call.list("label") else None,
+        "buildargs": _json(arguments) if arguments else None,
+        "labels": _json(call.map("label")) if call.list("label") else None,
         "platform": ",".join(call.list("platform")) or None,
         "nocache": call.flag("no-cache") or None,
         "nocachefilter": _list(call, "no-cache-filter"),
@@ -111,7 +111,7 @@ def _limits(call: Call) -> dict[str, Any]:
         "cpuquota": call.number("cpu-quota") or None,
         "cpusetcpus": call.text("cpuset-cpus") or None,
         "cgroupparent": call.text("cgroup-parent") or None,
-        "ulimits": json.dumps([ulimit(text) for text in call.list("ulimit")]) if call.list("ulimit") else None,
+        "ulimits": _json([ulimit(text) for text in call.list("ulimit")]) if call.list("ulimit") else None,
     }
 
 
@@ -130,7 +130,7 @@ def _provenance(call: Call) -> str | None:
 
 def _list(call: Call, name: str) -> str | None:
     found = call.list(name)
-    return json.dumps(found) if found else None
+    return _json(found) if found else None
 
 
 def _context(client: Client, call: Call, where: str, query: dict[str, Any]) -> Iterator[bytes] | None:
@@ -195,8 +195,8 @@ def _caches(client: Client, call: Call, query: dict[str, Any]) -> list[dict[str,
     from cove.cli import buildcaches
 
     targets = buildcaches.targets(call.list("cache-to"))
-    query["cache-to"] = json.dumps(targets) if targets else None
-    query["cache-from"] = json.dumps(buildcaches.sources(client, call.list("cache-from")))
+    query["cache-to"] = _json(targets) if targets else None
+    query["cache-from"] = _json(buildcaches.sources(client, call.list("cache-from")))
     return targets
 
 
@@ -259,10 +259,21 @@ def _push(client: Client, identity: str, output: dict[str, str], tags: list[str]
             progress.show(client.images.push(repository, tag or "latest", auth=auth))
 
 
+def _json(value: object) -> str:
+    return encode(value).decode()
+
+
 def _write(path: str, text: str) -> None:
     if path:
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
+
+
+def _write_json(path: str, value: dict[str, str]) -> None:
+    """For people: with indentation."""
+    import json
+
+    _write(path, json.dumps(value, indent=2))
 
 
 def prune(call: Call) -> int:

@@ -21,7 +21,8 @@ from typing import Any
 
 from cove.errors import InvalidArgument, NotFound
 from cove.kernel.rootpath import clean, components, open_in
-from cove.patterns import Ignore, has_wildcard, matcher
+from cove.patterns import Ignore
+from cove.wildcards import has_wildcard, matcher
 
 _CHUNK = 1 << 20
 _SMALL = 128 << 10
