@@ -11,17 +11,25 @@ from cove.engine.executors import Executors
 
 Message = dict[str, Any]
 Sink = Callable[[Message], None]
+_AT_ONCE = 1 << 20
 
 
 def blocking(stream: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop | None = None) -> Iterator[bytes]:
-    """A body of a request, to be read in a thread; call this on the loop's own thread, or name the loop."""
+    """A body of a request, to be read in a thread; call this on the loop's own thread, or name the loop.
+
+    From thread to thread goes much at once: each way there and back costs as much as copying a hundred KiB.
+    """
     own = loop or asyncio.get_running_loop()
 
-    async def following() -> bytes | None:
-        return await anext(stream, None)
+    async def following() -> bytes:
+        pieces, size = [], 0
+        while size < _AT_ONCE and (piece := await anext(stream, None)) is not None:
+            pieces.append(piece)
+            size += len(piece)
+        return b"".join(pieces)
 
     def pieces() -> Iterator[bytes]:
-        while (piece := asyncio.run_coroutine_threadsafe(following(), own).result()) is not None:
+        while piece := asyncio.run_coroutine_threadsafe(following(), own).result():
             yield piece
 
     return pieces()

@@ -10,11 +10,12 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import zstandard
 
 from cove.errors import InvalidArgument
+from cove.image.zstdframes import blocks
 
 try:
     from isal import isal_zlib
@@ -23,10 +24,9 @@ try:
 except ImportError:
     _zlib = zlib  # there is no isal for this processor
 
+Piece = TypeVar("Piece", bound=bytes | memoryview)
 _INFLATED = 256 << 10
 _PIECE = 1 << 20
-_ZSTD_STEP = 1 << 10
-"""Bytes given to zstd at once: a block of four bytes may stand for 128 KiB (RFC 8878), so this for 32 MiB."""
 _MAX_WINDOW = 128 << 20
 """Of zstd; and what xz may need, which its strongest setting does not reach."""
 
@@ -42,7 +42,7 @@ def decompressed(stream: Iterable[bytes]) -> Iterator[bytes]:
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW)
         return _inflated(
-            b"", _sliced(_chained(head, pieces)), lambda: _Zstd(decompressor.decompressobj()), zstandard.ZstdError
+            b"", blocks(_chained(head, pieces)), lambda: _Zstd(decompressor.decompressobj()), zstandard.ZstdError
         )
     if head.startswith(b"BZh"):
         return _inflated(head, pieces, lambda: _Bounded(bz2.BZ2Decompressor()), OSError)
@@ -90,12 +90,15 @@ class _Zstd:
     def unused_data(self) -> bytes:
         return bytes(self._inner.unused_data)
 
-    def decompress(self, data: bytes, _: int) -> bytes:
+    def decompress(self, data: bytes | memoryview, _: int) -> bytes:
         return bytes(self._inner.decompress(data))
 
 
 def _inflated(
-    head: bytes, pieces: Iterator[bytes], new: Callable[[], Any], broken: type[Exception]
+    head: bytes,
+    pieces: Iterator[bytes | memoryview] | Iterator[bytes],
+    new: Callable[[], Any],
+    broken: type[Exception],
 ) -> Iterator[bytes]:
     """Any number of compressed members, one after the other."""
     inflate = new()
@@ -104,7 +107,7 @@ def _inflated(
         for data in _chained(head, pieces):
             while data:
                 if inflate.eof:
-                    data = data.lstrip(b"\0")
+                    data = bytes(data).lstrip(b"\0")
                     if not data:
                         break
                     inflate, fed = new(), False
@@ -119,13 +122,7 @@ def _inflated(
         raise InvalidArgument("the archive ends too early: it was cut off")
 
 
-def _chained(head: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+def _chained(head: bytes, rest: Iterator[Piece]) -> Iterator[bytes | Piece]:
     if head:
         yield head
     yield from rest
-
-
-def _sliced(stream: Iterator[bytes]) -> Iterator[bytes]:
-    for piece in stream:
-        for at in range(0, len(piece), _ZSTD_STEP):
-            yield piece[at : at + _ZSTD_STEP]
