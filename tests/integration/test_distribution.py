@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -338,6 +339,57 @@ def test_credentials_stay_with_the_registry() -> None:
         with server(world, redirect) as (host, _), pytest.raises(CoveError, match="denied"):
             Client().pull(f"{host}/app", credentials=secret)
         assert all(auth is None for _, auth in stranger_saw) and len(stranger_saw) == 1
+
+
+PATIENCE_AT_AN_END = Policy(
+    backoff=0.01, longest_wait=0.1, read_timeout=0.5, stall_timeout=0.5, attempts=2, certificates=()
+)
+
+
+@pytest.mark.parametrize("way", ["says nothing", "trickles"])
+@pytest.mark.parametrize("part", ["head", "manifest", "layer"])
+def test_a_registry_that_keeps_one_waiting_is_left_with_a_sentence(part: str, way: str) -> None:
+    world = serving([noise(1 << 18)])
+    big = max(world.blobs, key=lambda digest: len(world.blobs[digest]))
+    ended = threading.Event()
+
+    def wait(handler: BaseHTTPRequestHandler) -> bool:
+        if not (handler.path.endswith(big) if part == "layer" else "/manifests/" in handler.path):
+            return False
+        if part == "head":
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        else:
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(world.blobs[big])))
+            handler.end_headers()
+        with contextlib.suppress(OSError):
+            while not ended.wait(0.05):
+                handler.wfile.write(b"x" if way == "trickles" else b"")
+        handler.close_connection = True
+        return True
+
+    with server(world, wait) as (host, _):
+        try:
+            with pytest.raises(Unavailable) as refused:
+                Client(PATIENCE_AT_AN_END).pull(f"{host}/app")
+        finally:
+            ended.set()
+    assert host in refused.value.message and "\n" not in refused.value.message
+
+
+def test_a_web_page_is_no_manifest() -> None:
+    world = serving([noise(1000)])
+
+    def page(handler: BaseHTTPRequestHandler) -> bool:
+        return "/manifests/" in handler.path and reply(handler, 200, b"<html>", {"Content-Type": "text/html"})
+
+    def mistyped(handler: BaseHTTPRequestHandler) -> bool:
+        data = world.blobs[world.named["tag:latest"]]
+        return "/manifests/" in handler.path and reply(handler, 200, data, {"Content-Type": "text/html; charset=x"})
+
+    for answer in (page, mistyped):
+        with server(world, answer) as (host, _), pytest.raises(Unavailable, match=f"{host} answers with something"):
+            Client().pull(f"{host}/app")
 
 
 def test_two_pulls_share_one_download_and_a_cancelled_one_ends() -> None:

@@ -23,6 +23,7 @@ from cove.errors import CoveError, Forbidden, InvalidArgument, NotFound, Unautho
 from cove.image.distribution import transport as http
 from cove.image.distribution.auth import Authenticator, challenges
 from cove.image.distribution.credentials import Credentials
+from cove.image.distribution.pace import Pace
 from cove.image.distribution.registries import Place
 from cove.image.distribution.transport import Body, Call, Response, Transport
 from cove.oci import digest as digests
@@ -37,6 +38,7 @@ _MAX_PAGES = 1000
 _NEXT = re.compile(r'<[^>]*\?([^>]*)>\s*;\s*rel="?next')
 # An interruption after this much progress counts as the first one again.
 _PROGRESS = 4 << 20
+_PAGES = ("text/html", "application/xhtml+xml")
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -100,14 +102,8 @@ class Repository:
             _complaint(response)
             raise NotFound(f"manifest for {self.reference.familiar} not found: manifest unknown")
         self._expect(response, 200)
-        try:
-            raw = response.read(image.MAX_MANIFEST + 1, decode_content=False)
-        except HTTPError as error:
-            raise http.unreachable(self._base, error) from error
-        finally:
-            response.release_conn()
+        raw = self._read(response)
         if len(raw) > image.MAX_MANIFEST:
-            response.close()
             raise Unavailable(
                 f"the registry {self.place.domain} sent a manifest for {self.reference.familiar} of more than "
                 f"{image.MAX_MANIFEST >> 20} MiB; nothing of it was kept"
@@ -119,7 +115,13 @@ class Repository:
                 f"the registry {self.place.domain} sent a manifest for {self.reference.familiar} that is not "
                 f"{expected}; nothing of it was kept"
             )
-        return Fetched(raw, response.headers.get("Content-Type", "").partition(";")[0].strip(), expected)
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip()
+        if kind in _PAGES or not raw.lstrip().startswith(b"{"):
+            raise Unavailable(
+                f"the registry {self.place.domain} answers with something else than a manifest for "
+                f"{self.reference.familiar} ({kind or 'of no type'}); it may be a web server, or want a login first"
+            )
+        return Fetched(raw, kind, expected)
 
     def digest_of(self, which: str) -> str:
         """The digest of the manifest at a tag, "" when the registry does not say; NotFound."""
@@ -140,8 +142,7 @@ class Repository:
                 _complaint(response)
                 raise NotFound(f"repository {self.reference.familiar_name} not found: name unknown")
             self._expect(response, 200)
-            raw = response.read(image.MAX_MANIFEST, decode_content=False)
-            response.release_conn()
+            raw = self._read(response)
             try:
                 found += msgspec.json.decode(raw, type=_Tags).tags or ()
             except msgspec.DecodeError as error:
@@ -159,8 +160,7 @@ class Repository:
         """
         response = self._send("GET", f"referrers/{digest}", headers={"Accept": image.OCI_INDEX})
         if response.status == 200 and response.headers.get("Content-Type", "").startswith(image.OCI_INDEX):
-            raw = response.read(image.MAX_MANIFEST + 1, decode_content=False)
-            response.release_conn()
+            raw = self._read(response)
         else:
             http.error_body(response)
             try:
@@ -221,7 +221,9 @@ class Repository:
                     f"the registry {self.place.domain} announces {told[:20]} bytes for {blob.digest}, which has "
                     f"{blob.size}; nothing of it was kept"
                 )
+            pace = Pace(self._transport.policy.stall_timeout)
             while chunk := response.read1(_CHUNK, decode_content=False):
+                pace.moved(len(chunk))
                 if skip >= len(chunk):
                     skip -= len(chunk)
                     http.check(self._cancel)
@@ -232,6 +234,13 @@ class Repository:
         finally:
             if not response.closed:
                 response.close()
+
+    def _read(self, response: Response) -> bytes:
+        """The bounded body of a response."""
+        try:
+            return http.body(response, image.MAX_MANIFEST, self._transport.policy, self._cancel)
+        except HTTPError as error:
+            raise http.unreachable(self._base, error) from error
 
     def ask(self, tail: str, scope: str) -> Response:
         """The answer to a question about the whole registry, below /v2/; the caller reads and releases it."""

@@ -40,6 +40,7 @@ from urllib3.exceptions import ProxyError as UnreachableProxy
 
 from cove import __version__
 from cove.errors import CoveError, InvalidArgument, Unavailable
+from cove.image.distribution.pace import POOLS, Pace
 from cove.image.distribution.registries import Host
 
 Body = bytes | IO[bytes] | RawIOBase | None
@@ -71,6 +72,7 @@ class Policy(msgspec.Struct, frozen=True):
     attempts: int = 5
     backoff: float = 0.3
     longest_wait: float = 30.0
+    stall_timeout: float = 60.0
     parallel_downloads: int = 4
     parallel_uploads: int = 5
 
@@ -204,9 +206,9 @@ class Transport:
         if url.startswith("https:"):
             options["ssl_context"] = self._trust(host, said)
         proxy = _proxy_for(url)
-        if proxy is not None:
-            return urllib3.ProxyManager(proxy, **options)
-        return urllib3.PoolManager(**options)
+        manager = urllib3.PoolManager(**options) if proxy is None else urllib3.ProxyManager(proxy, **options)
+        manager.pool_classes_by_scheme = POOLS
+        return manager
 
     def _trust(self, host: str, said: Host) -> ssl.SSLContext:
         """Whom to believe when `host` shows a certificate, and how to introduce ourselves."""
@@ -257,6 +259,24 @@ def refuse_downgrade(url: str, target: str) -> None:
         raise Unavailable(
             f"the registry {host_of(url)} sends on to {target[:200]}, which is not encrypted; this is refused"
         )
+
+
+def body(response: Response, most: int, policy: Policy, cancel: threading.Event | None) -> bytes:
+    """What a response says, and the connection given back; never more than a piece beyond `most`.
+
+    Raises HTTPError for one that breaks off or trickles.
+    """
+    pace, found = Pace(policy.stall_timeout), bytearray()
+    try:
+        while len(found) <= most and (piece := response.read1(most, decode_content=False)):
+            found += piece
+            pace.moved(len(piece))
+            check(cancel)
+        response.release_conn()
+        return bytes(found)
+    finally:
+        if not response.closed:
+            response.close()
 
 
 def error_body(response: Response) -> bytes:

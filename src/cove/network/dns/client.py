@@ -90,7 +90,9 @@ class Resolver:
         self._remember(view, pidfd)
         if self._socket is None:
             self._connect()
-        return self._served(view, self._ask(m.Serve(view=view), pidfd))
+        served = asyncio.ensure_future(self._served(view, self._ask(m.Serve(view=view), pidfd)))
+        served.add_done_callback(_heard)  # a start that fails before it waits for this leaves it alone
+        return served
 
     async def _served(self, view: m.View, asked: asyncio.Future[str]) -> None:
         for _ in range(2):
@@ -255,3 +257,8 @@ class Resolver:
                 future.set_exception(ConnectionResetError())
         if self._child is not None:
             self._child.poll()
+
+
+def _heard(served: asyncio.Future[None]) -> None:
+    """Whoever waits hears of a failure; nobody else does."""
+    served.cancelled() or served.exception()
