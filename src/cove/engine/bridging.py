@@ -54,6 +54,7 @@ async def told(
         loop.call_soon_threadsafe(queue.put_nowait, message)
 
     running = asyncio.ensure_future(executors.bulk(work, sink, cancel))
+    running.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever listens hears of it
     running.add_done_callback(lambda _: queue.put_nowait(None))
     if at_once:
         return _messages({}, queue, running, cancel)
@@ -82,5 +83,3 @@ async def _messages(
         await running
     finally:
         cancel.set()
-        if not running.done():
-            running.add_done_callback(lambda done: done.cancelled() or done.exception())
