@@ -142,7 +142,7 @@ FROM two
     assert "BUILD ARG   VALUE     DESCRIPTION\nkind        busy      of what\n" in told["result.txt"]
 
 
-def test_buildx_writes_a_layout(daemon: Daemon, tmp_path: Path) -> None:
+def test_buildx_writes_a_layout_and_builds_on_it(daemon: Daemon, tmp_path: Path) -> None:
     where = context(tmp_path / "c", _LINES.decode(), f="content")
     output_ = f"type=oci,tar=false,dest={tmp_path / 'out'}"
     done = buildx(daemon, "build", "--output", output_, "-t", "laid", str(where), experimental="0")
@@ -152,3 +152,11 @@ def test_buildx_writes_a_layout(daemon: Daemon, tmp_path: Path) -> None:
     again = context(tmp_path / "d", "FROM busybox\nCOPY --from=laid /f /f\n")
     daemon.cove("build", "--build-context", f"laid=oci-layout://{tmp_path / 'out'}", "-t", "again", "-q", str(again))
     assert output(daemon, "again", "cat", "/f") == "content"
+    before = daemon.docker("images", "-aq").stdout
+    on_it = context(tmp_path / "e", "FROM busybox\nCOPY --from=laid /f /f\nFROM laid\nCOPY --from=0 /f /g\n")
+    words = ("--build-context", f"laid=oci-layout://{tmp_path / 'out'}:latest", "--provenance=false")
+    files = ("--output", f"type=local,dest={tmp_path / 'files'}")
+    done = buildx(daemon, "build", *words, *files, str(on_it), experimental="0")
+    assert not done.returncode, done.stderr
+    assert (tmp_path / "files/f").read_text() == (tmp_path / "files/g").read_text() == "content"
+    assert daemon.docker("images", "-aq").stdout == before

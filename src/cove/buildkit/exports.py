@@ -24,6 +24,7 @@ from cove.buildkit.messages.common import BytesMessage, Empty
 from cove.buildkit.messages.control import Exporter
 from cove.buildkit.messages.session import SEND
 from cove.buildkit.progress import Work
+from cove.buildkit.tars import together
 from cove.errors import CoveError, InvalidArgument, Unavailable, Unsupported
 from cove.grpc.calls import Asked
 from cove.grpc.status import Code, RpcError
@@ -151,10 +152,10 @@ async def _to_client(job: Job, outcome: Outcome, exporter: Exporter, number: int
         for platform, plan in zip(outcome.build.platforms, outcome.build.plans, strict=True)
     }
     if exporter.type == "tar":
-        if len(trees) > 1:
-            raise Unsupported("a tar archive of several platforms is not made; build for one, or use type=local")
         with job.trace.step("exporting to client tarball") as work:
-            pieces = service.context.executors.stream(service.workshop.pack(*next(iter(trees.values()))))
+            packs = {name: partial(service.workshop.pack, *tree) for name, tree in trees.items()}
+            whole = together(packs) if split else next(iter(packs.values()))()
+            pieces = service.context.executors.stream(whole)
             await _send(job, number, pieces, {}, work.progress)
         return
     session = await job.find_session()

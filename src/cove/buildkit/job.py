@@ -18,7 +18,7 @@ from typing import Any
 
 from cove import ids
 from cove.build.dockerfile.plan import Plan
-from cove.buildkit import frontend, links, subrequests
+from cove.buildkit import frontend, layouts, links, subrequests
 from cove.buildkit.contents import SessionDirectories
 from cove.buildkit.failures import failure
 from cove.buildkit.files import OWN, SessionFiles
@@ -34,6 +34,7 @@ from cove.engine.build.job import Build
 from cove.engine.build.service import BuildService
 from cove.errors import CoveError, NotFound, Unsupported
 from cove.grpc.status import RpcError
+from cove.oci.platform import Platform, host_platform
 from cove.oci.reference import Reference
 from cove.wire.builds import CachePlace
 
@@ -87,10 +88,12 @@ class Job:
         build = await self._build(asked, inputs)
         with self._told(asked, build):
             await build.read()
-            planned = await build.plan(lambda _: None)
-        self.trace.planned(tuple(each.made.vertex for each in build.plans))
-        for warning in planned.warnings:
-            self.trace.warn(warning, asked.filename, build.text)
+            try:
+                planned = await build.plan(lambda _: None)
+            finally:
+                self.trace.planned(tuple(each.made.vertex for each in build.plans))
+                for warning in build.warnings:
+                    self.trace.warn(warning, asked.filename, build.text)
         outcome = Outcome(ids.new_id()[:25], asked, build, planned)
         self.outcomes[outcome.identity] = outcome
         return outcome
@@ -156,6 +159,15 @@ class Job:
         """The named contexts in a plan's words; the results of other builds are made, and known as images."""
         found: dict[str, str] = {}
         for name, value in asked.contexts.items():
+            if value.startswith(layouts.PREFIX):
+                context = self._service.context
+                platforms = [Platform.parse(text) for text in asked.options.platforms] or [host_platform()]
+                entered = layouts.imported(context, self.find_session, name, value, platforms)
+                digest = await self._linked.enter_async_context(entered)
+                for platform in platforms:
+                    bases.know(digest, platform)
+                found[name] = f"image:{digest}"
+                continue
             if not value.startswith("input:"):
                 found[name] = tree_or_image(name, value, OWN)
                 continue

@@ -59,6 +59,18 @@ def test_steps_are_shown_with_their_number_and_the_values_of_variables() -> None
     assert planned(f"FROM base\nENV A=1\n{secret}\n").made.vertex.title.endswith("[ **** = x ]")
 
 
+def test_an_argument_takes_the_place_of_the_check_directive() -> None:
+    lines = "# check=skip=all\nFROM base as a\nrun x\n"
+    assert planned(lines).warnings == ()
+    told = planned(lines, arguments={"BUILDKIT_DOCKERFILE_CHECK": "skip=ConsistentInstructionCasing"}).warnings
+    assert [each.rule for each in told] == ["FromAsCasing"]
+
+
+def test_a_name_may_mean_nothing_at_all() -> None:
+    found = planned("FROM other\nCOPY --from=other / /\n", contexts={"other": "image:scratch"})
+    assert len(steps(found, ops.Scratch)) == 1 and found.made.base is None
+
+
 def test_equal_steps_are_one_vertex() -> None:
     found = planned("FROM base AS a\nRUN x\nFROM base AS b\nRUN x\nFROM base\nCOPY --from=a / /\nCOPY --from=b / /\n")
     assert len(steps(found, ops.Run)) == 1

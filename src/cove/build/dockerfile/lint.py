@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from cove.build.dockerfile import instructions as ins
@@ -27,6 +27,8 @@ _CHECK = re.compile(r"check\s*=\s*(\S+)", re.IGNORECASE)
 _RESERVED = frozenset({"scratch", "context"})
 _EXPERIMENTAL = frozenset({"InvalidDefinitionDescription"})
 _NEAR = 3
+_ARGUMENT = "BUILDKIT_DOCKERFILE_CHECK"
+"""The argument that takes the place of the file's directive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class Checks:
             else:
                 errors = value.lower() in ("true", "1", "t")
         return cls(found.get("skip", frozenset()), found.get("experimental", frozenset()), errors)
+
+    @classmethod
+    def of(cls, dockerfile: ins.Dockerfile, arguments: Mapping[str, str]) -> Checks:
+        """Those of a file, or of a build's argument instead. Raises DockerfileError."""
+        return cls.parse(arguments.get(_ARGUMENT) or dockerfile.directives.get("check", ""))
 
     def at(self, node: Node) -> Checks:
         """With what the comments above an instruction say."""

@@ -8,6 +8,7 @@ asked for by raising Missing; the caller finds it and plans again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -57,7 +58,7 @@ class _Planner:
         self.dockerfile = dockerfile
         self.escape = dockerfile.escape
         self.options = options
-        self.checks = lint.Checks.parse(dockerfile.directives.get("check", ""))
+        self.checks = lint.Checks.of(dockerfile, options.arguments)
         self.last_stage = dockerfile.stages[-1].name
         self.known = known
         self.missing: dict[tuple[str, str], int] = {}
@@ -191,7 +192,7 @@ class _Planner:
             scope = self.scopes[stage.index] = self.scopes[below.index].copy()
             scope.used |= used
             state = StageState.on_stage(self, stage, made) if made else None
-        elif name == "scratch":
+        elif self._is_scratch(name):
             state = StageState.on_scratch(self, stage, platform)
         elif self.options.contexts.get(name) == "tree":
             raise DockerfileError(
@@ -209,12 +210,18 @@ class _Planner:
             return None
         return state.run()
 
+    def _is_scratch(self, name: str) -> bool:
+        return self.options.contexts.get(name, f"image:{name}") == "image:scratch"
+
     def _platform(self, base: ins.From) -> Platform:
         if not base.platform:
             return self.options.platform
         text = self._from(base.platform, base)
         if not text:
-            raise DockerfileError(f"empty platform value from expression {base.platform}", base.position)
+            names = re.findall(r"\w+", base.platform)
+            near = next(filter(None, (lint.nearest(name, self.globals) for name in names)), "")
+            hint = f" (did you mean {near}?)" if near else ""
+            raise DockerfileError(f"empty platform value from expression {base.platform}{hint}", base.position)
         return Platform.parse(text)
 
     def _from(self, text: str, base: ins.From, scope: Scope | None = None) -> str:
@@ -279,7 +286,7 @@ class _Planner:
                     else f"--from={name} is out of bounds: only earlier stages can be copied from",
                     at.position,
                 )
-        if name == "scratch":
+        if self._is_scratch(name):
             return Vertex(ops.Scratch(), title="[scratch]")
         self._named_rightly(name, at)
         image = self.image(name, self.options.platform, at)

@@ -27,6 +27,7 @@ from cove.build.cache import BuildCache
 from cove.build.dockerfile import instructions, lint, reader
 from cove.build.dockerfile.options import Missing, Options
 from cove.build.dockerfile.plan import Plan, plan
+from cove.build.dockerfile.syntax import Warning
 from cove.build.graph import ordered
 from cove.build.layers import Workshop
 from cove.build.solver import Event, Solver
@@ -104,6 +105,7 @@ class Build:
         self._recipe = Recipe(b"", ())
         self.dockerfile: instructions.Dockerfile | None = None
         self.plans: list[Plan] = []
+        self.warnings: tuple[Warning, ...] = ()
         self._results: dict[str, Result] = {}
         self._keys: dict[str, str] = {}
         self._moments: dict[str, int] = {}
@@ -131,8 +133,10 @@ class Build:
             self.options = msgspec.structs.replace(self.options, no_cache=True)
         self.plans = [await self._plan(platform, sink) for platform in self.platforms]
         joined = _joined(self.plans)
-        if not self.options.check:
-            _refuse_warnings(self.dockerfile, joined)
+        self.warnings = joined.warnings
+        if not self.options.check and lint.Checks.of(self.dockerfile, self.options.arguments).errors:
+            self._failed_at = self.warnings[0].line if self.warnings else 0
+            _refuse_warnings(self.warnings)
         return joined
 
     @property
@@ -259,10 +263,11 @@ class Build:
             yield image
         finally:
             if image.target.digest not in before:
-                await executors.disk(_forget_unnamed, store, image)
+                await executors.disk(forget_unnamed, store, image)
 
 
-def _forget_unnamed(store: ImageStore, image: Image) -> None:
+def forget_unnamed(store: ImageStore, image: Image) -> None:
+    """Remove an image that only passed through, unless it has a name by now."""
     with suppress(CoveError):
         if not store.images.get(image.target.digest).names:
             store.images.delete(image.target.digest)
@@ -294,13 +299,11 @@ def _joined(plans: list[Plan]) -> Plan:
     return Plan(plans[0].made, warnings, lines, plans[0].epoch, plans[0].outline)
 
 
-def _refuse_warnings(dockerfile: instructions.Dockerfile, planned: Plan) -> None:
-    if planned.warnings and lint.Checks.parse(dockerfile.directives.get("check", "")).errors:
-        first = planned.warnings[0]
-        raise InvalidArgument(
-            "the Dockerfile's check directive makes warnings errors: "
-            f"{first.rule}: {first.message} (line {first.line})"
-        )
+def _refuse_warnings(warnings: tuple[Warning, ...]) -> None:
+    if warnings:
+        rules = ", ".join(dict.fromkeys(each.rule for each in warnings))
+        lines = "; ".join(f"{each.message} (line {each.line})" for each in warnings)
+        raise InvalidArgument(f"lint violation found for rules: {rules}: {lines}")
 
 
 def _plan_options(
