@@ -15,8 +15,9 @@ from tests.conftest import Daemon
 from tests.integration.buildkit_world import Control, Failed, File, Session, first, pairs, parts
 from tests.integration.registry_world import serving
 from tests.integration.test_build import context, output
-from tests.integration.test_buildkit import SOLVE, ask, buildx
+from tests.integration.test_buildkit import SOLVE, STATUS, ask, buildx
 
+CONTROL = "/moby.buildkit.v1.Control"
 _LINES = b"FROM scratch\nCOPY f /f\n"
 
 
@@ -27,9 +28,11 @@ def control(daemon: Daemon) -> Iterator[Control]:
     client.close()
 
 
-def solve(daemon: Daemon, control: Control, exporter: dict[str, str], **options: str) -> dict[str, str]:
+def solve(
+    daemon: Daemon, control: Control, exporter: dict[str, str], ref: str = "", **options: str
+) -> dict[str, str]:
     """A build of one file, for the image store; what is told of the result."""
-    ref = f"out-{os.urandom(4).hex()}"
+    ref = ref or f"out-{os.urandom(4).hex()}"
     files = {"dockerfile": {"Dockerfile": File(_LINES)}, "context": {"f": File(b"content")}}
     session = Session(str(daemon.run / "cove.sock"), ref, files)
     told = [(7, pair) for pair in pairs({key.replace("__", ":"): value for key, value in options.items()})]
@@ -160,3 +163,36 @@ def test_buildx_writes_a_layout_and_builds_on_it(daemon: Daemon, tmp_path: Path)
     assert not done.returncode, done.stderr
     assert (tmp_path / "files/f").read_text() == (tmp_path / "files/g").read_text() == "content"
     assert daemon.docker("images", "-aq").stdout == before
+
+
+def test_builds_are_remembered(daemon: Daemon, control: Control) -> None:
+    kept, failed = f"kept-{os.urandom(4).hex()}", f"failed-{os.urandom(4).hex()}"
+    wish = {"attest__provenance": "mode=min", "vcs__source": "https://e.example/repo"}
+    told = solve(daemon, control, {"name": "docker.io/library/kept:1"}, ref=kept, **wish)
+    with pytest.raises(Failed):
+        solve(daemon, control, {}, ref=failed, target="nowhere")
+
+    def records(*wanted: tuple[int, int | str]) -> dict[str, bytes]:
+        events = control.call(f"{CONTROL}/ListenBuildHistory", [(3, 1), *wanted])
+        return {first(first(event, 2), 1).decode(): first(event, 2) for event in events}
+
+    assert list(records()).index(failed) < list(records()).index(kept)  # newest first
+    assert set(records((2, kept))) == {kept} and len(records((5, 1))) == 1
+    assert kept in records((4, "status=completed,repository=https://e.example/repo"))
+    assert failed in records((4, "status=error")) and kept not in records((4, "status=error"))
+    with pytest.raises(Failed, match="the filter 'colour'"):
+        records((4, "colour=red"))
+    one, other = records()[kept], records()[failed]
+    assert first(one, 6) and first(one, 7) and not first(one, 5) and b"nowhere" in first(first(other, 5), 2)
+    assert {first(pair, 1): first(pair, 2) for pair in parts(one, 9)}[b"containerimage.digest"].decode() == (
+        told["containerimage.digest"]
+    )
+    (statement,) = parts(first(one, 10), 2)
+    digest = first(statement, 2).decode()
+    pieces = control.call("/containerd.services.content.v1.Content/Read", [(1, digest)])
+    assert json.loads(b"".join(first(piece, 2) for piece in pieces))["predicateType"].startswith("https://slsa.dev/")
+    with pytest.raises(Failed, match="no build that is remembered"):
+        control.call("/containerd.services.content.v1.Content/Read", [(1, told["containerimage.config.digest"])])
+    assert any(parts(news, 1) for news in control.call(STATUS, [(1, kept)]))  # its steps, once more
+    control.call(f"{CONTROL}/UpdateBuildHistory", [(1, kept), (3, 1)])
+    assert kept not in records()

@@ -56,10 +56,12 @@ class Control:
         stored, taken = _cache_to(request.cache), _cache_from(request.cache)
         async with self._jobs.running(request.ref, request.session) as job:
             job.entitlements = request.entitlements
+            job.attributes, job.exporters = request.frontend_attributes, exporters
             job.body = body
             job.cache_to, job.cache_from = stored, taken
             try:
-                return await self._result(job, request, exporters)
+                job.told = await self._result(job, request, exporters)
+                return job.told
             except RpcError:
                 raise
             except CoveError as error:

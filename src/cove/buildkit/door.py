@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 from cove.buildkit.bridge import Bridge
 from cove.buildkit.build_call import BuildCall
 from cove.buildkit.control import Control
+from cove.buildkit.history import History
 from cove.buildkit.jobs import Jobs
 from cove.buildkit.messages import control, gateway
 from cove.buildkit.messages.common import Empty
@@ -40,9 +41,12 @@ class Door:
         self.jobs = Jobs(engine.builds, self.sessions)
         self.control = Control(engine, self.jobs)
         self.calls = BuildCall(self.jobs, self.control)
+        history = History(self.jobs)
         bridge = Bridge(self.jobs, self.control.worker)
         self._methods: Mapping[str, Handler] = {
             **{f"/{control.SERVICE}/{name}": handler for name, handler in self.control.methods().items()},
+            **{f"/{control.SERVICE}/{name}": handler for name, handler in history.methods().items()},
+            **history.content(),
             **{f"/{gateway.SERVICE}/{name}": handler for name, handler in bridge.methods().items()},
             "/grpc.health.v1.Health/Check": unary(Empty, _healthy),
         }

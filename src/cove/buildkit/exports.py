@@ -77,6 +77,7 @@ async def _to_images(job: Job, outcome: Outcome, exporter: Exporter) -> dict[str
     with job.trace.step("exporting to image") as work:
         work.progress("exporting layers", 0)
         image = await outcome.build.image(names, exportoptions.annotated(exporter))
+        job.result = image.target
         work.progress("exporting layers", 0, done=True)
         work.progress(f"writing image {image.id}", 0, done=True)
         for name in names:

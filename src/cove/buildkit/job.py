@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from cove.buildkit.files import OWN, SessionFiles
 from cove.buildkit.frontend import Asked
 from cove.buildkit.gifts import Gifts, credentials
 from cove.buildkit.messages.common import Definition
+from cove.buildkit.messages.control import Exporter
 from cove.buildkit.messages.gateway import Result
 from cove.buildkit.progress import Trace
 from cove.buildkit.sessions import Session, Sessions
@@ -34,6 +36,7 @@ from cove.engine.build.job import Build
 from cove.engine.build.service import BuildService
 from cove.errors import CoveError, NotFound, Unsupported
 from cove.grpc.status import RpcError
+from cove.oci.image import Descriptor
 from cove.oci.platform import Platform, host_platform
 from cove.oci.reference import Reference
 from cove.wire.builds import CachePlace
@@ -69,6 +72,14 @@ class Job:
         self.cache_to: tuple[CachePlace, ...] = ()
         self.cache_from: tuple[CachePlace, ...] = ()
         self.body: AsyncIterator[bytes] | None = None
+        self.attributes: Mapping[str, str] = {}
+        self.exporters: tuple[Exporter, ...] = ()
+        self.told: dict[str, str] = {}
+        self.result: Descriptor | None = None
+        self.error: RpcError | None = None
+        self.pinned = False
+        self.began_ns = time.time_ns()
+        self.ended_ns = 0
         self.returned: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._scratches: list[Path] = []
         self._files: list[SessionFiles] = []
@@ -83,6 +94,7 @@ class Job:
 
     async def plan(self, name: str, options: Mapping[str, str], inputs: Mapping[str, Definition]) -> Outcome:
         """Read what is to be built and plan it; `inputs` are results of other builds. Raises RpcError."""
+        self.attributes = options
         frontend.check_frontend(name, options)
         asked = frontend.read(options, self.entitlements, self.cache_to, self.cache_from)
         build = await self._build(asked, inputs)

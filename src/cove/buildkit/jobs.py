@@ -6,15 +6,17 @@ Calls of one build come on their own, in any order: who asks for a job that is n
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from cove import ids
 from cove.buildkit.job import Job, Outcome
 from cove.buildkit.sessions import Sessions
 from cove.engine.build.service import BuildService
 from cove.errors import Conflict, NotFound
+from cove.grpc.status import Code, RpcError
 
 _PATIENCE = 5.0
 _REMEMBERED = 32
@@ -29,6 +31,7 @@ class Jobs:
         self._running: dict[str, Job] = {}
         self._ended: OrderedDict[str, Job] = OrderedDict()
         self._news = asyncio.Event()
+        self._listeners: set[asyncio.Queue[tuple[Job, bool]]] = set()
 
     @asynccontextmanager
     async def running(self, ref: str, session: str) -> AsyncIterator[Job]:
@@ -39,14 +42,52 @@ class Jobs:
         job = self._running[ref] = Job(self.service, self._sessions, ref, session, self.outcome)
         self._news.set()
         self._news = asyncio.Event()
+        self._tell(job)
         try:
             yield job
+        except RpcError as error:
+            job.error = error
+            raise
+        except Exception as error:
+            job.error = RpcError(Code.INTERNAL, str(error))
+            raise
+        except asyncio.CancelledError:
+            job.error = RpcError(Code.CANCELLED, "the build was cancelled")
+            raise
         finally:
+            job.ended_ns = time.time_ns()
             del self._running[ref]
             self._ended[ref] = job
             while len(self._ended) > _REMEMBERED:
-                self._ended.popitem(last=False)
+                loose = (name for name, each in self._ended.items() if not each.pinned)
+                self.forget(next(loose, next(iter(self._ended))))
+            self._tell(job)
             await job.close()
+
+    def all(self) -> list[Job]:
+        """Those that run, and those that ended and are remembered."""
+        return [*self._running.values(), *self._ended.values()]
+
+    def forget(self, ref: str) -> None:
+        """Remember a build no longer that ended. Raises NotFound."""
+        job = self._ended.pop(ref, None)
+        if job is None:
+            raise NotFound(f"no build {ref} that ended is remembered")
+        self._tell(job, forgotten=True)
+
+    @contextmanager
+    def listening(self) -> Iterator[asyncio.Queue[tuple[Job, bool]]]:
+        """News of jobs, for the time of a `with`: those that began or ended, and those that are forgotten."""
+        queue: asyncio.Queue[tuple[Job, bool]] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            yield queue
+        finally:
+            self._listeners.discard(queue)
+
+    def _tell(self, job: Job, *, forgotten: bool = False) -> None:
+        for queue in self._listeners:
+            queue.put_nowait((job, forgotten))
 
     async def get(self, ref: str) -> Job:
         """A job that runs or has just ended, as soon as there is one. Raises NotFound."""

@@ -43,6 +43,7 @@ class Trace:
         self._steps = 0
         self.ended = False
         self.cached = 0
+        self.warnings = 0
 
     # ── who looks ─────────────────────────────────────────────────────────────────────────────────
 
@@ -105,6 +106,7 @@ class Trace:
 
     def warn(self, warning: Warning, filename: str, text: bytes) -> None:
         """What the lint says about a line."""
+        self.warnings += 1
         place = Position(line=warning.line)
         message = control.VertexWarning(
             vertex=next(iter(self._vertices), ""),

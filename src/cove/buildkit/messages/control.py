@@ -14,6 +14,7 @@ from cove.buildkit.messages.common import (
     WorkerRecord,
 )
 from cove.grpc.protobuf import Message
+from cove.grpc.status import Status
 
 SERVICE = "moby.buildkit.v1.Control"
 
@@ -152,6 +153,68 @@ class UsageRecord(Message, frozen=True):
 
 class DiskUsageResponse(Message, frozen=True):
     record: Annotated[tuple[UsageRecord, ...], 1] = ()
+
+
+class BuildHistoryRequest(Message, frozen=True):
+    """Which builds are asked about. `early_exit`: what there is now, and no news."""
+
+    active_only: Annotated[bool, 1] = False
+    ref: Annotated[str, 2] = ""
+    early_exit: Annotated[bool, 3] = False
+    filter: Annotated[tuple[str, ...], 4] = ()
+    limit: Annotated[int, 5] = 0
+
+
+class Descriptor(Message, frozen=True):
+    """A blob."""
+
+    media_type: Annotated[str, 1] = ""
+    digest: Annotated[str, 2] = ""
+    size: Annotated[int, 3] = 0
+    annotations: Annotated[dict[str, str], 5] = {}
+
+
+class BuildResultInfo(Message, frozen=True):
+    """What came out, by the exporter's number, and what is stated about it."""
+
+    attestations: Annotated[tuple[Descriptor, ...], 2] = ()
+    results: Annotated[dict[int, Descriptor], 3] = {}
+
+
+class BuildHistoryRecord(Message, frozen=True):
+    """One build; without `completed_at` it runs."""
+
+    ref: Annotated[str, 1] = ""
+    frontend: Annotated[str, 2] = ""
+    frontend_attributes: Annotated[dict[str, str], 3] = {}
+    exporters: Annotated[tuple[Exporter, ...], 4] = ()
+    error: Annotated[Status | None, 5] = None
+    created_at: Annotated[Timestamp | None, 6] = None
+    completed_at: Annotated[Timestamp | None, 7] = None
+    exporter_response: Annotated[dict[str, str], 9] = {}
+    result: Annotated[BuildResultInfo | None, 10] = None
+    generation: Annotated[int, 12] = 0
+    pinned: Annotated[bool, 14] = False
+    cached_steps: Annotated[int, 15] = 0
+    total_steps: Annotated[int, 16] = 0
+    completed_steps: Annotated[int, 17] = 0
+    warnings: Annotated[int, 19] = 0
+
+
+class BuildHistoryEvent(Message, frozen=True):
+    """A build began (0), ended (1), or was forgotten (2)."""
+
+    type: Annotated[int, 1] = 0
+    record: Annotated[BuildHistoryRecord | None, 2] = None
+
+
+class UpdateBuildHistoryRequest(Message, frozen=True):
+    """What is to be done with a record."""
+
+    ref: Annotated[str, 1] = ""
+    pinned: Annotated[bool, 2] = False
+    delete: Annotated[bool, 3] = False
+    finalize: Annotated[bool, 4] = False
 
 
 class PruneRequest(Message, frozen=True):
