@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -137,10 +139,39 @@ def test_a_git_repository_as_context(daemon: Daemon, tmp_path: Path) -> None:
     (tmp_path / "repo.git").symlink_to(where / ".git")
     with serving(tmp_path) as address:
         build(daemon, "-q", "-t", "gitted", f"{address}/repo.git#main")
+        words = ("--build-arg", "SOURCE_DATE_EPOCH=context", "-q", "-t", "dated")
+        build(daemon, *words, f"{address}/repo.git#main")
+        committed = subprocess.run([*git, "show", "-s", "--format=%ct"], check=True, capture_output=True).stdout
         refused = build(daemon, "-q", f"{address}/repo.git#--upload-pack=x", check=False)
     assert "must not begin with a dash" in refused.stderr
     assert daemon.cove("run", "--rm", "gitted", "cat", "/x/sub/f").stdout == "in git"
     assert ".git" not in daemon.cove("run", "--rm", "gitted", "ls", "-a", "/x").stdout.split()
+    assert created(daemon, "dated") == int(committed)
+
+
+def created(daemon: Daemon, name: str) -> float:
+    """When an image was made, in seconds."""
+    text = json.loads(daemon.cove("image", "inspect", name).stdout)[0]["Created"]
+    return datetime.fromisoformat(text[:19] + "+00:00").timestamp()
+
+
+def test_the_time_of_a_contexts_source(daemon: Daemon, tmp_path: Path) -> None:
+    """A server's Last-Modified, or the latest of an archive's files; of a directory, none."""
+    where = context(tmp_path / "c", "FROM busybox\nARG SOURCE_DATE_EPOCH\nRUN echo $SOURCE_DATE_EPOCH > /e\n", f="f")
+    for number, name in enumerate(("Dockerfile", "f")):
+        os.utime(where / name, (1500000000 + number,) * 2)
+    (tmp_path / "served").mkdir()
+    with tarfile.open(tmp_path / "served/it.tar", "w") as tar:
+        tar.add(where, ".")
+    os.utime(tmp_path / "served/it.tar", (1600000000,) * 2)
+    words = ("--build-arg", "SOURCE_DATE_EPOCH=context", "-q", "-t", "timed")
+    with serving(tmp_path / "served") as address:
+        build(daemon, *words, f"{address}/it.tar")
+    assert created(daemon, "timed") == 1600000000
+    assert daemon.cove("run", "--rm", "timed", "cat", "/e").stdout == "1600000000\n"
+    build(daemon, *words, str(where))
+    assert created(daemon, "timed") > 1700000000
+    assert daemon.cove("run", "--rm", "timed", "cat", "/e").stdout == "\n"
 
 
 def test_secrets_are_nowhere_afterwards(daemon: Daemon, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -35,11 +35,16 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """`directory` holds the files; `ignore` are the patterns of what COPY leaves out."""
+    """`directory` holds the files; `ignore` are the patterns of what COPY leaves out.
+
+    `moment`: the time of its source in seconds, None for one that tells none: a commit's, a server's Last-Modified,
+    or that of the latest file in an archive.
+    """
 
     directory: Path
     dockerfile: bytes
     ignore: tuple[str, ...]
+    moment: int | None = None
 
 
 class Known(Protocol):
@@ -128,26 +133,38 @@ def fetch(workshop: Workshop, scratch: Path, address: str, dockerfile: str) -> C
     """The context that an address names: a git repository, an archive, or a Dockerfile."""
     git = parse_git(address)
     if git is not None:
-        return opened(_repository(scratch, git), dockerfile)
+        directory, moment = _repository(scratch, git)
+        return replace(opened(directory, dockerfile), moment=moment)
     return downloaded(workshop, scratch, _download(scratch, address), dockerfile)
 
 
 def downloaded(workshop: Workshop, scratch: Path, file: Path, dockerfile: str) -> Context:
-    """The context in one file: an archive, or a Dockerfile."""
-    directory = _new(scratch)
+    """The context in one file: an archive, or a Dockerfile. The file's time is its source's, 0 for none."""
+    directory, moment = _new(scratch), int(file.stat().st_mtime) or None
     if not _is_archive(file):
         shutil.move(file, directory / "Dockerfile")
-        return opened(directory, "")
+        return replace(opened(directory, ""), moment=moment)
     workshop.gather(directory, _pieces(file))
     file.unlink()
-    return opened(directory, dockerfile)
+    return replace(opened(directory, dockerfile), moment=moment or _latest(directory))
+
+
+def _latest(directory: Path) -> int | None:
+    """The time of the latest file below, which no link is followed to."""
+    times = (
+        int(entry.stat(follow_symlinks=False).st_mtime)
+        for _, _, _, descriptor in os.fwalk(directory, follow_symlinks=False)
+        for entry in os.scandir(descriptor)
+        if not entry.is_dir(follow_symlinks=False)
+    )
+    return max(times, default=None)
 
 
 def fetch_tree(workshop: Workshop, scratch: Path, address: str) -> Path:
     """The files that an address names: a repository's, an archive's, or the one file, called `context`."""
     git = parse_git(address)
     if git is not None:
-        return _repository(scratch, git)
+        return _repository(scratch, git)[0]
     file, directory = _download(scratch, address), _new(scratch)
     if not _is_archive(file):
         shutil.move(file, directory / "context")
@@ -157,10 +174,12 @@ def fetch_tree(workshop: Workshop, scratch: Path, address: str) -> Path:
     return directory
 
 
-def _repository(scratch: Path, git: GitUrl) -> Path:
+def _repository(scratch: Path, git: GitUrl) -> tuple[Path, int]:
+    """Its files, and when they were committed."""
     work = scratch / "repository"
-    fetching.verified(git, fetching.check_out(work, git))
-    return fetching.subdirectory(work, git.subdirectory)
+    found = fetching.check_out(work, git)
+    fetching.verified(git, found.commit)
+    return fetching.subdirectory(work, git.subdirectory), found.moment
 
 
 def _download(scratch: Path, address: str) -> Path:

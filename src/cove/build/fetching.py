@@ -130,7 +130,7 @@ def clone(directory: Path, step: ops.Git) -> str:
         commit_times=step.commit_times,
         by_commit=step.by_commit,
     )
-    commit = verified(git, check_out(work, git))
+    commit = verified(git, check_out(work, git).commit)
     subdirectory(work, step.subdirectory).rename(directory)
     shutil.rmtree(work, ignore_errors=True)
     return f"{step.url} {commit} {step.subdirectory} {step.keep_git_dir} {step.submodules}"
@@ -143,8 +143,15 @@ def verified(git: GitUrl, commit: str) -> str:
     return commit
 
 
-def check_out(work: Path, git: GitUrl) -> str:
-    """Fetch one commit and its submodules, as shallow as the server lets us; the commit's id."""
+class Commit(NamedTuple):
+    """What was checked out: its id, and when it was made in seconds."""
+
+    commit: str
+    moment: int
+
+
+def check_out(work: Path, git: GitUrl) -> Commit:
+    """Fetch one commit and its submodules, as shallow as the server lets us."""
     if shutil.which("git") is None:
         raise Unsupported("the host has no git, which a git source needs; install the package git")
     work.mkdir(mode=0o755)
@@ -168,14 +175,14 @@ def check_out(work: Path, git: GitUrl) -> str:
     commit = _output(work, "rev-parse", "HEAD")
     if not _COMMIT.fullmatch(commit):
         raise Unavailable(f"git does not tell the commit of {git.remote}")
-    moment = int(_output(work, "show", "--no-patch", "--format=%ct", "HEAD")) if git.commit_times else 0
+    moment = int(_output(work, "show", "--no-patch", "--format=%ct", "HEAD"))
     if not git.keep_git_dir:
         for found in work.rglob(".git"):
             shutil.rmtree(found) if found.is_dir() and not found.is_symlink() else found.unlink()
     if git.commit_times:
         for found in (work, *work.rglob("*")):
             os.utime(found, (moment, moment), follow_symlinks=False)
-    return commit
+    return Commit(commit, moment)
 
 
 def subdirectory(work: Path, path: str) -> Path:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import posixpath
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -72,18 +73,19 @@ class SessionFiles:
 
     async def read(self) -> Recipe:
         """The Dockerfile and the patterns of what is ignored."""
-        asked = self._asked
+        asked, moment = self._asked, None
         if asked.context:
             found = await self._remote(asked.context)
             self._main = found.directory
             if not asked.local_dockerfile:
                 self._ignore = found.ignore
-                return Recipe(found.dockerfile, found.ignore)
+                return Recipe(found.dockerfile, found.ignore, found.moment)
+            moment = found.moment
         content, own = await self._definition()
         if own is None and self._main is not None:
             own = contexts.ignored(self._main)
         self._ignore = own if own is not None else await self._ignored(asked.context_directory, "[internal]")
-        return Recipe(content, self._ignore)
+        return Recipe(content, self._ignore, moment)
 
     async def trees(self, wanted: Mapping[str, tuple[str, ...]]) -> dict[str, Path]:
         """The trees that the steps take files from."""
@@ -201,6 +203,7 @@ class SessionFiles:
                 with open(file, "xb") as target:
                     async for piece in self._body or _nothing() if address == BODY else self._upload(address):
                         target.write(piece)
+                os.utime(file, (0, 0))
                 found = await self._executors.bulk(contexts.downloaded, self._workshop, scratch, file, name)
             else:
                 found = await self._executors.bulk(contexts.fetch, self._workshop, scratch, address, name)

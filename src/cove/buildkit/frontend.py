@@ -150,7 +150,7 @@ def _imports(options: Mapping[str, str]) -> tuple[CachePlace, ...]:
 
 
 def _epoch(text: str) -> int | None:
-    if not text:
+    if text in ("", "context"):
         return None
     if not text.isdecimal():
         raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}")

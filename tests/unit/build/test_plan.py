@@ -196,6 +196,15 @@ def test_warnings_of_values() -> None:
 
 def test_the_moment_of_the_result_may_stand_in_the_file() -> None:
     assert planned("ARG SOURCE_DATE_EPOCH=1700000000\nFROM base\n").epoch == 1700000000
+    for arguments in ({}, {"SOURCE_DATE_EPOCH": "context"}):
+        lines = f"ARG SOURCE_DATE_EPOCH{'' if arguments else '=context'}\nFROM base\nARG SOURCE_DATE_EPOCH\nRUN x\n"
+        told = planned(lines, arguments=arguments, moment=5)
+        (run,) = steps(told, ops.Run)
+        assert told.epoch == 5 and isinstance(run, ops.Run) and "SOURCE_DATE_EPOCH=5" in run.env
+        untold = planned(lines, arguments=arguments)
+        (run,) = steps(untold, ops.Run)
+        assert untold.epoch is None and isinstance(run, ops.Run)
+        assert not any(each.startswith("SOURCE_DATE_EPOCH") for each in run.env)
 
 
 def test_triggers_of_a_stage_run_in_the_stages_on_it() -> None:

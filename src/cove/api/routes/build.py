@@ -259,7 +259,7 @@ def _hosts(query: Query) -> tuple[str, ...]:
 
 def _epoch(arguments: dict[str, str]) -> int | None:
     text = arguments.get("SOURCE_DATE_EPOCH", "")
-    if not text:
+    if text in ("", "context"):
         return None
     if not text.isdecimal():
         raise InvalidArgument(f"invalid SOURCE_DATE_EPOCH: {text}")

@@ -24,7 +24,8 @@ class Base:
 class Options:
     """The user's choices. `contexts` are named contexts: NAME to "image:REF" or "tree".
 
-    `every_stage`: those that the target does not need are looked at too.
+    `every_stage`: those that the target does not need are looked at too. `moment`: what the main context's source
+    tells of its time.
     """
 
     target: str = ""
@@ -36,6 +37,7 @@ class Options:
     no_cache: bool = False
     no_cache_filter: frozenset[str] = frozenset()
     epoch: int | None = None
+    moment: int | None = None
     network: str = ""
     extra_hosts: tuple[str, ...] = ()
     hostname: str = ""

@@ -25,6 +25,8 @@ from cove.errors import InvalidArgument
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 
+_EPOCH = "SOURCE_DATE_EPOCH"
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -89,13 +91,21 @@ class _Planner:
         return scope
 
     def _epoch(self) -> None:
-        """The moment of the result may stand in the file, as the default of an argument."""
-        text = self.globals.get("SOURCE_DATE_EPOCH", "")
-        if self.options.epoch is not None or not text:
-            return
-        if not text.isdecimal():
-            raise DockerfileError(f"invalid SOURCE_DATE_EPOCH: {text!r}: give seconds since 1970")
-        self.options = replace(self.options, epoch=int(text))
+        """The moment of the result may stand in the file, as the default of an argument, or be the context's."""
+        text = self.globals.get(_EPOCH) or self.options.arguments.get(_EPOCH, "")
+        if text == "context":
+            told = {} if self.options.moment is None else {_EPOCH: str(self.options.moment)}
+            self.globals = {**_without(self.globals, _EPOCH), **told}
+            given = told if _EPOCH in self.options.arguments else {}
+            arguments = {**_without(self.options.arguments, _EPOCH), **given}
+            self.options = replace(self.options, arguments=arguments, epoch=self.options.moment)
+        elif self.options.epoch is None and text:
+            if not text.isdecimal():
+                raise DockerfileError(
+                    f"invalid SOURCE_DATE_EPOCH: {text}: give seconds since 1970, or context for the time of the "
+                    "context's source"
+                )
+            self.options = replace(self.options, epoch=int(text))
 
     def _check_defaults(self) -> None:
         """Whether the file is whole without any argument of the user."""
@@ -291,6 +301,10 @@ class _Planner:
         self._named_rightly(name, at)
         image = self.image(name, self.options.platform, at)
         return image_vertex(image, name) if image else None
+
+
+def _without(values: Mapping[str, str], name: str) -> dict[str, str]:
+    return {key: value for key, value in values.items() if key != name}
 
 
 def _other_platform(name: str, wanted: Platform, image: Base) -> str | None:

@@ -116,7 +116,7 @@ class RequestFiles:
         if options.remote:
             fetched = await run(contexts.fetch, self._workshop, self._scratch, options.remote, options.dockerfile)
             self._main = fetched.directory
-            return Recipe(fetched.dockerfile, fetched.ignore)
+            return Recipe(fetched.dockerfile, fetched.ignore, fetched.moment)
         found = await run(
             contexts.receive,
             self._workshop,

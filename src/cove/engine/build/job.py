@@ -52,10 +52,14 @@ _NO_ANNOTATIONS = Annotations()
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """What is to be done: the Dockerfile, and the patterns of what COPY leaves out of the main context."""
+    """What is to be done: the Dockerfile, and the patterns of what COPY leaves out of the main context.
+
+    `moment`: the time of that context's source in seconds, if it tells one.
+    """
 
     dockerfile: bytes
     ignore: tuple[str, ...]
+    moment: int | None = None
 
 
 class Files(Protocol):
@@ -146,7 +150,7 @@ class Build:
     async def _plan(self, platform: Platform, sink: Sink) -> Plan:
         """The plan for a platform, as soon as every image that it needs is known."""
         assert self.dockerfile is not None
-        asked = _plan_options(self.options, platform, self._recipe.ignore, self._contexts)
+        asked = _plan_options(self.options, platform, self._recipe, self._contexts)
         while True:
             try:
                 return plan(self.dockerfile, asked, self.bases.known)
@@ -306,9 +310,7 @@ def _refuse_warnings(warnings: tuple[Warning, ...]) -> None:
         raise InvalidArgument(f"lint violation found for rules: {rules}: {lines}")
 
 
-def _plan_options(
-    options: BuildOptions, platform: Platform, ignore: tuple[str, ...], contexts: Mapping[str, str]
-) -> Options:
+def _plan_options(options: BuildOptions, platform: Platform, recipe: Recipe, contexts: Mapping[str, str]) -> Options:
     host = host_platform()
     entitled = set(options.allow)
     if options.network == "host":
@@ -329,6 +331,7 @@ def _plan_options(
         shm_size=options.shm_size,
         entitlements=frozenset(entitled),
         contexts=contexts,
-        ignore=ignore,
+        ignore=recipe.ignore,
+        moment=recipe.moment,
         place=f"{options.tags[0] if options.tags else options.target}:{platform}",
     )
