@@ -386,7 +386,7 @@ def test_a_group_is_the_root_of_what_its_container_sees_unless_it_shares_the_hos
         (("--memory", "5m"), "Minimum memory limit allowed is 6MB"),
         (("--memory", "32m", "--memory-swap", "16m"), "Minimum memoryswap limit should be larger"),
         (("--memory-swap", "32m"), "You should always set the Memory limit"),
-        (("--cpus", "1000"), "range of CPUs is from 0.01 to"),
+        (("--cpus", "1000"), "Range of CPUs is from 0.01 to"),
         (("--cpuset-cpus", "900"), "Requested CPUs are not available"),
         (("--cpu-period", "10"), "CPU cfs period"),
         (("--cpu-quota", "10"), "CPU cfs quota"),

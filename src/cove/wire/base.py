@@ -12,6 +12,7 @@ ignored, a number may come as a string or with a fractional zero, a command may 
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +20,8 @@ import msgspec
 from cove.errors import InvalidArgument
 
 T = TypeVar("T")
+
+_NO_KEY = re.compile(r"JSON is malformed: object keys must be strings \(byte (\d+)\)")
 
 _MAPS = frozenset({
     "EndpointsConfig", "PortBindings", "ExposedPorts", "Volumes", "Labels", "DriverOpts", "Options", "Sysctls",
@@ -63,7 +66,16 @@ def decode(kind: type[T], body: bytes) -> T:
     except RecursionError as error:
         raise InvalidArgument("The request's JSON body is nested too deeply for this call") from error
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"The request's JSON body is not what this call takes: {error}") from error
+        raise InvalidArgument(f"invalid JSON: {_plain(error, body)}") from error
+
+
+def _plain(error: Exception, body: bytes) -> str:
+    """What is wrong with a body; the commonest in the words that clients of other engines know."""
+    words = str(error)
+    if (found := _NO_KEY.fullmatch(words)) is not None:
+        at = int(found[1])
+        return f"invalid character {chr(body[at])!r} looking for beginning of object key string"
+    return words.replace("JSON is malformed: trailing characters", "unexpected content after JSON")
 
 
 def encode(value: object) -> bytes:

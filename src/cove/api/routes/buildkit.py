@@ -5,7 +5,7 @@ from __future__ import annotations
 from cove.api.http import Channel, Hijack, Reply, Request
 from cove.api.router import Route
 from cove.engine.engine import Engine
-from cove.errors import InvalidArgument, Unsupported
+from cove.errors import InvalidArgument
 
 _HEAD = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
 _SESSION = "x-docker-expose-session-"
@@ -40,7 +40,7 @@ def _check(request: Request) -> None:
     if not protocol:
         raise InvalidArgument("no upgrade proto in request: this call is the beginning of another protocol (h2c)")
     if protocol != "h2c":
-        raise Unsupported(f"protocol {protocol} not supported: only h2c is")
+        raise InvalidArgument(f"protocol {protocol} not supported: only h2c is")
 
 
 ROUTES: tuple[Route[Engine], ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import AsyncIterator, Awaitable
 
 import msgspec
@@ -15,7 +16,7 @@ from cove.api.streams import objects
 from cove.api.websocket import WebSocket, handshake
 from cove.engine.containers.streams import Attachment, Detached, LogStream
 from cove.engine.engine import Engine
-from cove.errors import InvalidArgument
+from cove.errors import InvalidArgument, Unsupported
 from cove.wire import base
 from cove.wire.containers import (
     CreateRequest,
@@ -27,6 +28,7 @@ _LIST_FILTERS = (
     "network", "publish", "since", "status", "volume",
 )  # fmt: skip
 _PRUNE_FILTERS = ("until", "label", "label!")
+_CHECKPOINT = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _WAIT_CONDITIONS = ("", "not-running", "next-exit", "removed")
 
 
@@ -96,6 +98,11 @@ async def prune(engine: Engine, request: Request) -> Reply:
 
 
 async def start(engine: Engine, request: Request) -> Reply:
+    checkpoint = request.query.text("checkpoint")
+    if checkpoint and not _CHECKPOINT.fullmatch(checkpoint):
+        raise InvalidArgument(f'invalid checkpoint ID "{checkpoint}": letters, digits, _, . and - are possible')
+    if checkpoint:
+        raise Unsupported("there are no checkpoints of containers: start it without one")
     await engine.lifecycle.start(request.params["id"])
     return NO_CONTENT
 

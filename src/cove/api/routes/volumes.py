@@ -6,10 +6,12 @@ from cove.api.http import NO_CONTENT, TAR, Reply, Request, Stream, json_reply
 from cove.api.router import Route
 from cove.engine.engine import Engine
 from cove.errors import InvalidArgument, Unsupported
+from cove.wire.filters import Filters
 from cove.wire.volumes import VolumeCreateRequest
 
 _LIST_FILTERS = ("dangling", "driver", "label", "label!", "name")
 _PRUNE_FILTERS = ("all", "label", "label!", "until")
+_ANONYMOUS_ALONE_SINCE = (1, 42)
 
 
 async def list_(engine: Engine, request: Request) -> Reply:
@@ -64,7 +66,10 @@ async def update(engine: Engine, request: Request) -> Reply:
 
 
 async def prune(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.prune.volumes(request.query.filters(_PRUNE_FILTERS)))
+    filters = request.query.filters(_PRUNE_FILTERS)
+    if request.version < _ANONYMOUS_ALONE_SINCE and "all" not in filters:
+        filters = Filters({**filters.terms, "all": ("true",)})
+    return json_reply(await engine.prune.volumes(filters))
 
 
 ROUTES: tuple[Route[Engine], ...] = (

@@ -66,7 +66,7 @@ def parse(raw: bytes) -> Dockerfile:
             )
     if not stages:
         what = "dockerfile contains no stages to build" if arguments else "file with no instructions"
-        raise DockerfileError(f"{what}: a Dockerfile needs at least one FROM")
+        raise DockerfileError(f"{what}: a Dockerfile cannot be empty, it needs at least one FROM")
     done = tuple(Stage(index, base, tuple(body)) for index, (base, body) in enumerate(stages))
     return Dockerfile(tuple(arguments), done, source.directives, source.escape, source)
 

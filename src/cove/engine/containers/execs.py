@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from contextlib import suppress
 
 from cove import ids
@@ -24,10 +25,15 @@ from cove.engine.tasks import Tasks
 from cove.engine.telling import tell
 from cove.errors import Conflict, CoveError, InvalidArgument, NotFound, StartFailed
 from cove.oci.spec import ConsoleSize, Process
+from cove.runtime.child import users
+from cove.runtime.child.common import Failure
 from cove.runtime.messages import ExecLaunch, Exit
 from cove.wire import execs as wire
 from cove.wire.times import duration
 
+_NUMBERS = re.compile(r"\d{1,9}(:\d{1,9})?")
+_USER_PATIENCE = 2.0
+"""Seconds that a container's files may take to be read before anything of it runs."""
 _KEPT = 64
 """Execs that have ended and can still be inspected, of each container."""
 _REMEMBERED = 1024
@@ -58,6 +64,11 @@ class Execs:
                 f"the working directory '{body.working_dir}' is invalid, it needs to be an absolute path"
             )
         parse_keys(body.detach_keys)
+        if body.user and not _NUMBERS.fullmatch(body.user):
+            with suppress(TimeoutError):
+                checked = self._context.executors.bulk(_check_user, container.facts.pid, body.user)
+                await asyncio.wait_for(checked, _USER_PATIENCE)
+            self._require_running(container, ref)
         made = Exec(ids.new_id(), container, body)
         self._execs[made.id] = made
         container.execs.add(made.id)
@@ -297,6 +308,20 @@ class Execs:
         ended = [each for each in self._execs.values() if each.container is container and each.ended.is_set()]
         for old in ended[:-_KEPT]:
             self._execs.pop(old.id, None)
+
+
+def _check_user(pid: int, user: str) -> None:
+    """Raise InvalidArgument for a user whom the container's own files do not know."""
+    try:
+        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return  # it has just ended
+    try:
+        users.resolve(root, user, ())
+    except Failure as error:
+        raise InvalidArgument(error.message) from None
+    finally:
+        os.close(root)
 
 
 def _pipes(asked: wire.ExecCreateRequest, *, detach: bool) -> tuple[dict[int, int], tuple[int, int, int]]:

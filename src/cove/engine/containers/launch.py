@@ -25,7 +25,7 @@ from cove.engine.logs.options import log_bounds
 from cove.engine.networks import links
 from cove.engine.networks.naming import named
 from cove.engine.volumes.mounts import Mounts
-from cove.errors import Conflict, InvalidArgument
+from cove.errors import Conflict, Internal, InvalidArgument
 from cove.network import resolv
 from cove.network.dns.messages import ADDRESS
 from cove.network.driver import Endpoint
@@ -102,7 +102,9 @@ class Launcher:
     def _running(self, name: str, kind: str) -> Container:
         lender = self._registry.find(name)
         if not lender.facts.running:
-            raise Conflict(f"cannot join {kind} namespace of a non running container: {lender.id}")
+            if kind == "network":
+                raise Conflict(f"cannot join network namespace of a non running container: {lender.id}")
+            raise Internal(f"failed to join {kind.upper()} namespace: container {lender.id} is not running")
         return lender
 
     # ── managed files ─────────────────────────────────────────────────────────────────────────────

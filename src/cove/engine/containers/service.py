@@ -157,7 +157,9 @@ class Containers:
 
     def _image(self, name: str, platform: str) -> Image:
         if not name:
-            raise InvalidArgument("no image was named: say which one the container shall be made of")
+            raise InvalidArgument(
+                "config cannot be empty in order to create a container: no image was named: say what it is made of"
+            )
         image = self._context.images.get(name, Platform.parse(platform) if platform else None)
         foreign.refuse_other_system(name, image.config.platform)
         trust.admit(self._context.trust, name, image)

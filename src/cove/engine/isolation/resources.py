@@ -100,7 +100,7 @@ def _check_cpu(asked: wire.Resources, host: HostFacts) -> None:
             f"Range of CPUs is from 0.01 to {host.cpus}.00, as there are only {host.cpus} CPUs available"
         )
     if asked.cpu_shares < 0:
-        raise InvalidArgument(f"shares must be 0 or more, not {asked.cpu_shares}")
+        raise InvalidArgument(f"invalid CPU shares ({asked.cpu_shares}): value must be a positive integer")
     if asked.cpu_period and not 1000 <= asked.cpu_period <= 1_000_000:
         raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
     if 0 < asked.cpu_quota < 1000:

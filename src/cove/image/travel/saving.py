@@ -135,8 +135,10 @@ def _written(content: Content, chosen: list[_Saved]) -> Iterator[bytes]:
     yield from directory_member("blobs/")
     for algorithm in sorted({digests.parse(digest)[0] for digest in blobs}):
         yield from directory_member(f"blobs/{algorithm}/")
-    for digest in sorted(blobs):
-        yield from blob_member(content, digest, blobs[digest])
+    with content.keeping() as kept:  # a slow client's image may be removed meanwhile
+        kept.update(blobs)
+        for digest in sorted(blobs):
+            yield from blob_member(content, digest, blobs[digest])
     yield from file_member("index.json", image.encode(Index(media_type=image.OCI_INDEX, manifests=tuple(index))))
     yield from file_member("manifest.json", json.dumps(listing).encode())
     yield from file_member("oci-layout", LAYOUT)
