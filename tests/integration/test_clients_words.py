@@ -24,9 +24,11 @@ def test_a_container_has_the_marks_of_one_and_its_image_has_not(daemon: Daemon, 
         with tarfile.open(tmp_path / "copied.tar") as saved:
             documents = [saved.extractfile(each) for each in saved if each.isfile() and "blobs" in each.name]
             layers = [each.read() for each in documents if each is not None]
-        names = [
-            name for data in layers if data[:1] != b"{" for name in tarfile.open(fileobj=BytesIO(data)).getnames()
-        ]
+        names: list[str] = []
+        for data in layers:
+            if not data.startswith(b"{"):
+                with tarfile.open(fileobj=BytesIO(data)) as layer:
+                    names += layer.getnames()
         assert "made" in names and ".dockerenv" not in names and "etc/mtab" not in names
     finally:
         daemon.docker("rm", "marked")

@@ -19,7 +19,7 @@ from cove.engine.context import Context
 from cove.engine.images.selection import asked_platform
 from cove.engine.images.view import defaults
 from cove.engine.telling import after, tell, tell_image, tell_travel
-from cove.errors import NotFound
+from cove.errors import InvalidArgument, NotFound
 from cove.image import changes as instructions
 from cove.image.distribution.seams import StoredImage
 from cove.image.images import Image
@@ -57,6 +57,8 @@ class ImageMaking:
         body, store = blocking(stream), self._context.store
         name = Reference.parse(f"{repo}:{tag}" if tag else repo).full if repo else ""
         wanted = asked_platform(platform)
+        if wanted is not None and wanted.os not in ("linux", "windows"):
+            raise InvalidArgument(f"operating system is not supported: {wanted.os}; containers share a Linux kernel")
 
         connection = ExitStack()
         answer = await self._context.executors.bulk(_opened, connection, address) if address else None
