@@ -131,10 +131,12 @@ def test_an_address_as_context(daemon: Daemon, tmp_path: Path, form: str) -> Non
     assert gone.returncode and "404" in gone.stderr
 
 
-def test_a_git_repository_as_context(daemon: Daemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["sha1", "sha256"])
+def test_a_git_repository_as_context(daemon: Daemon, tmp_path: Path, form: str) -> None:
     where = context(tmp_path / "repository", "FROM busybox\nCOPY . /x\n", sub__f="in git")
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(where)]
-    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "one"], ["update-server-info"]):
+    begin = ["init", "-q", "-b", "main", f"--object-format={form}"]
+    for words in (begin, ["add", "."], ["commit", "-qm", "one"], ["update-server-info"]):
         subprocess.run([*git, *words], check=True)
     (tmp_path / "repo.git").symlink_to(where / ".git")
     with serving(tmp_path) as address:

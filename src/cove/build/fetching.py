@@ -26,6 +26,7 @@ from cove.errors import InvalidArgument, NotFound, Unavailable, Unsupported
 
 _CHUNK = 1 << 20
 _MOST = 16 << 30
+_SHA256 = re.compile(r"[0-9a-f]{64}\t")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _PATIENCE = 600
 
@@ -139,7 +140,7 @@ def clone(directory: Path, step: ops.Git) -> str:
 def verified(git: GitUrl, commit: str) -> str:
     """The commit's id; InvalidArgument when it is not the one that was asked for."""
     if git.checksum and not commit.startswith(git.checksum):
-        raise InvalidArgument(f"{git.remote} is at commit {commit}, but {git.checksum} was expected")
+        raise InvalidArgument(f"expected checksum to match {git.checksum}, but {git.remote} is at commit {commit}")
     return commit
 
 
@@ -155,11 +156,14 @@ def check_out(work: Path, git: GitUrl) -> Commit:
     if shutil.which("git") is None:
         raise Unsupported("the host has no git, which a git source needs; install the package git")
     work.mkdir(mode=0o755)
-    _git(work, "init", "--quiet", ".")
-    _git(work, "remote", "add", "origin", "--", git.remote)
+    _begin(work, git, "sha1")
     wanted = git.checksum if git.by_commit else git.ref or "HEAD"
     # Plumbing that takes a revision after "--end-of-options" cannot take it for a flag.
-    shallow = _git(work, "fetch", "--quiet", "--depth=1", "--end-of-options", "origin", wanted, check=False) == 0
+    shallow = not _git(work, "fetch", "--quiet", "--depth=1", "--end-of-options", "origin", wanted, check=False)
+    if not shallow and _SHA256.match(_output(work, "ls-remote", "origin", "HEAD")):
+        shutil.rmtree(work / ".git")
+        _begin(work, git, "sha256")
+        shallow = not _git(work, "fetch", "--quiet", "--depth=1", "--end-of-options", "origin", wanted, check=False)
     # A server of plain files gives whole histories only.
     if not shallow and _git(work, "fetch", "--quiet", "--end-of-options", "origin", wanted, check=False):
         _git(work, "fetch", "--quiet", "--tags", "--end-of-options", "origin", "+refs/heads/*:refs/remotes/origin/*")
@@ -183,6 +187,14 @@ def check_out(work: Path, git: GitUrl) -> Commit:
         for found in (work, *work.rglob("*")):
             os.utime(found, (moment, moment), follow_symlinks=False)
     return Commit(commit, moment)
+
+
+def _begin(work: Path, git: GitUrl, form: str) -> None:
+    """An empty repository whose objects are named as the server's."""
+    # Git before 2.29 knows no forms, and only one.
+    words = () if form == "sha1" else (f"--object-format={form}",)
+    _git(work, "init", "--quiet", *words, ".")
+    _git(work, "remote", "add", "origin", "--", git.remote)
 
 
 def subdirectory(work: Path, path: str) -> Path:

@@ -71,6 +71,17 @@ def test_a_name_may_mean_nothing_at_all() -> None:
     assert len(steps(found, ops.Scratch)) == 1 and found.made.base is None
 
 
+def test_checksums_of_what_is_added_may_be_variables() -> None:
+    digest = f"sha256:{'a' * 64}"
+    (remote,) = steps(planned(f"FROM base\nENV D={digest}\nADD --checksum=$D http://e.example/f /\n"), ops.Remote)
+    assert isinstance(remote, ops.Remote) and remote.checksum == digest
+    (nameless,) = steps(planned("FROM base\nADD http://e.example/ /d/\n"), ops.Remote)
+    assert isinstance(nameless, ops.Remote) and nameless.name == "__unnamed__"
+    for source, words in (("http://e.example/f", "sha256:1"), ("https://e.example/r.git#main", "not-a-commit")):
+        with pytest.raises(DockerfileError, match=r"line 2.*invalid checksum"):
+            planned(f"FROM base\nADD --checksum={words} {source} /\n")
+
+
 def test_equal_steps_are_one_vertex() -> None:
     found = planned("FROM base AS a\nRUN x\nFROM base AS b\nRUN x\nFROM base\nCOPY --from=a / /\nCOPY --from=b / /\n")
     assert len(steps(found, ops.Run)) == 1

@@ -21,7 +21,10 @@ from cove.oci import digest as digests
 if TYPE_CHECKING:
     from cove.build.dockerfile.stage import StageState
 
+_UNNAMED = "__unnamed__"
+"""What a file is called whose address has no name, in a directory."""
 _URL = re.compile(r"https?://", re.IGNORECASE)
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
 _SYMBOLS = re.compile(r"[ugoa]*(?:[=+-](?:[rwxXst]*|[ugo]))+")
 
 
@@ -68,8 +71,9 @@ def transfer(state: StageState, copy: ins.Copy) -> Transferred:
     plain = [each for each in sources if each not in remote]
     if plain:
         groups.append(_from_tree(state, copy, plain, common))
-    groups += [_remote(copy, url, common) for url in remote]
-    if copy.checksum and not (len(sources) == 1 and remote):
+    checksum = state.expand(copy.checksum, copy)
+    groups += [_remote(copy, url, checksum, common) for url in remote]
+    if checksum and not (len(sources) == 1 and remote):
         raise DockerfileError("checksum can't be specified for multiple or local sources", copy.position)
     inputs = tuple(vertex for vertex, _ in groups)
     step = ops.Transfer(copies=tuple(selection for _, selection in groups), epoch=state.planner.options.epoch)
@@ -136,38 +140,38 @@ def _content(state: StageState, copy: ins.Copy, heredoc: Heredoc) -> str:
     return state.expand(heredoc.content, copy, quotes=False)
 
 
-def _remote(copy: ins.Copy, url: str, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
+def _remote(copy: ins.Copy, url: str, checksum: str, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
     git = parse_git(url)
     if git is not None:
-        return _git(copy, git, common)
-    if copy.checksum:
-        digests.check(copy.checksum)
+        return _git(copy, git, checksum, common)
+    if checksum:
+        try:
+            digests.check(checksum)
+        except InvalidArgument as error:
+            raise DockerfileError(f"invalid checksum: {error.message}", copy.position) from error
     name = posixpath.basename(urlsplit(url).path)
-    destination = str(common["destination"])
-    if not name:
-        if destination.endswith("/"):
-            raise DockerfileError(
-                f"cannot determine the file's name from {url}: end the destination with one", copy.position
-            )
-        name = posixpath.basename(destination)
-    vertex = Vertex(ops.Remote(url=url, checksum=copy.checksum, name=name), title=f"[{url}]")
+    name = name or posixpath.basename(str(common["destination"])) or _UNNAMED
+    step = ops.Remote(url=url, checksum=checksum, name=name)
+    vertex = Vertex(step, title=f"[{url}]", line=copy.position.line)
     mode = common["mode"] or "0600"
     return vertex, ops.Selection(sources=(name,), unpack=bool(copy.unpack), **{**common, "mode": mode})  # type: ignore[arg-type]
 
 
-def _git(copy: ins.Copy, git: GitUrl, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
+def _git(copy: ins.Copy, git: GitUrl, checksum: str, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
+    if checksum and not _COMMIT.fullmatch(checksum):
+        raise DockerfileError(f"invalid checksum {checksum!r}: expected hex commit hash", copy.position)
     if None not in (copy.keep_git_dir, git.keep_git_dir) and copy.keep_git_dir != git.keep_git_dir:
         raise DockerfileError("inconsistent keep-git-dir configuration", copy.position)
-    if copy.checksum and git.checksum and copy.checksum != git.checksum:
-        raise DockerfileError(f"checksum mismatch {copy.checksum!r} != {git.checksum!r}", copy.position)
+    if checksum and git.checksum and checksum != git.checksum:
+        raise DockerfileError(f"checksum mismatch {checksum!r} != {git.checksum!r}", copy.position)
     step = ops.Git(
         url=git.remote,
         ref=git.ref,
         subdirectory=git.subdirectory,
         keep_git_dir=bool(copy.keep_git_dir or git.keep_git_dir),
-        checksum=copy.checksum or git.checksum,
+        checksum=checksum or git.checksum,
         submodules=git.submodules,
         commit_times=git.commit_times,
         by_commit=git.by_commit,
     )
-    return Vertex(step, title=f"[{git.remote}]"), ops.Selection(sources=("/",), **common)  # type: ignore[arg-type]
+    return Vertex(step, title=f"[{git.remote}]", line=copy.position.line), ops.Selection(sources=("/",), **common)  # type: ignore[arg-type]
