@@ -21,6 +21,8 @@ from cove.build.solver import Key
 from cove.store.database import Database
 
 _MAX_PLACES = 5000
+_TRIM = 256
+"""After how many notes it is looked whether there are too many."""
 _MAX_ARCHIVES = 1000
 _FRESH_NS = 3600 * 10**9
 """How old a note of a use may be before it is written again."""
@@ -47,6 +49,7 @@ class BuildCache:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._noted = 0
 
     def chains(self) -> set[str]:
         """Layers that finished steps made."""
@@ -101,10 +104,11 @@ class BuildCache:
         found = self._database.rows("SELECT parts, noted_ns FROM build_places WHERE place = ?", (place,))
         if found and found[0][0] == packed and now - found[0][1] < _FRESH_NS:
             return
-        with self._database.transaction():
-            self._database.execute(
-                "INSERT OR REPLACE INTO build_places (place, parts, noted_ns) VALUES (?, ?, ?)", (place, packed, now)
-            )
+        self._database.execute(
+            "INSERT OR REPLACE INTO build_places (place, parts, noted_ns) VALUES (?, ?, ?)", (place, packed, now)
+        )
+        self._noted += 1
+        if self._noted % _TRIM == 0:
             self._database.execute(
                 "DELETE FROM build_places WHERE place IN "
                 "(SELECT place FROM build_places ORDER BY noted_ns DESC LIMIT -1 OFFSET ?)",

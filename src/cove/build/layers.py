@@ -40,7 +40,7 @@ class Workshop:
     def __init__(self, data: DataRoot, store: ImageStore) -> None:
         self.data = data
         self.store = store
-        self._reaper = Reaper()
+        self._reaper = Reaper(patience=1.0)
 
     # ── a layer on its way ────────────────────────────────────────────────────────────────────────
 
@@ -121,9 +121,9 @@ class Workshop:
 
     def _at(self, key: str, verb: str, source: Source | None, job: dict[str, Any]) -> dict[str, Any]:
         container = self.data.container(key)
-        # A volatile mount leaves a mark in its work directory and is never mounted with it again.
-        shutil.rmtree(container.work, ignore_errors=True)
-        container.work.mkdir(mode=0o755)
+        if os.listdir(container.work):  # a volatile mount leaves a mark there and is never mounted with it again
+            shutil.rmtree(container.work, ignore_errors=True)
+            container.work.mkdir(mode=0o755)
         mount = self.mount(key)
         with ExitStack() as stack:
             if not job.get("copy", {}).get("unpack") and (trees := self._trees(stack, mount, source)):

@@ -50,6 +50,10 @@ Log = Callable[[int, bytes], None]
 class Performer(Protocol[R]):
     """What the solver needs to be told about steps of one build."""
 
+    def foresee(self, vertex: Vertex, place: int, result: R) -> None:
+        """One input of a step is there, others perhaps not: what it alone tells may be found out already."""
+        ...
+
     async def identify(self, vertex: Vertex, inputs: list[R]) -> Key | None:
         """The key of a step on these inputs; None for one that is performed each time, such as a source."""
         ...
@@ -156,7 +160,7 @@ class _Run(Generic[R]):
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _solve(self, vertex: Vertex) -> R:
-        inputs = list(await asyncio.gather(*(self.task(each) for each in vertex.inputs)))
+        inputs = list(await asyncio.gather(*(self._input(vertex, place) for place in range(len(vertex.inputs)))))
         try:
             key = await self._performer.identify(vertex, inputs)
         except Exception as error:
@@ -178,6 +182,17 @@ class _Run(Generic[R]):
             raise
         self._tell("done", vertex, result=result)
         return result
+
+    def _input(self, vertex: Vertex, place: int) -> asyncio.Task[R]:
+        task = self.task(vertex.inputs[place])
+        if place:  # the first is what it stands on: nothing can be told of it alone
+
+            def there(task: asyncio.Task[R]) -> None:
+                if not task.cancelled() and task.exception() is None:
+                    self._performer.foresee(vertex, place, task.result())
+
+            task.add_done_callback(there)
+        return task
 
     def _log(self, vertex: Vertex, stream: int, data: bytes) -> None:
         self._listener(Event("log", vertex, time.time(), data=data, stream=stream))

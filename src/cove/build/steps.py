@@ -7,6 +7,7 @@ perform:  source ─▶ a tree            context, here-documents, a download, a
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +28,8 @@ from cove.build.solver import Key, Log
 from cove.errors import CoveError, Internal, InvalidArgument
 
 _MAX_NAMED_FILES = 20_000
+_Digest = tuple[str, list[list[str]]]
+"""The digest of a selection, and as far as they are told each file's path and digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Steps:
         self._around = around
         self._reasons: dict[str, str] = {}
         self._trees = 0
+        self._foreseen: dict[tuple[str, int], asyncio.Task[_Digest]] = {}
         self.keys: dict[str, str] = {}
         """The key by content of each vertex, by its own key."""
 
@@ -98,8 +102,8 @@ class Steps:
             parts |= await self._run_parts(step, inputs)
         elif isinstance(step, ops.Transfer):
             parts["the instruction"] = _plainly(definition(step).decode("utf-8", "surrogateescape"))
-            for selection, source, origin in zip(step.copies, inputs[1:], vertex.inputs[1:], strict=True):
-                parts |= await self._file_parts(selection, source, origin)
+            for place in range(1, len(inputs)):
+                parts |= await self._file_parts(vertex, step, place, inputs[place])
         elif isinstance(step, ops.Link):
             parts["the linked files"] = self.keys[vertex.inputs[1].key]
         else:
@@ -124,14 +128,29 @@ class Steps:
                 parts |= {f"file {name}": value for name, value in files}
         return parts
 
-    async def _file_parts(self, selection: ops.Selection, source: Result, origin: Vertex) -> dict[str, str]:
+    def foresee(self, vertex: Vertex, place: int, result: Result) -> None:
+        """Files that a step will copy are looked at as soon as they are there, whatever the step still waits for."""
+        step = vertex.step
+        if isinstance(step, ops.Transfer) and not _known_whole(vertex.inputs[place]):
+            digest = self._digest(step.copies[place - 1], result)
+            self._foreseen[vertex.key, place] = asyncio.ensure_future(digest)
+
+    async def close(self) -> None:
+        """Give up what nobody needs any more."""
+        for task in self._foreseen.values():
+            task.cancel()
+        await asyncio.gather(*self._foreseen.values(), return_exceptions=True)
+
+    async def _file_parts(self, vertex: Vertex, step: ops.Transfer, place: int, source: Result) -> dict[str, str]:
+        selection, origin = step.copies[place - 1], vertex.inputs[place]
         name = f"files of {origin.title} {' '.join(selection.sources)}"
-        if isinstance(origin.step, ops.Remote | ops.Git | ops.Inline):
+        if _known_whole(origin):
             return {name: source.identity}
-        digest, files = await self._digest(selection, source)
+        foreseen = self._foreseen.pop((vertex.key, place), None)
+        digest, files = await (foreseen or self._digest(selection, source))
         return {name: digest, **{f"file {path}": value for path, value in files}}
 
-    async def _digest(self, selection: ops.Selection, source: Result) -> tuple[str, list[list[str]]]:
+    async def _digest(self, selection: ops.Selection, source: Result) -> _Digest:
         """The digest of a selection; that of layers, which never change, is remembered for good."""
         around = self._around
         if isinstance(source.source, Arrived):
@@ -152,9 +171,7 @@ class Steps:
         around.digests[name] = (found["digest"], found["files"][:_MAX_NAMED_FILES])
         return around.digests[name]
 
-    async def _archive_digest(
-        self, selection: ops.Selection, source: Result, archive: Arrived
-    ) -> tuple[str, list[list[str]]]:
+    async def _archive_digest(self, selection: ops.Selection, source: Result, archive: Arrived) -> _Digest:
         """The digest of a selection of a context; the same archive again need not be unpacked for it."""
         around = self._around
         bare = msgspec.structs.replace(selection, destination="/", owner=selection.owner and "x")
@@ -277,6 +294,11 @@ class Steps:
             if not workshop.make_directory(key, step.path, step.owner):
                 return base, 0
             return workshop.seal(key, base, epoch=step.epoch)
+
+
+def _known_whole(origin: Vertex) -> bool:
+    """Whether all of a source is copied, so that what it is called tells its files."""
+    return isinstance(origin.step, ops.Remote | ops.Git | ops.Inline)
 
 
 def _bare(title: str) -> str:

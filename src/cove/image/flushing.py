@@ -14,6 +14,21 @@ _PATIENCE = 1.0
 """Seconds before a flush begins: what a pull writes meanwhile is in it, and the pull does not wait for it."""
 
 
+def flush(directory: Path) -> bool:
+    """Write out all of the file system that a directory lies on; whether that came to its end."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        syscalls.syncfs(fd)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 class Flusher:
     """Flushes the file system of `directory`, then calls `then` with what asked for it; safe for several threads."""
 
@@ -40,12 +55,5 @@ class Flusher:
                 self._running = bool(batch)
             if not batch:
                 return
-            try:
-                fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    syscalls.syncfs(fd)
-                finally:
-                    os.close(fd)
-            except OSError:
-                continue  # they stay as they are, which is safe
-            self._then(batch)
+            if flush(self._directory):
+                self._then(batch)  # else they stay as they are, which is safe

@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from cove.errors import Internal, NotFound, describe
 from cove.image.content import ContentStore
 from cove.image.extraction import Extraction, Unpacked
-from cove.image.flushing import Flusher
+from cove.image.flushing import Flusher, flush
 from cove.image.images import Image
 from cove.image.reaping import Reaper, discard, set_aside
 from cove.image.travel.ahead import Ahead
@@ -315,13 +315,20 @@ class Layers:
             self._flusher.ask(chain_id)
 
     def _settle(self, chain_ids: set[str]) -> None:
-        """These layers are on disk now. Say so: then no power failure can hurt them."""
+        """These layers are on disk now. Say so: then no power failure can hurt them.
+
+        One that is not said to be safe is unpacked again, or built again, no more: so none waits for the disk alone.
+        """
+        built = False
         for chain_id in chain_ids:
-            with self._lock, suppress(OSError):  # a layer that is not said to be safe is unpacked again, no more
+            with self._lock, suppress(OSError):
                 if facts := self._facts.get(chain_id):
                     settled = replace(facts, boot="")
-                    self._write_facts(chain_id, settled)
+                    self._write_facts(chain_id, settled, durable=False)
                     self._facts[chain_id] = settled
+                    built = built or bool(facts.archive)
+        if built:
+            flush(self._data.layers)
 
     def _recover(self) -> None:
         """Read the facts; throw away what was interrupted, by a kill or by a power failure."""
@@ -362,10 +369,10 @@ class Layers:
         directory = self._data.layer(chain_id)
         return directory.with_name(f"{directory.name}.json")
 
-    def _write_facts(self, chain_id: str, facts: Facts) -> None:
+    def _write_facts(self, chain_id: str, facts: Facts, *, durable: bool | None = None) -> None:
         # Facts that a power failure took or spoilt mean a layer that is unpacked again; a built one has no archive.
-        durable = bool(facts.archive) and not facts.boot
-        write_atomic(self._facts_path(chain_id), json.dumps(asdict(facts)).encode(), durable=durable)
+        lasting = bool(facts.archive) and not facts.boot if durable is None else durable
+        write_atomic(self._facts_path(chain_id), json.dumps(asdict(facts)).encode(), durable=lasting)
 
 
 class _Arriving:

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 from cove.errors import describe
@@ -49,7 +50,9 @@ def discard(directory: Path, within: Path) -> None:
 class Reaper:
     """Deletes what it is given, one tree after the other; its thread is there as long as there is something."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = 0.0) -> None:
+        """It begins `patience` seconds after the first tree, when others may have nothing else to do."""
+        self._patience = patience
         self._changed = threading.Condition()
         self._waiting: list[Path] = []
         self._running = False
@@ -69,6 +72,7 @@ class Reaper:
                 self._changed.wait()
 
     def _run(self) -> None:
+        time.sleep(self._patience)
         while True:
             with self._changed:
                 if not self._waiting:

@@ -28,6 +28,11 @@ class Performer:
         self.most = self.now = 0
         self.failing = ""
         self.moment = 0.02
+        self.foreseen: list[tuple[str, int, str, int]] = []
+
+    def foresee(self, vertex: Vertex, place: int, result: str) -> None:
+        assert isinstance(vertex.step, Step)
+        self.foreseen.append((vertex.step.name, place, result, len(self.performed)))
 
     async def identify(self, vertex: Vertex, inputs: list[str]) -> Key:
         assert isinstance(vertex.step, Step)
@@ -125,3 +130,12 @@ def test_a_failure_ends_the_build_and_keeps_what_is_finished() -> None:
     with pytest.raises(ValueError, match="right"):
         asyncio.run(Solver(width=4).solve((diamond(),), performer, lambda _: None))
     assert "base()" in performer.cache and not performer.now
+
+
+def test_what_an_input_alone_tells_is_foreseen() -> None:
+    performer = Performer()
+    performer.cache["files()"] = "files()"
+    top = Vertex(Step("copy"), (Vertex(Step("slow")), Vertex(Step("files"))))
+    asyncio.run(Solver[str](width=4).solve((top,), performer, lambda _: None))
+    assert performer.foreseen == [("copy", 1, "files()", 0)]
+    assert performer.performed == ["slow()", "copy(slow(),files())"]

@@ -184,7 +184,10 @@ class Build:
             hear(event)
 
         steps = Steps(around)
-        await self._tools.solver.solve(tuple(each.made.vertex for each in self.plans), steps, heard)
+        try:
+            await self._tools.solver.solve(tuple(each.made.vertex for each in self.plans), steps, heard)
+        finally:
+            await steps.close()
         self._keys = steps.keys
 
     def chain(self, made: Plan) -> str:
