@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -174,6 +175,26 @@ def test_the_time_of_a_contexts_source(daemon: Daemon, tmp_path: Path) -> None:
     build(daemon, *words, str(where))
     assert created(daemon, "timed") > 1700000000
     assert daemon.cove("run", "--rm", "timed", "cat", "/e").stdout == "\n"
+
+
+def test_annotations_stand_beside_the_image(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path / "c", "FROM scratch\nCOPY f /f\n", f="f")
+    notes = ("--annotation", "a=1", "--annotation", "index,manifest[linux/arm64]:b=2=3")
+    platforms = ("--platform", "linux/amd64", "--platform", "linux/arm64")
+    output = ("--output", f"type=oci,dest={tmp_path}/o.tar")
+    build(daemon, "-q", "-t", "noted", *notes, *platforms, *output, str(where))
+    with tarfile.open(tmp_path / "o.tar") as tar:
+
+        def document(digest: str) -> Any:
+            return json.load(tar.extractfile(f"blobs/{digest.replace(':', '/')}"))  # type: ignore[arg-type]
+
+        index = document(json.load(tar.extractfile("index.json"))["manifests"][0]["digest"])  # type: ignore[arg-type]
+        found = {each["platform"]["architecture"]: document(each["digest"]) for each in index["manifests"]}
+    assert index["annotations"] == {"b": "2=3"}
+    assert found["amd64"]["annotations"] == {"a": "1"} and found["arm64"]["annotations"] == {"a": "1", "b": "2=3"}
+    for words, why in (("index:a=b", "single platform"), ("poem:a=b", "unknown type 'poem'"), ("a", "KEY=VALUE")):
+        refused = build(daemon, "--annotation", words, str(where), check=False)
+        assert refused.returncode and why in refused.stderr
 
 
 def test_secrets_are_nowhere_afterwards(daemon: Daemon, tmp_path: Path) -> None:

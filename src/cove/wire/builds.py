@@ -48,6 +48,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     names what was given with BuildSecrets. `cache_only`: without one of these images, no cache is used, as Docker's
     cachefrom has it. `events`: Cove's own progress instead of Docker's. `contexts`: named ones, NAME to an address,
     docker-image://IMAGE, or sent:ID for what was sent before. `context`: the main one as sent:ID.
+    `annotations` as an output's options have them ("annotation-index.KEY").
     """
 
     dockerfile: str = ""
@@ -88,6 +89,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     contexts: dict[str, str] = {}
     context: str = ""
     provenance: Provenance | None = None
+    annotations: dict[str, str] = {}
 
 
 class BuildSecrets(Value, frozen=True, kw_only=True):

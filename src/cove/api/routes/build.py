@@ -170,6 +170,7 @@ def _options(query: Query) -> BuildOptions:
         contexts=_pairs(query, "contexts"),
         context=query.text("context"),
         provenance=provenance.read(query.text("provenance")) if query.text("provenance") else None,
+        annotations=_pairs(query, "annotations"),
         epoch=query.number("epoch") if query.text("epoch") else _epoch(_pairs(query, "buildargs")),
     )
 

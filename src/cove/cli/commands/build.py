@@ -95,6 +95,7 @@ def _query(call: Call) -> dict[str, Any]:
         "allow": _list(call, "allow"),
         "check": call.flag("check") or None,
         "provenance": _provenance(call),
+        "annotations": _annotations(call),
     }
 
 
@@ -126,6 +127,14 @@ def _provenance(call: Call) -> str | None:
     if found in ("", "false"):
         return None
     return "mode=min" if found == "true" else found
+
+
+def _annotations(call: Call) -> str | None:
+    if not call.list("annotation"):
+        return None
+    from cove.cli import buildannotations
+
+    return _json(buildannotations.given(call.list("annotation")))
 
 
 def _list(call: Call, name: str) -> str | None:
@@ -312,6 +321,9 @@ BUILD = Verb(
     (
         Flag("add-host", "A further line of /etc/hosts: NAME:ADDRESS", "list", hint="host"),
         Flag("allow", "Grant network.host, security.insecure or device", "list", hint="entitlement"),
+        Flag(
+            "annotation", "Write beside the image: [index|manifest[PLATFORM]:]name=value", "list", hint="name=value"
+        ),
         Flag("attest", "Add a statement to the image: type=provenance[,mode=max][,version=v1]", "list"),
         Flag("build-arg", "Set an ARG: NAME=VALUE, or NAME from the environment", "list", hint="arg"),
         Flag("build-context", "Name further files or an image: NAME=DIRECTORY, URL, docker-image://…", "list"),

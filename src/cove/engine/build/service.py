@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cove import ids
 from cove.build import context as contexts
+from cove.build.annotations import read_annotations
 from cove.build.cache import BuildCache
 from cove.build.dockerfile.options import PROXIES
 from cove.build.layers import Workshop
@@ -122,6 +123,8 @@ class BuildService:
         """The messages of a build; what is wrong with the request or the Dockerfile is raised before the first."""
         names = full_names(options.tags)
         _check(options)
+        indexed = options.provenance is not None or len(set(options.platforms)) > 1
+        read_annotations(options.annotations).check(indexed=indexed)
         given = self.taken(options.session)
         named = {name: tree_or_image(name, value) for name, value in options.contexts.items()}
         scratch = self.scratch()
@@ -354,7 +357,7 @@ async def _run(build: Build, names: list[str], stream: Stream, sink: Sink) -> No
         sink({"aux": {"Warnings": len(joined.warnings)}})
         return
     await build.solve(stream.heard, pulled)
-    image = await build.image(names)
+    image = await build.image(names, read_annotations(build.options.annotations))
     await build.share(pulled)
     stream.built(image.id, [Reference.parse(name).familiar for name in names], joined.epoch)
 
