@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Daemon
+from tests.integration.api_client import Api
 
 pytestmark = pytest.mark.root
 
@@ -303,6 +304,8 @@ def test_cp_writes_only_where_the_container_may(daemon: Daemon, tmp_path: Path, 
             for place, what in (("/r", "mounted volume"), ("/b", "mounted volume"), ("/etc", "container rootfs")):
                 refused = client("cp", str(tmp_path / "file"), f"target:{place}/written", check=False)
                 assert refused.returncode == 1 and f"{what} is marked read-only" in refused.stderr
+        for place, status in (("/v", 200), ("/r", 403), ("/etc", 403)):
+            assert Api(daemon).send("PUT", f"/containers/target/archive?path={place}", bytes(1024))[0] == status
         assert not list((tmp_path / "host").iterdir())
         daemon.cove("cp", "target:/r/written", str(tmp_path / "back"))
         assert (tmp_path / "back").read_text() == "text"

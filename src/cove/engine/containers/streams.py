@@ -26,6 +26,7 @@ from cove.engine.telling import tell
 from cove.errors import Conflict, Unsupported
 from cove.runtime.logs.follow import LogFollower, LogWatcher
 from cove.runtime.logs.reader import Chunk, LogReader, lines
+from cove.wire.containers import WaitResponse
 from cove.wire.times import moment, stamp
 
 __all__ = ["Attachment", "Detached", "LogStream", "Streams"]
@@ -212,9 +213,12 @@ class Streams:
         self._lifecycle = lifecycle
         self._watch: LogWatcher | None = None
         self._live: dict[str, set[Attachment | LogStream]] = {}
+        self._ends: dict[Attachment | LogStream, asyncio.Future[WaitResponse]] = {}
 
     def forget(self, container: Container, stream: Attachment | LogStream) -> None:
-        """A stream was closed."""
+        """A stream was closed; nothing of it waits for the container's end."""
+        if (end := self._ends.pop(stream, None)) is not None:
+            end.cancel()
         live = self._live.get(container.id, set())
         live.discard(stream)
         if not live:
@@ -302,8 +306,9 @@ class Streams:
 
     def _at_end(self, container: Container, stream: Attachment | LogStream) -> None:
         """Let a stream finish when the container has ended for good."""
-        ended = asyncio.ensure_future(self._lifecycle.wait(container.id, condition="next-exit"))
-        ended.add_done_callback(lambda _: stream.finish())
+        end = asyncio.ensure_future(self._lifecycle.wait(container.id, condition="next-exit"))
+        end.add_done_callback(lambda _: stream.finish())
+        self._ends[stream] = end
 
     async def logs(
         self,

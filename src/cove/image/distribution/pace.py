@@ -47,8 +47,10 @@ class Pace:
 def _timed(connection: HTTPConnection) -> Iterator[None]:
     """Hang up on a server whose response's head is not complete in twice the time between any two bytes."""
     sock, seconds = connection.sock, connection.timeout
+    late = threading.Event()
 
     def hang_up() -> None:
+        late.set()
         with contextlib.suppress(OSError):
             socket.socket.shutdown(sock, socket.SHUT_RDWR)  # of TLS, too: below it, and from another thread
 
@@ -59,6 +61,8 @@ def _timed(connection: HTTPConnection) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+    if late.is_set():
+        raise TimeoutError("the head of the response did not come in time")
 
 
 class _Plain(HTTPConnection):

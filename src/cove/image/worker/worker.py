@@ -104,7 +104,7 @@ def _unpack(job: dict[str, Any], root: int) -> Report:
 
 def _put(job: dict[str, Any], root: int) -> Report:
     base = inside.directory(root, job["path"])
-    _refuse_kernels(root, base)
+    _refuse_unwritable(root, base)
     limits = members.Limits(**job["limits"])
     owner = accounts.user_of(root, job["owner"]) if job["owner"] else None
     rules = extract.Rules(keep_kinds=job["keep_kinds"], owner=owner, top=job.get("top", False))
@@ -115,12 +115,16 @@ def _put(job: dict[str, Any], root: int) -> Report:
     return {"size": totals.size, "members": totals.members}
 
 
-def _refuse_kernels(root: int, base: str) -> None:
-    """No file can be made in /proc and its like; the kernel's own reasons would be odd ones."""
+def _refuse_unwritable(root: int, base: str) -> None:
+    """No file can be made in /proc and its like, where the kernel's own reasons would be odd ones; and what may only
+    be read takes no archive, an empty one neither.
+    """
     fd = open_directory(root, base or "/")
     try:
         if filesystem_magic(fd) in pack.KERNEL_FILE_SYSTEMS:
             raise InvalidArgument(f"/{base} is a file system of the kernel's own: no file can be put there")
+        if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), f"/{base}")
     finally:
         os.close(fd)
 
