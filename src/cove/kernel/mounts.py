@@ -30,7 +30,7 @@ ATTR_NODIRATIME, ATTR_IDMAP, ATTR_NOSYMFOLLOW = 0x80, 0x100000, 0x200000
 _PERMISSIONS = ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC | ATTR_NOSYMFOLLOW
 
 _OPEN_TREE_CLONE, _OPEN_TREE_CLOEXEC = 1, os.O_CLOEXEC
-_FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC = 1, 1
+FSOPEN_CLOEXEC, _FSMOUNT_CLOEXEC = 1, 1
 _SET_FLAG, _SET_STRING, _SET_FD, _CMD_CREATE = 0, 1, 5, 6
 _MOVE_F_EMPTY, _MOVE_T_EMPTY = 0x04, 0x40
 
@@ -157,12 +157,14 @@ def new_filesystem(
     attributes: int = 0,
     *,
     descriptors: Iterable[tuple[str, int]] = (),
+    context: int | None = None,
 ) -> int:
     """A detached mount of a new file system (or of the kernel's own one). OSError explains as the kernel does.
 
-    `descriptors`: parameters whose value is a descriptor.
+    `descriptors`: parameters whose value is a descriptor. `context`: what another process' fsopen(2) returned.
     """
-    context = syscalls.fsopen(fstype, _FSOPEN_CLOEXEC)
+    if context is None:
+        context = syscalls.fsopen(fstype, FSOPEN_CLOEXEC)
     try:
         if source:
             syscalls.fsconfig(context, _SET_STRING, "source", source)

@@ -25,7 +25,7 @@ CAPABILITIES = (
 
 _NUMBERS = {name: number for number, name in enumerate(CAPABILITIES)}
 
-_PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP = 4, 8, 24
+_PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 4, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 38, 47
 _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
 
@@ -50,6 +50,17 @@ def capability_mask(names: Iterable[str]) -> int:
     return mask
 
 
+def last_capability() -> int:
+    """The number of the newest capability that this kernel knows (capabilities(7)); the last there could be, if it
+    does not tell.
+    """
+    try:
+        with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+            return int(file.read())
+    except OSError:
+        return 63
+
+
 def limit_bounding(keep: int) -> None:
     """Drop every capability that is not in the mask `keep` from the bounding set."""
     for number in range(64):
@@ -70,11 +81,6 @@ def set_capabilities(effective: int, permitted: int, inheritable: int, ambient: 
     for number in range(64):
         if ambient >> number & 1:
             syscalls.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, number)
-
-
-def keep_capabilities(keep: bool) -> None:
-    """Whether permitted capabilities survive the change from uid 0 to another one."""
-    syscalls.prctl(_PR_SET_KEEPCAPS, int(keep))
 
 
 def set_dumpable(dumpable: bool) -> None:
@@ -109,8 +115,8 @@ def set_groups(groups: Iterable[int] | None, gid: int) -> None:
             raise
 
 
-def set_rlimit(name: str, soft: int, hard: int) -> bool:
-    """Set a limit of this process; -1 and 2^64-1 are unlimited. False when it had to stay lower than asked.
+def set_rlimit(name: str, soft: int, hard: int, pid: int = 0) -> bool:
+    """Set a limit of `pid`, 0 for this process; -1 and 2^64-1 are unlimited. False when it is lower than asked.
 
     A hard limit above the present one needs CAP_SYS_RESOURCE; without it, the limit goes as high as it may.
     """
@@ -119,13 +125,13 @@ def set_rlimit(name: str, soft: int, hard: int) -> bool:
     wanted_soft, wanted_hard = (value & unlimited for value in (soft, hard))
     pair = [resource.RLIM_INFINITY if value == unlimited else value for value in (wanted_soft, wanted_hard)]
     try:
-        resource.setrlimit(number, (pair[0], pair[1]))
+        resource.prlimit(pid, number, (pair[0], pair[1]))
         return True
     except (PermissionError, ValueError):
-        present = resource.getrlimit(number)[1] & unlimited
+        present = resource.prlimit(pid, number)[1] & unlimited
     ceiling = min(wanted_hard, present)
     lowered = [
         resource.RLIM_INFINITY if value == unlimited else value for value in (min(wanted_soft, ceiling), ceiling)
     ]
-    resource.setrlimit(number, (lowered[0], lowered[1]))
+    resource.prlimit(pid, number, (lowered[0], lowered[1]))
     return False

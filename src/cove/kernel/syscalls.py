@@ -308,9 +308,9 @@ def seccomp_set_filter(program: bytes, flags: int = 0) -> int:
 # ── scheduling ────────────────────────────────────────────────────────────────────────────────────
 
 
-def ioprio_set(io_class: int, priority: int) -> None:
-    """ioprio_set(2) on this process; classes: 1 real time, 2 best effort, 3 idle."""
-    _call("ioprio_set", _NR_IOPRIO_SET, c_int(1), c_int(0), c_int(io_class << 13 | priority))
+def ioprio_set(io_class: int, priority: int, pid: int = 0) -> None:
+    """ioprio_set(2) on `pid`, 0 for this process; classes: 1 real time, 2 best effort, 3 idle."""
+    _call("ioprio_set", _NR_IOPRIO_SET, c_int(1), c_int(pid), c_int(io_class << 13 | priority))
 
 
 class _SchedAttr(ctypes.Structure):
@@ -327,11 +327,11 @@ class _SchedAttr(ctypes.Structure):
 
 
 def sched_setattr(
-    *, policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int
+    *, policy: int, flags: int, nice: int, priority: int, runtime: int, deadline: int, period: int, pid: int = 0
 ) -> None:
-    """sched_setattr(2) on this process; times in nanoseconds."""
+    """sched_setattr(2) on `pid`, 0 for this process; times in nanoseconds."""
     attr = _SchedAttr(ctypes.sizeof(_SchedAttr), policy, flags, nice, priority, runtime, deadline, period)
-    _call("sched_setattr", _NR_SCHED_SETATTR, c_int(0), ctypes.byref(attr), c_uint(0))
+    _call("sched_setattr", _NR_SCHED_SETATTR, c_int(pid), ctypes.byref(attr), c_uint(0))
 
 
 def personality(persona: int) -> int:

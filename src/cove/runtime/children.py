@@ -24,11 +24,13 @@ from cove.paths import RunRoot
 from cove.runtime import descriptors, state
 from cove.runtime.child import filters, init, orders, outside
 from cove.runtime.child.common import ChildStdio
-from cove.runtime.forker import Forker
+from cove.runtime.forker import Newborn
 from cove.runtime.logs import stdio
 from cove.runtime.logs.pump import Pump
 from cove.runtime.loop import Loop
+from cove.runtime.makers import Makers, is_ordinary, is_ordinary_exec
 from cove.runtime.messages import ExecLaunch, Exit, Launch, Status
+from cove.runtime.outfitters import Outfitter
 
 _UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody saw its exit code"
 
@@ -36,7 +38,7 @@ _UNSEEN = "it ended while neither daemon nor supervisor was running, so nobody s
 class Child(msgspec.Struct):
     """A process of ours that is watched: `gate` is open until it executes its program.
 
-    `helper`: the pidfd of a process of ours that works for it until then.
+    `helper`: the pidfd of a process of ours that works for it until then. `outfitter`: who does, when it is a stub.
     """
 
     id: str
@@ -46,9 +48,12 @@ class Child(msgspec.Struct):
     gate: socket.socket | None = None
     console: int | None = None
     helper: int | None = None
+    outfitter: Outfitter | None = None
 
     def close(self) -> None:
         self.dismiss()
+        if self.outfitter is not None:
+            self.outfitter.desert()
         os.close(self.pidfd)
         if self.gate is not None:
             self.gate.close()
@@ -80,7 +85,7 @@ class Container(msgspec.Struct):
     released: bool = False
 
 
-def create(launch: Launch, sync_fd: int, run: RunRoot, *, cgroups: Cgroups, loop: Loop, forker: Forker) -> Container:
+def create(launch: Launch, sync_fd: int, run: RunRoot, *, cgroups: Cgroups, loop: Loop, makers: Makers) -> Container:
     """Make a container's first process; it waits at the barrier. Everything is undone when a step fails."""
     spec, paths = launch.spec, run.container(launch.id)
     if spec.process is None or spec.linux is None:
@@ -106,7 +111,7 @@ def create(launch: Launch, sync_fd: int, run: RunRoot, *, cgroups: Cgroups, loop
         bpf = _filter(spec.linux.seccomp)
         if bpf:
             paths.seccomp.write_bytes(bpf)
-        child = _first(launch, sync_fd, child_ends, bpf, cgroups=cgroups, forker=forker)
+        child = _first(launch, sync_fd, child_ends, bpf, cgroups=cgroups, makers=makers)
         undo.callback(child.close)
         status = state.born(status, child.pid, process.start_ticks(child.pid), time.time())
         state.save(paths.state, status)
@@ -134,17 +139,27 @@ def _filter(profile: Seccomp | None) -> bytes:
     return filters.compiled(profile) if profile is not None else b""
 
 
-def _first(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, *, cgroups: Cgroups, forker: Forker) -> Child:
+def _first(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, *, cgroups: Cgroups, makers: Makers) -> Child:
     spec = launch.spec
     assert spec.linux is not None
     with ExitStack() as around:
         place = around.enter_context(cgroups.birthplace(spec.linux.cgroups_path))
         within = [(kind, _opened(around, path)) for kind, path in init.born_in(spec)]
+        flags, group = init.flags_for(spec), spec.linux.cgroups_path
+        if is_ordinary(launch) and (outfitter := makers.outfitters.take()) is not None:
+            child, stub = _stub(launch.id, "", outfitter, makers.stub(flags, within, place.directory), around)
+            with _killed_unless_told(child):
+                cgroups.admit(group, child.pid)
+                orders.send(
+                    outfitter.socket, launch, sync_fd=sync_fd, stdio=ends, doors=place.doors, seccomp=bpf, stub=stub
+                )
+                outfitter.owed += 1
+            return child
         link = _link(around) if outside.needed(spec) else None
-        born = forker.fork(init.flags_for(spec), within=within, cgroup=place.directory)
+        born = makers.child(flags, within, place.directory)
         child = Child(launch.id, "", born.pid, born.pidfd, born.gate)
         with _killed_unless_told(child):
-            cgroups.admit(spec.linux.cgroups_path, born.pid)
+            cgroups.admit(group, born.pid)
             orders.send(
                 born.gate,
                 launch,
@@ -155,15 +170,27 @@ def _first(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, *, cgroup
                 seccomp=bpf,
             )
             if link is not None:
-                child.helper = _helper(launch, born.pid, sync_fd, link[1], forker, within)
+                child.helper = _helper(launch, born.pid, sync_fd, link[1], makers, within)
     return _admit(child)
 
 
+def _stub(
+    identity: str, exec_id: str, outfitter: Outfitter, born: Newborn, around: ExitStack
+) -> tuple[Child, orders.Stubling]:
+    """A child that is a stub, and what its outfitter must get of it; that is ours until `around` ends."""
+    around.enter_context(born.gate)
+    gate, far_gate = channel.pair()
+    around.enter_context(far_gate)
+    gate.setblocking(False)
+    child = Child(identity, exec_id, born.pid, born.pidfd, gate, outfitter=outfitter)
+    return child, orders.Stubling(born.pid, born.pidfd, born.gate.fileno(), far_gate.fileno())
+
+
 def _helper(
-    launch: Launch, pid: int, sync_fd: int, link: int, forker: Forker, within: list[tuple[NamespaceType, int]]
+    launch: Launch, pid: int, sync_fd: int, link: int, makers: Makers, within: list[tuple[NamespaceType, int]]
 ) -> int:
     """The pidfd of a process that does for the new init `pid` what only one outside of its user namespace can."""
-    born = forker.fork(0, within=[pair for pair in within if pair[0] == "pid"], ordinary=False)
+    born = makers.forker.fork(0, within=[pair for pair in within if pair[0] == "pid"], ordinary=False)
     with born.gate:
         orders.send(born.gate, launch, sync_fd=sync_fd, stdio=ChildStdio(), link=link, helps=pid)
     return born.pidfd
@@ -211,7 +238,7 @@ def execute(
     run: RunRoot,
     *,
     cgroups: Cgroups,
-    forker: Forker,
+    makers: Makers,
 ) -> Child:
     """Make a further process in a running container; `fds` as messages.Exec says."""
     if container.child is None:
@@ -221,8 +248,27 @@ def execute(
     path = run.container(launch.container).seccomp
     bpf = path.read_bytes() if path.exists() else b""
     target = container.child.pidfd
-    with cgroups.birthplace(container.status.cgroup, beside=container.child.pid) as place:
-        born = forker.fork(0, within=[("pid", target)], cgroup=place.directory)
+    with ExitStack() as around:
+        place = around.enter_context(cgroups.birthplace(container.status.cgroup, beside=container.child.pid))
+        within = [("pid", target)]
+        if is_ordinary_exec(launch, container.child.pid) and (outfitter := makers.outfitters.take()) is not None:
+            child, stub = _stub(
+                launch.container, launch.id, outfitter, makers.stub(0, within, place.directory), around
+            )
+            with _killed_unless_told(child):
+                orders.send(
+                    outfitter.socket,
+                    launch,
+                    sync_fd=sync_fd,
+                    stdio=chosen,
+                    doors=place.doors,
+                    target=target,
+                    seccomp=bpf,
+                    stub=stub,
+                )
+                outfitter.owed += 1
+            return child
+        born = makers.child(0, within, place.directory)
         child = Child(launch.container, launch.id, born.pid, born.pidfd, born.gate)
         with _killed_unless_told(child):
             orders.send(

@@ -1,20 +1,21 @@
-"""The forker: a process of the supervisor's that does nothing but make its children.
+"""Forkers: processes of the supervisor's that do nothing but make its children.
 
     supervisor                       forker                         child (the supervisor's, by CLONE_PARENT)
       │── flags, [pid ns] [cgroup] ───▶│── clone3 ─────────────────────▶│ waits on its gate
       │◀──────── pid, [pidfd, gate] ───│                                │
-      │── orders (cove.runtime.child.orders) ────────────────────────────────▶│ becomes a container's process
+      │── orders (cove.runtime.child.orders), or operations ──────────▶│ becomes a container's process
 
-It is apart because a fork is paid for by its parent too: every page that the parent writes afterwards is copied
-or at least faulted on, and the supervisor writes many. The forker never changes, stays small, and holds nothing
-that could be lost: when it dies, the supervisor forks another one of itself. When the supervisor dies, the forker has
-one duty left (`cove.runtime.keeper`).
+A forker is apart because a fork is paid for by its parent too: every page that the parent writes afterwards is copied
+or at least faulted on, and the supervisor writes many. It never changes, stays small, and holds nothing that could be
+lost: when it dies, the supervisor begins another one. There are two kinds of them (`cove.runtime.makers`): one is a
+program that costs nothing to fork, whose children are stubs (`of_stubs`); the other is a fork of the supervisor, for
+children that do everything by themselves (`of_children`), and when the supervisor dies, it has one duty left
+(`cove.runtime.keeper`).
 
 A few children are made before anybody needs them (spares), with the namespaces that the last container asked for:
 a start then begins where clone3 would have ended. They hold no container's resources, and end with the supervisor.
 A spare has its own copy of the host's mounts: when those change, it is given up, as it would show a container the old
-ones. While it waits it makes its memory ready, as `cove.runtime.rehearsal` has shown, which is held once the first
-spares are made and nobody asks for anything.
+ones.
 """
 
 from __future__ import annotations
@@ -33,8 +34,7 @@ from typing import NoReturn
 import msgspec
 
 from cove.ipc import channel
-from cove.kernel import memory, namespaces, process, syscalls
-from cove.runtime import rehearsal
+from cove.kernel import namespaces, process, syscalls
 from cove.runtime.child import orders
 from cove.runtime.child.credentials import write_oom_score
 from cove.runtime.loop import Loop
@@ -44,10 +44,12 @@ SPARES = 2
 _KINDS = {"pid": b"p", "network": b"n", "ipc": b"i", "uts": b"u", "cgroup": b"g", "time": b"t"}
 _KIND_OF = {role: kind for kind, role in _KINDS.items()}
 _CGROUP = b"c"
-# Beside the flags of a request: nobody waits for this child.
-_SPARE = 1 << 63
+_SOCKET = 3
+"""The descriptor at which a program that is a forker finds its supervisor."""
 
 Within = Sequence[tuple[str, int]]
+Begin = Callable[[socket.socket], int]
+"""Makes a forker that serves the socket, which the maker closes afterwards: its pid."""
 
 
 class Newborn(msgspec.Struct, frozen=True):
@@ -61,9 +63,9 @@ class Newborn(msgspec.Struct, frozen=True):
 class Forker:
     """The supervisor's side. Blocking: an answer takes as long as a clone3."""
 
-    def __init__(self, bereaved: Callable[[], None] = lambda: None) -> None:
-        """`bereaved`: what the forker does when the supervisor has ended, before it ends itself."""
-        self._bereaved = bereaved
+    def __init__(self, begin: Begin) -> None:
+        """`begin`: makes the process, see below."""
+        self._begin = begin
         self._loop: Loop | None = None
         self._socket: socket.socket | None = None
         self._pid = 0
@@ -76,12 +78,10 @@ class Forker:
         self._changes.register(self._table, select.POLLPRI)
 
     def start(self) -> None:
-        """Fork the forker off this process, which should be small yet."""
+        """Begin the process. One that is forked off this one is to be begun while this is small."""
         near, far = channel.pair()
-        self._pid = os.fork()
-        if self._pid == 0:
-            _main(far.detach(), self._bereaved)
-        far.close()
+        with far:
+            self._pid = self._begin(far)
         self._socket = near
         self._pidfd = process.pidfd_open(self._pid)
         if self._loop is not None:
@@ -122,7 +122,7 @@ class Forker:
         """Order the spares that are missing, without waiting for them; to be called when there is time."""
         while self._flags and len(self._spares) + self._asked < SPARES:
             try:
-                self._send(self._flags | _SPARE, (), None)
+                self._send(self._flags, (), None)
             except OSError:
                 self._restart()
                 return
@@ -204,7 +204,37 @@ def _bury(spare: Newborn) -> None:
     os.close(spare.pidfd)
 
 
-# ── in the forker ─────────────────────────────────────────────────────────────────────────────────
+# ── the processes ─────────────────────────────────────────────────────────────────────────────────
+
+
+def of_stubs(program: int) -> Begin:
+    """A forker that executes the program of which this is a descriptor, on a mount that nobody can write to."""
+
+    def begin(far: socket.socket) -> int:
+        null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(_SOCKET)]
+        pid = os.posix_spawn(
+            f"/proc/self/fd/{program}",
+            ["cove-forker", "of", "stubs"],  # long enough for the title that a container's init gets
+            {},
+            file_actions=[*null, (os.POSIX_SPAWN_DUP2, far.fileno(), _SOCKET)],
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+        )
+        write_oom_score(f"/proc/{pid}/oom_score_adj", 0)
+        return pid
+
+    return begin
+
+
+def of_children(bereaved: Callable[[], None] = lambda: None) -> Begin:
+    """A forker that is a fork of this process. `bereaved`: what it does when the supervisor has ended, at last."""
+
+    def begin(far: socket.socket) -> int:
+        pid = os.fork()
+        if pid == 0:
+            _main(far.detach(), bereaved)
+        return pid
+
+    return begin
 
 
 def _main(far: int, bereaved: Callable[[], None]) -> NoReturn:
@@ -218,29 +248,19 @@ def _main(far: int, bereaved: Callable[[], None]) -> NoReturn:
         gc.disable()
         gc.freeze()
         with socket.socket(fileno=far) as near, suppress(ConnectionError):
-            pages: Sequence[memory.Span] | None = None
             while (packet := channel.receive(near)) is not None:
-                _answer(near, packet, pages or ())
-                if pages is None and packet.number & _SPARE and not _is_asked(near):
-                    pages = rehearsal.learn()
+                _answer(near, packet)
         bereaved()
     finally:
         os._exit(0)
 
 
-def _is_asked(near: socket.socket) -> bool:
-    look = select.poll()
-    look.register(near, select.POLLIN)
-    return bool(look.poll(0))
-
-
-def _answer(near: socket.socket, packet: channel.Packet, pages: Sequence[memory.Span]) -> None:
+def _answer(near: socket.socket, packet: channel.Packet) -> None:
     given = [(bytes([role]), fd) for role, fd in zip(packet.body, packet.fds, strict=True)]
     within = [(_KIND_OF[role], fd) for role, fd in given if role != _CGROUP]
     cgroup = next((fd for role, fd in given if role == _CGROUP), None)
     try:
-        spare = bool(packet.number & _SPARE)
-        pid, pidfd, gate = _clone(packet.number & ~_SPARE, within, cgroup, pages if spare else ())
+        pid, pidfd, gate = _clone(packet.number, within, cgroup)
     except OSError as error:
         channel.send(near, 0, str(error.errno or errno.EINVAL).encode())
     else:
@@ -251,9 +271,7 @@ def _answer(near: socket.socket, packet: channel.Packet, pages: Sequence[memory.
         packet.close()
 
 
-def _clone(
-    flags: int, within: Within, cgroup: int | None, pages: Sequence[memory.Span]
-) -> tuple[int, int, socket.socket]:
+def _clone(flags: int, within: Within, cgroup: int | None) -> tuple[int, int, socket.socket]:
     gate, far_gate = channel.pair()
     with ExitStack() as around, far_gate:
         for kind, fd in within:
@@ -265,7 +283,7 @@ def _clone(
             raise
         if pid == 0:
             try:
-                orders.obey(far_gate.fileno(), pages=pages)
+                orders.obey(far_gate.fileno())
             finally:
                 os._exit(125)
     return pid, pidfd, gate

@@ -38,8 +38,8 @@ from cove.runtime import children, keeper, seat, state, terminal
 from cove.runtime import messages as m
 from cove.runtime.children import Child, Container
 from cove.runtime.ends import Ends
-from cove.runtime.forker import Forker
 from cove.runtime.loop import Loop
+from cove.runtime.makers import Makers
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -53,11 +53,11 @@ _SAVE_AGAIN = 1.0
 class Supervisor:
     """All containers of one run root."""
 
-    def __init__(self, run: RunRoot, cgroups: Cgroups, forker: Forker, held: seat.Seat) -> None:
+    def __init__(self, run: RunRoot, cgroups: Cgroups, makers: Makers, held: seat.Seat) -> None:
         self._run = run
         self._seat = held
         self._cgroups = cgroups
-        self._forker = forker
+        self._makers = makers
         self._loop = Loop()
         self._connections: list[socket.socket] = []
         self._containers: dict[str, Container] = {}
@@ -74,7 +74,7 @@ class Supervisor:
         for identity in list(state.unreadable(self._run)):
             seat.warn(f"the state of container {identity[:12]} cannot be read, so what is left of it is ended")
             self._clear(identity, f"/{self._cgroups.parent}/{identity}")
-        self._forker.attend(self._loop)
+        self._makers.attend(self._loop)
         self._seat.open(self._loop, self._accept, self._put_back)
         gc.collect()
         gc.freeze()
@@ -186,7 +186,7 @@ class Supervisor:
         if launch.id in self._containers:
             raise Conflict(f"Container {launch.id} has not been deleted since it last ran")
         container = children.create(
-            launch, packet.fds[0], self._run, cgroups=self._cgroups, loop=self._loop, forker=self._forker
+            launch, packet.fds[0], self._run, cgroups=self._cgroups, loop=self._loop, makers=self._makers
         )
         self._containers[launch.id] = container
         self._watch_container(container)
@@ -200,7 +200,7 @@ class Supervisor:
 
     def _exec(self, connection: socket.socket, packet: channel.Packet, launch: m.ExecLaunch) -> None:
         container = self._living(launch.container)
-        child = children.execute(launch, packet.fds, container, self._run, cgroups=self._cgroups, forker=self._forker)
+        child = children.execute(launch, packet.fds, container, self._run, cgroups=self._cgroups, makers=self._makers)
         container.execs[launch.id] = child
         self._watch_child(child)
         self._answer_when_ready(
@@ -351,7 +351,7 @@ class Supervisor:
         self._answer_console(child)
         if container is not None and container.child is child and container.status.phase == "created":
             self._begun(container, time.time())
-            self._forker.replenish()
+            self._makers.replenish()
 
     def _begun(self, container: Container, at: float) -> None:
         """Its program runs."""
@@ -477,12 +477,12 @@ def main(argv: list[str] | None = None) -> None:
     Path("/proc/self/comm").write_text("cove-supervisor")  # it was executed by descriptor, which gives no name
     words = sys.argv[1:] if argv is None else argv
     root = Path(words[words.index("--run-root") + 1])
-    with closing(Forker(lambda: keeper.keep(RunRoot(root)))) as forker:
-        forker.start()
+    with closing(Makers(lambda: keeper.keep(RunRoot(root)))) as makers:
+        makers.start()
         options = _options(words)
         run = RunRoot(root)
         held = seat.Seat(run)
-        Supervisor(run, Cgroups.detect(options.cgroup_parent, "systemd"), forker, held).serve()
+        Supervisor(run, Cgroups.detect(options.cgroup_parent, "systemd"), makers, held).serve()
         held.leave()
 
 

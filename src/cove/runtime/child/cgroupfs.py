@@ -11,14 +11,15 @@ from cove.kernel.mounts import Options
 _PLAIN = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
 
 
-def mount(target: int, options: Options, *, own: bool) -> int:
+def mount(target: int, options: Options, *, own: bool, files: str) -> int:
     """Attach the view to `target`: the descriptor of its (topmost) mount.
 
     `own`: this process is in the container's own cgroup namespace, so that its group is the root of what it sees.
+    `files`: the /proc/PID of a process that is in the group.
     Without one, version 1 would show every group of the host: there the container's is bound instead.
     """
     attributes = options.attributes[0]
-    hierarchies = version_1_hierarchies()
+    hierarchies = version_1_hierarchies(files)
     if not hierarchies:
         made = mounts.new_filesystem("cgroup2", "cgroup", options.data, attributes)
         mounts.attach(made, target)
@@ -36,9 +37,9 @@ def mount(target: int, options: Options, *, own: bool) -> int:
     return directory
 
 
-def version_1_hierarchies() -> dict[str, str]:
-    """The controllers of each version 1 hierarchy, as cgroups(7)'s /proc/self/cgroup names them, and our group."""
-    with open("/proc/self/cgroup", encoding="utf-8") as file:
+def version_1_hierarchies(files: str = "/proc/self") -> dict[str, str]:
+    """The controllers of each version 1 hierarchy, as cgroups(7)'s /proc/PID/cgroup names them, and its group."""
+    with open(f"{files}/cgroup", encoding="utf-8") as file:
         lines = [line.rstrip("\n").split(":", 2) for line in file]
     return {controllers: path for number, controllers, path in lines if number != "0"}
 

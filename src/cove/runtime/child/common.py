@@ -17,8 +17,9 @@ from typing import NoReturn
 
 import msgspec
 
-from cove.kernel import privileges, syscalls
+from cove.kernel import mounts, operations, privileges, syscalls
 from cove.kernel.cgroups import Birthplace
+from cove.runtime.child import pid1
 from cove.runtime.messages import ROOT, Failed, Go, Ready
 
 
@@ -47,7 +48,6 @@ class Manner(msgspec.Struct, frozen=True):
     `keyring`: a session keyring of its own. `pivot`: pivot_root; else the root is moved and chroot does the rest.
     `link`: a socket to the helper outside, for a container with a user namespace of its own (`runtime.outside`).
     `rootless`: its maker has no rights on the host, and looks into /proc/PID as its user, until the ids are mapped.
-    `ending`: called with the sync socket instead of execve, by a rehearsal.
     """
 
     hold: bool = False
@@ -57,7 +57,6 @@ class Manner(msgspec.Struct, frozen=True):
     pivot: bool = True
     link: int | None = None
     rootless: bool = False
-    ending: Callable[[int], NoReturn] | None = None
 
 
 ORDINARY = Manner()
@@ -76,11 +75,11 @@ class Failure(Exception):
 
 # Made at import: after pivot_root nothing may be imported or looked up any more.
 _encode_failed = msgspec.json.Encoder().encode
-_decode_go = msgspec.json.Decoder(Go).decode
+decode_go = msgspec.json.Decoder(Go).decode
 _encode_failed(Failed(stage="", errno=0, message=""))
-_decode_go(b'{"type":"Go"}')
+decode_go(b'{"type":"Go"}')
 _READY = msgspec.json.encode(Ready())
-_GO_BYTES = 1 << 16
+GO_BYTES = 1 << 16
 _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
@@ -96,19 +95,34 @@ def enter(place: Birthplace, sync_fd: int) -> None:
     try:
         place.enter()
     except OSError as error:
-        message = f"The kernel lets no process into the container's control group: {error.strerror}"
-        os.write(sync_fd, _encode_failed(Failed(stage="cgroup", errno=error.errno or 0, message=message)))
+        failure = no_entry(error)
+        os.write(sync_fd, _encode_failed(Failed(stage="cgroup", errno=failure.number, message=failure.message)))
         os._exit(125)
 
 
+Explain = Callable[[OSError], Exception]
+"""Words for a failed operation."""
+
+
+def no_entry(error: OSError) -> Failure:
+    """A control group could not be entered."""
+    message = f"The kernel lets no process into the container's control group: {os.strerror(error.errno or 0)}"
+    return Failure(message, number=error.errno or 0)
+
+
 class Child:
-    """One such process: `stage` says what it is doing, for the report of a failure."""
+    """One such process: `stage` says what it is doing, for the report of a failure.
+
+    What it must do to itself is an operation, and given to `act`: `cove.runtime.child.stub.Stub` is the same for a
+    process that has somebody else work for it, and does these alone. `pid`: 0, this process.
+    """
 
     def __init__(self, sync_fd: int, gate_fd: int, manner: Manner = ORDINARY) -> None:
         self.sync_fd = sync_fd
         self.gate_fd = gate_fd
         self.manner = manner
         self.kept: int | None = None
+        self.pid = 0
         self._stage = "setup"
         self._admitted = False
 
@@ -117,6 +131,36 @@ class Child:
         """What happens within belongs to the stage `name`."""
         self._stage = name
         yield
+
+    def act(self, operation: operations.Operation, explain: Explain | None = None) -> None:
+        """Do it; a failure is raised here, or by a later call."""
+        try:
+            if operation.call == operations.SPLIT:
+                pid1.split(foreground=bool(operation.arguments[0]))
+            else:
+                operations.perform(operation)
+        except OSError as error:
+            if explain is None:
+                raise
+            raise explain(error) from None
+
+    def follow(self, kinds: int, procs: int = 0) -> None:
+        """Have whoever works for this process in its namespaces of these `kinds` (CLONE_NEW* flags), as it is.
+
+        `procs`: how often `open_proc` will be called.
+        """
+
+    def open_proc(self) -> int:
+        """The context of a new procfs of the process' pid namespace (fsopen(2))."""
+        return syscalls.fsopen("proc", mounts.FSOPEN_CLOEXEC)
+
+    def files(self) -> str:
+        """The process' directory in the host's /proc."""
+        return "/proc/self"
+
+    def seen_in(self, proc: int) -> tuple[int, int]:
+        """A verified procfs, which `proc` is, and the process' number there."""
+        return proc, os.getpid()
 
     def isolate(self, keep: list[int]) -> None:
         """Close every descriptor above 2 but the sockets, `keep` and preserved ones; be hidden; have no umask."""
@@ -152,7 +196,7 @@ class Child:
         """A packet to the maker, and its answer; end silently if it died instead."""
         self.wait_for_gate()
         os.write(self.gate_fd, question)
-        answer = os.read(self.gate_fd, _GO_BYTES)
+        answer = os.read(self.gate_fd, GO_BYTES)
         if not answer:
             os._exit(125)
         return answer
@@ -176,10 +220,10 @@ class Child:
             for number in _ENDING:
                 signal.signal(number, lambda received, _: os._exit(128 + received))
             self._accept(self.manner.listener)
-        packet = os.read(self.sync_fd, _GO_BYTES)
+        packet = os.read(self.sync_fd, GO_BYTES)
         if not packet:
             os._exit(125)
-        return _decode_go(packet)
+        return decode_go(packet)
 
     def _accept(self, listener: int) -> None:
         """Whoever connects first takes the place of the process that made this one; nobody else can any more."""
@@ -198,6 +242,13 @@ class Child:
             os._exit(125)
 
     def _report(self, error: BaseException) -> None:
+        try:
+            os._exit(self.tell(error))
+        finally:
+            os._exit(125)
+
+    def tell(self, error: BaseException) -> int:
+        """Say on sync what went wrong; the exit code that goes with it."""
         failed = _describe(self._stage, error)
         try:
             os.write(self.sync_fd, _encode_failed(failed))
@@ -205,8 +256,7 @@ class Child:
             # The daemon went away: nobody is left to tell.
             if gone.errno not in (errno.EPIPE, errno.ECONNRESET):
                 raise
-        finally:
-            os._exit(failed.exit_code)
+        return failed.exit_code
 
 
 def _describe(stage: str, error: BaseException) -> Failed:

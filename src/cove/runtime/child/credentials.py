@@ -1,10 +1,6 @@
-"""The last part of the way, alike for a container's first process and for an exec: from root to the process' rights.
+"""Who a process shall be and what it gets, alike for a container's first one and for an exec.
 
-    identity ─▶ working directory ─▶ find the program ─▶ limits ─▶ stdio
-           ─▶ [no_new_privs] [seccomp] ─▶ bounding set ─▶ ids ─▶ sets
-           ─▶ signals, umask ─▶ [seccomp, when no_new_privs] ─▶ execve
-
-Without no_new_privs a filter needs CAP_SYS_ADMIN and is installed before that is gone; with it, as the last thing.
+identity ─▶ working directory ─▶ stdio ─▶ find the program ─▶ limits ─▶ the last acts (`cove.runtime.child.final`)
 """
 
 from __future__ import annotations
@@ -17,19 +13,13 @@ from contextlib import contextmanager
 
 import msgspec
 
-from cove.kernel import privileges, rootpath, syscalls
+from cove.kernel import operations, privileges, rootpath, syscalls
+from cove.kernel.operations import Operation
 from cove.oci.spec import Process, Rlimit
 from cove.runtime.child import devices, program
-from cove.runtime.child.common import ChildStdio, Failure
-from cove.runtime.child.filters import Filter
+from cove.runtime.child.common import Child, ChildStdio, Failure
 from cove.runtime.child.users import MAX_ID, Identity, home_of, resolve
 from cove.runtime.numbers import known
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import signal
-else:
-    import _signal as signal  # the C module: `signal` makes an enumeration's member of each answer
 
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 _PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
@@ -99,27 +89,31 @@ def check_limits(rlimits: Iterable[Rlimit]) -> None:
             raise Failure(f"{limit.type}: the soft limit {limit.soft} is above the hard limit {limit.hard}")
 
 
-def apply_limits(process: Process, proc: int | None) -> None:
-    """Resource limits, OOM score, scheduling. `proc`: a verified procfs, for the OOM score."""
+def apply_limits(process: Process, seen: tuple[int, int], pid: int = 0) -> None:
+    """Resource limits, OOM score, scheduling of the process `pid`, 0 for this one.
+
+    `seen`: a verified procfs and its number there, for the OOM score.
+    """
     for limit in process.rlimits:
-        privileges.set_rlimit(limit.type, limit.soft, limit.hard)
-    if process.oom_score_adj is not None and proc is not None:
-        set_oom_score(proc, process.oom_score_adj)
+        privileges.set_rlimit(limit.type, limit.soft, limit.hard, pid)
+    if process.oom_score_adj is not None:
+        set_oom_score(*seen, process.oom_score_adj)
     if process.scheduler is not None:
-        _schedule(process)
+        _schedule(process, pid)
     if process.io_priority is not None:
-        syscalls.ioprio_set(known(_IO_CLASSES, process.io_priority.class_, "I/O class"), process.io_priority.priority)
+        io_class = known(_IO_CLASSES, process.io_priority.class_, "I/O class")
+        syscalls.ioprio_set(io_class, process.io_priority.priority, pid)
 
 
-def set_personality(domain: str) -> None:
+def personality(domain: str) -> Operation:
     """What uname(2) says the machine is: LINUX, or LINUX32 for programs of the narrower kind."""
-    syscalls.personality(known(_PERSONALITIES, domain, "personality"))
+    return operations.personality(known(_PERSONALITIES, domain, "personality"))
 
 
-def set_oom_score(proc: int, value: int) -> None:
-    """Write oom_score_adj; below what this process may have (no CAP_SYS_RESOURCE) it keeps what it has."""
+def set_oom_score(proc: int, pid: int, value: int) -> None:
+    """Write oom_score_adj; below what a process may have (no CAP_SYS_RESOURCE) it keeps what it has."""
     try:
-        rootpath.write_procfs(proc, f"{os.getpid()}/oom_score_adj", str(value).encode("ascii"))
+        rootpath.write_procfs(proc, f"{pid}/oom_score_adj", str(value).encode("ascii"))
     except OSError as error:
         if error.errno != errno.EACCES:
             raise
@@ -134,7 +128,7 @@ def write_oom_score(path: str, value: int) -> None:
         return
 
 
-def _schedule(process: Process) -> None:
+def _schedule(process: Process, pid: int) -> None:
     wanted = process.scheduler
     assert wanted is not None
     flags = 0
@@ -150,6 +144,7 @@ def _schedule(process: Process) -> None:
             runtime=wanted.runtime,
             deadline=wanted.deadline,
             period=wanted.period,
+            pid=pid,
         )
     except PermissionError:
         if wanted.policy != "SCHED_DEADLINE":
@@ -161,8 +156,10 @@ def _schedule(process: Process) -> None:
         ) from None
 
 
-def enter_directory(root: int, path: str, *, make: bool) -> None:
+def enter_directory(root: int, path: str, *, make: bool) -> int:
     """Make `path` the working directory, by a descriptor resolved inside `root`; with `make`, made when absent.
+
+    Returns that descriptor.
 
     A magic link (/proc/self/fd/N) may lead anywhere and is refused.
     """
@@ -174,15 +171,15 @@ def enter_directory(root: int, path: str, *, make: bool) -> None:
         else:
             fd = rootpath.open_in(root, path, os.O_PATH | os.O_DIRECTORY)
         os.fchdir(fd)
-        os.close(fd)
     except OSError as error:
         number = error.errno or 0
         raise Failure(f'chdir to cwd ("{path}") failed: {os.strerror(number).lower()}', number=number) from None
     if not os.getcwd().startswith("/"):
         raise Failure(f'chdir to cwd ("{path}") failed: it lies outside the container\'s root')
+    return fd
 
 
-def place_stdio(root: int, stdio: ChildStdio, console: int | None, owner: Identity) -> None:
+def place_stdio(child: Child, root: int, stdio: ChildStdio, console: int | None, owner: Identity) -> None:
     """Put descriptors 0 to 2 in place and give them to the process' user; a console is its session's terminal.
 
     Before the barrier: whoever called `create` may wait until nobody has its own streams any more.
@@ -190,11 +187,14 @@ def place_stdio(root: int, stdio: ChildStdio, console: int | None, owner: Identi
     wanted = [console] * 3 if console is not None else [stdio.stdin, stdio.stdout, stdio.stderr]
     null = devices.open_null(root) if None in wanted else -1
     for number, fd in enumerate(wanted):
-        os.dup2(null if fd is None else fd, number, inheritable=True)
+        if fd == number:
+            os.set_inheritable(fd, True)
+        else:
+            child.act(operations.duplicate(null if fd is None else fd, number))
         if fd is not None:
-            _give(number, owner)
+            _give(fd, owner)
     if console is not None:
-        devices.control_terminal(0)
+        child.act(devices.control_terminal(0))
 
 
 def _give(fd: int, owner: Identity) -> None:
@@ -211,27 +211,6 @@ def _give(fd: int, owner: Identity) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EROFS, errno.EINVAL):
             raise
-
-
-def drop(process: Process, identity: Identity, masks: Masks, seccomp: Filter) -> None:
-    """From root with every right to the process' identity and capabilities."""
-    if process.no_new_privileges:
-        privileges.set_no_new_privs()
-    else:
-        seccomp.install()
-    privileges.limit_bounding(masks.bounding)
-    privileges.keep_capabilities(True)
-    with _mapped(identity):
-        privileges.become(identity.uid, identity.gid, identity.groups)
-    privileges.keep_capabilities(False)
-    # A uid change makes the process dumpable again where the host allows set-id dumps.
-    privileges.set_dumpable(False)
-    # A host that lacks a capability itself cannot give it: the sets shrink to what there is.
-    available = syscalls.capget()[1]
-    permitted = masks.permitted & available
-    inheritable = masks.inheritable & available
-    ambient = masks.ambient & permitted & inheritable
-    privileges.set_capabilities(masks.effective & permitted, permitted, inheritable, ambient)
 
 
 @contextmanager
@@ -286,16 +265,3 @@ def find_program(root: int, process: Process, identity: Identity) -> Program:
         return Program(program.find(root, process.args[0], env.get("PATH")), env)
     finally:
         syscalls.setfsid(os.geteuid(), os.getegid())
-
-
-_IGNORED_BY_PYTHON = tuple(
-    number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)
-)
-
-
-def reset_signals() -> None:
-    """Every signal as the kernel gives it, none blocked: Python ignores SIGPIPE and SIGXFSZ."""
-    for number in _IGNORED_BY_PYTHON:
-        if signal.getsignal(number) != signal.SIG_DFL:
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -16,7 +16,8 @@ import termios
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from cove.kernel import mounts, rootpath
+from cove.kernel import mounts, operations, rootpath
+from cove.kernel.operations import Operation
 from cove.kernel.syscalls import AT_FDCWD, filesystem_magic, umount2
 from cove.oci.spec import ConsoleSize, Device, IDMapping
 from cove.runtime.child import idmaps
@@ -260,6 +261,6 @@ def _bind_console(dev: int, slave: int) -> None:
         os.close(source)
 
 
-def control_terminal(slave: int) -> None:
-    """Make `slave` the controlling terminal of this session's leader."""
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+def control_terminal(slave: int) -> Operation:
+    """Makes `slave` the controlling terminal of the session's leader, who does it."""
+    return operations.ioctl(slave, termios.TIOCSCTTY, 0)

@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from cove.kernel import mounts, namespaces, privileges, process, syscalls
+from cove.kernel import mounts, namespaces, operations, privileges, process
 from cove.oci.spec import Process
 from cove.runtime import support
 from cove.runtime.child import affinity, credentials, devices, filters, idmaps, labels
-from cove.runtime.child.common import ORDINARY, Child, ChildStdio, Manner
+from cove.runtime.child.common import ORDINARY, Child, ChildStdio, Failure, Manner
 from cove.runtime.child.init import become
-from cove.runtime.messages import ExecLaunch
+from cove.runtime.messages import ExecLaunch, Go
 
 _SHARED = process.CLONE_NEWNS | process.CLONE_NEWNET | process.CLONE_NEWIPC | process.CLONE_NEWUTS
 _SHARED |= process.CLONE_NEWCGROUP
@@ -41,61 +41,94 @@ def run(
     The descriptors' rules are those of `cove.runtime.child.init.run`.
     """
     child = Child(sync_fd, gate_fd, manner)
-    child.run(lambda: _run(child, launch, target_pidfd, stdio, seccomp))
+
+    def start() -> NoReturn:
+        child.isolate([target_pidfd, *stdio.descriptors()])
+        work = Exec(child, launch, target_pidfd, stdio, seccomp)
+        work.prepare()
+        work.finish(child.wait_for_go())
+        raise Failure("the program was not executed")
+
+    child.run(start)
 
 
-def _run(child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, seccomp: bytes) -> NoReturn:
-    wanted = launch.process
-    child.isolate([target, *stdio.descriptors()])
-    with child.stage("spec"):
-        support.check_process(wanted)
-        sets = credentials.masks_of(wanted)
-        labels.check(wanted)
-        filter_ = filters.prepare(seccomp, launch.seccomp, launch.container, {}, "running")
-        child.kept = filter_.listener
-    child.wait_for_gate()
-    with child.stage("namespaces"):
-        os.setsid()
-        syscalls.join_session_keyring(f"_cove.{launch.container[:12]}")
-        root = _root_of(target) if launch.chrooted else -1
-        _join(target, wanted, stdio)
-        os.close(target)
-        if launch.chrooted:
-            os.fchdir(root)
-            os.chroot(".")
-        else:
-            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    console = None
-    if stdio.console:
-        with child.stage("console"):
-            master, console = devices.open_console(root, None, wanted.console_size)
-            child.send_master(master)
-            os.close(master)
-    with child.stage("user"):
-        identity = credentials.identify(root, wanted, launch.user, launch.group_add)
-    with child.stage("cwd"):
-        credentials.enter_directory(root, wanted.cwd, make=False)
-    with child.stage("stdio"):
-        credentials.place_stdio(root, stdio, console, identity)
-    with child.stage("exec"):
-        found = credentials.find_program(root, wanted, identity)
-    child.wait_for_go()
-    with child.stage("limits"):
-        proc = mounts.new_filesystem("proc", "proc", ()) if wanted.oom_score_adj is not None else None
-        credentials.apply_limits(wanted, proc)
-        affinity.after(wanted)
-        if labels.wanted(wanted):
-            labels.apply(wanted, mounts.new_filesystem("proc", "proc", ()))
-    become(
-        child,
-        wanted,
-        identity,
-        sets,
-        filter_,
-        found=found,
-        console=console,
-        reaper=False,
-    )
+class Exec:
+    """One further process: `prepare` needs nobody, `finish` comes after Go."""
+
+    def __init__(self, child: Child, launch: ExecLaunch, target: int, stdio: ChildStdio, seccomp: bytes) -> None:
+        self.child = child
+        self.launch = launch
+        self.target = target
+        self.stdio = stdio
+        self.seccomp = seccomp
+        self.console: int | None = None
+
+    def prepare(self) -> None:
+        """All that can be done before Go."""
+        child, launch, wanted = self.child, self.launch, self.launch.process
+        with child.stage("spec"):
+            support.check_process(wanted)
+            self.sets = credentials.masks_of(wanted)
+            labels.check(wanted)
+            self.filter = filters.prepare(self.seccomp, launch.seccomp, launch.container, {}, "running")
+            child.kept = self.filter.listener
+        child.wait_for_gate()
+        with child.stage("namespaces"):
+            child.act(operations.new_session())
+            child.act(operations.join_session_keyring(f"_cove.{launch.container[:12]}"))
+            root = self._enter()
+        if self.stdio.console:
+            with child.stage("console"):
+                master, self.console = devices.open_console(root, None, wanted.console_size)
+                child.send_master(master)
+                os.close(master)
+        with child.stage("user"):
+            self.identity = credentials.identify(root, wanted, launch.user, launch.group_add)
+        with child.stage("cwd"):
+            child.act(operations.change_directory(credentials.enter_directory(root, wanted.cwd, make=False)))
+        with child.stage("stdio"):
+            credentials.place_stdio(child, root, self.stdio, self.console, self.identity)
+        with child.stage("exec"):
+            self.found = credentials.find_program(root, wanted, self.identity)
+
+    def descriptors(self) -> list[int]:
+        """Those that `finish` needs."""
+        return []
+
+    def _enter(self) -> int:
+        """Into the container; a descriptor of its root."""
+        root = _root_of(self.target) if self.launch.chrooted else -1
+        _join(self.child, self.target, self.launch.process, self.stdio)
+        os.close(self.target)
+        if not self.launch.chrooted:
+            return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fchdir(root)
+        os.chroot(".")
+        return root
+
+    def finish(self, _: Go) -> None:
+        """From Go to the program."""
+        child, wanted = self.child, self.launch.process
+        with child.stage("limits"):
+            own = (
+                mounts.new_filesystem("proc", "proc", ())
+                if wanted.oom_score_adj is not None and not child.pid
+                else -1
+            )
+            credentials.apply_limits(wanted, child.seen_in(own), child.pid)
+            affinity.after(wanted)
+            if labels.wanted(wanted):
+                labels.apply(wanted, mounts.new_filesystem("proc", "proc", ()))
+        become(
+            child,
+            wanted,
+            self.identity,
+            self.sets,
+            self.filter,
+            found=self.found,
+            console=self.console,
+            reaper=False,
+        )
 
 
 def _root_of(target: int) -> int:
@@ -105,8 +138,12 @@ def _root_of(target: int) -> int:
 _FILES = {"mount": "mnt", "network": "net"}
 
 
-def _join(target: int, wanted: Process, stdio: ChildStdio) -> None:
+def _join(child: Child, target: int, wanted: Process, stdio: ChildStdio) -> None:
     """All namespaces of the target but the pid one; its time and user namespaces when they are others than ours."""
+    if child.pid:
+        child.act(operations.setns(target, _SHARED))
+        child.follow(_SHARED)
+        return
     kinds = _SHARED if _shares(target, "time") else _SHARED | process.CLONE_NEWTIME
     if _shares(target, "user"):
         try:

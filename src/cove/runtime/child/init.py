@@ -26,20 +26,19 @@ from typing import NoReturn
 
 import msgspec
 
-from cove.kernel import interfaces, mounts, namespaces, privileges, syscalls
+from cove.kernel import interfaces, mounts, namespaces, operations, privileges, syscalls
 from cove.oci.spec import Linux, NamespaceType, Process, Spec
 from cove.runtime import support
 from cove.runtime.child import (
     credentials,
     devices,
     filters,
+    final,
     hooks,
     labels,
     masks,
     memory_policy,
     outside,
-    pid1,
-    program,
     shared_tree,
     sysctls,
 )
@@ -56,7 +55,7 @@ __all__ = ["ChildStdio", "born_in", "flags_for", "run"]
 _LATER = {"cgroup", "time"}
 _BY_INIT = {"user", "mount"}
 _AFTER_USER: set[NamespaceType] = {"mount", "network", "ipc", "uts"}
-_DEFAULT_UMASK = 0o022
+_FOLLOWED = sum(namespaces.FLAGS[kind] for kind in ("mount", "pid", "network", "ipc", "uts"))
 
 
 def flags_for(spec: Spec) -> int:
@@ -118,16 +117,25 @@ def run(
     or EOF has arrived on the gate, without blocking on it.
     """
     child = Child(sync_fd, gate_fd, manner)
-    child.run(lambda: _Init(child, launch, stdio).run(seccomp))
+
+    def start() -> NoReturn:
+        child.isolate(stdio.descriptors())
+        init = Init(child, launch, stdio, seccomp)
+        init.prepare()
+        init.finish(child.wait_for_go())
+        raise Failure("the program was not executed")
+
+    child.run(start)
 
 
-class _Init:
+class Init:
     """One start: `prepare` needs nobody, `finish` comes after Go."""
 
-    def __init__(self, child: Child, launch: Launch, stdio: ChildStdio) -> None:
+    def __init__(self, child: Child, launch: Launch, stdio: ChildStdio, seccomp: bytes) -> None:
         self.child = child
         self.launch = launch
         self.stdio = stdio
+        self.seccomp = seccomp
         self.console: int | None = None
         self.proc = -1
         self.in_cgroup = False
@@ -136,17 +144,19 @@ class _Init:
         # crun's annotation; podman sets it for --group-add keep-groups. Not for whoever may only call the daemon.
         self.keeps_groups = child.manner.hold and launch.spec.annotations.get("run.oci.keep_original_groups") == "1"
 
-    def run(self, seccomp: bytes) -> NoReturn:
-        self.child.isolate(self.stdio.descriptors())
+    def prepare(self) -> None:
+        """All that can be done before Go."""
         with self.child.stage("spec"):
             support.check(self.launch.spec, hooks=self.child.manner.hold)
             process, linux = self.launch.spec.process, self.launch.spec.linux
             assert process is not None and linux is not None
-            sets = credentials.masks_of(process)
+            self.process, self.linux, self.sets = process, linux, credentials.masks_of(process)
         with self.child.stage("seccomp"):
             profile = linux.seccomp
-            filter_ = filters.prepare(seccomp, profile, self.launch.id, self.launch.spec.annotations, "creating")
-            self.child.kept = filter_.listener
+            self.filter = filters.prepare(
+                self.seccomp, profile, self.launch.id, self.launch.spec.annotations, "creating"
+            )
+            self.child.kept = self.filter.listener
         if outside.needed(self.launch.spec):
             with self.child.stage("setup"):
                 if self.child.manner.link is None:
@@ -154,30 +164,49 @@ class _Init:
                 self.given = outside.receive(self.child.manner.link)
                 privileges.set_dumpable(False)
         with self.child.stage("namespaces"):
-            os.setsid()
+            self.child.act(operations.new_session())
             if self.child.manner.keyring:
-                syscalls.join_session_keyring(f"_cove.{self.launch.id[:12]}")
-            _enter_namespaces(self.launch.spec, linux, {kind for kind, _ in born_in(self.launch.spec)})
-        tree = self._build_tree(linux)
-        self._hooks_of_creation(tree)
-        identity, found = self._settle(tree, process)
+                self.child.act(operations.join_session_keyring(f"_cove.{self.launch.id[:12]}"))
+            _enter_namespaces(self.child, self.launch.spec, linux)
+            procs = 1 + sum(each.type == "proc" for each in self.launch.spec.mounts)
+            self.child.follow(_FOLLOWED, procs)
+        self.tree = self._build_tree(linux)
+        self._hooks_of_creation(self.tree)
+        self.identity, self.found = self._settle(self.tree, process)
         with self.child.stage("network"):
             if any(each.type == "network" and not each.path for each in linux.namespaces):
                 interfaces.configure(())  # loopback need not wait for the daemon
-        go = self.child.wait_for_go()
+
+    def finish(self, go: Go) -> None:
+        """From Go to the program."""
+        process, linux = self.process, self.linux
         with self.child.stage("network"):
             self._network(linux, go)
         with self.child.stage("limits"):
-            credentials.apply_limits(process, self.proc)
+            credentials.apply_limits(process, self.child.seen_in(self.proc), self.child.pid)
             if linux.personality is not None:
-                credentials.set_personality(linux.personality.domain)
+                self.child.act(credentials.personality(linux.personality.domain))
             if linux.memory_policy is not None:
                 memory_policy.apply(linux.memory_policy)
             if labels.wanted(process):
                 labels.apply(process, self.proc)
         if self.launch.rootfs is not None:
-            self.child.lend_root(tree.root)
-        self._become(process, identity, sets, filter_, found)
+            self.child.lend_root(self.tree.root)
+        become(
+            self.child,
+            process,
+            self.identity,
+            self.sets,
+            self.filter,
+            found=self.found,
+            console=self.console,
+            reaper=self.launch.init,
+            before_exec=self._hooks_of_start(self.found),
+        )
+
+    def descriptors(self) -> list[int]:
+        """Those that `finish` needs."""
+        return [self.tree.root, self.proc]
 
     def _build_tree(self, linux: Linux) -> Tree | JoinedTree:
         """Everything mounted, still outside of it."""
@@ -185,11 +214,11 @@ class _Init:
         with self.child.stage("rootfs"):
             given = self.given
             if shared_tree.is_shared(spec):
-                tree: Tree | JoinedTree = shared_tree.of(spec)
+                tree: Tree | JoinedTree = shared_tree.of(spec, self.child)
             else:
-                tree = Tree(spec, self.launch.rootfs, given, exact=self.child.manner.hold)
+                tree = Tree(spec, self.launch.rootfs, given, exact=self.child.manner.hold, child=self.child)
             tree.enter()
-            self.proc = given.proc if given and given.proc is not None else mounts.new_filesystem("proc", "proc", ())
+            self.proc = given.proc if given and given.proc is not None else self._new_proc()
             if any(each.type == "user" for each in linux.namespaces):
                 privileges.become(0, 0, None if self.keeps_groups else ())
                 privileges.set_dumpable(False)
@@ -213,6 +242,10 @@ class _Init:
             if spec.domainname:
                 syscalls.setdomainname(spec.domainname)
         return tree
+
+    def _new_proc(self) -> int:
+        """A procfs that nobody else can touch."""
+        return mounts.new_filesystem("proc", "proc", (), context=self.child.open_proc())
 
     def _hooks_of_creation(self, tree: Tree | JoinedTree) -> None:
         """All is mounted and the host still in reach: the maker's hooks, then the container's, in its root."""
@@ -243,7 +276,8 @@ class _Init:
         self.in_cgroup = True
         self.child.wait_for_gate()
         if any(each.type == "cgroup" and not each.path for each in linux.namespaces):
-            syscalls.unshare(namespaces.FLAGS["cgroup"])
+            self.child.act(operations.unshare(namespaces.FLAGS["cgroup"]))
+            self.child.follow(namespaces.FLAGS["cgroup"])
 
     def _settle(self, tree: Tree | JoinedTree, process: Process) -> tuple[Identity, credentials.Program]:
         """Into the tree; who the process is, where it works and what it executes, all known only there."""
@@ -254,11 +288,13 @@ class _Init:
             if self.keeps_groups:
                 identity = msgspec.structs.replace(identity, groups=None)
         with self.child.stage("cwd"):
-            credentials.enter_directory(tree.root, process.cwd, make=True)
+            self.child.act(
+                operations.change_directory(credentials.enter_directory(tree.root, process.cwd, make=True))
+            )
         with self.child.stage("rootfs"):
             tree.seal()
         with self.child.stage("stdio"):
-            credentials.place_stdio(tree.root, self.stdio, self.console, identity)
+            credentials.place_stdio(self.child, tree.root, self.stdio, self.console, identity)
         with self.child.stage("exec"):
             return identity, credentials.find_program(tree.root, process, identity)
 
@@ -269,26 +305,6 @@ class _Init:
             interfaces.configure(go.interfaces, net=net)
             os.close(net)
         sysctls.apply(self.proc, linux.sysctl)
-
-    def _become(
-        self,
-        process: Process,
-        identity: Identity,
-        sets: credentials.Masks,
-        seccomp: Filter,
-        found: credentials.Program,
-    ) -> NoReturn:
-        become(
-            self.child,
-            process,
-            identity,
-            sets,
-            seccomp,
-            found=found,
-            console=self.console,
-            reaper=self.launch.init,
-            before_exec=self._hooks_of_start(found),
-        )
 
     def _hooks_of_start(self, found: credentials.Program) -> Callable[[], None] | None:
         listed = self.launch.spec.hooks
@@ -314,43 +330,41 @@ def become(
     console: int | None,
     reaper: bool,
     before_exec: Callable[[], None] | None = None,
-) -> NoReturn:
+) -> None:
     """The end of every start: descriptors, rights, and the program. With `reaper`, below a minimal init.
 
-    A filter may forbid all but execve, and often the newer calls: what needs them comes before it. `before_exec`
-    starts programs of the container's own, for which the filter holds too.
+    `before_exec` starts programs of the container's own, for which the filter holds too.
     """
     child.shed()
     with child.stage("privileges"):
-        credentials.drop(process, identity, sets, seccomp)
+        final.drop(child, process, identity, sets, seccomp)
     late = process.no_new_privileges and before_exec is None
     if before_exec is not None:
         if process.no_new_privileges:
-            seccomp.install()
+            final.install(child, seccomp)
         before_exec()
     with child.stage("exec"):
-        if reaper:
-            pid1.split(console)
-        credentials.reset_signals()
-        os.umask(_DEFAULT_UMASK if process.user.umask is None else process.user.umask)
-        if late:
-            seccomp.install()
-        if child.manner.ending is not None:
-            child.manner.ending(child.sync_fd)
-        program.execute(found.path, process.args, found.env)
+        final.execute(child, process, found, seccomp if late else Filter(), console=console, reaper=reaper)
 
 
-def _enter_namespaces(spec: Spec, linux: Linux, born: set[NamespaceType]) -> None:
+def _enter_namespaces(child: Child, spec: Spec, linux: Linux) -> None:
     """Those that have a path are joined, user first, unless init was born there; the time one is made here."""
+    born = {kind for kind, _ in born_in(spec)}
     listed = sorted(linux.namespaces, key=lambda each: each.type != "user")
     for namespace in listed:
         if namespace.path and namespace.type not in born:
-            namespaces.join(namespace.path, namespace.type)
+            _join(child, namespace.path, namespace.type)
     if outside.joined(spec):
-        syscalls.unshare(_new(spec, _AFTER_USER))
+        child.act(operations.unshare(_new(spec, _AFTER_USER)))
     for namespace in listed:
         if namespace.path:
             continue
         if namespace.type == "time":
             offsets = {clock: (each.secs, each.nanosecs) for clock, each in linux.time_offsets.items()}
             namespaces.enter_new_time(offsets)
+
+
+def _join(child: Child, path: str, kind: NamespaceType) -> None:
+    """Join the namespace of `kind` that the file `path` is; OSError names the path."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    child.act(operations.setns(fd, namespaces.FLAGS[kind]), lambda error: OSError(error.errno, error.strerror, path))

@@ -31,7 +31,7 @@ _FORWARDED = {number for number in signal.valid_signals() if number not in _OWN}
 _WAITED = _FORWARDED | {signal.SIGCHLD}
 
 
-def split(console: int | None) -> None:
+def split(*, foreground: bool) -> None:
     """Fork: return in the child, which becomes the program; the parent becomes the init and never returns."""
     try:
         process.retitle("/sbin/cove-init")
@@ -44,8 +44,9 @@ def split(console: int | None) -> None:
         _serve(program)
     privileges.set_dumpable(False)
     os.setpgid(0, 0)
-    if console is not None:
+    if foreground:
         os.tcsetpgrp(0, os.getpgrp())
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
 
 
 def _serve(program: int) -> NoReturn:

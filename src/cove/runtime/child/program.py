@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NoReturn
 
 from cove.kernel import rootpath
 from cove.runtime.child.common import Failure
@@ -73,19 +72,16 @@ def _check(root: int, path: str) -> None:
         raise Failure(f'exec: "{path}": permission denied', number=errno.EACCES, exit_code=NOT_EXECUTABLE)
 
 
-def execute(path: str, args: tuple[str, ...], env: dict[str, str]) -> NoReturn:
-    """execve; Failure says why it could not be."""
-    try:
-        os.execve(path, args, env)
-    except OSError as error:
-        number = error.errno or 0
-        reason = os.strerror(number).lower()
-        if number == errno.ENOEXEC:
-            reason += _format_hint(path)
-        elif number == errno.ENOENT:
-            reason += " (the interpreter that its first line or its ELF header names is missing)"
-        code = NOT_FOUND if number == errno.ENOENT else NOT_EXECUTABLE
-        raise Failure(f"exec {path}: {reason}", number=number, exit_code=code) from None
+def refused(path: str, error: OSError) -> Failure:
+    """Why the kernel did not execute `path`."""
+    number = error.errno or 0
+    reason = os.strerror(number).lower()
+    if number == errno.ENOEXEC:
+        reason += _format_hint(path)
+    elif number == errno.ENOENT:
+        reason += " (the interpreter that its first line or its ELF header names is missing)"
+    code = NOT_FOUND if number == errno.ENOENT else NOT_EXECUTABLE
+    return Failure(f"exec {path}: {reason}", number=number, exit_code=code)
 
 
 def _format_hint(path: str) -> str:

@@ -21,7 +21,7 @@ from cove.kernel import mounts, rootpath, syscalls
 from cove.kernel.mounts import Options, parse_options
 from cove.oci.spec import Device, Mount, Spec
 from cove.runtime.child import cgroupfs, copy_up, devices, hooks, labels, sources
-from cove.runtime.child.common import Failure
+from cove.runtime.child.common import Child, Failure
 from cove.runtime.child.outside import Given
 
 _PROPAGATIONS = {
@@ -49,11 +49,20 @@ class Tree:
     """The mounts of one container while they are made; `root` is a descriptor of its "/".
 
     `exact`: a bind with attributes of its own keeps none of its source's, but in a user namespace, which may not
-    undo the host's.
+    undo the host's. `child`: whose tree it is.
     """
 
-    def __init__(self, spec: Spec, rootfs: Mount | None, given: Given | None = None, *, exact: bool = False) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        rootfs: Mount | None,
+        given: Given | None = None,
+        *,
+        exact: bool = False,
+        child: Child,
+    ) -> None:
         self._spec = spec
+        self._child = child
         self._exact = exact and given is None
         self._options = [parse_options(mount.options) for mount in spec.mounts]
         self._propagation = self._root_propagation()
@@ -154,7 +163,8 @@ class Tree:
             )
         if source is None and mount.type == "cgroup":
             listed = self._spec.linux.namespaces if self._spec.linux else ()
-            made = cgroupfs.mount(target, options, own=any(each.type == "cgroup" for each in listed))
+            own = any(each.type == "cgroup" for each in listed)
+            made = cgroupfs.mount(target, options, own=own, files=self._child.files())
         else:
             made = self._new(mount, options, target, fresh=fresh) if source is None else source
             mounts.attach(made, target)
@@ -189,7 +199,8 @@ class Tree:
             data.append(f"mode={stat.S_IMODE(os.fstat(target).st_mode):o}")
         if not mount.type:
             raise Failure(f"the mount at {mount.destination} has neither a type nor the option bind")
-        return sources.known(mount, tuple(data), attributes)
+        context = self._child.open_proc() if mount.type == "proc" else None
+        return sources.known(mount, tuple(data), attributes, context)
 
     @staticmethod
     def _copied_up(mount: Mount, options: Options, data: list[str], target: int) -> int:

@@ -17,6 +17,7 @@ import os
 
 from cove.kernel import mounts, process, syscalls
 from cove.oci.spec import Spec
+from cove.runtime.child.common import Child
 from cove.runtime.child.joined_tree import JoinedTree
 from cove.runtime.child.rootfs import Tree
 
@@ -36,18 +37,18 @@ def adds_to_shared(spec: Spec) -> bool:
     return bool(readonly or spec.mounts or linux.masked_paths or linux.readonly_paths or linux.devices)
 
 
-def of(spec: Spec) -> JoinedTree | SharedTree:
+def of(spec: Spec, child: Child) -> JoinedTree | SharedTree:
     """The tree of a container that shares its mount namespace, once this process is in that."""
-    return SharedTree(spec) if adds_to_shared(spec) else JoinedTree(spec)
+    return SharedTree(spec, child) if adds_to_shared(spec) else JoinedTree(spec)
 
 
 class SharedTree(Tree):
     """A tree for a container alone, in a namespace that is not."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, child: Child) -> None:
         self._shared = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         syscalls.unshare(process.CLONE_NEWNS)
-        super().__init__(spec, None, exact=True)
+        super().__init__(spec, None, exact=True, child=child)
 
     def pivot(self, *, move: bool = False) -> None:
         """Make the root this process' own, in the namespace that is shared."""

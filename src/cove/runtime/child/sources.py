@@ -143,10 +143,13 @@ def filesystem(mount: Mount, options: Options, maps: Maps | None = None) -> int:
     return _part(mount, options, made) if options.subdirectory else made
 
 
-def known(mount: Mount, data: tuple[str, ...], attributes: int) -> int:
-    """A new file system; Failure when there is no such one in this kernel, or none at its source."""
+def known(mount: Mount, data: tuple[str, ...], attributes: int, context: int | None = None) -> int:
+    """A new file system; Failure when there is no such one in this kernel, or none at its source.
+
+    `context`: see `mounts.new_filesystem`.
+    """
     try:
-        return mounts.new_filesystem(mount.type, mount.source or mount.type, data, attributes)
+        return mounts.new_filesystem(mount.type, mount.source or mount.type, data, attributes, context=context)
     except OSError as error:
         number = error.errno or 0
         if number == errno.ENODEV:

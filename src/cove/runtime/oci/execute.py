@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import msgspec
 
 from cove.errors import Conflict, InvalidArgument
-from cove.kernel import namespaces, privileges, process
+from cove.kernel import namespaces, operations, privileges, process
 from cove.kernel.cgroups import Cgroups
 from cove.oci.spec import Capabilities, Process, User
 from cove.runtime import limits, rootless
@@ -205,7 +205,8 @@ def _join(container: store.Container, asked: list[str], wanted: Process, manner:
         place = opened.enter_context(joining.place(record, cgroups, asked))
         affinity.before(wanted)
         if linux is not None and linux.personality is not None:
-            credentials.set_personality(linux.personality.domain)  # inherited by what this process makes
+            # Inherited by what this process makes.
+            operations.perform(credentials.personality(linux.personality.domain))
         if linux is not None and linux.memory_policy is not None:
             memory_policy.apply(linux.memory_policy)  # likewise
         return born(0, place, [("pid", target)], become)

@@ -1,0 +1,127 @@
+"""The supervisor's outfitters (`cove.runtime.child.outfitter`): who is free, who is there at all.
+
+There is one from the beginning; another is made when all are at work. One that still works for a process which has
+ended hangs at something, and is ended. Each begins with a word on whether it can do its work here: where it cannot,
+or when none is free and too many are at work, children do everything by themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import time
+
+from cove.kernel import process
+from cove.runtime.child import orders, outfitter
+from cove.runtime.forker import Forker
+from cove.runtime.loop import Loop
+
+_MOST = 4
+_PATIENCE = 1.0
+_WORD = 16
+
+
+class Outfitter:
+    """One of them; `socket` is for its orders. `owed`: how many words it has yet to say."""
+
+    def __init__(self, pidfd: int, sock: socket.socket) -> None:
+        self.pidfd = pidfd
+        self.socket = sock
+        self.owed = 1
+        self.deserted = 0.0
+
+    def listen(self, timeout: float = 0) -> bool:
+        """Hear what it has said, within `timeout` seconds; False when it is over, or of no use."""
+        look = select.poll()
+        look.register(self.socket, select.POLLIN)
+        while self.owed and look.poll(timeout * 1000):
+            try:
+                if self.socket.recv(_WORD) != outfitter.DONE:
+                    return False
+            except ConnectionError:
+                return False
+            self.owed -= 1
+        return True
+
+    def desert(self) -> None:
+        """The process that it last worked for has ended."""
+        if self.owed:
+            self.deserted = time.monotonic()
+
+
+class Outfitters:
+    """All of one supervisor's."""
+
+    def __init__(self, forker: Forker) -> None:
+        self._forker = forker
+        self._loop: Loop | None = None
+        self._found: list[Outfitter] = []
+        self._able = True
+        self._proven = False
+
+    def attend(self, loop: Loop) -> None:
+        """Have the first one made, and look after all."""
+        self._loop = loop
+        self._make()
+
+    def take(self) -> Outfitter | None:
+        """One that is free, to be sent orders, after which it `owed` a word more; None when there is none."""
+        if not self._able:
+            return None
+        if not self._proven and not self._prove():
+            return None
+        for each in list(self._found):
+            if not each.listen():
+                self._part(each)
+            elif not each.owed:
+                return each
+            elif each.deserted and time.monotonic() - each.deserted > _PATIENCE:
+                self._part(each)
+        return self._make() if len(self._found) < _MOST else None
+
+    def _prove(self) -> bool:
+        """Whether outfitters can do their work on this host, in the place where this process is."""
+        if not self._found:
+            self._make()
+        self._able = bool(self._found) and self._found[0].listen(_PATIENCE) and not self._found[0].owed
+        self._proven = self._able
+        return self._able
+
+    def _make(self) -> Outfitter | None:
+        try:
+            born = self._forker.fork(0, ordinary=False)
+            orders.make_outfitter(born.gate)
+        except OSError:
+            return None
+        made = Outfitter(born.pidfd, born.gate)
+        self._found.append(made)
+        if self._loop is not None:
+            self._loop.watch(made.pidfd, lambda: self._part(made))
+        return made
+
+    def _part(self, outfitter_: Outfitter) -> None:
+        """End one, if it has not ended, and bury it."""
+        if outfitter_ not in self._found:
+            return
+        self._found.remove(outfitter_)
+        outfitter_.socket.close()
+        process.send_signal(outfitter_.pidfd, signal.SIGKILL)
+        if self._loop is not None:
+            self._loop.unwatch(outfitter_.pidfd)
+            if not process.has_ended(outfitter_.pidfd):  # it may hang for good
+                self._loop.watch(outfitter_.pidfd, lambda: self._bury(outfitter_))
+                return
+        self._bury(outfitter_)
+
+    def _bury(self, outfitter_: Outfitter) -> None:
+        if self._loop is not None:
+            self._loop.unwatch(outfitter_.pidfd)
+        os.waitid(os.P_PIDFD, outfitter_.pidfd, os.WEXITED)
+        os.close(outfitter_.pidfd)
+
+    def close(self) -> None:
+        """End all."""
+        for each in list(self._found):
+            self._part(each)
