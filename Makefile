@@ -21,7 +21,7 @@ setup: $(VENV)/.done
 setup-test: $(VENV)/.done
 	@tools/install-packages run test guest
 
-$(VENV)/.done: pyproject.toml tools/make-venv
+$(VENV)/.done: pyproject.toml setup.py src/cove/runtime/native/stub.c tools/make-venv
 	@tools/make-venv $(VENV)
 	@touch $@
 
@@ -53,4 +53,4 @@ bench: setup
 	$(SUDO) $(BIN)/python bench/images.py $(BENCH_IMAGES_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache src/*.egg-info
+	rm -rf $(VENV) build dist src/cove/runtime/native/stub .mypy_cache .ruff_cache .pytest_cache src/*.egg-info

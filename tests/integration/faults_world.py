@@ -17,7 +17,9 @@ from cove.paths import Instance, RunRoot
 from tests.conftest import PATIENCE, Daemon
 from tests.integration.api_client import Api
 
-VICTIMS = ("daemon", "supervisor", "forker", "spares", "resolver", "workshop")
+VICTIMS = ("daemon", "supervisor", "forker", "stubs", "spares", "outfitter", "resolver", "workshop")
+_NAMES = {"forker": "cove-forker", "stubs": "cove-stubs", "spares": "cove-stub", "outfitter": "cove-outfitter"}
+"""What the supervisor's own processes are called; "stubs" is who makes them, "spares" are those that wait."""
 
 
 def _processes() -> Iterator[tuple[int, int, str, list[str]]]:
@@ -42,11 +44,8 @@ def pids(daemon: Daemon, victim: str) -> list[int]:
     mine = {pid for pid, _, _, words in everyone if str(daemon.run) in words and "cove.runtime.supervisor" in words}
     if victim == "supervisor":
         return list(mine)
-    if victim in ("forker", "spares"):
-        first, *rest = sorted(
-            pid for pid, parent, name, _ in everyone if parent in mine and name == "cove-forker"
-        ) or [0]
-        return rest if victim == "spares" else [first] if first else []
+    if victim in _NAMES:
+        return sorted(pid for pid, parent, name, _ in everyone if parent in mine and name == _NAMES[victim])
     if victim == "keeper":
         return [pid for pid, _, name, _ in everyone if name == "cove-keeper" and _holds(pid, daemon.run)]
     module = {"resolver": "cove.network.dns.server", "workshop": "cove.image.worker.workshop"}[victim]

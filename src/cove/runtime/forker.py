@@ -214,7 +214,7 @@ def of_stubs(program: int) -> Begin:
         null = [(os.POSIX_SPAWN_OPEN, number, "/dev/null", os.O_RDWR, 0) for number in range(_SOCKET)]
         pid = os.posix_spawn(
             f"/proc/self/fd/{program}",
-            ["cove-forker", "of", "stubs"],  # long enough for the title that a container's init gets
+            ["cove-stubs", "to", "start"],  # long enough for the title that a container's init gets
             {},
             file_actions=[*null, (os.POSIX_SPAWN_DUP2, far.fileno(), _SOCKET)],
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),

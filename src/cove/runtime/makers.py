@@ -22,6 +22,7 @@ from cove.runtime.forker import Forker, Newborn, Within, of_children, of_stubs
 from cove.runtime.loop import Loop
 from cove.runtime.messages import ExecLaunch, Launch
 from cove.runtime.outfitters import Outfitters
+from cove.runtime.seat import warn
 
 PROGRAM = Path(__file__).parent / "native" / "stub"
 """Compiled when Cove is installed, where there is a compiler."""
@@ -43,7 +44,9 @@ class Makers:
     def attend(self, loop: Loop) -> None:
         """Make others as soon as one dies."""
         self.forker.attend(loop)
-        if self.stubs is not None:
+        if self.stubs is None:
+            warn("it was installed without its program for stubs, so containers start at half the speed")
+        else:
             self.stubs.start()
             self.stubs.attend(loop)
             self.outfitters.attend(loop)

@@ -337,7 +337,7 @@ int main(int count, char **words)
 
     title = words[0];
     title_size = words[count - 1] + strlen(words[count - 1]) - title;
-    prctl(PR_SET_NAME, "cove-forker");
+    prctl(PR_SET_NAME, "cove-stubs");
     prctl(PR_SET_DUMPABLE, 0);
     fcntl(SOCKET, F_SETFD, FD_CLOEXEC);
     while (own >= 0 && receive(SOCKET, &packet)) {
