@@ -1,7 +1,7 @@
 """Compiles the one program of Cove's that is not Python (src/cove/runtime/native/stub.c) into the package.
 
-All else that is to be said of the package is in pyproject.toml. Without a C compiler the package is whole, and says at
-its start that containers begin at half the speed (docs/decisions/0015-stubs-and-outfitters.md).
+All else that is to be said of the package is in pyproject.toml. Without a C compiler the package is whole, and says
+when it starts that containers begin at half the speed (docs/decisions/0015-stubs-and-outfitters.md).
 """
 
 from __future__ import annotations
