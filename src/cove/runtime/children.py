@@ -146,7 +146,7 @@ def _first(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, *, cgroup
         place = around.enter_context(cgroups.birthplace(spec.linux.cgroups_path))
         within = [(kind, _opened(around, path)) for kind, path in init.born_in(spec)]
         flags, group = init.flags_for(spec), spec.linux.cgroups_path
-        if is_ordinary(launch) and (outfitter := makers.outfitters.take()) is not None:
+        if is_ordinary(launch) and (outfitter := makers.outfitter()) is not None:
             child, stub = _stub(launch.id, "", outfitter, makers.stub(flags, within, place.directory), around)
             with _killed_unless_told(child):
                 cgroups.admit(group, child.pid)
@@ -251,7 +251,7 @@ def execute(
     with ExitStack() as around:
         place = around.enter_context(cgroups.birthplace(container.status.cgroup, beside=container.child.pid))
         within = [("pid", target)]
-        if is_ordinary_exec(launch, container.child.pid) and (outfitter := makers.outfitters.take()) is not None:
+        if is_ordinary_exec(launch, container.child.pid) and (outfitter := makers.outfitter()) is not None:
             child, stub = _stub(
                 launch.container, launch.id, outfitter, makers.stub(0, within, place.directory), around
             )

@@ -21,7 +21,7 @@ from cove.runtime.child import labels, outside, shared_tree
 from cove.runtime.forker import Forker, Newborn, Within, of_children, of_stubs
 from cove.runtime.loop import Loop
 from cove.runtime.messages import ExecLaunch, Launch
-from cove.runtime.outfitters import Outfitters
+from cove.runtime.outfitters import Outfitter, Outfitters
 from cove.runtime.seat import warn
 
 PROGRAM = Path(__file__).parent / "native" / "stub"
@@ -54,6 +54,10 @@ class Makers:
     def child(self, flags: int, within: Within, cgroup: int | None) -> Newborn:
         """A new child that waits for its orders; see `Forker.fork`."""
         return self.forker.fork(flags, within=within, cgroup=cgroup, ordinary=self.stubs is None)
+
+    def outfitter(self) -> Outfitter | None:
+        """One that is free to work for a stub; None when children must do everything by themselves."""
+        return self.outfitters.take() if self.stubs is not None else None
 
     def stub(self, flags: int, within: Within, cgroup: int | None) -> Newborn:
         """A new stub, its `gate` the socket for its operations; see `Forker.fork`."""

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import socket
-import time
+from collections.abc import Callable
 
 from cove.kernel import process
 from cove.runtime.child import orders, outfitter
@@ -24,13 +24,17 @@ _WORD = 16
 
 
 class Outfitter:
-    """One of them; `socket` is for its orders. `owed`: how many words it has yet to say."""
+    """One of them; `socket` is for its orders. `owed`: how many words it has yet to say.
 
-    def __init__(self, pidfd: int, sock: socket.socket) -> None:
+    `deserted`: the process that it worked for at last has ended, before it said that it was done.
+    """
+
+    def __init__(self, pidfd: int, sock: socket.socket, forsake: Callable[[], None]) -> None:
         self.pidfd = pidfd
         self.socket = sock
         self.owed = 1
-        self.deserted = 0.0
+        self.deserted = False
+        self._forsake = forsake
 
     def listen(self, timeout: float = 0) -> bool:
         """Hear what it has said, within `timeout` seconds; False when it is over, or of no use."""
@@ -46,9 +50,10 @@ class Outfitter:
         return True
 
     def desert(self) -> None:
-        """The process that it last worked for has ended."""
-        if self.owed:
-            self.deserted = time.monotonic()
+        """The process that it worked for has ended, so it should be done at any moment."""
+        if self.listen() and self.owed:
+            self.deserted = True
+            self._forsake()
 
 
 class Outfitters:
@@ -76,9 +81,8 @@ class Outfitters:
             if not each.listen():
                 self._part(each)
             elif not each.owed:
+                each.deserted = False
                 return each
-            elif each.deserted and time.monotonic() - each.deserted > _PATIENCE:
-                self._part(each)
         return self._make() if len(self._found) < _MOST else None
 
     def _prove(self) -> bool:
@@ -95,11 +99,21 @@ class Outfitters:
             orders.make_outfitter(born.gate)
         except OSError:
             return None
-        made = Outfitter(born.pidfd, born.gate)
+        made = Outfitter(born.pidfd, born.gate, lambda: self._forsake(made))
         self._found.append(made)
         if self._loop is not None:
             self._loop.watch(made.pidfd, lambda: self._part(made))
         return made
+
+    def _forsake(self, outfitter_: Outfitter) -> None:
+        """End it unless it is done soon."""
+
+        def look() -> None:
+            if outfitter_.deserted and not (outfitter_.listen() and not outfitter_.owed):
+                self._part(outfitter_)
+
+        if self._loop is not None:
+            self._loop.later(_PATIENCE, look)
 
     def _part(self, outfitter_: Outfitter) -> None:
         """End one, if it has not ended, and bury it."""

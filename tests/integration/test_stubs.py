@@ -1,0 +1,257 @@
+"""Stubs and outfitters: what a stub does and refuses, and that no start depends on a single outfitter."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cove.ipc import channel
+from cove.kernel import mounts, operations
+from cove.kernel.operations import Operation, Program
+from cove.runtime.forker import Forker, Newborn, of_stubs
+from cove.runtime.makers import PROGRAM
+from tests.conftest import BIN, PATIENCE, Daemon
+from tests.integration.faults_world import eventually, pids
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not PROGRAM.exists(), reason="Cove was installed without a C compiler: there are no stubs"),
+]
+
+
+@pytest.fixture
+def forker() -> Iterator[Forker]:
+    opened = mounts.readonly_file(str(PROGRAM))
+    program = os.dup(opened)
+    made = Forker(of_stubs(program))
+    made.start()
+    yield made
+    made.close()
+    os.close(program)
+    os.close(opened)
+
+
+def _tell(stub: Newborn, *wanted: Operation, back: int = -1, given: tuple[int, ...] = ()) -> None:
+    program = Program()
+    for fd in given:
+        program.give(fd)
+    for operation in wanted:
+        program.add(operation)
+    channel.send(stub.gate, 0, program.encode(back), program.fds)
+
+
+def _code(stub: Newborn) -> int:
+    result = os.waitid(os.P_PIDFD, stub.pidfd, os.WEXITED)
+    assert result is not None
+    os.close(stub.pidfd)
+    stub.gate.close()
+    return result.si_status
+
+
+def test_a_stub_does_what_it_is_told_and_gives_back_what_it_opened(forker: Forker) -> None:
+    stub = forker.fork(0, ordinary=False)
+    reader, writer = os.pipe()
+    _tell(stub, operations.write(writer, b"told"), operations.open_filesystem("proc"))
+    packet = channel.receive(stub.gate)
+    assert packet is not None and (packet.number, struct.unpack("=i", packet.body)[0]) == (2, 0)
+    assert os.read(reader, 9) == b"told"
+    (context,) = packet.fds
+    assert os.readlink(f"/proc/self/fd/{context}") == "anon_inode:[fscontext]"
+    _tell(stub, operations.leave(7))
+    assert _code(stub) == 7
+    for fd in (reader, writer, context):
+        os.close(fd)
+
+
+def test_what_fails_is_told_with_a_descriptor_and_ends_nothing_but_its_program(forker: Forker) -> None:
+    stub = forker.fork(0, ordinary=False)
+    reader, writer = os.pipe()
+    unborn = operations.execve("/no such program", ("x",), {})
+    _tell(stub, operations.umask(0o77), unborn, operations.leave(9), back=0, given=(writer,))
+    packet = channel.receive(stub.gate)
+    assert packet is not None and (packet.number, struct.unpack("=i", packet.body)[0]) == (1, 2)
+    os.write(packet.fds[0], b"the same pipe")
+    assert os.read(reader, 99) == b"the same pipe"
+    _tell(stub, operations.leave(8))
+    assert _code(stub) == 8
+    for fd in (reader, writer, *packet.fds):
+        os.close(fd)
+
+
+def test_a_program_larger_than_a_packet_is_executed(forker: Forker) -> None:
+    stub = forker.fork(0, ordinary=False)
+    many = {f"NAME{number}": "x" * 1000 for number in range(500)}
+    count = "exit $(($(env | grep -c ^NAME) % 256))"
+    _tell(stub, operations.execve(os.path.realpath("/usr/bin/env"), ("env", "sh", "-c", count), many))
+    assert _code(stub) == 500 % 256
+
+
+def test_end_of_file_ends_a_stub(forker: Forker) -> None:
+    stub = forker.fork(0, ordinary=False)
+    stub.gate.shutdown(socket.SHUT_RDWR)
+    assert _code(stub) == 125
+
+
+def test_programs_that_make_no_sense_do_nothing(forker: Forker) -> None:
+    """Their sizes, places and kinds are checked, so that what is garbled ends a stub and never its maker."""
+    program = Program()
+    program.add(operations.execve("/bin/true", ("true",), {"A": "b"}))
+    program.add(operations.write(0, b"x"))
+    whole = program.encode()
+    chance = random.Random(20)
+    for _ in range(60):
+        stub = forker.fork(0, ordinary=False)
+        garbled = bytearray(whole[: chance.choice((len(whole), chance.randrange(len(whole))))])
+        if len(garbled) == len(whole):
+            garbled[chance.randrange(16)] ^= 1 << chance.randrange(8)  # the counts at its head
+        channel.send(stub.gate, 0, bytes(garbled))
+        stub.gate.shutdown(socket.SHUT_WR)
+        assert _code(stub) in (125, 0)
+    assert _code_of_another(forker) == 3
+
+
+def _code_of_another(forker: Forker) -> int:
+    stub = forker.fork(0, ordinary=False)
+    _tell(stub, operations.leave(3))
+    return _code(stub)
+
+
+# ── outfitters ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _echo(daemon: Daemon, *words: str) -> subprocess.Popen[str]:
+    command = [BIN / "cove", "run", "--rm", *words, "busybox", "echo", "there"]
+    environment = os.environ | {"COVE_HOST": daemon.host}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_an_outfitter_that_hangs_holds_up_its_own_start_alone(own_daemon: Daemon) -> None:
+    own_daemon.cove("run", "--rm", "busybox", "true")
+    (stopped,) = pids(own_daemon, "outfitter")
+    os.kill(stopped, signal.SIGSTOP)
+    held = _echo(own_daemon)
+    try:
+        assert eventually(lambda: len(pids(own_daemon, "outfitter")) == 1)
+        for _ in range(3):
+            first = _echo(own_daemon)
+            if first.communicate(timeout=20 * PATIENCE)[0] == "there\n":
+                break
+        assert held.poll() is None, "it waits for the one that was stopped"
+        assert len(pids(own_daemon, "outfitter")) == 2
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert held.communicate(timeout=20 * PATIENCE)[0] == "there\n"
+
+
+def test_one_that_hangs_is_ended_with_the_container_that_it_works_for(own_daemon: Daemon) -> None:
+    own_daemon.cove("run", "--rm", "busybox", "true")
+    (stopped,) = pids(own_daemon, "outfitter")
+    os.kill(stopped, signal.SIGSTOP)
+    held = _echo(own_daemon, "--name", "held")
+    assert eventually(lambda: "held" in own_daemon.cove("ps", "-a", "--format", "{{.Names}}").stdout)
+    time.sleep(0.5)
+    for pid in pids(own_daemon, "spares"):  # the one that was taken is among them
+        os.kill(pid, signal.SIGKILL)
+    held.wait(20 * PATIENCE)
+    assert eventually(lambda: stopped not in pids(own_daemon, "outfitter"))
+    assert own_daemon.cove("run", "--rm", "busybox", "echo", "there").stdout == "there\n"
+
+
+@pytest.mark.parametrize("victim", ["outfitter", "stubs", "spares"])
+def test_another_comes_after_one_that_was_killed(own_daemon: Daemon, victim: str) -> None:
+    own_daemon.cove("run", "-d", "--name", "box", "busybox", "sleep", "600")
+    assert eventually(lambda: bool(pids(own_daemon, victim)))
+    killed = pids(own_daemon, victim)
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    assert eventually(lambda: not any(Path(f"/proc/{pid}/ns/net").exists() for pid in killed))
+    assert own_daemon.cove("run", "--rm", "busybox", "echo", "there").stdout == "there\n"
+    assert own_daemon.cove("exec", "box", "echo", "there").stdout == "there\n"
+
+
+def test_nothing_stays_with_an_outfitter(own_daemon: Daemon) -> None:
+    """Neither descriptors nor namespaces, of starts that went well or not."""
+    own_daemon.cove("run", "-d", "--name", "box", "busybox", "sleep", "600")
+    own_daemon.cove("exec", "box", "true")
+    before = _held(own_daemon)
+    for _ in range(3):
+        own_daemon.cove("run", "--rm", "busybox", "true")
+        own_daemon.cove("exec", "box", "true")
+        for words in (["nosuchprogram"], ["sh", "-c", "exit 3"], ["/etc"]):
+            subprocess.run(
+                [BIN / "cove", "run", "--rm", "busybox", *words],
+                env=os.environ | {"COVE_HOST": own_daemon.host},
+                capture_output=True,
+            )
+    assert eventually(lambda: _held(own_daemon) == before)
+
+
+_SPACES = ("mnt", "net", "ipc", "uts", "cgroup", "pid_for_children")
+
+
+def _held(daemon: Daemon) -> dict[int, tuple[int, list[str]]]:
+    found = {}
+    for pid in pids(daemon, "outfitter"):
+        at = Path(f"/proc/{pid}")
+        spaces = [
+            os.readlink(at / "ns" / each) for each in ("mnt", "net", "ipc", "uts", "cgroup", "pid_for_children")
+        ]
+        found[pid] = (len(list((at / "fd").iterdir())), spaces)
+    return found
+
+
+class _WithoutStubs:
+    """Begin supervisors as if Cove had been installed without a compiler."""
+
+    def __init__(self) -> None:
+        self._start = subprocess.Popen
+
+    def __call__(self, words: list[Any], **options: Any) -> subprocess.Popen[bytes]:
+        script = (
+            "import pathlib; from cove.runtime import supervisor, makers; "
+            "makers.PROGRAM = pathlib.Path('/nonexistent'); supervisor.main()"
+        )
+        at = words.index("-m")
+        return self._start([*words[:at], "-c", script, *words[at + 2 :]], **options)
+
+
+def test_without_the_program_children_do_it_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from cove.runtime.messages import ExecLaunch
+    from tests.integration.test_supervisor import World, _run
+
+    monkeypatch.setattr(subprocess, "Popen", _WithoutStubs())
+
+    async def case(world: World) -> None:
+        launch = world.launch("sh", "-c", "cat; exit 4", stdin=True)
+        process = await world.start(launch)
+        further = ExecLaunch(id="further", container=launch.id, process=world.process("sh", "-c", "exit 5"))
+        null = os.open(os.devnull, os.O_RDWR)
+        executed = await world.runtime.exec(further, (null, null, null))
+        await executed.go()
+        assert await world.code("further") == 5
+        assert process.stdin_fd is not None
+        os.write(process.stdin_fd, b"by itself\n")
+        os.close(process.stdin_fd)
+        process.stdin_fd = None
+        await world.runtime.close_stdin(launch.id)
+        assert await world.code(launch.id) == 4
+        assert world.output(launch.id) == b"by itself\n"
+        executed.close()
+        process.close()
+        os.close(null)
+
+    _run(tmp_path, case)
+    assert "installed without its program for stubs" in capfd.readouterr().err
