@@ -197,6 +197,17 @@ def test_nothing_stays_with_an_outfitter(own_daemon: Daemon) -> None:
     assert eventually(lambda: _held(own_daemon) == before)
 
 
+def test_an_init_passes_signals_on_and_buries_orphans(own_daemon: Daemon) -> None:
+    script = "trap 'exit 9' TERM; (sleep 0.1 &); while :; do sleep 0.05; done"
+    own_daemon.cove("run", "-d", "--init", "--name", "box", "busybox", "sh", "-c", script)
+    assert own_daemon.cove("exec", "box", "cat", "/proc/1/cmdline").stdout.startswith("/sbin/cove-init\0")
+    assert own_daemon.cove("exec", "box", "sh", "-c", "cat /proc/2/comm").stdout == "sh\n"
+    states = "cat /proc/[0-9]*/stat | cut -d' ' -f3"
+    assert eventually(lambda: "Z" not in own_daemon.cove("exec", "box", "sh", "-c", states).stdout)
+    own_daemon.cove("stop", "box")
+    assert own_daemon.cove("inspect", "-f", "{{.State.ExitCode}}", "box").stdout == "9\n"
+
+
 _SPACES = ("mnt", "net", "ipc", "uts", "cgroup", "pid_for_children")
 
 

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cove.runtime import (
+    makers,
+    supervisor,  # noqa: F401  (before makers: their modules know each other)
+)
 from tests.conftest import Daemon
 
 
@@ -67,6 +71,18 @@ def test_the_interpreter_cannot_be_overwritten(daemon: Daemon) -> None:
         daemon.cove("rm", "-f", "exe")
     assert "python" not in seen
     assert hashlib.sha256(interpreter.read_bytes()).hexdigest() == before
+
+
+def test_the_init_cannot_be_overwritten(daemon: Daemon) -> None:
+    """Process 1 of a container with an init is a program of the host's, and a privileged one may look at it."""
+    if not makers.PROGRAM.exists():
+        pytest.skip("Cove was installed without a C compiler: its init is a fork, not a program")
+    before = hashlib.sha256(makers.PROGRAM.read_bytes()).hexdigest()
+    script = "readlink /proc/1/exe; (echo x > /proc/1/exe) 2>&1; cat /proc/1/exe | head -c 4; exit 7"
+    done = daemon.cove("run", "--rm", "--init", "--privileged", "busybox", "sh", "-c", script, check=False)
+    assert done.returncode == 7
+    assert "Read-only file system" in done.stdout and "\x7fELF" in done.stdout
+    assert hashlib.sha256(makers.PROGRAM.read_bytes()).hexdigest() == before
 
 
 def test_twin_a_program_knows_its_own_file(daemon: Daemon) -> None:

@@ -1,8 +1,9 @@
 """The supervisor's outfitters (`cove.runtime.child.outfitter`): who is free, who is there at all.
 
-There is one from the beginning; another is made when all are at work. One that still works for a process which has
-ended hangs at something, and is ended. Each begins with a word on whether it can do its work here: where it cannot,
-or when none is free and too many are at work, children do everything by themselves.
+There is one from the beginning; another is made when all are at work, and given up when more than two are free. One
+that still works for a process which has ended hangs at something, and is ended. Each begins with a word on whether it
+can do its work here: where it cannot, or when none is free and too many are at work, children do everything by
+themselves.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from cove.runtime.child import orders, outfitter
 from cove.runtime.forker import Forker
 from cove.runtime.loop import Loop
 
-_MOST = 4
+_MOST, _KEPT = 4, 2
 _PATIENCE = 1.0
 _WORD = 16
 
@@ -77,12 +78,17 @@ class Outfitters:
             return None
         if not self._proven and not self._prove():
             return None
+        free = []
         for each in list(self._found):
             if not each.listen():
                 self._part(each)
             elif not each.owed:
-                each.deserted = False
-                return each
+                free.append(each)
+        if len(free) > _KEPT:
+            self._part(free.pop())
+        if free:
+            free[0].deserted = False
+            return free[0]
         return self._make() if len(self._found) < _MOST else None
 
     def _prove(self) -> bool:

@@ -120,9 +120,10 @@ class _Outfitter:
                     self._ordered()
                 elif (start := self._starts.get(fd)) is not None:
                     self._unwatch(start)
-                    self._continue(start, fd)
-                    self._home.back()
-                    self._tidy()
+                    if not self._is_over(start, fd):
+                        self._continue(start)
+                        self._home.back()
+                        self._tidy()
 
     def _ordered(self) -> None:
         packet = channel.arrived(self._control)
@@ -143,16 +144,19 @@ class _Outfitter:
         self._home.back()
         self._tidy()
 
-    def _continue(self, start: _Start, fd: int) -> None:
-        stub = start.stub
+    def _is_over(self, start: _Start, fd: int) -> bool:
+        """Whether there is nothing to do but to let go of it: its program runs, or it was ended while it waited."""
+        over = start.stub.is_silent() if start.finished else fd != start.stub.sync_fd
+        if over:
+            start.stub.release()
+        return over
+
+    def _continue(self, start: _Start) -> None:
         if start.finished:
-            if not stub.is_silent():
-                self._attempt(stub, lambda: self._failed(start))
-            stub.release()
-        elif fd == stub.sync_fd:
-            self._finish(start)
+            self._attempt(start.stub, lambda: self._failed(start))
+            start.stub.release()
         else:
-            stub.release()  # it was ended while it waited
+            self._finish(start)
 
     def _finish(self, start: _Start) -> None:
         """Go is there, or end of file instead of it."""
