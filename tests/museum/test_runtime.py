@@ -10,10 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cove.runtime import (
-    makers,
-    supervisor,  # noqa: F401  (before makers: their modules know each other)
-)
+from cove.runtime import makers
 from tests.conftest import Daemon
 
 

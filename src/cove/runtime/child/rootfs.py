@@ -22,7 +22,10 @@ from cove.kernel.mounts import Options, parse_options
 from cove.oci.spec import Device, Mount, Spec
 from cove.runtime.child import cgroupfs, copy_up, devices, hooks, labels, sources
 from cove.runtime.child.common import Child, Failure
-from cove.runtime.child.outside import Given
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # which needs this module, by way of others
+    from cove.runtime.child.outside import Given
 
 _PROPAGATIONS = {
     "": (mounts.MS_PRIVATE, True),
