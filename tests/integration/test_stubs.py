@@ -20,8 +20,8 @@ from cove.kernel import mounts, operations
 from cove.kernel.operations import Operation, Program
 from cove.runtime.forker import Forker, Newborn, of_stubs
 from cove.runtime.makers import PROGRAM
-from tests.conftest import BIN, PATIENCE, Daemon
-from tests.integration.faults_world import eventually, pids
+from tests.conftest import BIN, PATIENCE, Daemon, eventually
+from tests.integration.faults_world import pids
 
 pytestmark = [
     pytest.mark.root,
@@ -175,9 +175,16 @@ def test_another_comes_after_one_that_was_killed(own_daemon: Daemon, victim: str
     killed = pids(own_daemon, victim)
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    assert eventually(lambda: not any(Path(f"/proc/{pid}/ns/net").exists() for pid in killed))
+    assert eventually(lambda: all(map(_has_ended, killed)))
     assert own_daemon.cove("run", "--rm", "busybox", "echo", "there").stdout == "there\n"
     assert own_daemon.cove("exec", "box", "echo", "there").stdout == "there\n"
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def test_nothing_stays_with_an_outfitter(own_daemon: Daemon) -> None:

@@ -53,7 +53,7 @@ class Child(msgspec.Struct):
     def close(self) -> None:
         self.dismiss()
         if self.outfitter is not None:
-            self.outfitter.desert()
+            self.outfitter.desert(self.pid)
         os.close(self.pidfd)
         if self.gate is not None:
             self.gate.close()
@@ -153,7 +153,7 @@ def _first(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, *, cgroup
                 orders.send(
                     outfitter.socket, launch, sync_fd=sync_fd, stdio=ends, doors=place.doors, seccomp=bpf, stub=stub
                 )
-                outfitter.owed += 1
+                outfitter.ordered(child.pid)
             return child
         link = _link(around) if outside.needed(spec) else None
         born = makers.child(flags, within, place.directory)
@@ -266,7 +266,7 @@ def execute(
                     seccomp=bpf,
                     stub=stub,
                 )
-                outfitter.owed += 1
+                outfitter.ordered(child.pid)
             return child
         born = makers.child(0, within, place.directory)
         child = Child(launch.container, launch.id, born.pid, born.pidfd, born.gate)

@@ -27,7 +27,7 @@ _WORD = 16
 class Outfitter:
     """One of them; `socket` is for its orders. `owed`: how many words it has yet to say.
 
-    `deserted`: the process that it worked for at last has ended, before it said that it was done.
+    `deserted`: the process that it works for has ended, before it said that it was done.
     """
 
     def __init__(self, pidfd: int, sock: socket.socket, forsake: Callable[[], None]) -> None:
@@ -36,6 +36,13 @@ class Outfitter:
         self.owed = 1
         self.deserted = False
         self._forsake = forsake
+        self._works_for = 0
+
+    def ordered(self, pid: int) -> None:
+        """It has been told to work for the process `pid`."""
+        self.owed += 1
+        self.deserted = False
+        self._works_for = pid
 
     def listen(self, timeout: float = 0) -> bool:
         """Hear what it has said, within `timeout` seconds; False when it is over, or of no use."""
@@ -50,9 +57,9 @@ class Outfitter:
             self.owed -= 1
         return True
 
-    def desert(self) -> None:
-        """The process that it worked for has ended, so it should be done at any moment."""
-        if self.listen() and self.owed:
+    def desert(self, pid: int) -> None:
+        """The process `pid`, which it worked for once, has ended: it should be done with that at any moment."""
+        if pid == self._works_for and self.owed and self.socket.fileno() >= 0 and self.listen() and self.owed:
             self.deserted = True
             self._forsake()
 
@@ -85,9 +92,8 @@ class Outfitters:
             elif not each.owed:
                 free.append(each)
         if len(free) > _KEPT:
-            self._part(free.pop())
+            self._give_up(free.pop())
         if free:
-            free[0].deserted = False
             return free[0]
         return self._make() if len(self._found) < _MOST else None
 
@@ -115,7 +121,7 @@ class Outfitters:
         """End it unless it is done soon."""
 
         def look() -> None:
-            if outfitter_.deserted and not (outfitter_.listen() and not outfitter_.owed):
+            if outfitter_ in self._found and outfitter_.deserted and (not outfitter_.listen() or outfitter_.owed):
                 self._part(outfitter_)
 
         if self._loop is not None:
@@ -123,11 +129,15 @@ class Outfitters:
 
     def _part(self, outfitter_: Outfitter) -> None:
         """End one, if it has not ended, and bury it."""
+        process.send_signal(outfitter_.pidfd, signal.SIGKILL)
+        self._give_up(outfitter_)
+
+    def _give_up(self, outfitter_: Outfitter) -> None:
+        """Let one end as soon as nothing is under way with it, and bury it."""
         if outfitter_ not in self._found:
             return
         self._found.remove(outfitter_)
         outfitter_.socket.close()
-        process.send_signal(outfitter_.pidfd, signal.SIGKILL)
         if self._loop is not None:
             self._loop.unwatch(outfitter_.pidfd)
             if not process.has_ended(outfitter_.pidfd):  # it may hang for good
@@ -143,5 +153,8 @@ class Outfitters:
 
     def close(self) -> None:
         """End all."""
-        for each in list(self._found):
-            self._part(each)
+        for each in self._found:
+            each.socket.close()
+            process.send_signal(each.pidfd, signal.SIGKILL)
+            self._bury(each)
+        self._found = []
