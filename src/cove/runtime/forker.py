@@ -105,9 +105,10 @@ class Forker:
             self._flags = flags
             self._collect()
             self._discard()
-        if not self._spares and self._asked:
-            self._collect(1)
-        while self._spares:
+        while self._spares or self._asked:
+            if not self._spares:
+                self._collect(1)
+                continue
             spare = self._spares.popleft()
             if not process.has_ended(spare.pidfd):
                 return spare
