@@ -99,6 +99,7 @@ class Lifecycle:
             await self._not_started(container, error.message, 128)
             raise
         container.process = process
+        container.began = time.monotonic()
         container.stopping = False
         self._registry.note(
             container,
@@ -179,7 +180,9 @@ class Lifecycle:
             heard(container)
         self._attachments.release(record.id, facts.attached)
         finished = int(exit_.at * 1e9) or time.time_ns()
-        ran = max(0.0, (finished - facts.started_ns) / 1e9)
+        began, container.began = container.began, None
+        # The clock on the wall may be set while a container runs, which shall not look like a long run or none.
+        ran = time.monotonic() - began if began is not None else max(0.0, (finished - facts.started_ns) / 1e9)
         pause = None
         if not container.stopping:
             pause = restarts.pause(record.host.restart_policy, facts, exit_code=exit_.code, ran=ran)

@@ -32,10 +32,12 @@ class Container:
     `record` and `facts` are frozen values that the registry replaces. `process` is there while processes
     are. `ended` fires at every exit that no restart follows, `gone` at removal.
     `stopping`: a user asked for its end; `restarting`: and for its start after that.
+    `began`: since when (monotonic) its run goes on, unless an earlier daemon began it.
     `started` is set while the first process runs; whoever waits for stdin waits for it.
     """
 
     __slots__ = (
+        "began",
         "ended",
         "execs",
         "facts",
@@ -55,6 +57,7 @@ class Container:
         self.record = record
         self.facts = facts
         self.lock = asyncio.Lock()
+        self.began: float | None = None
         self.process: Process | None = None
         self.started = asyncio.Event()
         self.ended: list[asyncio.Future[WaitResponse]] = []
