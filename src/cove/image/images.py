@@ -17,13 +17,14 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 import msgspec
 
 from cove.errors import Conflict, CoveError, Internal, InvalidArgument, NotFound, Unavailable, describe
 from cove.image.content import ContentStore
+from cove.image.entries import bare_entry, full_name, lone_digests, name_of, named_entry, parsed, repositories
 from cove.image.removal import refuse_in_use, refuse_variants
 from cove.image.trust.attachments import Attachments
 from cove.image.variants import Offer, Target, Variant, Variants
@@ -188,21 +189,21 @@ class Images:
         `whole` are the manifests of variants that must be complete. Raises Unavailable when a part is not there:
         the last image that had it too was removed meanwhile.
         """
-        references = [_full(name) for name in names]
+        references = [full_name(name) for name in names]
         with self.content.stable, self._lock:
             self._targets.pop(manifest_digest, None)
             target = self._target(manifest_digest)
             if not any(entry.digest == manifest_digest for entry in self._entries):
                 self._check_whole(target, whole)
             target.default()
-            entries = [entry for entry in self._entries if _name(entry) not in references]
+            entries = [entry for entry in self._entries if name_of(entry) not in references]
             orphans = {e.digest for e in self._entries} - {e.digest for e in entries} - {manifest_digest}
-            entries += [_bare(self._target(orphan).descriptor) for orphan in sorted(orphans)]
+            entries += [bare_entry(self._target(orphan).descriptor) for orphan in sorted(orphans)]
             if references:
-                entries = [e for e in entries if not (e.digest == manifest_digest and not _name(e))]
-                entries += [_named(target.descriptor, name) for name in references]
+                entries = [e for e in entries if not (e.digest == manifest_digest and not name_of(e))]
+                entries += [named_entry(target.descriptor, name) for name in references]
             elif not any(entry.digest == manifest_digest for entry in entries):
-                entries.append(_bare(target.descriptor))
+                entries.append(bare_entry(target.descriptor))
             self._save(entries)
             self.content.settled(target.blobs | self.attachments.blobs(target.blobs))
             self._layers_settled([chain for variant in target.variants for chain in variant.chain_ids])
@@ -227,7 +228,7 @@ class Images:
     def forget_unnamed(self, digest: str) -> None:
         """Let go of a target that no name points at any more."""
         with self._lock:
-            if not any(entry.digest == digest and _name(entry) for entry in self._entries):
+            if not any(entry.digest == digest and name_of(entry) for entry in self._entries):
                 self._save([entry for entry in self._entries if entry.digest != digest])
         self._tell()
 
@@ -256,18 +257,18 @@ class Images:
             name = found.name
             image = self._image(found.target, found.variant)
             entries = self._entries_of(image.id)
-            names = [known for entry in entries if (known := _name(entry))]
-            tags = [known for known in names if not _parsed(known).digest]
+            names = [known for entry in entries if (known := name_of(entry))]
+            tags = [known for known in names if not parsed(known).digest]
             if name and [known for known in tags if known != name]:
-                gone = {name, *_lone_digests(self._entries, name)}
-                self._save([entry for entry in self._entries if _name(entry) not in gone])
-                return [{"Untagged": _parsed(each).familiar} for each in sorted(gone)]
+                gone = {name, *lone_digests(self._entries, name)}
+                self._save([entry for entry in self._entries if name_of(entry) not in gone])
+                return [{"Untagged": parsed(each).familiar} for each in sorted(gone)]
             users = [user for identity in sorted(image.ids) for user in in_use.get(identity, ())]
             refuse_in_use(image.id, name_or_id, name, repositories(tags), force=force, containers=users)
-            untagged = [{"Untagged": _parsed(known).familiar} for known in names]
+            untagged = [{"Untagged": parsed(known).familiar} for known in names]
             others = [entry for entry in self._entries if entry not in entries]
             if any(runs for _, runs in users):
-                bare = {entry.digest: _bare(entry) for entry in entries}
+                bare = {entry.digest: bare_entry(entry) for entry in entries}
                 self._save([*others, *bare.values()])
                 return untagged
             self._save(others)
@@ -343,7 +344,7 @@ class Images:
                 raise NotFound(f"No such image: {text}") from None
             raise
         for entry in self._entries:
-            if _name(entry) == reference.full:
+            if name_of(entry) == reference.full:
                 return _Found(entry.digest, reference.full)
         if reference.digest and (found := self._by_digest(reference)):
             return found
@@ -355,10 +356,10 @@ class Images:
         """repo:tag@digest and repo@digest: the digest decides, the repository must have it."""
         bare = reference.with_digest(reference.digest)
         for entry in self._entries:
-            name = _name(entry)
+            name = name_of(entry)
             if name == bare.full:
                 return _Found(entry.digest, name)
-            if not name or _parsed(name).name != reference.name:
+            if not name or parsed(name).name != reference.name:
                 continue
             if entry.digest == reference.digest:
                 return _Found(entry.digest, name)
@@ -401,8 +402,8 @@ class Images:
     ) -> Image:
         target = self._target(target_digest)
         variant = _chosen(target, variant_digest, platform, called)
-        names = {name for entry in self._entries_of(variant.id) if (name := _name(entry))}
-        references = [_parsed(name) for name in names]
+        names = {name for entry in self._entries_of(variant.id) if (name := name_of(entry))}
+        references = [parsed(name) for name in names]
         sizes = [self._layer_size(chain) for chain in variant.chain_ids]
         return Image(
             id=variant.id,
@@ -459,37 +460,3 @@ def _chosen(target: Target, variant: str, platform: Platform | None, called: str
             f"here is {here}"
         )
     return found
-
-
-def _lone_digests(entries: Iterable[Descriptor], name: str) -> Iterator[str]:
-    """The names by digest that a tag's repository has for what it points at, when no other tag of it does."""
-    repository = _parsed(name).name
-    targets = {_name(entry): entry.digest for entry in entries if _name(entry)}
-    same = [each for each, target in targets.items() if target == targets.get(name) and each != name]
-    same = [each for each in same if _parsed(each).name == repository]
-    return iter(same if all(_parsed(each).digest for each in same) else ())
-
-
-def repositories(tags: Iterable[str]) -> int:
-    """In how many repositories these names lie."""
-    return len({_parsed(tag).name for tag in tags})
-
-
-def _name(entry: Descriptor) -> str:
-    return entry.annotations.get(oci.REF_NAME, "")
-
-
-def _named(manifest: Descriptor, name: str) -> Descriptor:
-    return msgspec.structs.replace(_bare(manifest), annotations={oci.REF_NAME: name})
-
-
-def _bare(manifest: Descriptor) -> Descriptor:
-    return Descriptor(media_type=manifest.media_type, digest=manifest.digest, size=manifest.size)
-
-
-def _full(name: str) -> str:
-    return Reference.parse(name).full
-
-
-def _parsed(name: str) -> Reference:
-    return Reference.parse(name, default_tag="")
