@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import BIN
 from tests.integration.bundles import Bundle, bundle, config
 from tests.integration.test_oci_command_line import called, ended, left, refused
 
@@ -137,3 +139,20 @@ def test_an_example_says_what_other_runtimes_want_said(tmp_path: Path) -> None:
     assert called("spec", "--bundle", str(tmp_path)).returncode == 0
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["linux"]["resources"]["devices"] == [{"allow": False, "access": "rwm"}]
+
+
+def test_a_user_namespace_in_a_chroot(bundle: Bundle, tmp_path: Path) -> None:
+    """The kernel makes none there (user_namespaces(7)), which its errno alone does not tell."""
+    content = config("true")
+    content["linux"]["namespaces"].append({"type": "user"})
+    content["linux"]["uidMappings"] = content["linux"]["gidMappings"] = [
+        {"containerID": 0, "hostID": 300000, "size": 1000}
+    ]
+    bundle.write(content)
+    command = f"{BIN}/cove-oci --root {bundle.state} run --bundle {bundle.path} {bundle.name()}"
+    script = f"mount --rbind / {tmp_path} && exec chroot {tmp_path} {command}"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1, done
+    assert "no process with new namespaces (user, pid, " in done.stderr
+    assert "chroot" in done.stderr
+    assert not list(bundle.state.glob("*")), "nothing is left"

@@ -8,6 +8,7 @@ Newborn.go()                        the program runs, or StartFailed says why no
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -134,6 +135,19 @@ class Newborn:
             os.close(self.master)
 
 
+def _not_made(flags: int, error: OSError) -> StartFailed:
+    """The kernel's reason for making no process, and what it may mean (clone(2), user_namespaces(7))."""
+    kinds = [kind for kind, flag in namespaces.FLAGS.items() if flags & flag]
+    hint = ""
+    if error.errno == errno.EPERM and flags & process.CLONE_NEWUSER:
+        hint = "; it lets nobody who is in a chroot have a user namespace, and elsewhere not everybody"
+    elif error.errno == errno.ENOSPC:
+        hint = "; /proc/sys/user has the numbers of namespaces that there may be"
+    reason = os.strerror(error.errno or 0)
+    message = f"the kernel makes no process with new namespaces ({', '.join(kinds) or 'none'}): {reason}{hint}"
+    return StartFailed(message, stage="namespaces", errno=error.errno or 0)
+
+
 def born(
     flags: int,
     place: Birthplace,
@@ -151,7 +165,10 @@ def born(
     with far_sync, far_gate, ExitStack() as inside:
         for kind, fd in within:
             inside.enter_context(namespaces.children_in(fd, kind))
-        pid, pidfd = process.clone(flags, cgroup_fd=place.directory)
+        try:
+            pid, pidfd = process.clone(flags, cgroup_fd=place.directory)
+        except OSError as error:
+            raise _not_made(flags, error) from error
         if pid == 0:
             enter(place, far_sync.fileno())
             become(far_sync.fileno(), far_gate.fileno())
