@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import BIN
+from tests.integration import bundles
 from tests.integration.bundles import Bundle, bundle, config, create, good, living, name, refused, status, until
 
 __all__ = ["bundle", "living", "name"]
@@ -91,3 +93,19 @@ def test_kill_reaches_one_or_all(bundle: Bundle, name: str) -> None:
     until(lambda: len(json.loads(good(bundle, "ps", "-f", "json", name))) == 2)
     good(bundle, "kill", "--all", name, "SIGKILL")
     until(lambda: status(bundle, name) == "stopped")
+
+
+def test_exec_stays_in_the_container_on_a_host_that_is_a_chroot(bundle: Bundle, tmp_path: Path) -> None:
+    """Its mount namespace begins with the root of the host outside: joining it alone would lead there."""
+    name = bundle.name()
+    bundle.write(config(*bundles.SLEEP))
+    command = f"{BIN}/cove-oci --root {bundle.state}"
+    inside = f"""
+        {command} run --detach --bundle {bundle.path} {name} </dev/null >/dev/null 2>&1 || exit 9
+        {command} exec {name} ls /
+        {command} delete --force {name}
+    """
+    script = f"mount --rbind / {tmp_path} && exec chroot {tmp_path} sh -c '{inside}'"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done
+    assert set(done.stdout.split()) == set(os.listdir(bundle.rootfs)), done

@@ -174,6 +174,10 @@ def _with_capabilities(own: Capabilities | None, added: list[str]) -> Capabiliti
     )
 
 
+def _entering_its_root(launch: ExecLaunch) -> ExecLaunch:
+    return msgspec.structs.replace(launch, chrooted=True)
+
+
 def _join(container: store.Container, asked: list[str], wanted: Process, manner: Manner) -> Newborn:
     record = container.known
     spec = bundle.decode(container.read("config.json"), "config.json")
@@ -198,8 +202,9 @@ def _join(container: store.Container, asked: list[str], wanted: Process, manner:
 
         def become(sync_fd: int, gate_fd: int) -> None:
             ends = ChildStdio(console=True) if wanted.terminal else stdio.inherited()
+            order = launch if launch.chrooted or not joining.in_chroot() else _entering_its_root(launch)
             exec_child.run(
-                launch, target_pidfd=target, sync_fd=sync_fd, gate_fd=gate_fd, stdio=ends, seccomp=bpf, manner=manner
+                order, target_pidfd=target, sync_fd=sync_fd, gate_fd=gate_fd, stdio=ends, seccomp=bpf, manner=manner
             )
 
         place = opened.enter_context(joining.place(record, cgroups, asked))

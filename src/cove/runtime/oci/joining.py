@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from cove.errors import InvalidArgument
+from cove.kernel import namespaces
 from cove.kernel.cgroups import Birthplace, Cgroups
 from cove.runtime.oci.store import Record
 
@@ -43,6 +44,31 @@ def place(record: Record, cgroups: Cgroups, asked: list[str]) -> Iterator[Birthp
                 unified = _open(record, f"{directory}{path}", os.O_RDONLY | os.O_DIRECTORY, path)
                 opened.callback(os.close, unified)
         yield Birthplace(directory=unified, doors=tuple(doors))
+
+
+def in_chroot() -> bool:
+    """Whether the root of this process is not that of its mount namespace, to which it goes back by this question.
+
+    Then pivot_root(2) moved, for a container made here, no more than the former: its mount namespace still begins
+    with the host's root, and whoever joins that must go on into the container's own.
+    """
+    before = _place_of_root()
+    try:
+        namespaces.join("/proc/self/ns/mnt", "mount")
+    except OSError:
+        return False  # without the right to that nobody made a container here
+    return _place_of_root() != before
+
+
+def _place_of_root() -> tuple[str, int]:
+    """Its mount and its inode, which are not enough each: a tree may be mounted twice."""
+    fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+            mount = next(line for line in file if line.startswith(b"mnt_id:"))
+        return mount.decode(), os.fstat(fd).st_ino
+    finally:
+        os.close(fd)
 
 
 def _split(asked: str) -> tuple[str, str]:
