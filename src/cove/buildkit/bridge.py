@@ -86,11 +86,14 @@ class Bridge:
         return wire.SolveResponse(ref=_first(outcome), result=_result(outcome))
 
     async def _again(self, job: Job, definition: Definition, *, evaluate: bool) -> wire.SolveResponse:
-        """A result that was given out before, asked for by the definition that stands for it."""
+        """A result that was given out before, asked for by the definition that stands for it.
+
+        Of a build that may have ended: buildx's experimental commands hold a result so, to look into it.
+        """
         identity = named(definition)
         if not identity:
             raise Unsupported(NO_LLB)
-        owner, outcome = self._jobs.outcome(identity.partition("/")[0])
+        owner, outcome = self._jobs.outcome(identity.partition("/")[0], made=True)
         job.outcomes[outcome.identity] = outcome
         if evaluate:
             await owner.evaluate(outcome)

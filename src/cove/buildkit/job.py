@@ -52,6 +52,11 @@ class Outcome:
     planned: Plan
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
+    @property
+    def is_made(self) -> bool:
+        """Whether all its steps are done, and well."""
+        return self.task is not None and self.task.done() and not self.task.cancelled() and not self.task.exception()
+
 
 FindOutcome = Callable[[str], "tuple[Job, Outcome]"]
 
@@ -237,7 +242,7 @@ class Job:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._linked.aclose()
-        if all(each.task is not None and not each.task.cancelled() and not each.task.exception() for each in made):
+        if all(each.is_made for each in made):
             for files in self._files:
                 await files.keep()
         for scratch in self._scratches:

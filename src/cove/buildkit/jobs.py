@@ -99,9 +99,10 @@ class Jobs:
             raise NotFound(f"no such job {ref}") from None
         return self._running.get(ref) or self._ended[ref]
 
-    def outcome(self, identity: str) -> tuple[Job, Outcome]:
-        """A result of any job that still runs. Raises NotFound."""
-        for job in self._running.values():
-            if identity in job.outcomes:
-                return job, job.outcomes[identity]
+    def outcome(self, identity: str, *, made: bool = False) -> tuple[Job, Outcome]:
+        """A result of any job that still runs; with `made` also one that was made and is remembered. NotFound."""
+        for job in self.all() if made else self._running.values():
+            outcome = job.outcomes.get(identity)
+            if outcome is not None and (not job.ended_ns or outcome.is_made):
+                return job, outcome
         raise NotFound(f"the result {identity} of another build is not there any more")
