@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import BIN, Daemon, new_daemon
+from tests.conftest import BIN, Daemon, eventually, new_daemon
 
 pytestmark = pytest.mark.root
 
@@ -228,6 +229,27 @@ def test_a_volume_that_its_plugin_has_everywhere_is_only_named(
     finally:
         plugged.cove("rm", "-f", "again", "user", check=False)
         plugged.cove("volume", "rm", "-f", "books", check=False)
+
+
+def test_who_uses_a_plugins_volume_is_known_to_the_next_daemon(plugged: Daemon, drawer: Plugin) -> None:
+    """One that runs on keeps it mounted; one that ended while there was no daemon gave it back."""
+    plugged.cove("volume", "create", "-d", "drawer", "shared")
+    ends = "trap 'exit 0' TERM; while true; do sleep 0.05; done"
+    for name in ("stays", "ends"):
+        plugged.cove("run", "-d", "--name", name, "-v", "shared:/v", "busybox", "sh", "-c", ends)
+    pid = int(plugged.cove("inspect", "-f", "{{.State.Pid}}", "ends").stdout)
+    assert drawer.count("Mount") == 2 and drawer.count("Unmount") == 0
+    plugged.kill()
+    os.kill(pid, signal.SIGTERM)
+    assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+    plugged.start()
+    assert eventually(lambda: drawer.count("Unmount") == 1)
+    refused = plugged.cove("volume", "rm", "shared", check=False)
+    assert refused.returncode and "in use" in refused.stderr
+    plugged.cove("exec", "stays", "touch", "/v/still-there")
+    plugged.cove("rm", "-f", "stays", "ends")
+    assert sorted(drawer.users("Mount")) == sorted(drawer.users("Unmount"))
+    plugged.cove("volume", "rm", "shared")
 
 
 def test_what_a_plugin_refuses_is_said_and_nothing_stays(plugged: Daemon, plugin: Plugin) -> None:
