@@ -109,3 +109,16 @@ def test_an_update_cannot_ask_for_cpus_and_for_a_period(daemon: Daemon) -> None:
         assert refused.returncode == 1 and "Nano CPUs and CPU Period cannot both be set" in refused.stderr
     finally:
         daemon.docker("rm", "split")
+
+
+def test_addresses_that_nobody_asked_for_are_not_among_the_wishes(daemon: Daemon) -> None:
+    daemon.docker("network", "create", "--subnet", "10.222.0.0/24", "wished")
+    try:
+        place = ("--network", "wished", "--ip", "10.222.0.9")
+        made = daemon.docker("create", "--name", "wisher", *place, "busybox", "true").stdout.strip()
+        status, told = Api(daemon).call("GET", f"/containers/{made}/json")
+        assert status == 200
+        assert told["NetworkSettings"]["Networks"]["wished"]["IPAMConfig"] == {"IPv4Address": "10.222.0.9"}
+        daemon.docker("rm", "wisher")
+    finally:
+        daemon.docker("network", "rm", "wished")

@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType
 from cove.wire.base import Value
 
 
-class EndpointIPAMConfig(Value, frozen=True, kw_only=True):
+class EndpointIPAMConfig(Value, frozen=True, kw_only=True, omit_defaults=True):
     """Addresses that the user wants."""
 
     ipv4_address: str = msgspec.field(name="IPv4Address", default="")
