@@ -17,7 +17,7 @@ from cove.buildkit.control import Control
 from cove.buildkit.history import History
 from cove.buildkit.jobs import Jobs
 from cove.buildkit.messages import control, gateway
-from cove.buildkit.messages.common import Empty
+from cove.buildkit.messages.common import BytesMessage, Empty
 from cove.buildkit.sessions import Sessions
 from cove.engine.engine import Engine
 from cove.grpc.calls import Call, Handler, serve, unary
@@ -25,6 +25,21 @@ from cove.grpc.protobuf import Message
 from cove.httpd.messages import Channel
 
 _SERVING = 1
+_NAMES = ("uuid", "sharedkey")
+
+
+class _Tunnel:
+    """A connection whose bytes are a call's messages."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def read(self) -> bytes:
+        message = await self._call.receive(BytesMessage)
+        return message.data if message is not None else b""
+
+    async def write(self, data: bytes) -> None:
+        await self._call.send(BytesMessage(data=data))
 
 
 class HealthResponse(Message, frozen=True):
@@ -47,9 +62,15 @@ class Door:
             **{f"/{control.SERVICE}/{name}": handler for name, handler in self.control.methods().items()},
             **{f"/{control.SERVICE}/{name}": handler for name, handler in history.methods().items()},
             **history.content(),
+            f"/{control.SERVICE}/Session": self._tunnelled,
             **{f"/{gateway.SERVICE}/{name}": handler for name, handler in bridge.methods().items()},
             "/grpc.health.v1.Health/Check": unary(Empty, _healthy),
         }
+
+    async def _tunnelled(self, call: Call) -> None:
+        """A session within a call, of clients that have no other connection (`buildctl`)."""
+        named, shared = (call.metadata.get(f"x-docker-expose-session-{name}", [""])[0] for name in _NAMES)
+        await self.sessions.serve(named, shared, _Tunnel(call))
 
     async def serve(self, channel: Channel) -> None:
         """A connection to the services."""
