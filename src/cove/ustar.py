@@ -5,6 +5,8 @@ Source: POSIX pax, "ustar Interchange Format".
 
 from __future__ import annotations
 
+import zlib
+
 BLOCK = 512
 REGULAR, HARD_LINK, SYMBOLIC_LINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 
@@ -29,6 +31,7 @@ def header(
         name, bytes(100 - len(name)), mode & 0o7777, uid, gid, size, mtime
     )  # fmt: skip
     tail = b"%s%s%sustar\x0000%s%07o\0%07o\0" % (kind, link, bytes(100 - len(link)), bytes(64), *device)
-    total = sum(head) + 8 * 0x20 + sum(tail)
+    # All of it is ASCII: Adler-32's lower half, 1 plus the sum of the bytes modulo 65521 (RFC 1950), is the sum.
+    total = (zlib.adler32(head) & 0xFFFF) + (zlib.adler32(tail) & 0xFFFF) - 2 + 8 * 0x20
     whole = head + b"%06o\0 " % total + tail
     return whole + bytes(BLOCK - len(whole))

@@ -142,6 +142,60 @@ def test_links_on_the_way_to_a_destination(daemon: Daemon, tmp_path: Path) -> No
     assert "aab" in told.stdout and "/etc/file: No such file" in told.stdout + told.stderr
 
 
+def test_copies_beside_and_onto_what_lies_there(daemon: Daemon, tmp_path: Path) -> None:
+    """In directories of layers below, in those of the step's own, and in both at once."""
+    where = context(
+        tmp_path / "c",
+        "FROM busybox\n"
+        "RUN mkdir -p /x/sub /y && echo old > /x/a && echo kept > /x/k && echo old > /x/sub/b && ln -s /y /x/there "
+        "&& echo gone > /x/gone && chown 7:8 /x && chmod 2775 /x\n"
+        "RUN rm /x/gone\n"
+        "COPY tree /x/\nCOPY tree second /y/\nCOPY tree second /new/\nCOPY tree/a tree/sub/b /x/there/d/\n",
+        tree__a="a",
+        tree__gone="back",
+        tree__sub__b="b",
+        tree__sub__deep__c="c",
+        tree__there__e="e",
+        second__a="second",
+        second__sub__deep__c="second c",
+    )
+    os.link(where / "tree/a", where / "tree/sub/hard")
+    os.symlink("a", where / "tree/soft")
+    os.chmod(where / "tree/sub", 0o2750)
+    image = daemon.cove("build", "-q", str(where)).stdout.strip()
+    script = "find /x /y /new -type f | sort | while read f; do echo $f $(cat $f) $(stat -c %U:%G:%a:%h $f); done"
+    files = dict(
+        line.split(" ", 1) for line in daemon.cove("run", "--rm", image, "sh", "-c", script).stdout.splitlines()
+    )
+    root = "root:root:644:"
+    assert files == {
+        "/x/a": f"a {root}2",
+        "/x/gone": f"back {root}1",
+        "/x/k": f"kept {root}1",
+        "/x/sub/b": f"b {root}1",
+        "/x/sub/deep/c": f"c {root}1",
+        "/x/sub/hard": f"a {root}2",
+        **{f"{each}/a": f"second {root}1" for each in ("/y", "/new")},
+        **{f"{each}/gone": f"back {root}1" for each in ("/y", "/new")},
+        **{f"{each}/sub/b": f"b {root}1" for each in ("/y", "/new")},
+        **{f"{each}/sub/deep/c": f"second c {root}1" for each in ("/y", "/new")},
+        **{f"{each}/sub/hard": f"a {root}1" for each in ("/y", "/new")},
+        "/new/there/e": f"e {root}1",
+        "/y/there/e": f"e {root}1",
+        "/y/e": f"e {root}1",
+        "/y/d/a": f"a {root}1",
+        "/y/d/b": f"b {root}1",
+    }
+    modes = daemon.cove("run", "--rm", image, "stat", "-c", "%n %g %a", "/x", "/x/sub", "/y/sub", "/new/sub", "/y/d")
+    assert modes.stdout.splitlines() == [
+        "/x 8 2775",
+        "/x/sub 0 2750",
+        "/y/sub 0 755",
+        "/new/sub 0 755",
+        "/y/d 0 755",
+    ]
+
+
 def test_parents_are_kept_as_they_are_below_each_pivot(daemon: Daemon, tmp_path: Path) -> None:
     where = context(
         tmp_path / "c",

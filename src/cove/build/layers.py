@@ -127,6 +127,8 @@ class Workshop:
         mount = self.mount(key)
         with ExitStack() as stack:
             if not job.get("copy", {}).get("unpack") and (trees := self._trees(stack, mount, source)):
+                if verb == "copy":
+                    trees["upper"] = stack.enter_context(_tree(container.upper))
                 return hands.work(verb, trees, **job)
         with (
             Opened(self, source) as opened,

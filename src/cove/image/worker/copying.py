@@ -11,44 +11,47 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
-import re
 import stat
-from collections.abc import Callable
 from typing import Any
 
 from cove.errors import Conflict, InvalidArgument
 from cove.image.pump import Pump
 from cove.image.worker import extract, members
 from cove.image.worker.accounts import owner_of
+from cove.image.worker.chmod import mode_rule
+from cove.image.worker.places import Place, Places
 from cove.image.worker.trees import Copy, Item, Selection, landing
-from cove.kernel.rootpath import clean, components, make_directories, open_in
+from cove.kernel.rootpath import clean, components, exists, make_directories, open_in
 
 _CHUNK = 1 << 20
 _SMALL = 128 << 10
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_SYMBOLIC = re.compile(r"([ugoa]*)([=+-])([rwxXst]*)")
 _MAGICS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
 
 
-def copy(source: int, root: int, asked: Copy, limits: members.Limits) -> dict[str, Any]:
-    """Copy the selection into the tree `root`; how many files and bytes."""
-    copier = _Copier(source, root, asked, limits)
+def copy(source: int, root: int, upper: int, asked: Copy, limits: members.Limits) -> dict[str, Any]:
+    """Copy the selection into the tree `root`, whose upper layer is `upper`; how many files and bytes.
+
+    With -1 for the upper layer, everything goes through the overlay.
+    """
+    copier = _Copier(source, root, upper, asked, limits)
     copier.run()
     return {"files": copier.files, "size": copier.size}
 
 
 class _Copier:
-    def __init__(self, source: int, root: int, asked: Copy, limits: members.Limits) -> None:
+    def __init__(self, source: int, root: int, upper: int, asked: Copy, limits: members.Limits) -> None:
         self._source = source
+        self._places = Places(root, upper)
         self._selection = Selection(source, asked)
         self._root = root
         self._asked = asked
         self._limits = limits
         self._owner = owner_of(root, asked.owner) if asked.owner else (0, 0) if asked.root_owned else None
-        self._links: dict[tuple[int, int], str] = {}
-        self._mode = _mode_rule(asked.mode)
+        self._links: dict[tuple[int, int], tuple[str, str]] = {}
+        self._mode = mode_rule(asked.mode)
         self.files = 0
         self.size = 0
 
@@ -84,8 +87,7 @@ class _Copier:
             self._make_parents(top.removesuffix(kept), above, destination)
             destination, into = f"{destination}/{above}", True
         if stat.S_ISDIR(found.st_mode):
-            with _held(self._make(destination)) as target:
-                self._tree(fd, top, target, clean(destination))
+            self._tree(fd, top, self._place(destination))
             return
         if self._asked.unpack and self._archive(fd, name):
             self._unpack(fd, name, destination)
@@ -94,8 +96,11 @@ class _Copier:
             above, last = destination, posixpath.basename(top)
         else:
             above, last = posixpath.split(destination)
-        with _held(self._make(above)) as target:
-            self._leaf(Item(fd, name, last, found), target, last, clean(f"{above}/{last}"))
+        place = self._place(above)
+        try:
+            self._leaf(Item(fd, name, last, found), place, last)
+        finally:
+            place.close()
 
     def _make_parents(self, before: str, kept: str, destination: str) -> None:
         """The directories on the way to a source, each as it is in the source, where they are not there yet."""
@@ -134,88 +139,103 @@ class _Copier:
             return False
         return True
 
-    def _tree(self, fd: int, context: str, target: int, path: str) -> None:
+    def _place(self, path: str) -> Place:
+        """The directory to write into, made if it is not there."""
+        path = clean(path)
+        new = not exists(self._root, path)
+        return self._places.of(self._make(path), path, new=new)
+
+    def _tree(self, fd: int, context: str, target: Place) -> None:
         """What lies in `fd` into `target`; each directory's time is set when it is complete."""
-        open_targets: dict[str, int] = {"": target}
+        places = {"": target}
         times: list[tuple[str, os.stat_result]] = []
         try:
             for item in self._selection.below(fd, "", context):
                 above, _, last = item.path.rpartition("/")
-                into = self._target(open_targets, above, path)
+                into = self._there(places, above)
                 if stat.S_ISDIR(item.found.st_mode):
-                    open_targets[item.path] = self._directory(into, last, item, f"{path}/{item.path}")
+                    places[item.path] = self._directory(into, last, item)
                     times.append((item.path, item.found))
                 else:
-                    self._leaf(item, into, last, f"{path}/{item.path}")
-                self._forget(open_targets, item.path)
+                    self._leaf(item, into, last)
+                self._forget(places, item.path)
             for done, found in reversed(times):
-                directory = self._target(open_targets, done, path)
-                os.utime(directory, ns=(found.st_mtime_ns, found.st_mtime_ns))
+                os.utime(self._there(places, done).fd, ns=(found.st_mtime_ns, found.st_mtime_ns))
         finally:
-            for name, opened in open_targets.items():
-                if name:
-                    os.close(opened)
+            for place in places.values():
+                place.close()
 
-    def _forget(self, opened: dict[str, int], path: str) -> None:
+    def _forget(self, places: dict[str, Place], path: str) -> None:
         """Close directories that the walk has left, when there are many."""
-        if len(opened) < 256:
+        if len(places) < 256:
             return
-        for name in [name for name in opened if name and not f"{path}/".startswith(f"{name}/")]:
-            os.close(opened.pop(name))
+        for name in [name for name in places if name and not f"{path}/".startswith(f"{name}/")]:
+            places.pop(name).close()
 
-    def _target(self, opened: dict[str, int], path: str, base: str) -> int:
+    def _there(self, places: dict[str, Place], path: str) -> Place:
         """The destination's directory for `path`; made when an exclusion left its own entry out."""
-        if path not in opened:
-            opened[path] = self._make(f"{base}/{path}")
-        return opened[path]
+        place = places.get(path)
+        if place is None:
+            place = places[path] = self._place(f"{places[''].path}/{path}")
+        return place
 
-    def _directory(self, into: int, name: str, item: Item, path: str) -> int:
+    def _directory(self, into: Place, name: str, item: Item) -> Place:
+        path = clean(f"{into.path}/{name}")
         try:
-            os.mkdir(name, 0o755, dir_fd=into)
-            fd = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=into)
+            os.mkdir(name, 0o755, dir_fd=into.fd)
         except FileExistsError:
             try:
                 fd = open_in(self._root, path, _DIRECTORY)  # a link to a directory is followed, inside the root
             except OSError as error:
                 raise Conflict(f"cannot copy the directory {item.path[:200]!r} onto a file") from error
-        self._dress(fd, item, item.parent)
-        return fd
+            self._dress(fd, item)
+            return Place(path, fd)
+        if into.merged < 0:
+            place = self._places.below(into, name)
+            self._dress(place.fd, item)
+            return place
+        fd = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=into.fd)
+        self._dress(fd, item)
+        return self._places.of(fd, path, new=True)
 
-    def _dress(self, fd: int, item: Item, parent: int) -> None:
+    def _dress(self, fd: int, item: Item) -> None:
         owner = self._owner or (item.found.st_uid, item.found.st_gid)
         os.fchown(fd, *owner)
         os.fchmod(fd, self._mode(item.found.st_mode))
 
-    def _leaf(self, item: Item, into: int, name: str, path: str) -> None:
+    def _leaf(self, item: Item, place: Place, name: str) -> None:
         found = item.found
         self.files += 1
+        if stat.S_ISSOCK(found.st_mode):
+            self._clear(place.fd, name)
+            return
+        into = self._places.into(place, name)
         if stat.S_ISREG(found.st_mode):
-            self._file(item, into, name, path)
+            self._file(item, place, into, name)
             return
         self._clear(into, name)
         if stat.S_ISLNK(found.st_mode):
             os.symlink(os.readlink(item.name, dir_fd=item.parent), name, dir_fd=into)
-        elif stat.S_ISSOCK(found.st_mode):
-            return
         else:
             os.mknod(name, found.st_mode, found.st_rdev, dir_fd=into)
         owner = self._owner or (found.st_uid, found.st_gid)
         os.chown(name, *owner, dir_fd=into, follow_symlinks=False)
         os.utime(name, ns=(found.st_mtime_ns, found.st_mtime_ns), dir_fd=into, follow_symlinks=False)
 
-    def _file(self, item: Item, into: int, name: str, path: str) -> None:
+    def _file(self, item: Item, place: Place, into: int, name: str) -> None:
         found = item.found
         self.size += found.st_size
         if self.size > self._limits.size:
             raise InvalidArgument(f"more than {self._limits.size} bytes were to be copied")
-        if found.st_nlink > 1 and self._linked(found, into, name, path):
+        if found.st_nlink > 1 and self._linked(found, place, into, name):
             return
         source = os.open(item.name, _OPEN, dir_fd=item.parent)
         try:
-            target = self._new(into, name)
+            target, dressed = self._new(place, into, name, item)
             try:
                 _transfer(source, target, found.st_size)
-                self._dress(target, item, item.parent)
+                if not dressed:
+                    self._dress(target, item)
                 for key in os.listxattr(source):
                     if key == "security.capability" or (key.startswith("user.") and "overlay" not in key):
                         os.setxattr(target, key, os.getxattr(source, key))
@@ -225,23 +245,28 @@ class _Copier:
         finally:
             os.close(source)
 
-    def _linked(self, found: os.stat_result, into: int, name: str, path: str) -> bool:
+    def _linked(self, found: os.stat_result, place: Place, into: int, name: str) -> bool:
         """A further name of a file that was copied already."""
-        first = self._links.setdefault((found.st_dev, found.st_ino), path)
-        if first == path:
+        here = (place.path, name)
+        directory, last = self._links.setdefault((found.st_dev, found.st_ino), here)
+        if (directory, last) == here:
             return False
         self._clear(into, name)
-        directory, last = posixpath.split(first)
-        with _held(open_in(self._root, directory, os.O_PATH | os.O_DIRECTORY)) as there:
+        with _held(self._places.linking(into, place, directory)) as there:
             os.link(last, name, src_dir_fd=there, dst_dir_fd=into, follow_symlinks=False)
         return True
 
-    def _new(self, into: int, name: str) -> int:
+    def _new(self, place: Place, into: int, name: str, item: Item) -> tuple[int, bool]:
+        """A new file, and whether it has its owner and mode from its birth."""
+        mode = self._mode(item.found.st_mode)
+        owner = self._owner or (item.found.st_uid, item.found.st_gid)
+        born = into == place.upper and owner == (0, 0) and mode <= 0o777 and place.plain
+        given = mode if born else 0o600
         try:
-            return os.open(name, _NEW, 0o600, dir_fd=into)
+            return os.open(name, _NEW, given, dir_fd=into), born
         except FileExistsError:
             self._clear(into, name)
-            return os.open(name, _NEW, 0o600, dir_fd=into)
+            return os.open(name, _NEW, given, dir_fd=into), born
 
     def _clear(self, into: int, name: str) -> None:
         try:
@@ -299,42 +324,3 @@ def _transfer(source: int, target: int, size: int) -> None:
             view = memoryview(data)
             while view:
                 view = view[os.write(target, view) :]
-
-
-def _mode_rule(text: str) -> Callable[[int], int]:
-    """How a source's mode becomes the copy's."""
-    if not text:
-        return stat.S_IMODE
-    if re.fullmatch(r"[0-7]{1,4}", text):
-        mode = int(text, 8)
-        return lambda _: mode
-    clauses = [_SYMBOLIC.fullmatch(clause) for clause in text.split(",")]
-    if not all(clauses):
-        raise InvalidArgument(f"invalid --chmod {text!r}: write an octal number like 0755, or u=rwX,go=rX")
-
-    def rule(mode: int) -> int:
-        directory, mode = stat.S_ISDIR(mode), stat.S_IMODE(mode)
-        for clause in clauses:
-            assert clause is not None
-            mode = _symbolic(mode, clause[1], clause[2], clause[3], directory)
-        return mode
-
-    return rule
-
-
-def _symbolic(mode: int, who: str, sign: str, letters: str, directory: bool) -> int:
-    """chmod(1)'s symbolic modes, without a umask."""
-    classes = [{"u": 6, "g": 3, "o": 0}[each] for each in ("ugo" if not who or "a" in who else who)]
-    bits = sum({"r": 4, "w": 2, "x": 1}.get(each, 0) for each in set(letters))
-    if "X" in letters and (directory or mode & 0o111):
-        bits |= 1
-    changed = sum(bits << shift for shift in classes)
-    if "s" in letters:
-        changed |= (0o4000 if 6 in classes else 0) | (0o2000 if 3 in classes else 0)
-    if "t" in letters:
-        changed |= 0o1000
-    if sign == "+":
-        return mode | changed
-    if sign == "-":
-        return mode & ~changed
-    return (mode & ~sum(7 << shift for shift in classes)) | changed

@@ -13,12 +13,12 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cove import pax
+from cove import pax, ustar
 from cove.image.worker.extract import OPAQUE, WHITEOUT
 from cove.kernel.rootpath import PROC_MAGIC
 from cove.kernel.syscalls import filesystem_magic
 
-_CHUNK = 1 << 20
+_CHUNK, _SMALL = 1 << 20, 64 << 10
 _BLOCK = 512
 # linux/magic.h: proc, sysfs, cgroup, cgroup2, devpts, debugfs, tracefs, securityfs, bpf, mqueue
 KERNEL_FILE_SYSTEMS = frozenset(
@@ -95,9 +95,15 @@ class _Packer:
                 return
             if self._view.layer and _is_opaque(fd):
                 self._header(tarfile.TarInfo(self._below(arcname, OPAQUE)))
-            for child in sorted(os.listdir(fd)):
+            with os.scandir(fd) as entries:
+                found_here = sorted((entry.name, entry.is_file(follow_symlinks=False)) for entry in entries)
+            for child, is_file in found_here:
                 below = f"{path}/{child}" if path else child
-                if below not in self._view.skip:
+                if below in self._view.skip:
+                    continue
+                if is_file:
+                    self._file(fd, child, self._below(arcname, child))
+                else:
                     self.add(fd, child, self._below(arcname, child), below)
         finally:
             os.close(fd)
@@ -115,11 +121,18 @@ class _Packer:
         return self._view.one_device or filesystem_magic(fd) in KERNEL_FILE_SYSTEMS
 
     def _file(self, parent: int, name: str, arcname: str) -> None:
-        fd = os.open(name, _OPEN, dir_fd=parent)
+        try:
+            fd = os.open(name, _OPEN, dir_fd=parent)
+        except FileNotFoundError:
+            return  # gone since it was listed
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 return  # replaced since it was looked at
+            if (head := self._plain(arcname, found, fd)) is not None:
+                self.size += found.st_size
+                self._content(fd, found.st_size, head)
+                return
             info = self._info(arcname, found, fd)
             if self._view.one_device and found.st_dev != self._device:
                 info.size = 0  # a file mounted here: shown as the empty file that it hides
@@ -140,9 +153,34 @@ class _Packer:
         finally:
             os.close(fd)
 
-    def _content(self, fd: int, size: int) -> None:
+    def _plain(self, arcname: str, found: os.stat_result, fd: int) -> bytes | None:
+        """The header of a file of which there is nothing special to say, as most are; None for others."""
+        view = self._view
+        seconds, rest = divmod(found.st_mtime_ns, 1_000_000_000)
+        if found.st_nlink > 1 or view.sparse or found.st_dev != self._device or os.listxattr(fd):
+            return None
+        if view.moment is not None:
+            seconds = view.moment
+        elif rest and not view.whole_seconds:
+            return None
+        return ustar.header(
+            arcname.encode("utf-8", "surrogateescape"),
+            mode=found.st_mode,
+            uid=found.st_uid,
+            gid=found.st_gid,
+            size=found.st_size,
+            mtime=seconds,
+        )
+
+    def _content(self, fd: int, size: int, head: bytes = b"") -> None:
         """Exactly `size` bytes, whatever the file does meanwhile: the header has promised them."""
         left = size
+        if size <= _SMALL:
+            data = os.read(fd, size)
+            self._write(b"".join((head, data, bytes(left - len(data) + -size % _BLOCK))))
+            return
+        if head:
+            self._write(head)
         while left:
             data = os.read(fd, min(left, _CHUNK))
             if not data:

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from cove.errors import InvalidArgument, NotFound
 from cove.kernel.rootpath import clean, components, open_in
@@ -55,8 +55,7 @@ class Copy:
     epoch: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One selected name: what it is below the destination, and where it lies."""
 
     parent: int
@@ -144,14 +143,16 @@ class Selection:
 
     def below(self, fd: int, path: str, context: str) -> Iterator[Item]:
         """Everything in the directory `fd`; directories before what they hold."""
+        some_out = bool(self._ignore) or bool(self._excludes)
         for name in sorted(os.listdir(fd)):
             here = f"{path}/{name}" if path else name
             there = f"{context}/{name}" if context else name
             found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            if stat.S_ISCHR(found.st_mode) and found.st_rdev == 0:
+            kind = stat.S_IFMT(found.st_mode)
+            if kind == stat.S_IFCHR and found.st_rdev == 0:
                 continue  # a whiteout of the lowest layer
-            out = self._ignore.excludes(there) or self._excludes.excludes(here)
-            if not stat.S_ISDIR(found.st_mode):
+            out = some_out and (self._ignore.excludes(there) or self._excludes.excludes(here))
+            if kind != stat.S_IFDIR:
                 if not out:
                     yield Item(fd, name, here, found)
                 continue
@@ -222,6 +223,7 @@ def digest(root: int, asked: Copy, *, listed: bool) -> dict[str, Any]:
         fd, name, found = selection.open(top)
         try:
             whole = stat.S_ISDIR(found.st_mode)
+            shown = posixpath.normpath(top) if top else ""
             total.update(f"{'directory' if whole else 'file'} {posixpath.basename(top)}\0".encode(*_CODEC))
             if asked.parents:
                 total.update(f"{selection.shown(top)}\0".encode(*_CODEC))
@@ -232,8 +234,7 @@ def digest(root: int, asked: Copy, *, listed: bool) -> dict[str, Any]:
                 count += 1
                 size += item.found.st_size if stat.S_ISREG(item.found.st_mode) else 0
                 if listed and len(files) < _MAX_LISTED:
-                    shown = posixpath.normpath(f"{top}/{item.path}").lstrip("/")
-                    files.append((shown, hashlib.sha256(line).hexdigest()[:16]))
+                    files.append((f"{shown}/{item.path}".strip("/"), hashlib.sha256(line).hexdigest()[:16]))
         finally:
             os.close(fd)
     return {"digest": f"sha256:{total.hexdigest()}", "files": files, "count": count, "size": size}
@@ -242,14 +243,15 @@ def digest(root: int, asked: Copy, *, listed: bool) -> dict[str, Any]:
 def _described(item: Item, asked: Copy) -> bytes:
     """All of a name that counts."""
     found = item.found
+    kind = stat.S_IFMT(found.st_mode)
     mode = 0 if asked.mode else stat.S_IMODE(found.st_mode)
     owner = "" if asked.owner or asked.root_owned else f"{found.st_uid}:{found.st_gid}"
-    head = f"{item.path}\0{stat.S_IFMT(found.st_mode):o} {mode:o} {owner} "
-    if stat.S_ISREG(found.st_mode):
+    head = f"{item.path}\0{kind:o} {mode:o} {owner} "
+    if kind == stat.S_IFREG:
         return head.encode(*_CODEC) + _content_digest(item)
-    if stat.S_ISLNK(found.st_mode):
+    if kind == stat.S_IFLNK:
         head += os.readlink(item.name, dir_fd=item.parent)
-    elif stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
+    elif kind in (stat.S_IFCHR, stat.S_IFBLK):
         head += f"{found.st_rdev}"
     return head.encode(*_CODEC) + b"\0"
 

@@ -153,7 +153,8 @@ def _pack(job: dict[str, Any], root: int) -> Report:
 
 
 def _copy(job: dict[str, Any], root: int) -> Report:
-    return copying.copy(job["source"], root, trees.Copy(**job["copy"]), members.Limits(**job["limits"]))
+    asked, limits = trees.Copy(**job["copy"]), members.Limits(**job["limits"])
+    return copying.copy(job["source"], root, job.get("upper", -1), asked, limits)
 
 
 def _digest(job: dict[str, Any], root: int) -> Report:
