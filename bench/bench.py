@@ -1,11 +1,11 @@
-"""`make bench`: Cove beside dockerd and podman, through one API client, on one image, in one run.
+"""`make bench`: Cove beside dockerd, podman and buildah's builds, through one API client, on one image, in one run.
 
 Every engine runs in a network and mount namespace of its own with data and run directories under one
 temporary directory, so that none of them touches the host's firewall, bridges or storage. Each figure is a
 median of rounds that alternate between the engines, because the hosts are noisy; ratios are to Cove. The last
 table is of runtimes without an engine (`runtimes`).
 
-    bench/bench.py [--rounds N] [--engines cove,docker,podman] [--quick] [--markdown]
+    bench/bench.py [--rounds N] [--engines cove,docker,podman,buildah] [--quick] [--markdown]
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def table(engines: list[Engine], workloads: list[Workload], rounds: int) -> list
         runs: dict[str, Callable[[], float]] = {
             engine.name: lambda engine=engine, run=workload.run: run(engine)  # type: ignore[misc]
             for engine in engines
+            if engine.only in workload.title
         }
         if workload.bare is not None:
             runs[BARE] = workload.bare
@@ -54,7 +55,9 @@ def table(engines: list[Engine], workloads: list[Workload], rounds: int) -> list
             for name, run in runs.items():
                 figures[name] += measure(name, workload.title, run)
         medians = {name: statistics.median(values) if values else None for name, values in figures.items()}
-        rows.append([workload.title, *cells(medians, workload.unit, more_is_better=workload.more_is_better)])
+        shown = dict(zip(medians, cells(medians, workload.unit, more_is_better=workload.more_is_better), strict=True))
+        columns = [*(engine.name for engine in engines), *([BARE] if workload.bare else [])]
+        rows.append([workload.title, *(shown.get(name, "-") for name in columns)])
         show(rows[-1])
     return rows
 
@@ -99,7 +102,7 @@ def show(row: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cove beside dockerd and podman, as medians and ratios")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--engines", default="cove,docker,podman")
+    parser.add_argument("--engines", default="cove,docker,podman,buildah")
     parser.add_argument("--only", default="", help="a part of a workload's title")
     parser.add_argument("--markdown", action="store_true", help="print a Markdown table at the end")
     options = parser.parse_args()

@@ -1,8 +1,7 @@
 """Builds, with each engine's own command: contexts are made once, the cache is what the row is about.
 
-Beside podman it is buildah that builds, over podman's storage, where it is installed: the faster of the two. Beside
-dockerd it is its BuildKit, where a docker command on this machine speaks its protocol (with buildx, or before version
-23 by itself); elsewhere its older builder.
+podman builds by itself, buildah over a storage of its own. Beside dockerd it is its BuildKit, where a docker command
+on this machine speaks its protocol (with buildx, or before version 23 by itself); elsewhere its older builder.
 """
 
 from __future__ import annotations
@@ -10,14 +9,13 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from engines import IN_NAMESPACES, DockerEngine, Engine, PodmanEngine
+from engines import IN_NAMESPACES, BuildahEngine, DockerEngine, Engine, PodmanEngine
 
 _FROM = "FROM localhost/bench:latest\n"
 _COUNTER = itertools.count(int(time.time()))
@@ -53,7 +51,7 @@ def _command(engine: Engine, environment: dict[str, str]) -> list[str]:
         return [_buildkit() or engine.command, "build"]
     if not isinstance(engine, PodmanEngine):
         return [engine.command, "build"]
-    if shutil.which("buildah") is None:
+    if not isinstance(engine, BuildahEngine):
         return [engine.command, "--remote", "build", "--layers"]
     run = engine.root / "buildah"
     run.mkdir(exist_ok=True)

@@ -43,6 +43,8 @@ class Engine:
     name = ""
     program = ""
     command = ""
+    only = ""
+    """A part of the titles of the rows that it is measured in."""
 
     def __init__(self, root: Path) -> None:
         """What lasts lies below `root`; what a boot ends lies on a tmpfs, as /run is one where people work."""
@@ -197,7 +199,20 @@ class PodmanEngine(Engine):
         return {"CONTAINERS_CONF": str(configuration), "CONTAINERS_REGISTRIES_CONF": str(registries)}
 
 
-ENGINES: dict[str, type[Engine]] = {"cove": CoveEngine, "docker": DockerEngine, "podman": PodmanEngine}
+class BuildahEngine(PodmanEngine):
+    """buildah, over a storage of its own; podman's service over the same one loads the image."""
+
+    name = "buildah"
+    command = "buildah"
+    only = "build,"
+
+    def installed(self) -> bool:
+        return super().installed() and shutil.which("buildah") is not None
+
+
+ENGINES: dict[str, type[Engine]] = {
+    engine.name: engine for engine in (CoveEngine, DockerEngine, PodmanEngine, BuildahEngine)
+}
 
 
 def busybox_archive(root: Path) -> Path:
