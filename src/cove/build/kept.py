@@ -5,12 +5,14 @@
 A kept copy saves a transfer and decides nothing: steps are compared by what lies in it. A file counts as unchanged
 when its size, mode and time are the same, and the time is one that only this file can have: with a fraction of a
 second (archives and tools set whole ones) and older than the last transfer's beginning. A copy that a build did not
-finish with is thrown away.
+finish with is thrown away, and so is one of an earlier boot: nothing waits until it is on the disk, so that a power
+failure may have emptied files of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -26,12 +28,14 @@ from cove.kernel.rootpath import open_directory
 _MOST = 32
 _SETTLED_NS = 2 * 10**9
 _SECOND = 10**9
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 Entry = tuple[int, int, int, str]
 """What a client says of a file: mode, size, time in nanoseconds, what it links to."""
 
 
 class _Index(msgspec.Struct, frozen=True, array_like=True):
+    boot: str
     begun_ns: int
     entries: dict[str, Entry]
 
@@ -71,7 +75,7 @@ def new_copy(directory: Path) -> Copy:
     """An empty one."""
     directory.mkdir(mode=0o700)
     (directory / "tree").mkdir(mode=0o755)
-    return Copy(directory, _Index(0, {}))
+    return Copy(directory, _Index(_boot(), 0, {}))
 
 
 def take(place: Path, key: str, directory: Path) -> Copy:
@@ -82,15 +86,17 @@ def take(place: Path, key: str, directory: Path) -> Copy:
         return new_copy(directory)
     try:
         index = msgspec.msgpack.decode((directory / "index").read_bytes(), type=_Index)
-        return Copy(directory, index)
     except (OSError, msgspec.MsgspecError):
-        shutil.rmtree(directory, ignore_errors=True)
-        return new_copy(directory)
+        index = None
+    if index is not None and index.boot == _boot():
+        return Copy(directory, index)
+    shutil.rmtree(directory, ignore_errors=True)
+    return new_copy(directory)
 
 
 def give(place: Path, key: str, copy: Copy, begun_ns: int, entries: Mapping[str, Entry]) -> None:
     """Keep a copy with what it contains now, instead of an older one; the least used one goes where many are."""
-    (copy.directory / "index").write_bytes(msgspec.msgpack.encode(_Index(begun_ns, dict(entries))))
+    (copy.directory / "index").write_bytes(msgspec.msgpack.encode(_Index(_boot(), begun_ns, dict(entries))))
     (copy.directory / "id").write_text(key.replace("\0", " "))
     os.utime(copy.directory)
     target = place / _name(key)
@@ -102,6 +108,11 @@ def give(place: Path, key: str, copy: Copy, begun_ns: int, entries: Mapping[str,
     found = sorted(place.iterdir(), key=lambda each: each.stat().st_mtime_ns)
     for each in found[:-_MOST]:
         shutil.rmtree(each, ignore_errors=True)
+
+
+@functools.cache
+def _boot() -> str:
+    return _BOOT_ID.read_text().strip()
 
 
 def _name(key: str) -> str:

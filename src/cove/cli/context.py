@@ -216,7 +216,7 @@ def _walked(directory: str, above: str, ignore: Ignore, kept: set[str], given: s
 
 def _plain(text: str) -> str:
     """Any bytes of a name as text that every reader takes."""
-    return os.fsencode(text).decode("latin-1")
+    return text if text.isascii() else os.fsencode(text).decode("latin-1")
 
 
 def _content(path: str, size: int) -> Iterator[bytes]:
