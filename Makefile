@@ -39,7 +39,6 @@ GUEST_ARGS ?=
 test-guest: $(VENV)/.done
 	@tools/install-packages guest
 	$(SUDO) $(BIN)/python tools/guest.py $(GUEST_ARGS)
-	[ -n "$(GUEST_ARGS)" ] || $(SUDO) $(BIN)/python tools/guest.py --version-1 tests/guest/test_network_class.py
 
 check: $(VENV)/.done
 	$(BIN)/ruff check src tests tools bench
