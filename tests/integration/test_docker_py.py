@@ -42,6 +42,26 @@ def test_exec_logs_stats_top(client: docker.DockerClient) -> None:
         container.remove(force=True)
 
 
+def test_logs_right_after_a_start_wait_for_the_first_words(client: docker.DockerClient) -> None:
+    def says() -> bytes:
+        container = client.containers.run("busybox", ["sh", "-c", "usleep 10000; echo said"], detach=True)
+        try:
+            return container.logs()
+        finally:
+            container.remove(force=True)
+
+    assert b"said\n" in [says() for _ in range(10)]  # a busy host may need longer than they wait
+
+
+def test_a_program_that_says_nothing_keeps_no_reader(client: docker.DockerClient) -> None:
+    container = client.containers.run("busybox", ["sleep", "60"], detach=True)
+    try:
+        assert container.logs() == b""
+        assert container.logs() == b""
+    finally:
+        container.remove(force=True)
+
+
 def test_images(client: docker.DockerClient) -> None:
     image = client.images.get("busybox")
     assert "busybox:latest" in image.tags

@@ -33,6 +33,8 @@ __all__ = ["Attachment", "Detached", "LogStream", "Streams"]
 
 _BATCH = 64
 _FEW = 32 << 10
+_FIRST_WORDS = 0.1
+"""Seconds after its start in which a container that has said nothing yet is given the time to."""
 _SLOW_CLIENT = 1.0
 """Seconds that somebody who waits for a container's end is kept from it by a client that does not read its output."""
 
@@ -327,6 +329,8 @@ class Streams:
         container = self._registry.find(ref)
         if not readable(container.record.host.log_config):
             raise Unsupported("configured logging driver does not support reading")
+        if not follow:
+            await self._first_words(container)
         count = int(tail) if tail.isdecimal() else None
         now = time.time_ns()
         alive = container.facts.running or container.facts.phase == "restarting"
@@ -348,6 +352,14 @@ class Streams:
         if follow and alive:
             self._at_end(container, stream)
         return stream
+
+    async def _first_words(self, container: Container) -> None:
+        """Scripts read the logs right after a start, which may answer before the program has come to its first line."""
+        if container.began is None or not container.facts.running or self._reader(container).has_any():
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(container.began + _FIRST_WORDS - time.monotonic()):
+                await self._lifecycle.wait(container.id, condition="next-exit")
 
     async def resize(self, ref: str, *, height: int, width: int) -> None:
         """New size of a terminal."""

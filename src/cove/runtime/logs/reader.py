@@ -117,6 +117,10 @@ class LogReader:
         self._hold = hold
         self._held: tuple[int, int] | None = None
 
+    def has_any(self) -> bool:
+        """Whether there is a log at all: it begins with the first output."""
+        return bool(segments(self.directory))
+
     def seek_end(self) -> None:
         """Only what comes from now on is read."""
         numbers = segments(self.directory)
