@@ -354,7 +354,7 @@ class Streams:
         return stream
 
     async def _first_words(self, container: Container) -> None:
-        """Scripts read the logs right after a start, which may answer before the program has come to its first line."""
+        """Scripts read the logs right after a start, which answers before the program has come to its first line."""
         if container.began is None or not container.facts.running or self._reader(container).has_any():
             return
         with suppress(TimeoutError):
