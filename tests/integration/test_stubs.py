@@ -152,6 +152,7 @@ def test_an_outfitter_that_hangs_holds_up_its_own_start_alone(own_daemon: Daemon
     finally:
         os.kill(stopped, signal.SIGCONT)
     assert held.communicate(timeout=20 * PATIENCE)[0] == "there\n"
+    assert eventually(lambda: len(pids(own_daemon, "outfitter")) == 1), "the second one goes when it has rested"
 
 
 def test_one_that_hangs_is_ended_with_the_container_that_it_works_for(own_daemon: Daemon) -> None:

@@ -1,8 +1,8 @@
 """The supervisor's outfitters (`cove.runtime.child.outfitter`): who is free, who is there at all.
 
-There is one from the beginning; another is made when all are at work, and given up when more than two are free. One
-that still works for a process which has ended hangs at something, and is ended. Each begins with a word on whether it
-can do its work here: where it cannot, or when none is free and too many are at work, children do everything by
+There is one from the beginning; others are made when all are at work, and go when nobody has needed them for a while.
+One that still works for a process which has ended hangs at something, and is ended. Each begins with a word on whether
+it can do its work here: where it cannot, or when none is free and too many are at work, children do everything by
 themselves.
 """
 
@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable
 
 from cove.kernel import process
@@ -19,15 +20,17 @@ from cove.runtime.child import orders, outfitter
 from cove.runtime.forker import Forker
 from cove.runtime.loop import Loop
 
-_MOST, _KEPT = 4, 2
+_MOST = 4
 _PATIENCE = 1.0
+_REST = 5.0
+"""Seconds without work after which one goes, unless it is the only one."""
 _WORD = 16
 
 
 class Outfitter:
     """One of them; `socket` is for its orders. `owed`: how many words it has yet to say.
 
-    `deserted`: the process that it works for has ended, before it said that it was done.
+    `deserted`: the process that it works for has ended, before it said that it was done. `since`: its last orders.
     """
 
     def __init__(self, pidfd: int, sock: socket.socket, forsake: Callable[[], None]) -> None:
@@ -35,6 +38,7 @@ class Outfitter:
         self.socket = sock
         self.owed = 1
         self.deserted = False
+        self.since = time.monotonic()
         self._forsake = forsake
         self._works_for = 0
 
@@ -42,6 +46,7 @@ class Outfitter:
         """It has been told to work for the process `pid`."""
         self.owed += 1
         self.deserted = False
+        self.since = time.monotonic()
         self._works_for = pid
 
     def listen(self, timeout: float = 0) -> bool:
@@ -85,16 +90,11 @@ class Outfitters:
             return None
         if not self._proven and not self._prove():
             return None
-        free = []
         for each in list(self._found):
             if not each.listen():
                 self._part(each)
             elif not each.owed:
-                free.append(each)
-        if len(free) > _KEPT:
-            self._give_up(free.pop())
-        if free:
-            return free[0]
+                return each
         return self._make() if len(self._found) < _MOST else None
 
     def _prove(self) -> bool:
@@ -115,7 +115,17 @@ class Outfitters:
         self._found.append(made)
         if self._loop is not None:
             self._loop.watch(made.pidfd, lambda: self._part(made))
+            if len(self._found) == 2:
+                self._loop.later(_REST, self._dismiss)
         return made
+
+    def _dismiss(self) -> None:
+        """Let those go that nobody has needed for a while; the first one stays, and is the first to be taken."""
+        for each in self._found[1:]:
+            if time.monotonic() - each.since >= _REST and each.listen() and not each.owed:
+                self._give_up(each)
+        if self._loop is not None and len(self._found) > 1:
+            self._loop.later(_REST, self._dismiss)
 
     def _forsake(self, outfitter_: Outfitter) -> None:
         """End it unless it is done soon."""
