@@ -100,8 +100,8 @@ def burst(engine: Engine) -> float:
 def helpers_memory(engine: Engine) -> float:
     """PSS, in KiB per container, that 20 idle containers add to the engine's processes and its helpers.
 
-    What the first containers ever bring with them, and leave, is the engine's own. Idle is who has been left alone for
-    a while: what an engine needs for many starts at once may stay for some seconds.
+    What the first containers ever bring with them, and leave, is the engine's own. Idle is who has been left alone
+    for a while: what an engine needs for many starts at once may stay for some seconds.
     """
     remove(engine, idle(engine, 2))
     time.sleep(12)
