@@ -2,7 +2,7 @@
 
 There is one from the beginning; others are made when all are at work, and go when nobody has needed them for a
 while. One that still works for a process which has ended hangs at something, and is ended. Each begins with a word on
-whether it can do its work here: where it cannot, or when none is free and too many are at work, children do everything
+whether it can do its work here: where it cannot, or when none is free and too many are at work, children do all of it
 by themselves.
 """
 
