@@ -196,3 +196,41 @@ def test_builds_are_remembered(daemon: Daemon, control: Control) -> None:
     assert any(parts(news, 1) for news in control.call(STATUS, [(1, kept)]))  # its steps, once more
     control.call(f"{CONTROL}/UpdateBuildHistory", [(1, kept), (3, 1)])
     assert kept not in records()
+
+
+_OF_ALL = ("oci-mediatypes", "compression", "force-compression", "oci-artifact", "prefer-nondist-layers")
+
+
+@pytest.mark.parametrize("kind", ["image", "docker"])
+@pytest.mark.parametrize(
+    ("option", "follows", "refused"),
+    [
+        ("push-by-digest", "false", "true"),
+        ("registry.insecure", "false", ""),
+        ("name-canonical", "false", "true"),
+        ("unpack", "true", "false"),
+        ("store", "", "0"),
+        ("dangling-name-prefix", "", "d"),
+        ("oci-mediatypes", "true", "false"),
+        ("compression", "uncompressed", "gzip"),
+        ("force-compression", "false", "true"),
+        ("compression-level", None, "3"),
+        ("oci-artifact", "false", "true"),
+        ("prefer-nondist-layers", "false", "true"),
+        ("annotation-poem.a", None, "b"),
+    ],
+)
+def test_an_option_for_results_is_followed_or_refused(
+    control: Control, kind: str, option: str, follows: str | None, refused: str
+) -> None:
+    def told(value: str) -> str:
+        exporter: list[object] = [(3, kind), (4, pairs({option: value})[0])]
+        with pytest.raises(Failed) as failed:
+            control.call(SOLVE, [(1, "options"), *exporter, (6, "dockerfile.v0"), (5, "nobody's")])  # type: ignore[list-item]
+        return failed.value.args[1]
+
+    assert ("annotation type poem" if "poem" in option else f"option {option}") in told(refused)
+    if follows is not None and (kind == "image" or option in _OF_ALL):
+        assert "no active session" in told(follows)  # that far it came
+        if follows in ("true", "false"):
+            assert "neither true nor false" in told("perhaps")

@@ -96,10 +96,11 @@ class Connection:
     async def _connect_datagram(self) -> socket.socket:
         loop = asyncio.get_running_loop()
         if self._address.scheme == "unixgram":
-            family, target = socket.AF_UNIX, self._address.host
+            family: int = socket.AF_UNIX
+            target: str | tuple[object, ...] = self._address.host
         else:
             found = await loop.getaddrinfo(self._address.host, self._address.port, type=socket.SOCK_DGRAM)
-            family, target = found[0][0], found[0][4]  # type: ignore[assignment]
+            family, target = found[0][0], found[0][4]
         connection = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         connection.setblocking(False)
         try:
