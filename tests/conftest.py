@@ -50,6 +50,14 @@ def eventually(reached: Callable[[], object], seconds: float = 20) -> bool:
     return True
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that somebody else will bury."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):  # before its file is opened, or after
+        return True
+
+
 def host_state() -> dict[str, list[str]]:
     """What Cove could leave behind: mounts, interfaces, control groups, nft tables, processes."""
     groups = [str(path) for pattern in ("*/cove*", "cove*") for path in Path("/sys/fs/cgroup").glob(pattern)]

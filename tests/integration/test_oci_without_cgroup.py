@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import BIN
+from tests.conftest import BIN, has_ended
 from tests.integration import bundles
 from tests.integration.bundles import SLEEP, Bundle, config, refused, status, until
 
@@ -53,15 +53,8 @@ def test_they_are_listed_and_ended_together(bundle: Bundle, living: str) -> None
     listed = json.loads(bundle.call("ps", "--format", "json", living).stdout)
     assert bundle.pid(living) in listed and len(listed) >= 2
     assert bundle.call("kill", "--all", living, "KILL").returncode == 0
-    until(lambda: not any(os.path.exists(f"/proc/{pid}") and _alive(pid) for pid in listed))
+    until(lambda: all(map(has_ended, listed)))
     assert status(bundle, living) == "stopped"
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_what_needs_a_group_is_refused(bundle: Bundle, living: str) -> None:

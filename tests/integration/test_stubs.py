@@ -20,7 +20,7 @@ from cove.kernel import mounts, operations
 from cove.kernel.operations import Operation, Program
 from cove.runtime.forker import Forker, Newborn, of_stubs
 from cove.runtime.makers import PROGRAM
-from tests.conftest import BIN, PATIENCE, Daemon, eventually
+from tests.conftest import BIN, PATIENCE, Daemon, eventually, has_ended
 from tests.integration.faults_world import pids
 
 pytestmark = [
@@ -176,16 +176,9 @@ def test_another_comes_after_one_that_was_killed(own_daemon: Daemon, victim: str
     killed = pids(own_daemon, victim)
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    assert eventually(lambda: all(map(_has_ended, killed)))
+    assert eventually(lambda: all(map(has_ended, killed)))
     assert own_daemon.cove("run", "--rm", "busybox", "echo", "there").stdout == "there\n"
     assert own_daemon.cove("exec", "box", "echo", "there").stdout == "there\n"
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def test_nothing_stays_with_an_outfitter(own_daemon: Daemon) -> None:
@@ -223,9 +216,7 @@ def _held(daemon: Daemon) -> dict[int, tuple[int, list[str]]]:
     found = {}
     for pid in pids(daemon, "outfitter"):
         at = Path(f"/proc/{pid}")
-        spaces = [
-            os.readlink(at / "ns" / each) for each in ("mnt", "net", "ipc", "uts", "cgroup", "pid_for_children")
-        ]
+        spaces = [os.readlink(at / "ns" / each) for each in _SPACES]
         found[pid] = (len(list((at / "fd").iterdir())), spaces)
     return found
 

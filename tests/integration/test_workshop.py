@@ -12,6 +12,7 @@ import pytest
 from cove.errors import NotFound
 from cove.image.worker import hands
 from cove.image.worker.sandbox import Worker
+from tests.conftest import has_ended
 
 pytestmark = pytest.mark.root
 
@@ -78,16 +79,9 @@ def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
     first = short_job(tmp_path, "file")
     for pid in workshops(workshops()):
         os.kill(pid, signal.SIGKILL)
-        while not _is_over(pid):
+        while not has_ended(pid):
             time.sleep(0.01)
     assert short_job(tmp_path, "file") == first
-
-
-def _is_over(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 def test_a_worker_that_stays_sees_nothing_but_its_trees(tmp_path: Path) -> None:
