@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import BIN, PATIENCE
+from tests.conftest import BIN, PATIENCE, eventually
 
 SAFE = ["nosuid", "noexec", "nodev"]
 SLEEP = ("sh", "-c", "trap 'exit 9' TERM; while true; do sleep 0.05; done")
@@ -183,10 +182,7 @@ def status(bundle: Bundle, name: str) -> str:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within ten seconds"
-        time.sleep(0.01)
+    assert eventually(condition)
 
 
 def groups_of(name: str) -> list[Path]:
