@@ -198,6 +198,40 @@ def test_builds_are_remembered(daemon: Daemon, control: Control) -> None:
     assert kept not in records()
 
 
+def test_the_next_daemon_remembers_builds(own_daemon: Daemon) -> None:
+    def asked(method: str, *request: tuple[int, object]) -> list[bytes]:
+        client = Control(str(own_daemon.run / "cove.sock"))
+        try:
+            return client.call(f"{CONTROL}/{method}", list(request))  # type: ignore[arg-type]
+        finally:
+            client.close()
+
+    def records() -> dict[str, bytes]:
+        events = asked("ListenBuildHistory", (3, 1))
+        return {first(first(event, 2), 1).decode(): first(event, 2) for event in events}
+
+    client = Control(str(own_daemon.run / "cove.sock"))
+    for name in ("one", "two"):
+        solve(own_daemon, client, {"name": f"docker.io/library/{name}:1"}, ref=name, attest__provenance="mode=min")
+    with pytest.raises(Failed):
+        solve(own_daemon, client, {}, ref="three", target="nowhere")
+    client.close()
+    asked("UpdateBuildHistory", (1, "one"), (2, 1))
+    before, progress = records(), asked("Status", (1, "two"))
+    assert list(before) == ["three", "two", "one"] and b"nowhere" in first(first(before["three"], 5), 2)
+    own_daemon.kill()
+    own_daemon.start()
+    assert records() == before
+    again = asked("Status", (1, "two"))
+    assert [vertex for each in again for vertex in parts(each, 1)] == [
+        vertex for each in progress for vertex in parts(each, 1)
+    ]
+    asked("UpdateBuildHistory", (1, "one"), (3, 1))
+    own_daemon.stop()
+    own_daemon.start()
+    assert list(records()) == ["three", "two"]
+
+
 _OF_ALL = ("oci-mediatypes", "compression", "force-compression", "oci-artifact", "prefer-nondist-layers")
 
 

@@ -85,8 +85,7 @@ class Control:
 
     async def status(self, call: Call, request: wire.StatusRequest) -> AsyncIterator[wire.StatusResponse]:
         """The progress of a build, until it ends."""
-        job = await self._jobs.get(request.ref)
-        async for news in job.trace.follow():
+        async for news in self._jobs.progress(request.ref):
             yield news
 
     # ── who works ─────────────────────────────────────────────────────────────────────────────────

@@ -1,11 +1,10 @@
 """The builds that were: what was asked, when, how it ended. For `docker buildx history`.
 
-    Control.Solve ─▶ Job, which remembers ─▶ a record as long as the job is: the last ones of this daemon's life
+    Control.Solve ─▶ Job ─▶ a record, which the daemon's database keeps
     ListenBuildHistory ─▶ records, newest first, and with a client that stays, news
     Content.Info, Content.Read ─▶ what records point at: statements about results
 
-Output is not here: a client asks for the progress of the build again (`Control.Status`). Records that are pinned are
-forgotten last.
+Output is not here: a client asks for the progress of the build again (`Control.Status`).
 """
 
 from __future__ import annotations
@@ -13,14 +12,16 @@ from __future__ import annotations
 import csv
 from collections.abc import AsyncIterator, Iterator
 
-from cove.buildkit.job import Job
+import msgspec
+
 from cove.buildkit.jobs import Jobs
 from cove.buildkit.messages import content as blobs
 from cove.buildkit.messages import control as wire
-from cove.buildkit.messages.common import Empty, Timestamp
+from cove.buildkit.messages.common import Empty
+from cove.buildkit.records import Record
 from cove.errors import CoveError, InvalidArgument, NotFound, Unsupported
 from cove.grpc.calls import Call, Handler, streaming, unary
-from cove.grpc.status import Code, Status
+from cove.grpc.status import Code
 from cove.oci import image as oci
 from cove.oci.image import Descriptor, Index, Manifest
 
@@ -53,56 +54,37 @@ class History:
         """Records of builds; of a client that stays, until it goes."""
         wanted = _filters(request.filter)
         with self._jobs.listening() as news:
-            found = [job for job in self._jobs.all() if _fits(job, request, wanted)]
-            found.sort(key=lambda job: job.began_ns, reverse=True)
-            for job in found[: request.limit or None]:
-                yield self._event(job)
+            found = [record for record in self._jobs.all() if _fits(record, request, wanted)]
+            for record in found[: request.limit or None]:
+                yield self._event(record)
             while not request.early_exit:
-                job, forgotten = await news.get()
+                record, forgotten = await news.get()
                 if forgotten:
-                    yield wire.BuildHistoryEvent(type=DELETED, record=wire.BuildHistoryRecord(ref=job.ref))
-                elif _fits(job, request, wanted):
-                    yield self._event(job)
+                    yield wire.BuildHistoryEvent(type=DELETED, record=record.told)
+                elif _fits(record, request, wanted):
+                    yield self._event(record)
 
     async def update(self, call: Call, request: wire.UpdateBuildHistoryRequest) -> Empty:
         """Pin a record, or forget it."""
         if request.delete:
             self._jobs.forget(request.ref)
         elif not request.finalize:
-            (await self._jobs.get(request.ref)).pinned = request.pinned
+            self._jobs.records.pin(request.ref, request.pinned)
         return Empty()
 
-    def _event(self, job: Job) -> wire.BuildHistoryEvent:
-        ended = job.ended_ns
-        error = job.error
-        record = wire.BuildHistoryRecord(
-            ref=job.ref,
-            frontend="dockerfile.v0",
-            frontend_attributes=dict(job.attributes),
-            exporters=job.exporters,
-            error=Status(code=error.code, message=error.message) if error is not None else None,
-            created_at=Timestamp.of_ns(job.began_ns),
-            completed_at=Timestamp.of_ns(ended) if ended else None,
-            exporter_response=job.told,
-            result=self._result(job),
-            generation=2 if ended else 1,
-            pinned=job.pinned,
-            cached_steps=job.trace.cached,
-            total_steps=len(job.trace.vertices),
-            completed_steps=sum(each.completed is not None and not each.error for each in job.trace.vertices),
-            warnings=job.trace.warnings,
-        )
-        return wire.BuildHistoryEvent(type=COMPLETE if ended else STARTED, record=record)
+    def _event(self, record: Record) -> wire.BuildHistoryEvent:
+        told = msgspec.structs.replace(record.told, result=self._result(record))
+        return wire.BuildHistoryEvent(type=COMPLETE if record.ended_ns else STARTED, record=told)
 
-    def _result(self, job: Job) -> wire.BuildResultInfo | None:
+    def _result(self, record: Record) -> wire.BuildResultInfo | None:
         """The image, with the statements about it; None for files, and for an image that is gone."""
-        if job.result is None:
+        if record.result is None:
             return None
         try:
-            statements = tuple(_described(each) for each in self._statements(job.result))
+            statements = tuple(_described(each) for each in self._statements(record.result))
         except CoveError:
             return None
-        return wire.BuildResultInfo(attestations=statements, results={0: _described(job.result)})
+        return wire.BuildResultInfo(attestations=statements, results={0: _described(record.result)})
 
     def _statements(self, target: Descriptor) -> Iterator[Descriptor]:
         document = oci.decode_manifest(self._content.read(target.digest))
@@ -115,10 +97,10 @@ class History:
 
     def _known(self, digest: str) -> Descriptor:
         """A blob that a record points at, and no other. Raises NotFound."""
-        for job in self._jobs.all():
-            if job.result is not None:
+        for record in self._jobs.all():
+            if record.result is not None:
                 try:
-                    for each in (job.result, *self._statements(job.result)):
+                    for each in (record.result, *self._statements(record.result)):
                         if each.digest == digest:
                             return each
                 except CoveError:
@@ -142,12 +124,13 @@ def _described(blob: Descriptor) -> wire.Descriptor:
     )
 
 
-def _status(job: Job) -> str:
-    if not job.ended_ns:
+def _status(record: Record) -> str:
+    error = record.told.error
+    if not record.ended_ns:
         return "running"
-    if job.error is None:
+    if error is None:
         return "completed"
-    return "canceled" if job.error.code == Code.CANCELLED else "error"
+    return "canceled" if error.code == Code.CANCELLED else "error"
 
 
 def _filters(texts: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -163,8 +146,9 @@ def _filters(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     return found
 
 
-def _fits(job: Job, request: wire.BuildHistoryRequest, wanted: list[tuple[str, str]]) -> bool:
-    if (request.active_only and job.ended_ns) or request.ref not in ("", job.ref):
+def _fits(record: Record, request: wire.BuildHistoryRequest, wanted: list[tuple[str, str]]) -> bool:
+    if (request.active_only and record.ended_ns) or request.ref not in ("", record.ref):
         return False
-    facts = {"ref": job.ref, "status": _status(job), "repository": job.attributes.get("vcs:source", "")}
+    repository = record.told.frontend_attributes.get("vcs:source", "")
+    facts = {"ref": record.ref, "status": _status(record), "repository": repository}
     return all(facts[field] == value for field, value in wanted)

@@ -25,17 +25,18 @@ from cove.buildkit.failures import failure
 from cove.buildkit.files import OWN, SessionFiles
 from cove.buildkit.frontend import Asked
 from cove.buildkit.gifts import Gifts, credentials
-from cove.buildkit.messages.common import Definition
-from cove.buildkit.messages.control import Exporter
+from cove.buildkit.messages.common import Definition, Timestamp
+from cove.buildkit.messages.control import BuildHistoryRecord, Exporter
 from cove.buildkit.messages.gateway import Result
 from cove.buildkit.progress import Trace
+from cove.buildkit.records import Record
 from cove.buildkit.sessions import Session, Sessions
 from cove.engine.build.bases import Bases, Sink
 from cove.engine.build.files import tree_or_image
 from cove.engine.build.job import Build
 from cove.engine.build.service import BuildService
 from cove.errors import CoveError, NotFound, Unsupported
-from cove.grpc.status import RpcError
+from cove.grpc.status import RpcError, Status
 from cove.oci.image import Descriptor
 from cove.oci.platform import Platform, host_platform
 from cove.oci.reference import Reference
@@ -82,7 +83,6 @@ class Job:
         self.told: dict[str, str] = {}
         self.result: Descriptor | None = None
         self.error: RpcError | None = None
-        self.pinned = False
         self.began_ns = time.time_ns()
         self.ended_ns = 0
         self.returned: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -212,6 +212,26 @@ class Job:
         if str(message.get("status", "")).startswith("the cache of "):
             with self.trace.step(message["status"]):
                 pass
+
+    def record(self) -> Record:
+        """What is told of it among all builds."""
+        error, vertices = self.error, self.trace.vertices
+        told = BuildHistoryRecord(
+            ref=self.ref,
+            frontend="dockerfile.v0",
+            frontend_attributes=dict(self.attributes),
+            exporters=self.exporters,
+            error=Status(code=error.code, message=error.message) if error is not None else None,
+            created_at=Timestamp.of_ns(self.began_ns),
+            completed_at=Timestamp.of_ns(self.ended_ns) if self.ended_ns else None,
+            exporter_response=self.told,
+            generation=2 if self.ended_ns else 1,
+            cached_steps=self.trace.cached,
+            total_steps=len(vertices),
+            completed_steps=sum(each.completed is not None and not each.error for each in vertices),
+            warnings=self.trace.warnings,
+        )
+        return Record(told, self.began_ns, self.ended_ns, self.result)
 
     def outcome(self, identity: str) -> tuple[Outcome, Plan]:
         """What a reference means: a result, or one platform's."""

@@ -36,7 +36,7 @@ class Trace:
     """What happened in one build."""
 
     def __init__(self) -> None:
-        self._kept: list[StatusResponse] = []
+        self.kept: list[StatusResponse] = []
         self._kept_log = 0
         self._followers: set[asyncio.Queue[StatusResponse | None]] = set()
         self._vertices: dict[str, control.Vertex] = {}
@@ -50,7 +50,7 @@ class Trace:
     async def follow(self) -> AsyncIterator[StatusResponse]:
         """Everything, from the beginning to the end."""
         queue: asyncio.Queue[StatusResponse | None] = asyncio.Queue()
-        for news in self._kept:
+        for news in self.kept:
             queue.put_nowait(news)
         if self.ended:
             queue.put_nowait(None)
@@ -78,7 +78,7 @@ class Trace:
         """Something happened."""
         length = sum(len(log.message) for log in news.logs)
         if self._kept_log + length <= _KEPT_LOG:
-            self._kept.append(news)
+            self.kept.append(news)
             self._kept_log += length
         for queue in self._followers:
             queue.put_nowait(news)

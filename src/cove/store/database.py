@@ -46,6 +46,10 @@ _MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE projects (id INTEGER PRIMARY KEY, size INTEGER NOT NULL);
     """,
+    """
+    CREATE TABLE build_history (ref TEXT PRIMARY KEY, ended_ns INTEGER NOT NULL, pinned INTEGER NOT NULL,
+        record BLOB NOT NULL, progress BLOB NOT NULL);
+    """,
 )
 """Step n brings a database from version n to n + 1; a step is never edited once it was released."""
 
