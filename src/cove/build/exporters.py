@@ -44,8 +44,8 @@ Attest = Callable[[int, Descriptor], Descriptor]
 class Assembled:
     """An image that is not named yet.
 
-    `steps`: by key, how many layers there were after the step, and when. `moment`: what its time goes by, and the
-    time in nanoseconds.
+    `steps`: by key or recipe, how many layers there were after the step, and when. `moment`: what its time goes by,
+    and the time in nanoseconds.
     """
 
     config: ImageConfig
@@ -59,7 +59,7 @@ def assemble(
     cache: BuildCache,
     made: Made,
     results: Mapping[str, Result],
-    keys: Mapping[str, str],
+    keys: Mapping[str, tuple[str, ...]],
     epoch: int | None,
     told: Callable[[str], int | None] = lambda _: None,
 ) -> Assembled:
@@ -93,10 +93,11 @@ def assemble(
     )
     depths = {chain_id: depth for depth, chain_id in enumerate(reversed(store.layers.lineage(chain)), 1)}
     steps = {
-        keys[line.vertex.key]: (depths[str(found.source)], found.created_ns)
+        key: (depths[str(found.source)], found.created_ns)
         for line in made.history
         if line.vertex is not None and line.vertex.key in keys
         if (found := results[line.vertex.key]).source in depths
+        for key in keys[line.vertex.key]
     }
     return Assembled(config, layers, steps, (name, made_ns))
 

@@ -52,6 +52,11 @@ def definition(step: Step) -> bytes:
     return step.kind.encode() + b"\0" + msgspec.json.encode(step, order="deterministic")
 
 
+def uses_stages(vertex: Vertex) -> bool:
+    """Whether a step uses, beside what it stands on, something that other steps make."""
+    return any(each.inputs for each in vertex.inputs[1:])
+
+
 def ordered(targets: tuple[Vertex, ...]) -> Iterator[Vertex]:
     """Every vertex once, those below first."""
     seen: set[str] = set()

@@ -3,8 +3,8 @@
     manifest ─▶ configuration: {"steps": {KEY: [chain id, when]}, "layers": {chain id: {parent, diff id, blob}}}
             └─▶ the layers that steps made; those of base images stay where the bases come from
 
-A step is taken by its key, and only then its layers come, each verified by its digest and unpacked on what it stood
-on. What cannot be made again byte by byte is not taken.
+A step is taken by its key, or where it uses other stages by its recipe; only then its layers come, each verified by
+its digest and unpacked on what it stood on. What cannot be made again byte by byte is not taken.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True):
-    """Which steps there are: by key the chain id of the result, and when it was made in nanoseconds.
+    """Which steps there are: by key or recipe the chain id of the result, and when it was made in nanoseconds.
 
     `moments`: when configurations were first made, by what they consist of.
     """
@@ -58,10 +58,10 @@ def gathered(
     store: ImageStore,
     vertices: Iterable[Vertex],
     results: Mapping[str, Result],
-    keys: Mapping[str, str],
+    keys: Mapping[str, tuple[str, ...]],
     moments: Mapping[str, int],
 ) -> tuple[Document, tuple[Descriptor, ...]]:
-    """What is known of these steps, and the descriptors of their layers."""
+    """What is known of these steps, and the descriptors of their layers. `keys`: all that each is known by."""
     steps: dict[str, tuple[str, int]] = {}
     layers: dict[str, Layer] = {}
     blobs: dict[str, Descriptor] = {}
@@ -70,7 +70,7 @@ def gathered(
             continue
         found = results[vertex.key]
         chain, below = str(found.source), str(results[vertex.inputs[0].key].source)
-        steps[keys[vertex.key]] = (chain, found.created_ns)
+        steps |= dict.fromkeys(keys[vertex.key], (chain, found.created_ns))
         facts = store.layers.facts(chain)
         if chain != below and facts is not None:
             blob = layer_blob(store, chain)

@@ -1,6 +1,7 @@
 """Runs a graph: what the cache knows is taken from it, the rest runs as soon as what it stands on is there.
 
     solve(target) ─▶ inputs, all at the same time ─▶ identify: the key by content ─▶ cache ─▶ … or perform ─▶ cache
+                 └▶ foretell: where it is known what comes of a step, only what it stands on is solved
 
 It knows nothing of Dockerfiles, files or containers: a Performer gives a step's key and result. Two builds that
 come to the same key at the same time share one performance, and both hear its output; it is given up only when
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
-from cove.build.graph import Vertex
+from cove.build.graph import Vertex, ordered, uses_stages
 
 R = TypeVar("R")
 _R_co = TypeVar("_R_co")
@@ -32,7 +33,7 @@ class Key:
 @dataclass(frozen=True, slots=True)
 class Event:
     """What happens to a vertex. `data` and `stream` (1 or 2) belong to a log; `reason` says why it ran; `result` is
-    what came of it, or the error."""
+    what came of it, or the error; None for a step that nobody needed."""
 
     kind: Literal["start", "cached", "log", "done", "failed"]
     vertex: Vertex
@@ -43,6 +44,8 @@ class Event:
     result: object = None
 
 
+Find = Callable[[Vertex], Awaitable[R]]
+"""Has a vertex solved."""
 Listener = Callable[[Event], None]
 Log = Callable[[int, bytes], None]
 
@@ -56,6 +59,10 @@ class Performer(Protocol[R]):
 
     async def identify(self, vertex: Vertex, inputs: list[R]) -> Key | None:
         """The key of a step on these inputs; None for one that is performed each time, such as a source."""
+        ...
+
+    async def foretell(self, vertex: Vertex, find: Find[R]) -> R | None:
+        """The result of a step that uses other stages, if it is known without them. `find` is for sources."""
         ...
 
     async def recall(self, vertex: Vertex, key: Key) -> R | None:
@@ -103,7 +110,9 @@ class Solver(Generic[R]):
         run = _Run(self, performer, listener)
         tasks = [run.task(target) for target in targets]
         try:
-            return list(await asyncio.gather(*tasks))
+            results = list(await asyncio.gather(*tasks))
+            run.pass_over(targets)
+            return results
         finally:
             await run.close()
 
@@ -153,6 +162,12 @@ class _Run(Generic[R]):
             known = self._tasks[vertex.key] = asyncio.ensure_future(self._solve(vertex))
         return known
 
+    def pass_over(self, targets: tuple[Vertex, ...]) -> None:
+        """Tell of the steps that nobody needed, as what comes of them was foretold."""
+        for vertex in ordered(targets):
+            if vertex.inputs and vertex.key not in self._tasks:
+                self._tell("cached", vertex)
+
     async def close(self) -> None:
         """End what still runs."""
         for task in self._tasks.values():
@@ -160,6 +175,13 @@ class _Run(Generic[R]):
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _solve(self, vertex: Vertex) -> R:
+        """Above what it stands on and uses; of what it only uses nothing is solved if the result is foretold."""
+        if not vertex.fresh and uses_stages(vertex):
+            foretold = await self._performer.foretell(vertex, self.task)
+            if foretold is not None:
+                await self.task(vertex.inputs[0])
+                self._tell("cached", vertex, result=foretold)
+                return foretold
         inputs = list(await asyncio.gather(*(self._input(vertex, place) for place in range(len(vertex.inputs)))))
         try:
             key = await self._performer.identify(vertex, inputs)

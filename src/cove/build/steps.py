@@ -24,7 +24,8 @@ from cove.build.cache import BuildCache
 from cove.build.graph import Vertex, definition
 from cove.build.layers import Source, Workshop
 from cove.build.reasons import FRESH, SHOWN, explain
-from cove.build.solver import Key, Log
+from cove.build.recipes import Recipes
+from cove.build.solver import Find, Key, Log
 from cove.errors import CoveError, Internal, InvalidArgument
 
 _MAX_NAMED_FILES = 20_000
@@ -66,7 +67,11 @@ Blocking = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What one build's steps have. `contexts` are trees by name; `scratch` is a directory for what passes through."""
+    """What one build's steps have. `contexts` are trees by name; `scratch` is a directory for what passes through.
+
+    `imported`: what others offer under a key. `foretelling`: whether of a stage that is not needed for the result, as
+    others offer what was made of it, nothing is done.
+    """
 
     workshop: Workshop
     cache: BuildCache
@@ -77,6 +82,7 @@ class Surroundings:
     ignore: tuple[str, ...] = ()
     digests: dict[str, tuple[str, list[list[str]]]] = field(default_factory=dict)
     imported: Callable[[str, Vertex], Awaitable[tuple[str, int] | None]] | None = None
+    foretelling: bool = False
 
 
 class Steps:
@@ -87,6 +93,8 @@ class Steps:
         self._reasons: dict[str, str] = {}
         self._trees = 0
         self._foreseen: dict[tuple[str, int], asyncio.Task[_Digest]] = {}
+        self._recipes = Recipes(self._selected, self._whole)
+        self._find: Find[Result] | None = None
         self.keys: dict[str, str] = {}
         """The key by content of each vertex, by its own key."""
 
@@ -137,6 +145,7 @@ class Steps:
 
     async def close(self) -> None:
         """Give up what nobody needs any more."""
+        await self._recipes.close()
         for task in self._foreseen.values():
             task.cancel()
         await asyncio.gather(*self._foreseen.values(), return_exceptions=True)
@@ -208,6 +217,28 @@ class Steps:
             return Result(found[0], found[0], created_ns=found[1])
         self._reasons[vertex.key] = explain(around.cache.last(vertex.place), key.parts, _below(vertex))
         return None
+
+    async def foretell(self, vertex: Vertex, find: Find[Result]) -> Result | None:
+        """The result that somebody offers for what a step is and what it is made of."""
+        if self._around.imported is None or not self._around.foretelling:
+            return None
+        self._find = find
+        recipe = await self._recipes.of(vertex)
+        found = await self._around.imported(recipe, vertex) if recipe else None
+        return Result(found[0], found[0], created_ns=found[1]) if found is not None else None
+
+    async def recipe(self, vertex: Vertex, find: Find[Result]) -> str:
+        """By what `foretell` finds a step's result elsewhere; "" for one that is made anew each time."""
+        self._find = find
+        return await self._recipes.of(vertex)
+
+    async def _selected(self, selection: ops.Selection, origin: Vertex) -> str:
+        assert self._find is not None
+        return (await self._digest(selection, await self._find(origin)))[0]
+
+    async def _whole(self, origin: Vertex) -> str:
+        assert self._find is not None
+        return (await self._find(origin)).identity
 
     def reason(self, vertex: Vertex, key: Key | None) -> str:
         """Why a step runs."""

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from cove.build.graph import Vertex
-from cove.build.solver import Event, Key, Log, Solver
+from cove.build.solver import Event, Find, Key, Log, Solver
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -24,6 +24,7 @@ class Performer:
 
     def __init__(self) -> None:
         self.cache: dict[str, str] = {}
+        self.foretold: dict[str, str] = {}
         self.performed: list[str] = []
         self.most = self.now = 0
         self.failing = ""
@@ -37,6 +38,12 @@ class Performer:
     async def identify(self, vertex: Vertex, inputs: list[str]) -> Key:
         assert isinstance(vertex.step, Step)
         return Key(f"{vertex.step.name}({','.join(inputs)})")
+
+    async def foretell(self, vertex: Vertex, find: Find[str]) -> str | None:
+        assert isinstance(vertex.step, Step)
+        if vertex.step.name not in self.foretold:
+            return None
+        return self.foretold[vertex.step.name]
 
     async def recall(self, vertex: Vertex, key: Key) -> str | None:
         return self.cache.get(key.digest)
@@ -139,3 +146,16 @@ def test_what_an_input_alone_tells_is_foreseen() -> None:
     asyncio.run(Solver[str](width=4).solve((top,), performer, lambda _: None))
     assert performer.foreseen == [("copy", 1, "files()", 0)]
     assert performer.performed == ["slow()", "copy(slow(),files())"]
+
+
+def test_of_a_result_that_is_foretold_only_what_it_stands_on_is_solved() -> None:
+    performer, events = Performer(), list[Event]()
+    performer.foretold = {"top": "known", "other": "not asked for: it uses no other steps"}
+    used = Vertex(Step("other"), (Vertex(Step("source")),))
+    top = Vertex(Step("top"), (Vertex(Step("below")), used))
+    found = asyncio.run(Solver(width=4).solve((Vertex(Step("last"), (top,)),), performer, events.append))
+    assert found == ["last(known)"] and performer.performed == ["below()", "last(known)"]
+    assert [event.kind for event in events if event.vertex is top] == ["cached"]
+    assert [event.kind for event in events if event.vertex is used] == ["cached"]  # it was not needed
+    fresh = Vertex(Step("top"), (Vertex(Step("below")), used), fresh=True)
+    assert asyncio.run(Solver(width=4).solve((fresh,), performer, events.append)) == ["top(below(),other(source()))"]

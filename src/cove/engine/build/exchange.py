@@ -90,6 +90,11 @@ class Exchange:
             except CoveError as error:
                 sink({"status": f"the cache of {place.where} is not used: {error.message}"})
 
+    @property
+    def offers(self) -> bool:
+        """Whether any place offers something."""
+        return bool(self._offers)
+
     async def _named(self, name: str, platform: Platform, sink: Sink) -> Offer:
         """What a name offers: an image that is here or there, or an artifact at its registry."""
         store = self._context.store

@@ -28,7 +28,7 @@ from cove.build.dockerfile import instructions, lint, reader
 from cove.build.dockerfile.options import Missing, Options
 from cove.build.dockerfile.plan import Plan, plan
 from cove.build.dockerfile.syntax import Warning
-from cove.build.graph import ordered
+from cove.build.graph import Vertex, ordered, uses_stages
 from cove.build.layers import Workshop
 from cove.build.solver import Event, Solver
 from cove.build.steps import Result, Runner, Steps, Surroundings
@@ -111,7 +111,7 @@ class Build:
         self.plans: list[Plan] = []
         self.warnings: tuple[Warning, ...] = ()
         self._results: dict[str, Result] = {}
-        self._keys: dict[str, str] = {}
+        self._keys: dict[str, tuple[str, ...]] = {}
         self._moments: dict[str, int] = {}
         self._failed_at = 0
         self._began_ns = time.time_ns()
@@ -173,7 +173,8 @@ class Build:
             contexts=await self._files.trees(wanted_files(self.plans)),
             scratch=self._scratch,
             ignore=self._recipe.ignore,
-            imported=self.exchange.take,
+            imported=self.exchange.take if self.exchange.offers else None,
+            foretelling=not any(place.everything for place in self.options.cache_to),
         )
 
         def heard(event: Event) -> None:
@@ -186,9 +187,25 @@ class Build:
         steps = Steps(around)
         try:
             await self._tools.solver.solve(tuple(each.made.vertex for each in self.plans), steps, heard)
+            self._keys = await self._known_by(steps) if self.options.cache_to else {}
         finally:
             await steps.close()
-        self._keys = steps.keys
+
+    async def _known_by(self, steps: Steps) -> dict[str, tuple[str, ...]]:
+        """What others may ask for each step by: its key by content, and where it uses other stages its recipe."""
+
+        async def find(vertex: Vertex) -> Result:
+            return self._results[vertex.key]
+
+        found: dict[str, tuple[str, ...]] = {}
+        for vertex in ordered(tuple(each.made.vertex for each in self.plans)):
+            if not vertex.inputs or vertex.key not in self._results:
+                continue
+            names = [steps.keys.get(vertex.key, "")]
+            if uses_stages(vertex):
+                names.append(await steps.recipe(vertex, find))
+            found[vertex.key] = tuple(filter(None, names))
+        return found
 
     def chain(self, made: Plan) -> str:
         """The chain id of a plan's result; "" for an empty file system."""
