@@ -120,6 +120,30 @@ def test_a_link_in_the_images_dev_leads_nowhere(daemon: Daemon, tmp_path: Path, 
     assert victim.read_text() == "untouched\n"
 
 
+def test_a_device_in_the_place_of_null_is_not_opened(daemon: Daemon) -> None:
+    """A device acts when it is opened, and an outfitter may open what the container may not.
+
+    Nothing answers for this device: to open it is another error than to look at it.
+    """
+    daemon.cove("run", "--rm", "-v", "devices:/given", "busybox", "mknod", "/given/null", "c", "240", "77")
+    try:
+        words = ("-v", "devices:/dev", "--security-opt", "systempaths=unconfined", "busybox", "true")
+        done = daemon.cove("run", "--rm", *words, check=False)
+    finally:
+        daemon.cove("volume", "rm", "devices")
+    assert done.returncode == 125
+    assert "is not the null device" in done.stderr
+
+
+def test_twin_the_null_device_of_a_volume_is_used(daemon: Daemon) -> None:
+    daemon.cove("run", "--rm", "-v", "devices:/given", "busybox", "mknod", "/given/null", "c", "1", "3")
+    try:
+        words = ("-v", "devices:/dev", "busybox", "stat", "-L", "-c", "%t:%T", "/proc/self/fd/0")
+        assert daemon.cove("run", "--rm", *words).stdout == "1:3\n"
+    finally:
+        daemon.cove("volume", "rm", "devices")
+
+
 def test_the_console_is_a_terminal_of_its_own_devpts(daemon: Daemon) -> None:
     script = (
         "stat -c %t /dev/console; stat -c %t /dev/pts/0; "

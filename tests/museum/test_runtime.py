@@ -82,6 +82,22 @@ def test_the_init_cannot_be_overwritten(daemon: Daemon) -> None:
     assert hashlib.sha256(makers.PROGRAM.read_bytes()).hexdigest() == before
 
 
+@pytest.mark.parametrize("rights", [(), ("--userns", "auto")])
+def test_the_init_is_held_by_the_filter_too(daemon: Daemon, rights: tuple[str, ...]) -> None:
+    """Or whoever may trace it would have it do what the filter forbids."""
+    words = (
+        "--init",
+        "--security-opt",
+        "no-new-privileges",
+        *rights,
+        "busybox",
+        "grep",
+        "Seccomp:",
+        "/proc/1/status",
+    )
+    assert out(daemon, *words).split() == ["Seccomp:", "2"]
+
+
 def test_twin_a_program_knows_its_own_file(daemon: Daemon) -> None:
     assert out(daemon, "busybox", "readlink", "/proc/self/exe") == "/bin/busybox\n"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 
 from cove.kernel.syscalls import filesystem_magic, openat2
@@ -179,23 +180,52 @@ def exists(root: int, path: str) -> bool:
     return True
 
 
-def read_small(root: int, path: str, limit: int = 1 << 20) -> bytes:
-    """The content of a regular file; OSError(EFBIG) beyond `limit` bytes, OSError(EINVAL) for anything else.
+Expect = Callable[[int], None]
+"""Looks at a descriptor that was opened with O_PATH; raises when it is not what was expected."""
 
-    A FIFO or device is never opened for reading, so it can neither block nor act.
+
+def open_expected(
+    root: int, path: str, flags: int, expect: Expect, *, proc: int | None = None, resolve: int = 0
+) -> int:
+    """Open what `expect` has looked at. A device acts when it is opened, which a look does not do.
+
+    `proc`: a procfs in which this process is "self", to open the very thing that was looked at. Without it the name
+    is opened once more: for a process that may open no other devices than whoever could swap the name meanwhile.
     """
-    handle = open_in(root, path, os.O_PATH)
+    flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    handle = open_in(root, path, os.O_PATH, resolve=resolve)
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
-        # Opened once more through the same root. Should it have become a FIFO by now, O_NONBLOCK returns at
-        # once, and the check of the new descriptor refuses it.
-        readable = open_in(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        expect(handle)
+        if proc is not None:
+            return os.open(f"self/fd/{handle}", flags, dir_fd=proc)
+        found = open_in(root, path, flags, resolve=resolve)
     finally:
         os.close(handle)
+    try:
+        expect(found)
+    except BaseException:
+        os.close(found)
+        raise
+    return found
+
+
+class Irregular(OSError):
+    """It is no regular file."""
+
+
+def expect_regular(fd: int) -> None:
+    """Irregular (EINVAL) unless it is a regular file."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise Irregular(errno.EINVAL, "not a regular file")
+
+
+def read_small(root: int, path: str, limit: int = 1 << 20, *, proc: int | None = None) -> bytes:
+    """The content of a regular file; OSError(EFBIG) beyond `limit` bytes, OSError(EINVAL) for anything else.
+
+    A FIFO or device is never opened for reading, so it can neither block nor act; `proc` as for `open_expected`.
+    """
+    readable = open_expected(root, path, os.O_RDONLY, expect_regular, proc=proc)
     with open(readable, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(readable).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
         content = bytearray()
         while len(content) <= limit:
             chunk = file.read(limit + 1 - len(content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,34 @@ def test_small_files_only(tmp_path: Path) -> None:
             rootpath.write_procfs(root, "large", b"y")
     finally:
         os.close(root)
+
+
+@pytest.mark.parametrize("looked_at", ["plain", "device"])
+def test_only_what_was_looked_at_is_opened(tmp_path: Path, looked_at: str) -> None:
+    """Whoever swaps the name after the look has a look's thing opened, or nothing."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: makes a device node")
+    (tmp_path / "plain").write_text("plain")
+    os.mknod(tmp_path / "device", 0o600 | stat.S_IFCHR, os.makedev(240, 77))  # opening it is ENXIO, or ENODEV
+    os.link(tmp_path / looked_at, tmp_path / "name")
+    other = "device" if looked_at == "plain" else "plain"
+    root, proc = os.open(tmp_path, os.O_PATH), os.open("/proc", os.O_PATH)
+
+    def swapped(fd: int) -> None:
+        rootpath.expect_regular(fd)
+        os.unlink(tmp_path / "name")
+        os.link(tmp_path / other, tmp_path / "name")
+
+    try:
+        if looked_at == "device":
+            with pytest.raises(OSError, match="not a regular file"):
+                rootpath.open_expected(root, "/name", os.O_RDONLY, rootpath.expect_regular, proc=proc)
+            with pytest.raises(OSError, match="not a regular file"):
+                rootpath.open_expected(root, "/name", os.O_RDONLY, rootpath.expect_regular)
+        else:
+            fd = rootpath.open_expected(root, "/name", os.O_RDONLY, swapped, proc=proc)
+            assert os.read(fd, 9) == b"plain"
+            os.close(fd)
+    finally:
+        os.close(root)
+        os.close(proc)

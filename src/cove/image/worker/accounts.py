@@ -24,39 +24,42 @@ def owner_of(root: int, text: str) -> tuple[int, int]:
     return uid, _group(root, group)
 
 
-def user_of(root: int, text: str) -> tuple[int, int]:
-    """The ids of a process that runs as "user", "user:group", ":group"; without a group, the user's own or 0."""
+def user_of(root: int, text: str, proc: int | None) -> tuple[int, int]:
+    """The ids of a process that runs as "user", "user:group", ":group"; without a group, the user's own or 0.
+
+    `proc`: for a tree that others may change meanwhile, as for `rootpath.open_expected`.
+    """
     user, _, group = text.partition(":")
     uid, gid = 0, 0
     if user:
         number = _number(user, "user")
-        uid, gid = _user(root, user) if number is None else (number, _own_group(root, number))
-    return uid, _group(root, group) if group else gid
+        uid, gid = _user(root, user, proc) if number is None else (number, _own_group(root, number, proc))
+    return uid, _group(root, group, proc) if group else gid
 
 
-def _own_group(root: int, uid: int) -> int:
+def _own_group(root: int, uid: int, proc: int | None) -> int:
     """The group of the first user with this number; 0 for a number without a name."""
-    for fields in _lines(root, "etc/passwd", 4):
+    for fields in _lines(root, "etc/passwd", 4, proc):
         if fields[2] == str(uid) and fields[3].isdecimal():
             return int(fields[3])
     return 0
 
 
-def _user(root: int, name: str) -> tuple[int, int]:
+def _user(root: int, name: str, proc: int | None = None) -> tuple[int, int]:
     number = _number(name, "user")
     if number is not None:
         return number, number
-    for fields in _lines(root, "etc/passwd", 4):
+    for fields in _lines(root, "etc/passwd", 4, proc):
         if fields[0] == name and fields[2].isdecimal() and fields[3].isdecimal():
             return int(fields[2]), int(fields[3])
     raise InvalidArgument(f"invalid user {name!r}: there is no such name in the image's /etc/passwd")
 
 
-def _group(root: int, name: str) -> int:
+def _group(root: int, name: str, proc: int | None = None) -> int:
     number = _number(name, "group")
     if number is not None:
         return number
-    for fields in _lines(root, "etc/group", 3):
+    for fields in _lines(root, "etc/group", 3, proc):
         if fields[0] == name and fields[2].isdecimal():
             return int(fields[2])
     raise InvalidArgument(f"invalid group {name!r}: there is no such name in the image's /etc/group")
@@ -70,9 +73,9 @@ def _number(text: str, kind: str) -> int | None:
     return int(text)
 
 
-def _lines(root: int, path: str, least: int) -> Iterator[list[str]]:
+def _lines(root: int, path: str, least: int, proc: int | None) -> Iterator[list[str]]:
     try:
-        content = read_small(root, path, _FILE_BYTES)
+        content = read_small(root, path, _FILE_BYTES, proc=proc)
     except OSError:
         return
     for line in content.decode("utf-8", "surrogateescape").splitlines():

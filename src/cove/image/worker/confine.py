@@ -86,6 +86,12 @@ def leave_files(*, reads_trusted: bool) -> None:
     _limit(reads_trusted)
 
 
+def processes() -> int:
+    """A procfs of processes alone, mounted nowhere, in which this process is "self". Raises OSError."""
+    attributes = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
+    return mounts.new_filesystem("proc", "proc", ("subset=pid",), attributes)
+
+
 def limit_time() -> None:
     """The time of a processor that a job may take, beside what was used for others."""
     used = resource.getrusage(resource.RUSAGE_SELF)

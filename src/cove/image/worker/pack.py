@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cove import pax, ustar
 from cove.image.worker.extract import OPAQUE, WHITEOUT
-from cove.kernel.rootpath import PROC_MAGIC
+from cove.kernel.rootpath import PROC_MAGIC, RESOLVE_NO_SYMLINKS, Irregular, expect_regular, open_expected
 from cove.kernel.syscalls import filesystem_magic
 
 _CHUNK, _SMALL = 1 << 20, 64 << 10
@@ -48,18 +48,24 @@ class View:
     sparse: bool = False
 
 
-def pack(write: Callable[[bytes], object], parent: int, name: str, arcname: str, view: View) -> int:
-    """Write the file or tree `name` in the directory `parent`, called `arcname` in the archive; its files' bytes."""
-    packer = _Packer(write, view)
+def pack(
+    write: Callable[[bytes], object], parent: int, name: str, arcname: str, view: View, *, proc: int | None = None
+) -> int:
+    """Write the file or tree `name` in the directory `parent`, called `arcname` in the archive; its files' bytes.
+
+    `proc`: for a tree that others may change meanwhile, as for `rootpath.open_expected`.
+    """
+    packer = _Packer(write, view, proc)
     packer.add(parent, name, arcname, "")
     write(b"\0" * (2 * _BLOCK))
     return packer.size
 
 
 class _Packer:
-    def __init__(self, write: Callable[[bytes], object], view: View) -> None:
+    def __init__(self, write: Callable[[bytes], object], view: View, proc: int | None) -> None:
         self._write = write
         self._view = view
+        self._proc = proc
         self._links: dict[tuple[int, int], str] = {}
         self._device: int | None = None
         self.size = 0
@@ -122,13 +128,11 @@ class _Packer:
 
     def _file(self, parent: int, name: str, arcname: str) -> None:
         try:
-            fd = os.open(name, _OPEN, dir_fd=parent)
-        except FileNotFoundError:
-            return  # gone since it was listed
+            fd = self._open(parent, name)
+        except (FileNotFoundError, Irregular):
+            return  # gone, or replaced, since it was listed
         try:
             found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                return  # replaced since it was looked at
             if (head := self._plain(arcname, found, fd)) is not None:
                 self.size += found.st_size
                 self._content(fd, found.st_size, head)
@@ -152,6 +156,19 @@ class _Packer:
             self._content(fd, info.size)
         finally:
             os.close(fd)
+
+    def _open(self, parent: int, name: str) -> int:
+        if self._proc is not None:
+            return open_expected(
+                parent, name, os.O_RDONLY, expect_regular, proc=self._proc, resolve=RESOLVE_NO_SYMLINKS
+            )
+        fd = os.open(name, _OPEN, dir_fd=parent)
+        try:
+            expect_regular(fd)
+        except Irregular:
+            os.close(fd)
+            raise
+        return fd
 
     def _plain(self, arcname: str, found: os.stat_result, fd: int) -> bytes | None:
         """The header of a file of which there is nothing special to say, as most are; None for others."""

@@ -71,6 +71,8 @@ def answered(verb: str, job: dict[str, Any], root: int) -> tuple[Report, bool]:
 def _confined(job: dict[str, Any]) -> int:
     """Change the root, after which nothing may be imported: it would be the container's code."""
     try:
+        if job["verb"] in ("pack", "put"):
+            job["proc"] = confine.processes()
         if job.get("below"):
             job["source"] = confine.readonly(job["below"])
         root = confine.enter(
@@ -106,7 +108,7 @@ def _put(job: dict[str, Any], root: int) -> Report:
     base = inside.directory(root, job["path"])
     _refuse_unwritable(root, base)
     limits = members.Limits(**job["limits"])
-    owner = accounts.user_of(root, job["owner"]) if job["owner"] else None
+    owner = accounts.user_of(root, job["owner"], job["proc"]) if job["owner"] else None
     rules = extract.Rules(keep_kinds=job["keep_kinds"], owner=owner, top=job.get("top", False))
     source = members.Source(Pump(0, limits.size, job["pump"]))
     # The path was resolved once; from here its directory is the root of all names, and links in the
@@ -147,7 +149,7 @@ def _pack(job: dict[str, Any], root: int) -> Report:
         if len(buffer) >= 256 << 10:
             _flush(buffer)
 
-    pack.pack(write, parent, name, job["arcname"] or arcname, view)
+    pack.pack(write, parent, name, job["arcname"] or arcname, view, proc=job["proc"])
     _flush(buffer)
     return {}
 

@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
@@ -84,7 +85,11 @@ _ENDING = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 
 def hide(*, dumpable: bool = False) -> None:
-    """Be of no use to anybody who looks at this process, and change nothing behind its back."""
+    """Be of no use to anybody who looks at this process, change nothing behind its back, and load no more code.
+
+    A module or codec that was looked for in a container's mount namespace would be the container's.
+    """
+    sys.meta_path.clear()
     # A collected object of the forking process would close numbers that are ours by now.
     gc.disable()
     privileges.set_dumpable(dumpable)
@@ -153,6 +158,11 @@ class Child:
     def open_proc(self) -> int:
         """The context of a new procfs of the process' pid namespace (fsopen(2))."""
         return syscalls.fsopen("proc", mounts.FSOPEN_CLOEXEC)
+
+    @property
+    def own_proc(self) -> int | None:
+        """A procfs in which whoever does the work is "self", where that is not held by the process' control group."""
+        return None
 
     def files(self) -> str:
         """The process' directory in the host's /proc."""

@@ -69,15 +69,15 @@ def masks_of(process: Process) -> Masks:
         raise Failure(str(error)) from None
 
 
-def identify(root: int, process: Process, user: str | None, group_add: Iterable[str]) -> Identity:
+def identify(child: Child, root: int, process: Process, user: str | None, group_add: Iterable[str]) -> Identity:
     """Who the process shall be, see `cove.runtime.child.users`; with `user` None the spec's numbers stand."""
     if user is not None:
-        return resolve(root, user, group_add)
+        return resolve(root, user, group_add, child.own_proc)
     given = process.user
     for number in (given.uid, given.gid, *given.additional_gids):
         if not 0 <= number <= 2 * MAX_ID:
             raise Failure(f"id {number} is out of range: uids and gids must be in range 0-{2 * MAX_ID}")
-    return Identity(given.uid, given.gid, given.additional_gids, home_of(root, given.uid))
+    return Identity(given.uid, given.gid, given.additional_gids, home_of(root, given.uid, child.own_proc))
 
 
 def check_limits(rlimits: Iterable[Rlimit]) -> None:
@@ -185,7 +185,7 @@ def place_stdio(child: Child, root: int, stdio: ChildStdio, console: int | None,
     Before the barrier: whoever called `create` may wait until nobody has its own streams any more.
     """
     wanted = [console] * 3 if console is not None else [stdio.stdin, stdio.stdout, stdio.stderr]
-    null = devices.open_null(root) if None in wanted else -1
+    null = devices.open_null(root, child.own_proc) if None in wanted else -1
     for number, fd in enumerate(wanted):
         if fd == number:
             os.set_inheritable(fd, True)

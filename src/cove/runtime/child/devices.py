@@ -108,7 +108,7 @@ def verify_null(fd: int) -> None:
     """Failure unless `fd` is the null device itself."""
     found = os.fstat(fd)
     if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):
-        raise Failure("/dev/null of the container is not the null device: a mask made of it would not mask")
+        raise Failure("/dev/null of the container is not the null device, character device 1:3")
 
 
 def find_null(dev: int) -> int:
@@ -118,11 +118,14 @@ def find_null(dev: int) -> int:
     return fd
 
 
-def open_null(root: int) -> int:
-    """The container's /dev/null for reading and writing, verified; whatever stands there cannot make this wait."""
-    flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY
-    fd = rootpath.open_in(root, "/dev/null", flags, resolve=rootpath.RESOLVE_NO_SYMLINKS)
-    verify_null(fd)
+def open_null(root: int, proc: int | None) -> int:
+    """The container's /dev/null for reading and writing; nothing else that stands there is opened.
+
+    `proc` as for `rootpath.open_expected`.
+    """
+    fd = rootpath.open_expected(
+        root, "/dev/null", os.O_RDWR, verify_null, proc=proc, resolve=rootpath.RESOLVE_NO_SYMLINKS
+    )
     os.set_blocking(fd, True)
     return fd
 
@@ -228,20 +231,20 @@ def _kernel_name(uevent: str) -> str:
 # ── the console ───────────────────────────────────────────────────────────────────────────────────
 
 
-def open_console(root: int, dev: int | None, size: ConsoleSize | None) -> tuple[int, int]:
+def open_console(root: int, dev: int | None, size: ConsoleSize | None, proc: int | None) -> tuple[int, int]:
     """A pty of the container's own devpts, bound to /dev/console: (master, slave).
 
     The slave is got from its master by ioctl, never by name, so that nothing put in its place can be meant.
+    `proc` as for `rootpath.open_expected`.
     """
     try:
-        master = rootpath.open_in(root, "/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+        master = rootpath.open_expected(root, "/dev/pts/ptmx", os.O_RDWR, _expect_devpts, proc=proc)
     except OSError as error:
         raise Failure(
             f"a terminal needs a devpts mounted at /dev/pts: {os.strerror(error.errno or 0).lower()}",
             number=error.errno or 0,
         ) from None
-    if filesystem_magic(master) != _DEVPTS_MAGIC:
-        raise Failure("a terminal needs a devpts at /dev/pts: what is there is no devpts")
+    os.set_blocking(master, True)
     fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
     slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     if size is not None:
@@ -249,6 +252,11 @@ def open_console(root: int, dev: int | None, size: ConsoleSize | None) -> tuple[
     if dev is not None:
         _bind_console(dev, slave)
     return master, slave
+
+
+def _expect_devpts(fd: int) -> None:
+    if filesystem_magic(fd) != _DEVPTS_MAGIC:
+        raise Failure("a terminal needs a devpts at /dev/pts: what is there is no devpts")
 
 
 def _bind_console(dev: int, slave: int) -> None:

@@ -79,11 +79,11 @@ class Exec:
             root = self._enter()
         if self.stdio.console:
             with child.stage("console"):
-                master, self.console = devices.open_console(root, None, wanted.console_size)
+                master, self.console = devices.open_console(root, None, wanted.console_size, child.own_proc)
                 child.send_master(master)
                 os.close(master)
         with child.stage("user"):
-            self.identity = credentials.identify(root, wanted, launch.user, launch.group_add)
+            self.identity = credentials.identify(child, root, wanted, launch.user, launch.group_add)
         with child.stage("cwd"):
             child.act(operations.change_directory(credentials.enter_directory(root, wanted.cwd, make=False)))
         with child.stage("stdio"):

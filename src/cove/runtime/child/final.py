@@ -4,7 +4,8 @@
            ─▶ [seccomp, when no_new_privs] ─▶ execve
 
 Without no_new_privs a filter needs CAP_SYS_ADMIN and is installed before that is gone; with it, as the last thing: it
-may forbid all but execve, and often the newer calls. Nothing is done here: who does it is the caller's.
+may forbid all but execve, and often the newer calls. An init that stays behind is held by it too. Nothing is done
+here: who does it is the caller's.
 """
 
 from __future__ import annotations
@@ -65,12 +66,15 @@ def execute(
     for number in _ignored():
         child.act(operations.default_signal(number))
     if reaper:
+        install(child, seccomp)
+        seccomp = Filter()
         child.act(operations.split(foreground=console is not None))
     child.act(operations.unblock_signals())
     child.act(operations.umask(_DEFAULT_UMASK if process.user.umask is None else process.user.umask))
     install(child, seccomp)
     child.act(
-        operations.execve(found.path, process.args, found.env), lambda error: program.refused(found.path, error)
+        operations.execve(found.path, process.args, found.env),
+        lambda error: program.refused(found.path, error, child.own_proc),
     )
 
 

@@ -229,7 +229,7 @@ class Init:
             tree.populate_dev(linux.devices)
             if self.stdio.console:
                 size = spec.process.console_size if spec.process else None
-                master, self.console = devices.open_console(tree.root, tree.dev, size)
+                master, self.console = devices.open_console(tree.root, tree.dev, size, self.child.own_proc)
                 self.child.send_master(master)
                 os.close(master)
         with self.child.stage("masks"):
@@ -284,7 +284,7 @@ class Init:
         with self.child.stage("pivot"):
             tree.pivot(move=not self.child.manner.pivot)
         with self.child.stage("user"):
-            identity = credentials.identify(tree.root, process, self.launch.user, self.launch.group_add)
+            identity = credentials.identify(self.child, tree.root, process, self.launch.user, self.launch.group_add)
             if self.keeps_groups:
                 identity = msgspec.structs.replace(identity, groups=None)
         with self.child.stage("cwd"):

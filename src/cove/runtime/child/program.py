@@ -51,9 +51,8 @@ def find(root: int, name: str, path: str | None) -> str:
 
 def _check(root: int, path: str) -> None:
     """Failure unless `path` is a file that this process may execute."""
-    absolute = path if path.startswith("/") else f"{os.getcwd()}/{path}"
     try:
-        found = rootpath.open_in(root, absolute)
+        found = rootpath.open_in(root, _absolute(path))
     except OSError as error:
         number = error.errno or 0
         missing = number in (errno.ENOENT, errno.ENOTDIR)
@@ -72,24 +71,31 @@ def _check(root: int, path: str) -> None:
         raise Failure(f'exec: "{path}": permission denied', number=errno.EACCES, exit_code=NOT_EXECUTABLE)
 
 
-def refused(path: str, error: OSError) -> Failure:
-    """Why the kernel did not execute `path`."""
+def _absolute(path: str) -> str:
+    return path if path.startswith("/") else f"{os.getcwd()}/{path}"
+
+
+def refused(path: str, error: OSError, proc: int | None) -> Failure:
+    """Why the kernel did not execute `path`; `proc` as for `rootpath.open_expected`."""
     number = error.errno or 0
     reason = os.strerror(number).lower()
     if number == errno.ENOEXEC:
-        reason += _format_hint(path)
+        reason += _format_hint(path, proc)
     elif number == errno.ENOENT:
         reason += " (the interpreter that its first line or its ELF header names is missing)"
     code = NOT_FOUND if number == errno.ENOENT else NOT_EXECUTABLE
     return Failure(f"exec {path}: {reason}", number=number, exit_code=code)
 
 
-def _format_hint(path: str) -> str:
+def _format_hint(path: str, proc: int | None) -> str:
     """What a file that the kernel cannot execute is, as far as its first bytes tell."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = rootpath.open_expected(root, _absolute(path), os.O_RDONLY, rootpath.expect_regular, proc=proc)
     except OSError:
         return ""
+    finally:
+        os.close(root)
     try:
         head = os.read(fd, 20)
     finally:

@@ -75,6 +75,10 @@ class Stub(Child):
         self.hear()
         syscalls.setns(self.pidfd, kinds)
 
+    @property
+    def own_proc(self) -> int | None:
+        return self._proc
+
     def files(self) -> str:
         return f"/proc/{self.pid}"
 

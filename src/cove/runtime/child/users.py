@@ -33,27 +33,31 @@ class Identity(msgspec.Struct, frozen=True):
     home: str
 
 
-def resolve(root: int, user: str, group_add: Iterable[str]) -> Identity:
-    """The identity that `user` and the further groups `group_add` mean inside `root`; Failure when none."""
+def resolve(root: int, user: str, group_add: Iterable[str], proc: int | None = None) -> Identity:
+    """The identity that `user` and the further groups `group_add` mean inside `root`; Failure when none.
+
+    `proc` as for `rootpath.open_expected`.
+    """
     name, _, group = user.partition(":")
-    accounts = list(_accounts(root))
+    files = _Files(root, proc)
+    accounts = list(files.accounts())
     entry = _account(accounts, name)
     if entry is None and _number(name, "user") is None:
         raise Failure(f"unable to find user {name}: no matching entries in passwd file")
     uid = entry.uid if entry else int(name)
     supplementary: list[int] = []
     if group:
-        gid = _group_id(root, group)
+        gid = files.group_id(group)
     else:
         gid = entry.gid if entry else 0
-        supplementary = [each.gid for each in _groups(root) if entry and entry.name in each.members]
-    supplementary += [_group_id(root, each) for each in group_add]
+        supplementary = [each.gid for each in files.groups() if entry and entry.name in each.members]
+    supplementary += [files.group_id(each) for each in group_add]
     return Identity(uid, gid, tuple(dict.fromkeys((gid, *supplementary))), entry.home if entry else "/")
 
 
-def home_of(root: int, uid: int) -> str:
+def home_of(root: int, uid: int, proc: int | None = None) -> str:
     """The home directory that the image names for `uid`, "/" when none."""
-    return next((each.home for each in _accounts(root) if each.uid == uid), "/")
+    return next((each.home for each in _Files(root, proc).accounts() if each.uid == uid), "/")
 
 
 # ── the files ─────────────────────────────────────────────────────────────────────────────────────
@@ -81,16 +85,6 @@ def _account(accounts: list[_Account], name: str) -> _Account | None:
     return next((each for each in accounts if each.name == name), None)
 
 
-def _group_id(root: int, group: str) -> int:
-    number = _number(group, "group")
-    if number is not None:
-        return number
-    found = next((each.gid for each in _groups(root) if each.name == group), None)
-    if found is None:
-        raise Failure(f"unable to find group {group}: no matching entries in group file")
-    return found
-
-
 def _number(text: str, kind: str) -> int | None:
     """`text` as an id, None when it is no plain decimal number; Failure when it is none that an id may have."""
     digits = text.removeprefix("-")
@@ -108,27 +102,41 @@ def _entry_id(text: str) -> int | None:
     return None
 
 
-def _lines(root: int, path: str, fields: int) -> Iterator[list[str]]:
-    """The entries of a passwd-like file; an unreadable, endless or irregular file has none."""
-    try:
-        content = rootpath.read_small(root, path, _FILE_BYTES)
-    except OSError:
-        return
-    for line in content.decode("utf-8", "replace").split("\n"):
-        parts = line.strip().split(":")
-        if len(parts) >= fields and parts[0] and not parts[0].startswith("#"):
-            yield parts
+class _Files:
+    """The image's /etc/passwd and /etc/group; `proc` as for `rootpath.open_expected`."""
 
+    def __init__(self, root: int, proc: int | None) -> None:
+        self._root = root
+        self._proc = proc
 
-def _accounts(root: int) -> Iterator[_Account]:
-    for parts in _lines(root, "/etc/passwd", 6):
-        uid, gid = _entry_id(parts[2]), _entry_id(parts[3])
-        if uid is not None and gid is not None:
-            yield _Account(parts[0], uid, gid, parts[5] or "/")
+    def accounts(self) -> Iterator[_Account]:
+        for parts in self._lines("/etc/passwd", 6):
+            uid, gid = _entry_id(parts[2]), _entry_id(parts[3])
+            if uid is not None and gid is not None:
+                yield _Account(parts[0], uid, gid, parts[5] or "/")
 
+    def groups(self) -> Iterator[_Group]:
+        for parts in self._lines("/etc/group", 3):
+            gid = _entry_id(parts[2])
+            if gid is not None:
+                yield _Group(parts[0], gid, tuple(parts[3].split(",")) if len(parts) > 3 else ())
 
-def _groups(root: int) -> Iterator[_Group]:
-    for parts in _lines(root, "/etc/group", 3):
-        gid = _entry_id(parts[2])
-        if gid is not None:
-            yield _Group(parts[0], gid, tuple(parts[3].split(",")) if len(parts) > 3 else ())
+    def group_id(self, group: str) -> int:
+        number = _number(group, "group")
+        if number is not None:
+            return number
+        found = next((each.gid for each in self.groups() if each.name == group), None)
+        if found is None:
+            raise Failure(f"unable to find group {group}: no matching entries in group file")
+        return found
+
+    def _lines(self, path: str, fields: int) -> Iterator[list[str]]:
+        """The entries of a passwd-like file; an unreadable, endless or irregular file has none."""
+        try:
+            content = rootpath.read_small(self._root, path, _FILE_BYTES, proc=self._proc)
+        except OSError:
+            return
+        for line in content.decode("utf-8", "replace").split("\n"):
+            parts = line.strip().split(":")
+            if len(parts) >= fields and parts[0] and not parts[0].startswith("#"):
+                yield parts

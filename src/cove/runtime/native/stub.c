@@ -42,7 +42,7 @@
 #endif
 #define INTO_CGROUP 0x200000000ULL
 
-enum { SOCKET = 3, HEAD = 9, INLINE = 64 << 10, MOST_FDS = 32, MOST_OPERATIONS = 512, MOST_BACK = 8, FAILED = 125 };
+enum { SOCKET = 3, HEAD = 9, INLINE = 64 << 10, MOST_FDS = 32, MOST_OPERATIONS = 512, MOST_BACK = 8, MOST_OPEN = 1024, FAILED = 125 };
 enum { IMMEDIATE, DATA, DESCRIPTOR, RESULT };
 /* Not a system call: fork, the child goes on with the program, this process stays its init. */
 enum { SPLIT = 0xffff };
@@ -150,7 +150,9 @@ static int is_own(int number) /* about this process itself: a fault, a stop of i
 /* The minimal init: passes signals on to the program, buries orphans, ends as the program did. */
 static void serve(pid_t program, const sigset_t *waited)
 {
-    syscall(SYS_close_range, 3, ~0U, 0);
+    if (syscall(SYS_close_range, 3, ~0U, 0)) /* a filter may know only older calls */
+        for (int fd = SOCKET; fd < MOST_OPEN; fd++)
+            close(fd);
     for (;;) {
         int number = sigwaitinfo(waited, 0), status, over = -1;
         if (number > 0 && number != SIGCHLD) {
