@@ -6,6 +6,7 @@ named after its run root, so that several run side by side and none touches the 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -40,14 +41,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root: it makes namespaces, mounts and control groups"))
 
 
-def eventually(reached: Callable[[], object], seconds: float = 20) -> bool:
-    """Whether it comes to that before one's patience ends."""
+def eventually(reached: Callable[[], object], seconds: float = 20, pause: float = 0.05) -> bool:
+    """Whether it comes to that before one's patience ends; asked again after each pause, in seconds."""
     deadline = time.monotonic() + seconds * PATIENCE
     while not reached():
         if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
+            return bool(reached())  # whoever was not let run for so long has a last look
+        time.sleep(pause)
     return True
+
+
+def below(directory: Path) -> Iterator[Path]:
+    """What lies below a directory while others make and remove it: Path.rglob fails where something goes."""
+    for where, directories, files in os.walk(directory):
+        yield from (Path(where, name) for name in (*directories, *files))
 
 
 def has_ended(pid: int) -> bool:
@@ -56,6 +63,33 @@ def has_ended(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):  # before its file is opened, or after
         return True
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal (SigCgt of proc_pid_status(5)), e.g. a shell its trap."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
+    return bool(caught >> (number - 1) & 1)
+
+
+_ports = itertools.count(20_000 + os.getpid() * 7 % 8_000)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback's that nobody has and that is given away once in a run.
+
+    It lies below those that the kernel chooses by itself (ip_local_port_range), so that no connection can take it
+    before its user does.
+    """
+    while True:
+        port = 20_000 + (next(_ports) - 20_000) % 12_000
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def host_state() -> dict[str, list[str]]:
@@ -90,9 +124,8 @@ def host_left_as_found() -> Iterator[None]:
     """The whole run leaves the host's mounts, interfaces, cgroups, nft tables and processes as they were."""
     before = host_state()
     yield
-    deadline = time.monotonic() + 10
-    while (after := host_state()) != before and time.monotonic() < deadline:
-        time.sleep(0.2)
+    eventually(lambda: host_state() == before, pause=0.2)
+    after = host_state()
     changed = {what: sorted(set(after[what]) ^ set(before[what])) for what in before if after[what] != before[what]}
     assert not changed, f"the tests changed the host: {changed}"
 
@@ -134,18 +167,14 @@ class Daemon:
             *self.extra,
         ]
         self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20 * PATIENCE
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                pytest.fail(f"the daemon ended: {self.log()}")
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(str(self.run / "cove.sock"))
-                except OSError:
-                    time.sleep(0.02)
-                else:
-                    return
-        pytest.fail(f"the daemon does not answer: {self.log()}")
+        if not eventually(self._answers, 60, pause=0.02):
+            pytest.fail(f"the daemon does not answer: {self.log()}")
+
+    def _answers(self) -> bool:
+        if self.process is None or self.process.poll() is not None:
+            pytest.fail(f"the daemon ended: {self.log()}")
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.run / "cove.sock")) == 0
 
     def log(self) -> str:
         return (self.root / "daemon.log").read_text(errors="replace")[-4000:]
@@ -162,11 +191,11 @@ class Daemon:
             return
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(20 * PATIENCE)
+            self.process.wait(60 * PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            pytest.fail(f"the daemon did not stop within 20 s of SIGTERM: {self.log()}")
+            pytest.fail(f"the daemon did not stop within a minute of SIGTERM: {self.log()}")
 
     def cove(self, *words: str, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
         """The cove command against this daemon."""
@@ -182,7 +211,7 @@ class Daemon:
     def _client(
         self, command: list[str], check: bool, options: dict[str, object]
     ) -> subprocess.CompletedProcess[str]:
-        settings: dict[str, object] = {"capture_output": True, "text": True, "timeout": 60 * PATIENCE}
+        settings: dict[str, object] = {"capture_output": True, "text": True, "timeout": 120 * PATIENCE}
         environment = os.environ | {"COVE_HOST": self.host, "DOCKER_HOST": self.host} | self.environment
         done = subprocess.run(command, env=environment, **(settings | options))  # type: ignore[call-overload]
         if check and done.returncode:

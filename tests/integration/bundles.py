@@ -67,7 +67,7 @@ class Bundle:
     def call(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """One cove-oci command."""
         settings: dict[str, Any] = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL}
-        settings["timeout"] = 30 * PATIENCE
+        settings["timeout"] = 60 * PATIENCE
         return subprocess.run([str(BIN / "cove-oci"), "--root", str(self.state), *words], **(settings | options))
 
     def name(self) -> str:

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import tarfile
 import tempfile
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from cove.oci import image
 from cove.oci.image import Descriptor
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference
+from tests.conftest import eventually, free_port
 
 
 class _NotAhead:
@@ -251,12 +251,6 @@ def descriptor(media_type: str, data: bytes, **more: Any) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": digests.of(data), "size": len(data), **more}
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @contextlib.contextmanager
 def real_registry(directory: Path, password: str = "") -> Iterator[str]:
     """Debian's docker-registry on a loopback port; its "host:port"."""
@@ -278,14 +272,16 @@ def real_registry(directory: Path, password: str = "") -> Iterator[str]:
         env={"PATH": os.environ["PATH"], "OTEL_TRACES_EXPORTER": "none"},
     )
     try:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.05)
+        assert eventually(lambda: process.poll() is None and _listens(port)), "the registry does not answer"
         yield f"127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def noise(size: int, seed: int = 1) -> bytes:

@@ -7,14 +7,13 @@ import os
 import signal
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cove.paths import Instance, RunRoot
-from tests.conftest import PATIENCE, Daemon
+from tests.conftest import Daemon, eventually
 from tests.integration.api_client import Api
 
 VICTIMS = ("daemon", "supervisor", "forker", "stubs", "spares", "outfitter", "resolver", "workshop")
@@ -103,9 +102,17 @@ def leftovers(daemon: Daemon) -> dict[str, Any]:
 
 def settled(daemon: Daemon) -> dict[str, Any]:
     """What is still left over after a patient while."""
-    deadline = time.monotonic() + 10 * PATIENCE
-    while (left := leftovers(daemon)) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    left: dict[str, Any] = {}
+
+    def nothing() -> bool:
+        nonlocal left
+        try:
+            left = leftovers(daemon)
+        except (OSError, KeyError) as error:  # something went while it was looked at
+            left = {"changing": [repr(error)]}
+        return not left
+
+    eventually(nothing, pause=0.2)
     return left
 
 

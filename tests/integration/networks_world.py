@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 
 from cove.kernel import netlink
-from tests.conftest import Daemon
+from tests.conftest import Daemon, eventually
 from tests.integration.test_names import inside
 
 
@@ -99,6 +98,4 @@ def lan() -> Iterator[Lan]:
 def apart(pids: list[int]) -> None:
     """Wait until they are in namespaces of their own."""
     here = os.readlink("/proc/thread-self/ns/net")
-    deadline = time.monotonic() + 5
-    while any(os.readlink(f"/proc/{pid}/ns/net") == here for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert eventually(lambda: all(os.readlink(f"/proc/{pid}/ns/net") != here for pid in pids), pause=0.01)

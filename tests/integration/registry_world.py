@@ -10,14 +10,12 @@ import os
 import signal
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import BIN
-from tests.integration.distribution_world import free_port
+from tests.conftest import BIN, PATIENCE, eventually, free_port
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -68,18 +66,18 @@ class Serving:
         log = (self.root / "registry.log").open("ab")
         command = [BIN / "cove", "registry", "serve", "--listen", self.host, "--root", self.root / "data"]
         self.process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log)
-        for _ in range(200):
-            assert self.process.poll() is None, self.log()
-            with contextlib.suppress(OSError):
-                if self.get("/healthz").status == 200:
-                    return
-            time.sleep(0.05)
-        raise AssertionError(f"the registry does not answer: {self.log()}")
+        assert eventually(self._answers), f"the registry does not answer: {self.log()}"
+
+    def _answers(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.log()
+        with contextlib.suppress(OSError):
+            return self.get("/healthz").status == 200
+        return False
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
-            self.process.wait(20)
+            self.process.wait(60 * PATIENCE)
 
     def log(self) -> str:
         return (self.root / "registry.log").read_text()[-4000:]
@@ -88,9 +86,9 @@ class Serving:
         """One request; `headers` with _ for -."""
         connection: http.client.HTTPConnection
         if self.tls is not None:
-            connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls, timeout=20)
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls, timeout=60 * PATIENCE)
         else:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60 * PATIENCE)
         with contextlib.closing(connection):
             sent = {**self.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
             connection.request(method, path, body, sent)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE, Daemon
+from tests.conftest import PATIENCE, Daemon, eventually
 from tests.integration.api_client import Api
 
 HOST = b"Host: x\r\n"
@@ -98,12 +98,6 @@ def test_nothing_is_left_of_clients_that_went(daemon: Daemon) -> None:
     assert daemon.process is not None
     descriptors = Path(f"/proc/{daemon.process.pid}/fd")
 
-    def many() -> int:
-        deadline = time.monotonic() + 20 * PATIENCE
-        while (found := len(os.listdir(descriptors))) > before and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return found
-
     Api(daemon).call("GET", "/info")
     before = len(os.listdir(descriptors)) + 2
     watching = b"GET /events HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -115,4 +109,4 @@ def test_nothing_is_left_of_clients_that_went(daemon: Daemon) -> None:
         assert Api(daemon).call("GET", "/info")[0] == 200
         for client in clients:
             client.close()
-        assert many() <= before, request
+        assert eventually(lambda: len(os.listdir(descriptors)) <= before), request

@@ -10,14 +10,13 @@ import json
 import socket
 import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import PATIENCE, Daemon, eventually
 from tests.integration.api_client import Api, Connection
 
 
@@ -137,11 +136,12 @@ def test_links_know_capital_letters_and_can_be_removed(api: Api, make: Callable[
 def test_a_health_check_that_takes_too_long_tells_what_it_said(api: Api, make: Callable[..., str]) -> None:
     check = {"Test": ["CMD-SHELL", "echo said; sleep 60"], "Interval": 10_000_000, "Timeout": 1_500_000_000}
     container = make(Healthcheck=check)
-    deadline = time.monotonic() + 30
-    while not (log := api.call("GET", f"/containers/{container}/json")[1]["State"]["Health"]["Log"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert log[0]["Output"] == "Health check exceeded timeout (1.5s): said\n"
+
+    def log() -> list[dict[str, Any]]:
+        return list(api.call("GET", f"/containers/{container}/json")[1]["State"]["Health"]["Log"])
+
+    assert eventually(log)
+    assert log()[0]["Output"] == "Health check exceeded timeout (1.5s): said\n"
 
 
 def test_what_old_clients_expect(daemon: Daemon, make: Callable[..., str]) -> None:
@@ -287,7 +287,7 @@ def test_execs_are_listed_while_they_live_and_unknown_with_their_container(
 def test_a_socket_of_the_web_carries_bare_output(api: Api, make: Callable[..., str]) -> None:
     container = make(started=False, Cmd=["echo", "hello"])
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(60)
+        client.settimeout(60 * PATIENCE)
         client.connect(api.path)
         head = f"GET /v1.51/containers/{container}/attach/ws?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n"
         head += "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -397,9 +397,7 @@ def test_a_working_directory_is_there_before_the_first_start(daemon: Daemon, tmp
 
 def test_a_terminal_has_one_output(api: Api, make: Callable[..., str]) -> None:
     container = make(Tty=True, Cmd=["sh", "-c", "echo shown; sleep 600"])
-    deadline = time.monotonic() + 20
-    while not api.send("GET", f"/containers/{container}/logs", stdout=1)[1] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    assert eventually(lambda: api.send("GET", f"/containers/{container}/logs", stdout=1)[1])
     _, shown = api.send("POST", f"/containers/{container}/attach", logs=1, stdout=1)
     assert shown == b"shown\r\n"
     assert api.send("POST", f"/containers/{container}/attach", logs=1, stderr=1) == (200, b"")

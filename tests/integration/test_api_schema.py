@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import Daemon, eventually
 from tests.integration.api_client import Api
 from tests.integration.specification import differences, specification
 
@@ -70,10 +70,8 @@ def test_a_container_is_shown_as_specified(api: Judged, container: str) -> None:
 def test_an_exec_is_shown_as_specified(api: Judged, container: str) -> None:
     made = api("POST", f"/containers/{container}/exec", {"Cmd": ["sh", "-c", "exit 3"], "AttachStdout": True})["Id"]
     api("POST", f"/exec/{made}/start", {"Detach": True})
-    deadline = time.monotonic() + 20
-    while (shown := api("GET", f"/exec/{made}/json"))["Running"] and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert shown["ExitCode"] == 3
+    assert eventually(lambda: not api("GET", f"/exec/{made}/json")["Running"])
+    assert api("GET", f"/exec/{made}/json")["ExitCode"] == 3
 
 
 def test_images_are_shown_as_specified(api: Judged, container: str) -> None:

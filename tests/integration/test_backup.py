@@ -7,14 +7,14 @@ import os
 import shutil
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, Daemon, new_daemon
-from tests.integration.distribution_world import free_port, real_registry
+from tests.conftest import BIN, PATIENCE, Daemon, below, eventually, free_port, new_daemon
+from tests.integration.distribution_world import real_registry
 from tests.integration.registry_world import Serving
 
 pytestmark = pytest.mark.root
@@ -50,6 +50,11 @@ def other() -> Iterator[Daemon]:
         shutil.rmtree(daemon.root, ignore_errors=True)
 
 
+def _has(daemon: Daemon, path: str) -> bool:
+    """Whether a file is there in the container "app"."""
+    return not daemon.cove("exec", "app", "test", "-e", path, check=False).returncode
+
+
 def _clean(daemon: Daemon) -> None:
     daemon.cove("rm", "-fv", "app", "again", check=False)
     daemon.cove("volume", "rm", "-f", "data", "sized", "data2", "sized2", check=False)
@@ -61,8 +66,7 @@ def app(daemon: Daemon) -> Iterator[str]:
     daemon.cove("volume", "create", "--opt", "size=16m", "--label", "kind=sized", "sized")
     daemon.cove(*_RUN)
     try:
-        while daemon.cove("exec", "app", "test", "-e", "/root/other", check=False).returncode:
-            time.sleep(0.02)
+        assert eventually(lambda: _has(daemon, "/root/other"))
         root = Path(f"/proc/{daemon.cove('inspect', '-f', '{{.State.Pid}}', 'app').stdout.strip()}/root")
         os.setxattr(root / "data/d/file", "user.colour", b"red")
         yield daemon.cove("exec", "app", "sh", "-c", _SHOW, check=False).stdout
@@ -261,9 +265,7 @@ def test_a_sender_that_goes_away(daemon: Daemon, other: Daemon, app: str, tmp_pa
     _until_written(other.data / "volumes")
     sending.kill()
     sending.wait()
-    deadline = time.monotonic() + 20
-    while list((other.data / "volumes").iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    eventually(lambda: not list((other.data / "volumes").iterdir()))
     _nothing_is_there(other)
 
 
@@ -271,8 +273,7 @@ def test_one_moment_of_a_writer(daemon: Daemon, tmp_path: Path) -> None:
     write = "i=0; while :; do i=$((i+1)); echo $i > /v/t; mv /v/t /v/a; echo $i > /t; mv /t /b; done"
     daemon.cove("run", "-d", "--name", "app", "-v", "data:/v", "busybox", "sh", "-c", write)
     try:
-        while daemon.cove("exec", "app", "test", "-e", "/b", check=False).returncode:
-            time.sleep(0.02)
+        assert eventually(lambda: _has(daemon, "/b"))
         daemon.cove("backup", "-o", str(tmp_path / "app.tar"), "app")
         daemon.cove("restore", "--name", "again", "--volume", "data=data2", str(tmp_path / "app.tar"))
         for path in ("/v/a", "/b"):
@@ -290,21 +291,18 @@ def test_a_daemon_killed_meanwhile(own_daemon: Daemon, tmp_path: Path) -> None:
         "dd if=/dev/urandom of=/data/big bs=1M count=120 2>/dev/null; while :; do date > /data/now; sleep 0.1; done"
     )
     daemon.cove("run", "-d", "--name", "app", "-v", "data:/data", *small, "busybox", "sh", "-c", fill)
-    while daemon.cove("exec", "app", "test", "-e", "/data/now", check=False).returncode:
-        time.sleep(0.1)
+    assert eventually(lambda: _has(daemon, "/data/now"))
     before = _blobs(daemon)
     environment = os.environ | {"COVE_HOST": daemon.host}
     taking = subprocess.Popen([BIN / "cove", "backup", "-o", archive, "app"], env=environment, stderr=subprocess.PIPE)
     _until_written(daemon.data / "image/ingest")
     daemon.kill()
-    assert taking.wait(30) and not archive.exists()
+    assert taking.wait(60 * PATIENCE) and not archive.exists()
     daemon.start()
     assert daemon.cove("inspect", "-f", "{{.State.Status}}", "app").stdout.strip() == "running"
-    seen = daemon.cove("exec", "app", "stat", "-c", "%Y", "/data/now").stdout
-    deadline = time.monotonic() + 20
-    while daemon.cove("exec", "app", "stat", "-c", "%Y", "/data/now").stdout == seen:
-        assert time.monotonic() < deadline, "the container stands still for ever"
-        time.sleep(0.2)
+    time_of = ("exec", "app", "stat", "-c", "%Y", "/data/now")
+    seen = daemon.cove(*time_of).stdout
+    assert eventually(lambda: daemon.cove(*time_of).stdout != seen), "the container does not stand still for ever"
     assert _blobs(daemon) == before
 
     daemon.cove("backup", "-o", str(archive), "app")
@@ -314,7 +312,7 @@ def test_a_daemon_killed_meanwhile(own_daemon: Daemon, tmp_path: Path) -> None:
     restoring = subprocess.Popen([BIN / "cove", "restore", archive], env=environment, stderr=subprocess.PIPE)
     _until_written(daemon.data / "volumes")
     daemon.kill()
-    assert restoring.wait(30)
+    assert restoring.wait(60 * PATIENCE)
     daemon.start()
     assert daemon.cove("ps", "-aq").stdout == "" and daemon.cove("volume", "ls", "-q").stdout == ""
     assert not list((daemon.data / "volumes").iterdir()) and not list((daemon.data / "containers").iterdir())
@@ -323,16 +321,13 @@ def test_a_daemon_killed_meanwhile(own_daemon: Daemon, tmp_path: Path) -> None:
 
 def _until_written(directory: Path) -> None:
     """Until something below has more than a MiB."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        for path in directory.rglob("*"):
-            try:
-                if path.is_file() and path.stat().st_size > 1 << 20:
-                    return
-            except FileNotFoundError:
-                continue
-        time.sleep(0.005)
-    raise AssertionError(f"nothing was written to {directory}")
+    assert eventually(lambda: any(map(_is_large, below(directory))), pause=0.005), "nothing was written"
+
+
+def _is_large(path: Path) -> bool:
+    with suppress(FileNotFoundError):
+        return path.is_file() and path.stat().st_size > 1 << 20
+    return False
 
 
 def test_an_image_that_is_only_named_comes_from_its_registry(daemon: Daemon, other: Daemon, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.conftest import BIN, Daemon
+from tests.conftest import BIN, PATIENCE, Daemon, eventually
 
 
 def context(directory: Path, dockerfile: str, **files: str) -> Path:
@@ -302,14 +302,10 @@ def test_an_interrupted_build_leaves_nothing(own_daemon: Daemon, tmp_path: Path)
         for line in client.stderr:
             if "sleep 60" in line:
                 break
-        time.sleep(0.3)
+        places = own_daemon.data / "containers", own_daemon.run / "containers"
+        assert eventually(lambda: all(any(place.iterdir()) for place in places)), "it is under way"
         client.kill()
-    deadline = time.monotonic() + 20
-    places = own_daemon.data / "containers", own_daemon.run / "containers"
-    while any(each for place in places for each in place.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any((own_daemon.data / "containers").iterdir())
-    assert not any((own_daemon.run / "containers").iterdir())
+    assert eventually(lambda: not any(each for place in places for each in place.iterdir()))
     context(where, "FROM busybox\nRUN echo kept > /kept\nRUN true\n")
     assert "CACHED" in own_daemon.cove("build", str(where)).stderr
 
@@ -326,7 +322,7 @@ def test_a_killed_daemon_forgets_the_step_and_its_secret(own_daemon: Daemon, tmp
                 break
         time.sleep(0.5)
         own_daemon.kill()
-        client.wait(10)
+        client.wait(60 * PATIENCE)
     own_daemon.start()
     assert not any((own_daemon.data / "containers").iterdir())
     left = [*Path("/dev/shm").glob("cove-*-secret-*/secret"), *own_daemon.run.glob("*secret*/secret")]

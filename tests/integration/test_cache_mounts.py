@@ -14,7 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.conftest import Daemon, stocked
+from tests.conftest import Daemon, below, eventually, stocked
 from tests.integration.test_build import context
 
 _FILL = """FROM busybox
@@ -119,8 +119,7 @@ def test_an_export_is_one_moment(daemon: Daemon, tmp_path: Path) -> None:
     where = context(tmp_path / "c", f"FROM busybox\n{line}")
     build = threading.Thread(target=daemon.cove, args=("build", "-q", "--no-cache", str(where)))
     build.start()
-    while not list(daemon.data.glob("build/*/content/begun")):
-        pass
+    assert eventually(lambda: any(path.name == "begun" for path in below(daemon.data / "build")), 60, pause=0.01)
     daemon.cove("builder", "export", "moment", "-o", str(tmp_path / "m.tar"))
     build.join()
     with tarfile.open(tmp_path / "m.tar") as tar:
@@ -136,7 +135,7 @@ def test_steps_that_lock_two_caches_never_wait_for_each_other(daemon: Daemon, tm
     twice = f"RUN {mounts[0]} {mounts[0].replace('target=/a', 'target=/again')} touch /a/seen && ls /again\n"
     last = "".join(f"COPY --from=s{number} /done /{number}\n" for number in range(4))
     where = context(tmp_path / "c", f"{stages}FROM busybox\n{twice}{last}")
-    daemon.cove("build", "-q", "--no-cache", str(where), timeout=60)
+    daemon.cove("build", "-q", "--no-cache", str(where))
 
 
 def test_the_api_lists_them(daemon: Daemon, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from cove.oci import image
 from cove.oci.platform import Platform
 from cove.oci.reference import Reference
 from cove.paths import DataRoot
-from tests.integration.distribution_world import descriptor, free_port, make_image, noise, real_registry
+from tests.conftest import eventually, free_port
+from tests.integration.distribution_world import descriptor, make_image, noise, real_registry
 from tests.integration.scripted_registry import QUICK, Answer, Client, reply, server, serving
 
 needs_registry = pytest.mark.skipif(
@@ -396,12 +397,13 @@ def test_two_pulls_share_one_download_and_a_cancelled_one_ends() -> None:
     world = serving([noise(1 << 18)])
     big = max(world.blobs, key=lambda digest: len(world.blobs[digest]))
 
+    client = Client()
+
     def slow(handler: BaseHTTPRequestHandler) -> bool:
         if handler.path.endswith(big):
-            time.sleep(0.5)
+            assert eventually(lambda: client.statuses.count("Pulling fs layer") == 3), "all of them want it"
         return False
 
-    client = Client()
     with server(world, slow) as (host, seen):
         threads = [threading.Thread(target=client.pull, args=(f"{host}/app",)) for _ in range(3)]
         for thread in threads:
@@ -410,9 +412,14 @@ def test_two_pulls_share_one_download_and_a_cancelled_one_ends() -> None:
             thread.join()
         assert sum(path.endswith(big) for path, _ in seen) == 1 and client.statuses.count("Pull complete") == 3
 
-        cancel = threading.Event()
-        threading.Timer(0.2, cancel.set).start()
-        fresh = Client()
-        with pytest.raises(Unavailable, match="cancelled"):
-            fresh.pull(f"{host}/app", cancel=cancel)
-        assert fresh.world.named == {}
+    cancel = threading.Event()
+
+    def cancelling(handler: BaseHTTPRequestHandler) -> bool:
+        if handler.path.endswith(big):
+            cancel.set()
+        return False
+
+    fresh = Client()
+    with server(world, cancelling) as (host, _), pytest.raises(Unavailable, match="cancelled"):
+        fresh.pull(f"{host}/app", cancel=cancel)
+    assert fresh.world.named == {}

@@ -93,7 +93,7 @@ def test_attach_carries_stdin_and_both_outputs(client: docker.DockerClient) -> N
         attached._sock.sendall(b"hello\n")
         assert attached._sock.recv(100) == b"\x01\0\0\0\0\0\0\x06hello\n"
         attached._sock.shutdown(socket.SHUT_WR)
-        assert container.wait(timeout=10)["StatusCode"] == 0
+        assert container.wait(timeout=60)["StatusCode"] == 0
         attached.close()
     finally:
         container.remove(force=True)

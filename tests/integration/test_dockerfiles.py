@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import tarfile
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +19,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.conftest import Daemon, new_daemon
+from tests.conftest import Daemon, eventually, new_daemon
 from tests.integration.debian_image import debian_archive, load, node_archive
 from tests.integration.test_build_command import serving
 
@@ -144,12 +143,8 @@ CMD ["nginx", "-g", "daemon off;"]
     debian.cove("run", "-d", "--name", "site", image)
     try:
         fetch = "import urllib.request, sys; print(urllib.request.urlopen('http://127.0.0.1/').read().decode())"
-        for _ in range(50):
-            done = debian.cove("exec", "site", "python3", "-c", fetch, check=False)
-            if not done.returncode:
-                break
-            time.sleep(0.1)
-        assert done.stdout.strip() == "<h1>static</h1>"
+        words = ("exec", "site", "python3", "-c", fetch)
+        assert eventually(lambda: debian.cove(*words, check=False).stdout.strip() == "<h1>static</h1>")
     finally:
         debian.cove("rm", "-f", "site")
 

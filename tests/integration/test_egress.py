@@ -10,6 +10,7 @@ import pytest
 
 from cove.kernel import netlink
 from cove.paths import Instance, RunRoot
+from tests.conftest import PATIENCE
 from tests.integration.networks_world import Lan, Made, lan, made
 from tests.integration.test_names import Box, Server, inside
 
@@ -36,7 +37,7 @@ def outside(lan: Lan) -> Iterator[Lan]:
 def reached(made: Made, name: str, address: str, port: int) -> bool:
     try:
         with inside(made.pid(name)):
-            socket.create_connection((address, port), 8).close()
+            socket.create_connection((address, port), 20 * PATIENCE).close()
     except OSError:
         return False
     return True

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import PATIENCE, Daemon
+from tests.conftest import Daemon, eventually
 from tests.integration.api_client import Api
 
 Told = Callable[..., list[dict[str, Any]]]
@@ -89,9 +89,7 @@ def test_a_container_that_stands_still_at_its_memory_limit_is_told_of(daemon: Da
     words = ("--oom-kill-disable", "-m", "16m", "--memory-swap", "16m", "busybox", "sh", "-c", script)
     identity = daemon.docker("run", "-d", *words).stdout.strip()
     try:
-        deadline = time.monotonic() + 30 * PATIENCE
-        while not told(container=identity, event="oom") and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert told(container=identity, event="oom") and not told(container=identity, event="die")
+        assert eventually(lambda: told(container=identity, event="oom"), 60)
+        assert not told(container=identity, event="die")
     finally:
         daemon.docker("rm", "-f", identity)

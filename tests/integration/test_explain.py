@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import Daemon, eventually, free_port
 
 _KINDS = {"mount": "mnt", "network": "net"}
 
@@ -30,12 +29,17 @@ def interfaces() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
 
 
+def _is_busy(found: dict[str, Any]) -> bool:
+    """Whether the server listens, beside its shell alone, which has used some CPU time."""
+    cpu, processes = limit(found, "cpu"), limit(found, "processes")
+    return bool(found["Network"]["Ports"][0]["Listener"]) and processes["Used"] == 2 and (cpu["Used"] or 0) > 0.01
+
+
 @pytest.fixture(scope="module")
 def web(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """A busy web server with a limit of everything, explained once."""
     given = tmp_path_factory.mktemp("given")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     limits = (
         "--cpus",
         "0.5",
@@ -53,7 +57,7 @@ def web(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Iterator[di
     daemon.cove(
         "run", "-d", "--name", "web", "-p", f"127.0.0.1:{port}:80", *limits, *mounts, "busybox", "sh", "-c", script
     )
-    time.sleep(0.3)
+    assert eventually(lambda: _is_busy(explained(daemon, "web")))
     yield explained(daemon, "web") | {"given": str(given), "port": port}
     daemon.cove("rm", "-f", "web")
     daemon.cove("volume", "rm", "explained")
@@ -74,7 +78,7 @@ def test_namespaces_have_the_kernels_numbers(web: dict[str, Any]) -> None:
 def test_limits_stand_beside_their_use(web: dict[str, Any]) -> None:
     cpu, memory, processes = (limit(web, name) for name in ("cpu", "memory", "processes"))
     assert cpu["Limit"] == 0.5
-    assert 0.05 < cpu["Used"] < 0.8
+    assert 0 < cpu["Used"] < 0.8
     assert cpu["Pressure"]["Scope"] in ("container", "host")
     assert memory["Limit"] == 64 << 20
     assert 0 < memory["Used"] <= memory["Peak"] <= memory["Limit"]
@@ -174,10 +178,11 @@ def test_the_page_is_for_people(daemon: Daemon, web: dict[str, Any]) -> None:
 # ── plans ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def everything(daemon: Daemon) -> list[str]:
+def everything(daemon: Daemon) -> set[str]:
     """All that a daemon could have made."""
     found = [daemon.cove(*words).stdout for words in (("ps", "-aq"), ("volume", "ls", "-q"), ("network", "ls", "-q"))]
-    return [*found, *sorted(str(path) for path in daemon.data.glob("*/*")), *sorted(interfaces())]
+    files = {str(path) for top in daemon.data.iterdir() if top.is_dir() for path in top.iterdir()}
+    return {*" ".join(found).split(), *files, *interfaces()}
 
 
 def test_a_plan_shows_all_and_makes_nothing(daemon: Daemon, tmp_path: Path) -> None:
@@ -198,7 +203,7 @@ def test_a_plan_shows_all_and_makes_nothing(daemon: Daemon, tmp_path: Path) -> N
     assert (mounts["/x"]["Source"], mounts["/v"]["Origin"]) == (str(missing), "the volume fresh")
     assert found["Network"]["Ports"][0]["HostIp"] == "127.0.0.1"
     assert not missing.exists()
-    assert everything(daemon) == before
+    assert not everything(daemon) - before  # what earlier tests had may still be going
 
 
 def test_a_plan_refuses_what_a_create_refuses(daemon: Daemon) -> None:

@@ -24,7 +24,7 @@ from cove.network import forwarding
 from cove.network.firewall import Firewall
 from cove.network.forwarding import Forwarding
 from cove.network.ruleset import Ruled
-from tests.conftest import Daemon, eventually, new_daemon
+from tests.conftest import PATIENCE, Daemon, eventually, new_daemon
 from tests.integration.networks_world import apart
 from tests.integration.test_names import inside
 
@@ -83,7 +83,7 @@ def _sleeper(stack: ExitStack) -> int:
     return sleeper.pid
 
 
-def reaches(pid: int, address: str, port: int = 80, *, patience: float = 10) -> bool:
+def reaches(pid: int, address: str, port: int = 80, *, patience: float = 10 * PATIENCE) -> bool:
     """Whether a TCP connection comes about, from the network of a process."""
     with inside(pid), socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as client:
         client.settimeout(patience)
@@ -181,7 +181,7 @@ def test_a_daemon_that_was_killed_with_nothing_running_is_tidied_after(host: Hos
     assert host.sysctl("ipv4/conf/up1/forwarding") == "1"
     there.kill()
     there.start()
-    assert host.sysctl("ipv4/conf/up1/forwarding") == "0"
+    assert eventually(lambda: host.sysctl("ipv4/conf/up1/forwarding") == "0")
 
 
 def test_links_that_somebody_else_lets_forward_stay_so(host: Host, there: Daemon) -> None:

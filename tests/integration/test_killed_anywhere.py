@@ -10,7 +10,6 @@ import io
 import os
 import random
 import shutil
-import socket
 import sys
 import tarfile
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import PATIENCE, Daemon, busybox_archive, eventually, new_daemon
+from tests.conftest import PATIENCE, Daemon, busybox_archive, eventually, free_port, new_daemon
 from tests.integration.api_client import Api
 from tests.integration.distribution_world import noise
 from tests.integration.faults_world import VICTIMS, kill, settled
@@ -60,12 +59,6 @@ def _files(count: int) -> bytes:
     return held.getvalue()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class World:
     """A daemon with two containers that must live through everything: one counts, one serves a page."""
 
@@ -73,7 +66,7 @@ class World:
         self.daemon = daemon
         self.pulled = f"{registry}/app"
         self.api = Api(daemon)
-        self.port = _free_port()
+        self.port = free_port()
         self.directory = directory
         self.saved, self.kept = directory / "saved.tar", directory / "kept.tar"
         self.shared = directory / "shared"
@@ -212,7 +205,7 @@ class World:
         """All that lived lives, and nothing is there that the daemon does not know of."""
         assert eventually(lambda: self.api.call("GET", "/containers/json")[0] == 200)
         assert self._pids() == self.lives, "running containers run on"
-        page = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=10 * PATIENCE).read()
+        page = urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=30 * PATIENCE).read()
         assert page == b"page\n"
         done = self.daemon.cove("exec", "counter", "echo", "there", check=False)
         assert done.stdout == "there\n", done.stderr

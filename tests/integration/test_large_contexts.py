@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import Daemon, below, eventually
 from tests.integration.test_build import context
 
 _SETTLED = 2.5
@@ -50,15 +50,27 @@ def _pass_on(source: socket.socket, target: socket.socket, count: list[int]) -> 
         target.shutdown(socket.SHUT_WR)
 
 
-@pytest.fixture
-def large(tmp_path: Path) -> Path:
+def _large(top: Path) -> Path:
     """A directory that is too large for memory."""
-    where = context(tmp_path / "c", "FROM busybox\nCOPY . /x\nRUN rm /x/large\n", a="1", sub__b="2", gone__c="3")
+    where = context(top / "c", "FROM busybox\nCOPY . /x\nRUN rm /x/large\n", a="1", sub__b="2", gone__c="3")
     (where / "large").write_bytes(os.urandom(20 << 20))
     os.symlink("a", where / "soft")
     os.link(where / "a", where / "hard")
-    time.sleep(_SETTLED)
     return where
+
+
+@pytest.fixture(scope="module")
+def settled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A large directory for each test that wants one, all of which have become old enough at once."""
+    wanted = sum("large" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    directories = [_large(tmp_path_factory.mktemp("large")) for _ in range(wanted)]
+    time.sleep(_SETTLED)
+    return iter(directories)
+
+
+@pytest.fixture
+def large(settled: Iterator[Path]) -> Path:
+    return next(settled)
 
 
 def seen(daemon: Daemon, where: Path, place: Path, *words: str) -> tuple[str, int]:
@@ -160,8 +172,5 @@ def test_a_client_that_goes_away_leaves_nothing(own_daemon: Daemon, large: Path)
 
     with suppress(Exception):
         client.builds.sync(Leaving())  # type: ignore[arg-type]
-    deadline = time.monotonic() + 20
-    while list(own_daemon.data.glob("**/build-*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not list(own_daemon.data.glob("**/build-*"))
+    assert eventually(lambda: not any(path.name.startswith("build-") for path in below(own_daemon.data)))
     assert own_daemon.cove("build", "-q", str(large)).stdout.startswith("sha256:")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import eventually, new_daemon
+from tests.conftest import PATIENCE, eventually, new_daemon
 
 pytestmark = pytest.mark.root
 
@@ -31,7 +31,7 @@ firewall.remove()
 
 def test_the_first_bridge_comes_when_many_descriptors_are_open(tmp_path: Path) -> None:
     command = ["unshare", "--net", sys.executable, "-c", _PROGRAM, str(tmp_path / "forwarding.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120 * PATIENCE)
     assert done.returncode == 0, done.stderr
 
 

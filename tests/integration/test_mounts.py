@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import Daemon, eventually
 from tests.integration.api_client import Api
 
 pytestmark = pytest.mark.root
@@ -191,8 +190,7 @@ def test_mounts_pass_where_the_host_shares_them(
         if not shared:
             assert f"path {tmp_path} is mounted on {tmp_path} but it is not a shared or slave mount" in done.stderr
             return
-        while not (tmp_path / "ready").exists():
-            time.sleep(0.02)
+        assert eventually((tmp_path / "ready").exists)
         subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "host"], check=True)
         (tmp_path / "host/file").touch()
         assert daemon.cove("exec", "passing", "ls", "/x/host").stdout == "file\n"

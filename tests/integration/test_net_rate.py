@@ -2,12 +2,14 @@
 
 A pair of endpoints on a bridge network sends as fast as it can for a short while; what arrives is compared with
 the limit. Frames count with their headers, so that a little less arrives than the limit says; a stream comes in
-pieces of up to 64 KiB, of which one more or less may fall into the while.
+pieces of up to 64 KiB, of which one more or less may fall into the while. Where others keep the machine from sending
+and from looking at the clock in time, it is measured again.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import struct
@@ -15,12 +17,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import PATIENCE, Daemon, eventually
 
 MB = 1_000_000
 LIMIT = 1 << 20
@@ -58,24 +61,28 @@ def drained(stream: socket.socket) -> float:
     return (after - before) / (end - begin)
 
 
+def comes_to(least: float, most: float, measure: Callable[[], float]) -> bool:
+    """Whether a rate is measured between these two, be it at the third attempt on a busy machine."""
+    return eventually(lambda: least < measure() < most, 30)
+
+
 def sent_by(daemon: Daemon, name: str) -> float:
     """What a container sends to the host by TCP."""
     with socket.create_server((gateway(daemon, name), 0)) as server:
         port = server.getsockname()[1]
         words = ("exec", "-d", name, "sh", "-c", f"nc {gateway(daemon, name)} {port} < /dev/zero")
         daemon.cove(*words)
-        server.settimeout(5)
+        server.settimeout(20 * PATIENCE)
         stream, _ = server.accept()
         with stream:
             return drained(stream)
 
 
 _FLOOD = """
-import socket, sys, time
+import socket, sys
 sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sender.connect((sys.argv[1], int(sys.argv[2])))
-end = time.monotonic() + 2.5
-while time.monotonic() < end:
+while True:
     sender.send(bytes(1400))
 """
 
@@ -85,18 +92,19 @@ def sent_by_udp(daemon: Daemon, name: str) -> float:
     pid = daemon.cove("inspect", "-f", "{{.State.Pid}}", name).stdout.strip()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind((gateway(daemon, name), 0))
-        receiver.settimeout(5)
+        receiver.settimeout(20 * PATIENCE)
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # a late reader finds no more than this
         to = (gateway(daemon, name), str(receiver.getsockname()[1]))
         with subprocess.Popen(["nsenter", "-t", pid, "-n", sys.executable, "-c", _FLOOD, *to]) as flood:
-            receiver.recv(1 << 16)
-            time.sleep(0.3)
-            begin, count = time.monotonic(), 0
-            while time.monotonic() < begin + SECONDS:
-                count += len(receiver.recv(1 << 16))
-            rate = count / (time.monotonic() - begin)
-            flood.kill()
-    return rate
+            try:
+                receiver.recv(1 << 16)
+                time.sleep(0.3)
+                begin, count = time.monotonic(), 0
+                while time.monotonic() < begin + SECONDS:
+                    count += len(receiver.recv(1 << 16))
+                return count / (time.monotonic() - begin)
+            finally:
+                flood.kill()
 
 
 def received_by(daemon: Daemon, name: str, *, udp: bool = False) -> float:
@@ -104,10 +112,9 @@ def received_by(daemon: Daemon, name: str, *, udp: bool = False) -> float:
     kind = socket.SOCK_DGRAM if udp else socket.SOCK_STREAM
     if not udp:
         daemon.cove("exec", "-d", name, "sh", "-c", "nc -l -p 9000 > /dev/null")
-        time.sleep(0.1)
     pid = daemon.cove("inspect", "-f", "{{.State.Pid}}", name).stdout.strip()
     with socket.socket(socket.AF_INET, kind) as sender:
-        sender.connect((address(daemon, name), 9000))
+        assert eventually(lambda: sender.connect_ex((address(daemon, name), 9000)) == 0)
         stop = threading.Event()
 
         def send() -> None:
@@ -143,23 +150,23 @@ def limited(daemon: Daemon) -> Iterator[str]:
 
 
 def test_a_megabyte_a_second_is_one(daemon: Daemon, limited: str) -> None:
-    assert LEAST < sent_by(daemon, limited) < MOST
-    assert LEAST < received_by(daemon, limited) < MOST
+    assert comes_to(LEAST, MOST, lambda: sent_by(daemon, limited))
+    assert comes_to(LEAST, MOST, lambda: received_by(daemon, limited))
 
 
 def test_the_same_with_udp(daemon: Daemon, limited: str) -> None:
-    assert LEAST < sent_by_udp(daemon, limited) < MOST
-    assert LEAST < received_by(daemon, limited, udp=True) < MOST
+    assert comes_to(LEAST, MOST, lambda: sent_by_udp(daemon, limited))
+    assert comes_to(LEAST, MOST, lambda: received_by(daemon, limited, udp=True))
 
 
 def test_update_changes_it_at_once_and_takes_it_away(daemon: Daemon, limited: str) -> None:
     daemon.cove("update", "--net-rate", "out=2m", limited)
-    assert 2 * LEAST < sent_by(daemon, limited) < 2 * MOST
+    assert comes_to(2 * LEAST, 2 * MOST, lambda: sent_by(daemon, limited))
     assert (
         json.loads(daemon.docker("inspect", limited).stdout)[0]["HostConfig"]["NetRate"] == "in=1048576,out=2097152"
     )
     daemon.cove("update", "--net-rate", "in=off,out=off", limited)
-    assert sent_by(daemon, limited) > UNLIMITED
+    assert comes_to(UNLIMITED, math.inf, lambda: sent_by(daemon, limited))
     assert json.loads(daemon.docker("inspect", limited).stdout)[0]["HostConfig"]["NetRate"] == ""
 
 
@@ -185,7 +192,7 @@ def test_a_container_with_net_admin_cannot_undo_it(daemon: Daemon) -> None:
     )
     try:
         daemon.cove("exec", "admin", "sh", "-c", "ip link set eth0 txqueuelen 5000; ip link set eth0 mtu 1400")
-        assert sent_by(daemon, "admin") < MOST
+        assert comes_to(0, MOST, lambda: sent_by(daemon, "admin"))
     finally:
         daemon.cove("rm", "-f", "admin")
 
@@ -196,18 +203,17 @@ def test_members_of_a_network_share_its_rate(daemon: Daemon) -> None:
     try:
         for name in names:
             daemon.cove("run", "-d", "--name", name, "--network", "shared", "busybox", "sleep", "600")
-        assert 2 * LEAST < sent_by(daemon, "one") < 2 * MOST
-        found: list[float] = []
-        threads = [threading.Thread(target=lambda name=name: found.append(sent_by(daemon, name))) for name in names]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(found) == 2
-        assert sum(found) < 2 * MOST * 1.1  # the two measurements do not begin at the same moment
-        assert min(found) > 0.5 * LIMIT
+        assert comes_to(2 * LEAST, 2 * MOST, lambda: sent_by(daemon, "one"))
+
+        def fairly_shared() -> bool:
+            with ThreadPoolExecutor(2) as pool:
+                found = list(pool.map(lambda name: sent_by(daemon, name), names))
+            # The two measurements do not begin at the same moment.
+            return sum(found) < 2 * MOST * 1.1 and min(found) > 0.5 * LIMIT
+
+        assert eventually(fairly_shared, 30)
         daemon.cove("network", "update", "--net-rate", "out=off", "shared")
-        assert sent_by(daemon, "two") > UNLIMITED
+        assert comes_to(UNLIMITED, math.inf, lambda: sent_by(daemon, "two"))
     finally:
         daemon.cove("rm", "-f", *names)
         daemon.cove("network", "rm", "shared")
@@ -218,9 +224,9 @@ def test_it_survives_the_daemon(own_daemon: Daemon) -> None:
     before = {name for _, name in socket.if_nameindex() if name.startswith("ifb")}
     own_daemon.kill()
     own_daemon.start()
-    assert LEAST < sent_by(own_daemon, "kept") < MOST
+    assert comes_to(LEAST, MOST, lambda: sent_by(own_daemon, "kept"))
     own_daemon.cove("restart", "-t", "0", "kept")
-    assert LEAST < sent_by(own_daemon, "kept") < MOST
+    assert comes_to(LEAST, MOST, lambda: sent_by(own_daemon, "kept"))
     assert len({name for _, name in socket.if_nameindex() if name.startswith("ifb")}) == len(before)
 
 

@@ -20,6 +20,7 @@ from cove.network.links import exists
 from cove.network.pools import Pools
 from cove.network.switches import Switches
 from cove.paths import Instance
+from tests.conftest import PATIENCE
 from tests.integration.networks_world import Lan, Made, apart, lan, made
 from tests.integration.test_names import AAAA, Box, inside
 
@@ -126,7 +127,7 @@ def test_a_network_with_ipv6_alone(made: Made) -> None:
     with inside(made.pid("b6")):
         server = socket.create_server(("::", 80), family=socket.AF_INET6)
     with server, inside(made.pid("a6")):
-        socket.create_connection(("fd97:6::b", 80), 8).close()
+        socket.create_connection(("fd97:6::b", 80), 20 * PATIENCE).close()
     assert Box(made.daemon, "a6").ask("b6", AAAA).values == ["fd97:6::b"]
 
 
@@ -157,7 +158,7 @@ def test_macvlan(made: Made, lan: Lan, mode: str) -> None:
     made.run("one", "--network", net)
     assert f"macvlan mode {mode}" in made.ip("one", "-d", "link", "show", "eth0")
     with inside(made.pid("one")):
-        socket.create_connection(("10.97.20.9", 80), 8).close()
+        socket.create_connection(("10.97.20.9", 80), 20 * PATIENCE).close()
     if mode == "passthru":
         assert "has its one container already" in made.refused("run", "--rm", "--network", net, "busybox", "true")
         return
@@ -167,7 +168,7 @@ def test_macvlan(made: Made, lan: Lan, mode: str) -> None:
         server = socket.create_server(("", 81))
     with server, inside(made.pid("one")):
         if mode == "bridge":
-            socket.create_connection((there, 81), 8).close()
+            socket.create_connection((there, 81), 20 * PATIENCE).close()
         else:
             with pytest.raises(OSError):
                 socket.create_connection((there, 81), 0.3)
@@ -203,7 +204,7 @@ def test_what_this_kernel_cannot_do_is_said(made: Made, lan: Lan) -> None:
         net = made.network("ip-l2", "-d", "ipvlan", f"--opt=parent={lan.link}", "--subnet=10.97.20.0/24")
         made.run("slave", "--network", net)
         with inside(made.pid("slave")):
-            socket.create_connection(("10.97.20.9", 80), 8).close()
+            socket.create_connection(("10.97.20.9", 80), 20 * PATIENCE).close()
     none = made.refused("network", "create", "-d", "macvlan", f"--opt=parent={lan.link}.5000", "no")
     assert "names no VLAN: their numbers are 1 to 4094" in none
     words = ["-d", "macvlan", f"--opt=parent={lan.link}.40", "--subnet=10.97.40.0/24"]
@@ -240,7 +241,7 @@ def _seen_by_neighbour(neighbour: int, container: int, address: str) -> str:
         server = socket.create_server(("", 80))
     with server:
         with inside(container):
-            socket.create_connection(("10.97.20.9", 80), 8, (address, 0)).close()
+            socket.create_connection(("10.97.20.9", 80), 20 * PATIENCE, (address, 0)).close()
         client, peer = server.accept()
         client.close()
         return str(peer[0])
@@ -277,7 +278,7 @@ def test_more_containers_than_a_bridge_has_ports(capacity: int, members: int, tm
             with inside(sleepers[0].pid):
                 server = socket.create_server(("", 80))
             with server, inside(sleepers[1].pid):
-                socket.create_connection((first.address, 80), 8, (last.address, 0)).close()
+                socket.create_connection((first.address, 80), 20 * PATIENCE, (last.address, 0)).close()
             assert _seen_by_neighbour(sleepers[2].pid, sleepers[1].pid, last.address) == "10.97.20.1"
         again = Crowd(driver._instance, Firewall("cove-many", forwarding), capacity)
         again.restore(network, made)
@@ -314,7 +315,7 @@ def test_gateway_modes_seen_from_the_lan(made: Made, lan: Lan, mode: str) -> Non
     def reached(address: str, port: int, expected: bool) -> bool:
         try:
             with inside(lan.neighbour):
-                socket.create_connection((address, port), 5 if expected else 0.4).close()
+                socket.create_connection((address, port), 20 * PATIENCE if expected else 0.4).close()
         except OSError:
             return False
         return True
@@ -326,7 +327,7 @@ def test_gateway_modes_seen_from_the_lan(made: Made, lan: Lan, mode: str) -> Non
     assert tuple(reached(*way, each) for way, each in zip(ways, expected, strict=True)) == expected
     servers[0].setblocking(True)
     with inside(made.pid("web")):
-        client = socket.create_connection(("10.97.20.9", 80), 8)
+        client = socket.create_connection(("10.97.20.9", 80), 20 * PATIENCE)
     client.close()
     for server in servers:
         server.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cove.kernel import syscalls
-from tests.conftest import BIN, PATIENCE, Daemon, eventually
+from tests.conftest import BIN, PATIENCE, Daemon, eventually, has_ended
 from tests.integration.faults_world import kill, pids
 from tests.killed_at import kill_before
 
@@ -45,7 +45,7 @@ def supervisor_pid(daemon: Daemon) -> int:
 @pytest.mark.parametrize("victims", [("daemon",), ("supervisor",), ("daemon", "supervisor")])
 def test_numbered_lines_survive(own_daemon: Daemon, victims: tuple[str, ...]) -> None:
     own_daemon.cove("run", "-d", "--name", "counter", "busybox", "sh", "-c", COUNTER)
-    time.sleep(0.5)
+    assert eventually(lambda: own_daemon.cove("logs", "counter").stdout.count("\n") > 100)
     if "supervisor" in victims:
         os.kill(supervisor_pid(own_daemon), signal.SIGKILL)
     if "daemon" in victims:
@@ -141,11 +141,14 @@ def test_stop_and_remove_after_a_new_daemon(own_daemon: Daemon) -> None:
     assert own_daemon.cove("ps", "-aq").stdout == ""
 
 
-def test_an_exit_nobody_saw_has_a_reason(own_daemon: Daemon) -> None:
-    own_daemon.cove("run", "-d", "--name", "unseen", "busybox", "sh", "-c", "sleep 1; exit 5")
+def test_an_exit_nobody_saw_has_a_reason(own_daemon: Daemon, tmp_path: Path) -> None:
+    script = "until [ -e /w/go ]; do usleep 10000; done; exit 5"
+    own_daemon.cove("run", "-d", "--name", "unseen", "-v", f"{tmp_path}:/w", "busybox", "sh", "-c", script)
+    pid = int(own_daemon.cove("inspect", "-f", "{{.State.Pid}}", "unseen").stdout)
     own_daemon.kill()  # first, or it would start another supervisor
     os.kill(supervisor_pid(own_daemon), signal.SIGKILL)
-    time.sleep(1.5)
+    (tmp_path / "go").touch()
+    assert eventually(lambda: has_ended(pid))
     own_daemon.start()
     code = own_daemon.cove("wait", "unseen").stdout.strip()
     reason = own_daemon.cove("inspect", "-f", "{{.State.Error}}", "unseen").stdout.strip()

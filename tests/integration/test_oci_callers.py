@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE
 from tests.integration import bundles
 from tests.integration.bundles import SLEEP, Bundle, config, create, good, refused, status, until
 
@@ -130,7 +131,7 @@ def test_the_example_has_a_terminal(bundle: Bundle, tmp_path: Path) -> None:
     from tests.conftest import BIN
 
     done = subprocess.run(
-        [BIN / "cove-oci", *words], input="tty; exit 7\n", capture_output=True, text=True, timeout=30
+        [BIN / "cove-oci", *words], input="tty; exit 7\n", capture_output=True, text=True, timeout=60 * PATIENCE
     )
     assert done.returncode == 7 and "/dev/pts/0" in done.stdout, done
 

@@ -10,12 +10,11 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN
+from tests.conftest import BIN, eventually
 from tests.integration.bundles import Bundle, bundle, config
 
 __all__ = ["bundle"]
@@ -38,13 +37,8 @@ def refused(bundle: Bundle, *words: str, code: int = 1) -> str:
 
 
 def ended(bundle: Bundle, name: str) -> bool:
-    """Whether the container stops within some seconds."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if json.loads(bundle.call("state", name).stdout)["status"] == "stopped":
-            return True
-        time.sleep(0.05)
-    return False
+    """Whether the container stops."""
+    return eventually(lambda: json.loads(bundle.call("state", name).stdout)["status"] == "stopped")
 
 
 def left(bundle: Bundle, name: str) -> list[str]:

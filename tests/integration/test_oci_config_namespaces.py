@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import eventually
 from tests.integration.bundles import Bundle, bundle, config
 
 __all__ = ["bundle"]
@@ -36,17 +36,15 @@ def join(content: dict[str, Any], kind: str, path: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def holder() -> Iterator[int]:
     """A process with namespaces of every kind, its own uid 0 mapped to 300000."""
-    words = ["unshare", "--user", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--cgroup", "sleep", "60"]
+    words = ["unshare", "--user", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--cgroup", "sleep", "600"]
     process = subprocess.Popen(words)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + 10
-    while not (found := children.read_text().split()):
-        assert process.poll() is None and time.monotonic() < deadline, "unshare did not start"
-        time.sleep(0.02)
+    assert eventually(lambda: process.poll() is None and children.read_text().split()), "unshare did not start"
+    first = int(children.read_text())
     for name in ("uid_map", "gid_map"):
         Path(f"/proc/{process.pid}/{name}").write_text("0 300000 65536\n")
-    yield int(found[0])
-    os.kill(int(found[0]), signal.SIGKILL)
+    yield first
+    os.kill(first, signal.SIGKILL)
     process.wait()
 
 

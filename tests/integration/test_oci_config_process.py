@@ -18,7 +18,7 @@ import pytest
 from cove.kernel import seccomp
 from cove.oci.spec import Process, Rlimit
 from cove.runtime import limits
-from tests.conftest import BIN
+from tests.conftest import BIN, PATIENCE
 from tests.integration.bundles import Bundle, bundle, config
 
 __all__ = ["bundle"]
@@ -170,7 +170,9 @@ def test_console_size(bundle: Bundle, tmp_path: Path) -> None:
     bundle.write(content)
     words = ["run", "--bundle", str(bundle.path), bundle.name()]
     command = " ".join([str(BIN / "cove-oci"), "--root", str(bundle.state), *words])
-    done = subprocess.run(["script", "-qec", command, "/dev/null"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], capture_output=True, text=True, timeout=60 * PATIENCE
+    )
     assert "33 111" in done.stdout
 
 
@@ -306,7 +308,7 @@ def test_a_listener_answers(bundle: Bundle, tmp_path: Path, no_new_privileges: b
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(tmp_path / "notify"))
         listener.listen(1)
-        listener.settimeout(20)
+        listener.settimeout(60 * PATIENCE)
         heard: dict[str, Any] = {}
         thread = threading.Thread(target=answer, args=(listener, heard), daemon=True)
         thread.start()
@@ -314,7 +316,7 @@ def test_a_listener_answers(bundle: Bundle, tmp_path: Path, no_new_privileges: b
         content["process"]["noNewPrivileges"] = no_new_privileges
         content["annotations"] = {"of": "ours"}
         told = bundle.refusal(content)
-        thread.join(20)
+        thread.join(60 * PATIENCE)
     assert os.strerror(42) in told and heard["count"] == 1
     state = heard["state"]
     assert state["fds"] == ["seccompFd"] and state["metadata"] == "of the test" and state["ociVersion"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import BIN, PATIENCE
+from tests.conftest import BIN, PATIENCE, catches
 from tests.integration.bundles import SLEEP, Bundle, bundle, config, create, good, name, status, until
 
 __all__ = ["bundle", "name"]
@@ -122,6 +122,7 @@ def test_run_in_the_foreground_is_the_main_process_itself(
         until(running(bundle, name))
         tell(bundle, name, b"READY=1")
         assert [host.hears() for _ in range(2)] == ["READY=1\n", f"MAINPID={run.pid}\n"]
+        until(lambda: catches(bundle.pid(name), signal.SIGTERM))
         run.send_signal(signal.SIGTERM)
         assert run.wait(20 * PATIENCE) == 9
 

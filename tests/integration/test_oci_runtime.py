@@ -6,11 +6,11 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE, catches
 from tests.integration import bundles
 from tests.integration.bundles import (
     SLEEP,
@@ -197,10 +197,9 @@ def test_run_passes_signals_on_and_cleans_up(bundle: Bundle, name: str) -> None:
     command = [str(bundles.BIN / "cove-oci"), "--root", str(bundle.state), "run", "-b", str(bundle.path), name]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL) as running:
         until(lambda: (bundle.state / name / "state.json").exists() and status(bundle, name) == "running")
-        until(lambda: Path(f"/proc/{bundle.pid(name)}/comm").read_text() == "sh\n")
-        time.sleep(0.1)
+        until(lambda: catches(bundle.pid(name), signal.SIGTERM))
         running.send_signal(signal.SIGTERM)
-        assert running.wait(10) == 9
+        assert running.wait(60 * PATIENCE) == 9
     assert not (bundle.state / name).exists() and not groups_of(name)
 
 

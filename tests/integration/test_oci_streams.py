@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE
 from tests.integration import bundles
 from tests.integration.bundles import SLEEP, Bundle, bundle, config, create, good, name, refused
 
@@ -31,7 +32,7 @@ def test_console_socket(bundle: Bundle, name: str) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen()
-        listener.settimeout(10)
+        listener.settimeout(60 * PATIENCE)
         create(bundle, name, content, "--console-socket", str(path))
         connection, _ = listener.accept()
         with connection:
@@ -67,7 +68,7 @@ def test_nothing_of_the_callers_pipes_is_held_with_a_terminal(bundle: Bundle, na
         listener.bind(str(path))
         listener.listen()
         bundle.write(content)
-        done = bundle.call("create", "--bundle", str(bundle.path), "--console-socket", str(path), name, timeout=10)
+        done = bundle.call("create", "--bundle", str(bundle.path), "--console-socket", str(path), name)
     assert done.returncode == 0, done.stderr
 
 
@@ -83,7 +84,7 @@ def test_preserved_descriptors(bundle: Bundle, name: str) -> None:
         os.close(read)
     command = f"exec 3<&{reads[0]} 4<&{reads[1]}; exec $0 --root $1 run --preserve-fds 2 --bundle $2 $3"
     words = [str(bundles.BIN / "cove-oci"), str(bundle.state), str(bundle.path), name]
-    done = subprocess.run(["bash", "-c", command, *words], pass_fds=reads, capture_output=True, timeout=20)
+    done = subprocess.run(["bash", "-c", command, *words], pass_fds=reads, capture_output=True, timeout=60 * PATIENCE)
     for fd in reads:
         os.close(fd)
     assert done.stdout.decode().split() == ["three", "four", "0", "1", "2", "3", "4", "5"], done.stderr

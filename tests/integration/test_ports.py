@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import time
 
 import pytest
 
 from cove.kernel import netlink
-from tests.conftest import Daemon
+from tests.conftest import PATIENCE, Daemon, eventually
 from tests.integration.networks_world import Lan, Made, lan, made
 from tests.integration.test_names import inside
 
@@ -19,7 +18,7 @@ pytestmark = [pytest.mark.root]
 HOST = "10.97.20.1"
 
 
-def reached(address: str, port: int, timeout: float = 5) -> bool:
+def reached(address: str, port: int, timeout: float = 20 * PATIENCE) -> bool:
     try:
         socket.create_connection((address, port), timeout).close()
     except OSError:
@@ -82,7 +81,7 @@ def test_who_may_come(made: Made, lan: Lan, scope: str, near: bool, far: bool) -
     def from_(source: str, expected: bool) -> bool:
         try:
             with inside(lan.neighbour):
-                socket.create_connection((HOST, 18210), 5 if expected else 0.5, (source, 0)).close()
+                socket.create_connection((HOST, 18210), 20 * PATIENCE if expected else 0.5, (source, 0)).close()
         except OSError:
             return False
         return True
@@ -108,16 +107,13 @@ def test_the_administrators_chain_filters_and_survives(own_daemon: Daemon) -> No
 
     rule = "ip saddr 192.0.2.0/24 meta l4proto tcp ct original proto-dst 18220 drop"
     nft("add", "rule", "inet", table, "user", *rule.split())
-    time.sleep(1)  # the daemon hears of it from the kernel
+    own_daemon.docker("info")  # what the kernel has told the daemon before, it has heard when it answers
     own_daemon.docker(
         "run", "-d", "--name", "other", "--network", "bridge", "-p", "127.0.0.1:18221:80", "busybox", "sleep", "600"
     )
     assert "192.0.2.0/24" in nft("list", "chain", "inet", table, "user")
     nft("flush", "table", "inet", table)
-    deadline = time.monotonic() + 15
-    while "192.0.2.0/24" not in nft("list", "chain", "inet", table, "user") and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert "192.0.2.0/24" in nft("list", "chain", "inet", table, "user")
+    assert eventually(lambda: "192.0.2.0/24" in nft("list", "chain", "inet", table, "user"))
     own_daemon.kill()
     own_daemon.start()
     assert "192.0.2.0/24" in nft("list", "chain", "inet", table, "user")
@@ -216,10 +212,7 @@ def test_an_address_of_one_link_leads_to_a_published_port(made: Made, lan: Lan) 
     with server:
         assert reached(f"fe80::77%{lan.link}", 18205)
         with inside(lan.neighbour):
-            deadline = time.monotonic() + 10
-            while not (there := reached("fe80::77%eth0", 18205)) and time.monotonic() < deadline:
-                time.sleep(0.1)  # its own such address may not be ready yet
-        assert there
+            assert eventually(lambda: reached("fe80::77%eth0", 18205)), "once its own such address is ready"
         made.daemon.docker("restart", "-t0", "linked")  # the last connection's end may still be waited for
 
 

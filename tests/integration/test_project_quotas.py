@@ -9,14 +9,13 @@ import json
 import shutil
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon, new_daemon
+from tests.conftest import Daemon, eventually, new_daemon
 
 pytestmark = pytest.mark.root
 
@@ -129,8 +128,7 @@ def test_a_writable_layer_with_a_size(bounded: Daemon, tmp_path: Path) -> None:
     bounded.docker("start", "small")
     assert bounded.docker("exec", "small", *_BIG, "of=/big", check=False).returncode
     bounded.docker("rm", "-f", "small")
-    time.sleep(0.2)
-    assert _projects(bounded) == []
+    assert eventually(lambda: _projects(bounded) == [])
     for words in (("size=ten",), ("colour=red",)):
         refused = bounded.docker("create", "--storage-opt", *words, "busybox", "true", check=False)
         assert refused.returncode and "size" in refused.stderr

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, PATIENCE, Daemon
+from tests.conftest import BIN, PATIENCE, Daemon, eventually
 from tests.integration.distribution_world import noise
 from tests.integration.scripted_registry import reply, server, serving
 
@@ -57,9 +56,7 @@ def test_sigkill_in_the_middle_of_a_blob(own_daemon: Daemon) -> None:
             stderr=subprocess.DEVNULL,
         )
         assert waiting.wait(30 * PATIENCE)
-        deadline = time.monotonic() + 30 * PATIENCE
-        while _arrived(own_daemon.data, big) < _SENT and time.monotonic() < deadline:
-            time.sleep(0.02)
+        assert eventually(lambda: _arrived(own_daemon.data, big) == _SENT)
         own_daemon.kill()
         go_on.set()
         assert pull.wait(30 * PATIENCE), "the client is told"
@@ -70,11 +67,7 @@ def test_sigkill_in_the_middle_of_a_blob(own_daemon: Daemon) -> None:
         assert asked == [None, f"bytes={_SENT}-"], "only the rest was asked for"
         assert not list((own_daemon.data / "image/partial").iterdir())
         unfinished = [path for path in (own_daemon.data / "layers").iterdir() if path.name[0] == "."]
-        deadline = time.monotonic() + 10 * PATIENCE
-        while unfinished and time.monotonic() < deadline:
-            time.sleep(0.05)
-            unfinished = [path for path in unfinished if path.exists()]
-        assert not unfinished
+        assert eventually(lambda: not any(path.exists() for path in unfinished))
         layers = own_daemon.data / "layers"
         assert any((path / "file0").exists() for path in layers.iterdir() if path.is_dir())
         own_daemon.cove("rmi", f"{host}/app")

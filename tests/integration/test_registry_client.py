@@ -18,7 +18,8 @@ from cove.image.images import Images
 from cove.image.layers import Layers
 from cove.oci.reference import Reference
 from cove.paths import DataRoot
-from tests.integration.distribution_world import World, free_port, noise
+from tests.conftest import free_port
+from tests.integration.distribution_world import World, noise
 from tests.integration.scripted_registry import Answer, Client, reply, server, serving
 
 

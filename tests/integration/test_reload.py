@@ -7,12 +7,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, PATIENCE, Daemon, new_daemon
+from tests.conftest import BIN, Daemon, eventually, new_daemon
 
 pytestmark = pytest.mark.root
 
@@ -32,13 +32,6 @@ def told(archive: Path, tmp_path: Path) -> Iterator[tuple[Daemon, Path]]:
         shutil.rmtree(daemon.root, ignore_errors=True)
 
 
-def _eventually(daemon: Daemon, holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20 * PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, daemon.log()
-        time.sleep(0.02)
-
-
 def _log(daemon: Daemon) -> str:
     """All of it: at the level "debug" a sentence is soon far up."""
     return (daemon.root / "daemon.log").read_text()
@@ -49,7 +42,7 @@ def _again(daemon: Daemon, text: str, file: Path, sentence: str) -> None:
     file.write_text(text)
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGHUP)
-    _eventually(daemon, lambda: sentence in _log(daemon))
+    assert eventually(lambda: sentence in _log(daemon)), daemon.log()
 
 
 def _labels(daemon: Daemon) -> list[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import Daemon, eventually
 
 Client = Callable[..., "object"]
 
@@ -52,10 +51,7 @@ def test_detached_life(client) -> None:
     try:
         assert len(identity) == 64
         assert "life" in client("ps", "--format", "{{.Names}}").stdout.split()
-        deadline = time.monotonic() + 5
-        while client("logs", "life").stdout != "up\n" and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert client("logs", "life").stdout == "up\n"
+        assert eventually(lambda: client("logs", "life").stdout == "up\n")
         assert client("exec", "life", "echo", "inside").stdout == "inside\n"
         assert client("exec", "life", "sh", "-c", "exit 3", check=False).returncode == 3
         assert client("exec", "-i", "life", "cat", input="through\n").stdout == "through\n"

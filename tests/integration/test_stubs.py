@@ -8,8 +8,8 @@ import signal
 import socket
 import struct
 import subprocess
-import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from cove.kernel import mounts, operations
 from cove.kernel.operations import Operation, Program
 from cove.runtime.forker import Forker, Newborn, of_stubs
 from cove.runtime.makers import PROGRAM
-from tests.conftest import BIN, PATIENCE, Daemon, eventually, has_ended
+from tests.conftest import BIN, PATIENCE, Daemon, below, eventually, has_ended
 from tests.integration.faults_world import pids
 
 pytestmark = [
@@ -161,10 +161,12 @@ def test_one_that_hangs_is_ended_with_the_container_that_it_works_for(own_daemon
     os.kill(stopped, signal.SIGSTOP)
     held = _echo(own_daemon, "--name", "held")
     assert eventually(lambda: "held" in own_daemon.cove("ps", "-a", "--format", "{{.Names}}").stdout)
-    time.sleep(0.5)
+    identity = own_daemon.cove("inspect", "-f", "{{.Id}}", "held").stdout.strip()
+    assert eventually(lambda: identity in {path.name for path in below(Path("/sys/fs/cgroup"))}), "it is started"
+    own_daemon.cove("run", "--rm", "busybox", "true")  # the supervisor does one after the other: the order is given
     for pid in pids(own_daemon, "spares"):  # the one that was taken is among them
         os.kill(pid, signal.SIGKILL)
-    held.wait(20 * PATIENCE)
+    held.wait(60 * PATIENCE)
     assert eventually(lambda: stopped not in pids(own_daemon, "outfitter"))
     assert own_daemon.cove("run", "--rm", "busybox", "echo", "there").stdout == "there\n"
 
@@ -201,6 +203,8 @@ def test_nothing_stays_with_an_outfitter(own_daemon: Daemon) -> None:
 def test_an_init_passes_signals_on_and_buries_orphans(own_daemon: Daemon) -> None:
     script = "trap 'exit 9' TERM; (sleep 0.1 &); while :; do sleep 0.05; done"
     own_daemon.cove("run", "-d", "--init", "--name", "box", "busybox", "sh", "-c", script)
+    caught = "until grep -q 'SigCgt:.*[4-7c-f]...$' /proc/2/status; do usleep 10000; done"
+    own_daemon.cove("exec", "box", "sh", "-c", caught)
     assert own_daemon.cove("exec", "box", "cat", "/proc/1/cmdline").stdout.startswith("/sbin/cove-init\0")
     assert own_daemon.cove("exec", "box", "sh", "-c", "cat /proc/2/comm").stdout == "sh\n"
     states = "cat /proc/[0-9]*/stat | cut -d' ' -f3"
@@ -216,8 +220,9 @@ def _held(daemon: Daemon) -> dict[int, tuple[int, list[str]]]:
     found = {}
     for pid in pids(daemon, "outfitter"):
         at = Path(f"/proc/{pid}")
-        spaces = [os.readlink(at / "ns" / each) for each in _SPACES]
-        found[pid] = (len(list((at / "fd").iterdir())), spaces)
+        with suppress(FileNotFoundError, ProcessLookupError):
+            spaces = [os.readlink(at / "ns" / each) for each in _SPACES]
+            found[pid] = (len(list((at / "fd").iterdir())), spaces)
     return found
 
 

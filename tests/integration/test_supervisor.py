@@ -9,7 +9,6 @@ import select
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -76,7 +75,7 @@ class World:
         return self.exits.setdefault(identity, asyncio.get_running_loop().create_future())
 
     async def code(self, identity: str) -> int:
-        return (await asyncio.wait_for(self.exit_of(identity), 30)).exit.code
+        return (await asyncio.wait_for(self.exit_of(identity), 60 * PATIENCE)).exit.code
 
     def process(self, *args: str, terminal: bool = False) -> oci.Process:
         return oci.Process(cwd="/", args=args, env=("PATH=/bin",), terminal=terminal)
@@ -112,12 +111,10 @@ class World:
 
     async def supervisor_pid(self) -> int:
         """Of the supervisor that serves now; a new one needs a moment."""
-        for _ in range(300):
-            pid = self._find_supervisor()
-            if pid is not None:
-                return pid
-            await asyncio.sleep(0.01)
-        raise AssertionError("no supervisor is running")
+        async with asyncio.timeout(20 * PATIENCE):
+            while (pid := self._find_supervisor()) is None:
+                await asyncio.sleep(0.01)
+        return pid
 
     def _find_supervisor(self) -> int | None:
         for entry in Path("/proc").iterdir():
@@ -264,21 +261,20 @@ def test_a_flood_does_not_stop_others_and_memory_kills_are_told(tmp_path: Path) 
     async def case(world: World) -> None:
         flood = world.launch("yes", "a line that is as long as lines of logs usually are")
         process = await world.start(flood)
-        began = time.monotonic()
         for _ in range(5):
             quick = world.launch("echo", "here")
             started = await world.start(quick)
             assert await world.code(quick.id) == 0
             assert world.output(quick.id) == b"here\n"
             started.close()
-        assert time.monotonic() - began < 3 * PATIENCE
+        assert not world.exit_of(flood.id).done(), "it goes on meanwhile"
         await world.runtime.signal(flood.id, signal.SIGKILL)
         assert await world.code(flood.id) == 137
         process.close()
         limit = oci.MemoryLimits(limit=16 << 20, swap=16 << 20)
         eater = world.launch("dd", "if=/dev/zero", "of=/dev/null", "bs=64M", resources=oci.Resources(memory=limit))
         process = await world.start(eater)
-        end = (await asyncio.wait_for(world.exit_of(eater.id), 10)).exit
+        end = (await asyncio.wait_for(world.exit_of(eater.id), 60 * PATIENCE)).exit
         assert (end.code, end.oom) == (137, True)
         process.close()
 
@@ -304,7 +300,7 @@ def test_a_kill_for_memory_is_told_while_the_container_lives(tmp_path: Path) -> 
         script = "dd if=/dev/zero of=/dev/null bs=64M; sleep 0.3; exit 2"
         launch = world.launch("sh", "-c", script, resources=oci.Resources(memory=limit))
         process = await world.start(launch)
-        end = (await asyncio.wait_for(world.exit_of(launch.id), 10)).exit
+        end = (await asyncio.wait_for(world.exit_of(launch.id), 60 * PATIENCE)).exit
         assert (end.code, end.oom) == (2, True)
         assert world.out_of_memory == [launch.id]
         process.close()
@@ -416,7 +412,7 @@ def test_requests_wait_for_a_supervisor_that_is_slow_to_take_them(tmp_path: Path
             await asyncio.sleep(1.5)
         finally:
             os.kill(supervisor, signal.SIGCONT)
-        answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+        answers = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 60 * PATIENCE)
         assert {type(answer) for answer in answers} == {NotFound}
 
     _run(tmp_path, case)

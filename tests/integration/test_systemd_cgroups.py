@@ -6,13 +6,12 @@ import json
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, BUSYBOX, Daemon, stocked
+from tests.conftest import BIN, BUSYBOX, Daemon, eventually, stocked
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir("/run/systemd/system"), reason="systemd is not this host's init; `make test-guest` has it"
@@ -51,12 +50,7 @@ def shown(unit: str, *names: str) -> dict[str, str]:
 
 def forgotten(unit: str) -> bool:
     """systemd collects a unit that has stopped a moment later."""
-    deadline = time.monotonic() + 5
-    while (state := shown(unit, "LoadState", "ActiveState"))["LoadState"] != "not-found":
-        if time.monotonic() > deadline:
-            pytest.fail(f"{unit} is still there: {state}")
-        time.sleep(0.05)
-    return True
+    return eventually(lambda: shown(unit, "LoadState")["LoadState"] == "not-found")
 
 
 def test_a_container_is_a_scope_with_its_limits(systemd: Daemon, container: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import PATIENCE, Daemon
 
 COVE = str(Path(sys.executable).parent / "cove")
 
@@ -34,7 +34,7 @@ class Terminal:
 
     def expect(self, text: bytes) -> None:
         """Read until `text` has come."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60 * PATIENCE
         while text not in self.seen:
             ready, _, _ = select.select([self.fd], [], [], 0.1)
             try:
@@ -50,7 +50,7 @@ class Terminal:
 
     def end(self) -> int:
         """The exit code; reads on meanwhile."""
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60 * PATIENCE
         while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:

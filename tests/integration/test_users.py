@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, Daemon, new_daemon, stocked
+from tests.conftest import BIN, PATIENCE, Daemon, new_daemon, stocked
 
 BASE = 1 << 30
 
@@ -152,7 +152,7 @@ def test_a_terminal_and_an_init(daemon: Daemon) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60 * PATIENCE,
     )
     assert all(word in done.stdout for word in ("/dev/pts/0", "cove-init", "writable")), done
 

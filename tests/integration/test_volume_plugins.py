@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import BIN, Daemon, eventually, new_daemon
+from tests.conftest import BIN, PATIENCE, Daemon, catches, eventually, has_ended, new_daemon
 
 pytestmark = pytest.mark.root
 
@@ -240,8 +240,9 @@ def test_who_uses_a_plugins_volume_is_known_to_the_next_daemon(plugged: Daemon, 
     pid = int(plugged.cove("inspect", "-f", "{{.State.Pid}}", "ends").stdout)
     assert drawer.count("Mount") == 2 and drawer.count("Unmount") == 0
     plugged.kill()
+    assert eventually(lambda: catches(pid, signal.SIGTERM))
     os.kill(pid, signal.SIGTERM)
-    assert eventually(lambda: not Path(f"/proc/{pid}").exists())
+    assert eventually(lambda: has_ended(pid))
     plugged.start()
     assert eventually(lambda: drawer.count("Unmount") == 1)
     refused = plugged.cove("volume", "rm", "shared", check=False)
@@ -310,7 +311,7 @@ def test_a_plugin_that_starts_later_than_its_container(plugged: Daemon, director
     time.sleep(0.5)
     with _UnixServer(str(path), _handler(plugin)) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        assert starting.communicate(timeout=60)[1] == b"" and starting.returncode == 0
+        assert starting.communicate(timeout=60 * PATIENCE)[1] == b"" and starting.returncode == 0
         plugged.docker("rm", "reader")
         plugged.docker("volume", "rm", "books")
         server.shutdown()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from cove.errors import NotFound
 from cove.image.worker import hands
 from cove.image.worker.sandbox import Worker
-from tests.conftest import has_ended
+from tests.conftest import eventually, has_ended
 
 pytestmark = pytest.mark.root
 
@@ -79,8 +80,7 @@ def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
     first = short_job(tmp_path, "file")
     for pid in workshops(workshops()):
         os.kill(pid, signal.SIGKILL)
-        while not has_ended(pid):
-            time.sleep(0.01)
+        assert eventually(partial(has_ended, pid))
     assert short_job(tmp_path, "file") == first
 
 

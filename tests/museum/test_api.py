@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon, eventually, new_daemon
+from tests.conftest import PATIENCE, Daemon, eventually, new_daemon
 from tests.integration.api_client import Api
 from tests.integration.faults_world import pids
 
@@ -26,7 +26,7 @@ _TIMES = 300
 
 def _answer(daemon: Daemon, request: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
+        client.settimeout(60 * PATIENCE)
         client.connect(str(daemon.run / "cove.sock"))
         client.sendall(request)
         return client.recv(4096)

@@ -8,7 +8,6 @@ import io
 import json
 import struct
 import tarfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -61,12 +60,10 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("what", MALFORMED)
-def test_a_malformed_archive_is_one_sentence_soon(store: ImageStore, what: str) -> None:
-    began = time.monotonic()
+def test_a_malformed_archive_is_one_sentence(store: ImageStore, what: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         store_layer(store.content, store.layers, [MALFORMED[what]])
     assert len(refused.value.message) < 400 and "\n" not in refused.value.message
-    assert time.monotonic() - began < 10
     assert not store.layers.chain_ids()
 
 

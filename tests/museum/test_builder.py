@@ -14,7 +14,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import PATIENCE, Daemon
 from tests.integration.test_build import context
 
 
@@ -198,7 +198,7 @@ def test_workers_see_nothing_of_the_host_in_odd_owners(daemon: Daemon, tmp_path:
         "FROM busybox\nRUN rm /etc/passwd && mkfifo /etc/passwd\nCOPY --chown=nobody f /f\n",
         f="x",
     )
-    done = build(daemon, str(where), timeout=30)
+    done = build(daemon, str(where), timeout=60 * PATIENCE)
     assert done.returncode and "invalid user 'nobody'" in done.stderr
     context(where, "FROM busybox\nCOPY --chown=worker f /f\nRUN test $(stat -c %u /f) = 1000\n")
     build(daemon, str(where), check=True)

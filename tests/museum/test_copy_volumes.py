@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.conftest import Daemon
+from tests.conftest import PATIENCE, Daemon
 from tests.museum.images import interpreter, libraries
 from tests.museum.test_copy_race import _SWAPPER
 
@@ -94,7 +94,7 @@ def test_no_program_of_the_container_unpacks(daemon: Daemon, container: str) -> 
     for how in _PACKERS:
         words = ["curl", "-sS", "--fail", "--unix-socket", daemon.host.removeprefix("unix://"), "-T", "-"]
         address = f"http://localhost/v1.41/containers/{container}/archive?path=/tmp"
-        subprocess.run([*words, address], input=_copied(how), check=True, timeout=30)
+        subprocess.run([*words, address], input=_copied(how), check=True, timeout=60 * PATIENCE)
         assert daemon.cove("exec", container, "cat", f"/tmp/{how}").stdout == how
     assert daemon.cove("exec", container, "ls", "/caught", check=False).returncode
 

@@ -18,6 +18,7 @@ import pytest
 
 from cove.kernel import netlink
 from cove.paths import Instance, RunRoot
+from tests.conftest import PATIENCE, eventually
 from tests.integration.networks_world import Lan, Made, lan, made
 from tests.integration.test_names import Box, inside
 
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.root]
 HOST = "10.97.20.1"
 
 
-def reached(address: str, port: int, timeout: float = 5) -> bool:
+def reached(address: str, port: int, timeout: float = 20 * PATIENCE) -> bool:
     try:
         socket.create_connection((address, port), timeout).close()
     except OSError:
@@ -47,15 +48,8 @@ def reload_firewall(made: Made) -> None:
     """What a firewall's reload does, and until Cove has noticed it."""
     table = table_of(made)
     subprocess.run(["nft", "flush", "table", "inet", table], check=True)
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        shown = subprocess.run(
-            ["nft", "list", "chain", "inet", table, "forward"], capture_output=True, text=True
-        ).stdout
-        if "drop" in shown:
-            return
-        time.sleep(0.02)
-    pytest.fail("the rules did not come back")
+    shown = ["nft", "list", "chain", "inet", table, "forward"]
+    assert eventually(lambda: "drop" in subprocess.run(shown, capture_output=True, text=True).stdout)
 
 
 def test_an_internal_network_asks_no_server(made: Made) -> None:

@@ -81,7 +81,7 @@ def test_output_goes_on_after_stdin_ended() -> None:
 
 def test_detaching_ends_it_though_output_goes_on() -> None:
     echo = Echo()
-    asyncio.run(asyncio.wait_for(carry(Wire(b"\x10\x11", ends=False), echo, detached=Detach), 5))
+    asyncio.run(asyncio.wait_for(carry(Wire(b"\x10\x11", ends=False), echo, detached=Detach), 60))
     assert echo.closed
 
 

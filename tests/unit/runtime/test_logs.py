@@ -194,7 +194,5 @@ def test_follower_sees_rotation_and_ends(tmp_path: Path) -> None:
         watcher.close()
         return seen
 
-    started = time.monotonic()
     assert asyncio.run(follow()) == b"".join(b"%d\n" % number for number in range(20))
-    assert time.monotonic() - started < 1
     assert len(segments(tmp_path)) > 1
