@@ -21,6 +21,8 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
+from tests.conftest import PATIENCE
+
 Fields = list[tuple[int, "int | bytes | str | Fields"]]
 
 
@@ -83,7 +85,7 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
 def upgraded(path: str, target: str, headers: dict[str, str]) -> socket.socket:
     """A connection to the daemon's socket that has left HTTP/1.1 behind."""
     sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(60)
+    sock.settimeout(120 * PATIENCE)
     sock.connect(path)
     lines = [f"POST {target} HTTP/1.1", "Host: cove", "Connection: Upgrade", "Upgrade: h2c"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -188,7 +190,7 @@ class _End:
 
     def receive(self, number: int) -> Iterator[bytes]:
         """Each message, until the peer has sent its last."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120 * PATIENCE
         stream = self.streams[number]
         while True:
             with self.news:
@@ -201,6 +203,8 @@ class _End:
                 return
 
     def close(self) -> None:
+        with suppress(OSError):  # as long as a thread reads from it, closing alone tells the peer nothing
+            self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
 
 

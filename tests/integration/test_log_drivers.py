@@ -9,14 +9,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import pytest
 
-from tests.conftest import PATIENCE, Daemon, stocked
+from tests.conftest import PATIENCE, Daemon, eventually, has_ended, stocked
 
 
 class Datagrams:
@@ -69,16 +69,15 @@ class Stream:
             return
 
     def wait(self, words: bytes) -> bytes:
-        deadline = time.monotonic() + 15 * PATIENCE
-        while words not in self.content and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert words in self.content, self.content
+        assert eventually(lambda: words in self.content), self.content
         return self.content
 
     def close(self) -> None:
         self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
         for connection in self._open:
+            with suppress(OSError):  # as long as a thread reads from it, closing alone tells the peer nothing
+                connection.shutdown(socket.SHUT_RDWR)
             connection.close()
 
 
@@ -145,16 +144,18 @@ def test_a_server_that_comes_back_gets_what_was_written_meanwhile(daemon: Daemon
         daemon.docker("rm", "-f", "patient")
 
 
-def test_a_new_daemon_goes_on_where_the_old_one_stopped(own_daemon: Daemon) -> None:
+def test_a_new_daemon_goes_on_where_the_old_one_stopped(own_daemon: Daemon, tmp_path: Path) -> None:
     with serving(Datagrams()) as server:
         options = ("--log-driver", "syslog", "--log-opt", f"syslog-address=udp://127.0.0.1:{server.port}")
-        own_daemon.docker(
-            "run", "-d", "--name", "steady", *options, "busybox", "sh", "-c", "echo one; sleep 2; echo two"
-        )
+        script = "echo one; until [ -e /w/go ]; do usleep 10000; done; echo two"
+        words = ("--name", "steady", "-v", f"{tmp_path}:/w", *options, "busybox", "sh", "-c", script)
+        own_daemon.docker("run", "-d", *words)
+        pid = int(own_daemon.docker("inspect", "-f", "{{.State.Pid}}", "steady").stdout)
         assert b": one\n" in server.take(1)[0]
         own_daemon.stop()
         assert own_daemon.process is not None and own_daemon.process.poll() is not None
-        time.sleep(2.5)
+        (tmp_path / "go").touch()
+        assert eventually(lambda: has_ended(pid))
         own_daemon.start()
         assert b": two\n" in server.take(1)[0]
         own_daemon.docker("rm", "-f", "steady")
