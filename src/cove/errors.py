@@ -14,6 +14,7 @@ They become HTTP statuses in one place (`cove.api.errors`) and exit codes in one
     ├── Unsupported        this host or this version cannot do it           (501)
     ├── Unavailable        something it needs does not answer; try again    (503)
     ├── StartFailed        a process could not be started in a container    (400)
+    │   └── StartLost      it was ended before its program ran, by something else
     └── Internal           Cove's own fault, or the host's (disk, kernel)   (500)
 """
 
@@ -80,6 +81,17 @@ class StartFailed(CoveError):
         self.stage = stage
         self.errno = errno
         self.exit_code = exit_code
+
+
+class StartLost(StartFailed):
+    """A process, or who worked for it, was killed before its program ran: another attempt may go well."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the process, or the one that prepares it, was killed before its program ran; try again",
+            stage="setup",
+            errno=0,
+        )
 
 
 _HOSTS_TROUBLE = frozenset(

@@ -18,10 +18,12 @@ import pytest
 from cove.ipc import channel
 from cove.kernel import mounts, operations
 from cove.kernel.operations import Operation, Program
+from cove.paths import RunRoot
+from cove.runtime import state
 from cove.runtime.forker import Forker, Newborn, of_stubs
 from cove.runtime.makers import PROGRAM
 from tests.conftest import BIN, PATIENCE, Daemon, below, eventually, has_ended
-from tests.integration.faults_world import pids
+from tests.integration.faults_world import leftovers, pids
 
 pytestmark = [
     pytest.mark.root,
@@ -133,7 +135,7 @@ def _code_of_another(forker: Forker) -> int:
 def _echo(daemon: Daemon, *words: str) -> subprocess.Popen[str]:
     command = [BIN / "cove", "run", "--rm", *words, "busybox", "echo", "there"]
     environment = os.environ | {"COVE_HOST": daemon.host}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_an_outfitter_that_hangs_holds_up_its_own_start_alone(own_daemon: Daemon) -> None:
@@ -169,6 +171,76 @@ def test_one_that_hangs_is_ended_with_the_container_that_it_works_for(own_daemon
     held.wait(60 * PATIENCE)
     assert eventually(lambda: stopped not in pids(own_daemon, "outfitter"))
     assert own_daemon.cove("run", "--rm", "busybox", "echo", "there").stdout == "there\n"
+
+
+def _held_up(daemon: Daemon, name: str) -> tuple[int, subprocess.Popen[str]]:
+    """An outfitter that was stopped, and a start that it works at for good."""
+    daemon.cove("run", "--rm", "busybox", "true")
+    (stopped,) = pids(daemon, "outfitter")
+    os.kill(stopped, signal.SIGSTOP)
+    held = _echo(daemon, "--name", name)
+    assert eventually(lambda: _is_born(daemon, name)), "its process waits for the outfitter"
+    return stopped, held
+
+
+def _is_born(daemon: Daemon, name: str) -> bool:
+    found = daemon.cove("ps", "-a", "--no-trunc", "--filter", f"name=^{name}$", "--format", "{{.ID}}").stdout.strip()
+    status = state.load(RunRoot(daemon.run).container(found).state) if found else None
+    return status is not None and state.is_born(status)
+
+
+def test_a_start_whose_outfitter_is_killed_is_tried_with_another(own_daemon: Daemon) -> None:
+    killed, held = _held_up(own_daemon, "held")
+    os.kill(killed, signal.SIGKILL)
+    assert held.communicate(timeout=20 * PATIENCE)[0] == "there\n"
+    assert held.returncode == 0
+    assert eventually(lambda: not leftovers(own_daemon))
+
+
+def test_a_start_that_loses_two_outfitters_says_so(own_daemon: Daemon) -> None:
+    first, held = _held_up(own_daemon, "held")
+    assert _echo(own_daemon).communicate(timeout=20 * PATIENCE)[0] == "there\n"
+    (second,) = set(pids(own_daemon, "outfitter")) - {first}
+    os.kill(second, signal.SIGSTOP)
+    before = _born(own_daemon)
+    os.kill(first, signal.SIGKILL)
+    assert eventually(lambda: _is_born(own_daemon, "held") and not before & _born(own_daemon)), "tried once more"
+    os.kill(second, signal.SIGKILL)
+    _, words = held.communicate(timeout=20 * PATIENCE)
+    assert held.returncode == 125
+    assert "was killed before its program ran; try again" in words
+    assert eventually(lambda: not leftovers(own_daemon))
+
+
+def _born(daemon: Daemon) -> set[int]:
+    return {each.pid for each in state.load_all(RunRoot(daemon.run))}
+
+
+def test_an_exec_whose_outfitter_is_killed_says_so(own_daemon: Daemon) -> None:
+    own_daemon.cove("run", "-d", "--name", "box", "busybox", "sleep", "600")
+    (stopped,) = pids(own_daemon, "outfitter")
+    os.kill(stopped, signal.SIGSTOP)
+    spares = set(pids(own_daemon, "spares"))
+    environment = os.environ | {"COVE_HOST": own_daemon.host}
+    command = [BIN / "cove", "exec", "box", "echo", "there"]
+    held = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert eventually(lambda: set(pids(own_daemon, "spares")) - spares), "its process waits for the outfitter"
+    os.kill(stopped, signal.SIGKILL)
+    assert "was killed before its program ran; try again" in held.communicate(timeout=20 * PATIENCE)[1]
+    assert held.returncode not in (0, None)
+    assert own_daemon.cove("exec", "box", "echo", "there").stdout == "there\n"
+
+
+def test_a_removal_by_force_ends_a_start_that_hangs(own_daemon: Daemon) -> None:
+    stopped, held = _held_up(own_daemon, "held")
+    own_daemon.cove("rm", "-f", "held")
+    _, words = held.communicate(timeout=20 * PATIENCE)
+    assert held.returncode == 125
+    assert "held is removed while it starts" in words
+    assert own_daemon.cove("ps", "-aq").stdout == ""
+    assert eventually(lambda: stopped not in pids(own_daemon, "outfitter"))
+    assert own_daemon.cove("run", "--rm", "--name", "held", "busybox", "echo", "there").stdout == "there\n"
+    assert eventually(lambda: not leftovers(own_daemon))
 
 
 @pytest.mark.parametrize("victim", ["outfitter", "stubs", "spares"])

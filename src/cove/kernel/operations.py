@@ -29,7 +29,7 @@ def _number(x86: int, generic: int) -> int:
 
 
 _WRITE, _IOCTL, _FCHDIR = _number(1, 64), _number(16, 29), _number(81, 50)
-_DUP3, _SETSID, _UMASK = _number(292, 24), _number(112, 157), _number(95, 166)
+_DUP3, _SETSID, _UMASK, _RECVFROM = _number(292, 24), _number(112, 157), _number(95, 166), _number(45, 207)
 _SETGROUPS, _SETRESGID, _SETRESUID = _number(116, 159), _number(119, 149), _number(117, 147)
 _PRCTL, _CAPSET, _SECCOMP = _number(157, 167), _number(126, 91), _number(317, 277)
 _KEYCTL, _SETNS, _UNSHARE = _number(250, 219), _number(308, 268), _number(272, 97)
@@ -89,6 +89,11 @@ def write(fd: int, content: bytes) -> Operation:
 def duplicate(fd: int, number: int) -> Operation:
     """dup3(2): `fd` as the descriptor `number`, another one, which an execve keeps."""
     return Operation("dup3", _DUP3, (Descriptor(fd), number, 0))
+
+
+def discard(fd: int) -> Operation:
+    """recvfrom(2) of nothing: the next packet of a SEQPACKET socket is gone."""
+    return Operation("recvfrom", _RECVFROM, (Descriptor(fd), 0, 0))
 
 
 def ioctl(number: int, request: int, argument: int) -> Operation:

@@ -1,6 +1,7 @@
 """The daemon's end of a process that waits at its barrier: let it go, or let it end.
 
 Process ── go ──▶ Go on its sync socket ──▶ end of file: the program runs, or Failed: StartFailed
+        │                               └─ end of file, and Go was never read: it was killed, StartLost
         └─ abort ──▶ end of file there: the process exits
 """
 
@@ -9,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -20,6 +21,15 @@ from cove.runtime import messages as m
 
 _decode_failure = msgspec.json.Decoder(m.Failed).decode
 _encode = msgspec.json.Encoder().encode
+_T = TypeVar("_T")
+
+
+async def once_more(start: Callable[[], Awaitable[_T]]) -> _T:
+    """What `start` brings, in a second attempt when the first one was lost; what that one had made it has undone."""
+    try:
+        return await start()
+    except errors.StartLost:
+        return await start()
 
 
 class Process:
@@ -45,35 +55,41 @@ class Process:
         self._on_root = on_root
 
     async def go(self, interfaces: tuple[m.Interface, ...] = ()) -> None:
-        """Past the barrier; returns when the program runs. Raises StartFailed with the stage and the reason."""
+        """Past the barrier; returns when the program runs. Raises StartFailed with the stage and the reason.
+
+        StartLost when it was killed before that.
+        """
         # Owned here until the end: the process may be over, and `close` be called, before this has read all.
         owned, self._sync = self._sync, None
         if owned is None:
             raise errors.Internal(f"Process {self.pid} was let go twice")
         with owned as sync:
             sync.setblocking(False)
-            with suppress(BrokenPipeError, ConnectionResetError):
+            read = True
+            try:
                 await asyncio.get_running_loop().sock_sendall(sync, _encode(m.Go(interfaces=interfaces)))
-            answer = await self._answer(sync)
+            except (BrokenPipeError, ConnectionResetError):
+                read = False
+            answer = await self._answer(sync, read=read)
         if answer:
             raise _failed(answer)
 
     def check(self) -> None:
-        """Raise StartFailed when the process has ended before the barrier and said why; else nothing happens."""
+        """Raise StartFailed when the process has ended before the barrier; else nothing happens."""
         while self._sync is not None:
             try:
                 content, fds = channel.message(self._sync, 1 << 16, 1, socket.MSG_DONTWAIT)
             except OSError:
                 return
             if not content:
-                return
+                raise errors.StartLost
             if content != m.ROOT:
                 raise _failed(content)
             for fd in fds:
                 self._on_root(fd)
 
-    async def _answer(self, sync: socket.socket) -> bytes:
-        """A failure, or b"" when the program runs; before either, its root may come by."""
+    async def _answer(self, sync: socket.socket, *, read: bool) -> bytes:
+        """A failure, or b"" when the program runs; its root may come by before. `read`: Go was not refused."""
         while True:
             try:
                 content, fds = channel.message(sync, 1 << 16, 1)
@@ -81,7 +97,10 @@ class Process:
                 await _readable(sync)
                 continue
             except ConnectionResetError:
-                continue  # it ended without reading Go; what it had to say still lies here, or end of file
+                read = False  # it ended without reading Go; what it had to say still lies here, or end of file
+                continue
+            if not content and not read:
+                raise errors.StartLost
             if content != m.ROOT:
                 return content
             for fd in fds:

@@ -32,6 +32,7 @@ from cove.oci.spec import Mount
 from cove.runtime.logs.follow import LogFollower, LogWatcher
 from cove.runtime.logs.reader import LogReader
 from cove.runtime.messages import Exit, Launch
+from cove.runtime.newborn import once_more
 from cove.wire.builds import BuildOptions
 from cove.wire.containers import ContainerConfig, DeviceRequest, HostConfig
 from cove.wire.networks import EndpointSettings
@@ -108,7 +109,7 @@ class ContainerRunner:
         async with AsyncExitStack() as stack:
             prepared = await stack.enter_async_context(self._mounts.prepared(step, sources))
             record = self._record(key, step, prepared.env)
-            exit_ = await self._whole_life(record, prepared, log, stack)
+            exit_ = await once_more(lambda: self._life(record, prepared, log))
         if exit_.reason:
             raise Internal(f"the end of a build step was not seen: {exit_.reason}")
         return exit_.code, prepared.stubs
@@ -170,6 +171,10 @@ class ContainerRunner:
                 continue
             found.append(request)
         return tuple(found)
+
+    async def _life(self, record: Record, prepared: Prepared, log: Log) -> Exit:
+        async with AsyncExitStack() as stack:
+            return await self._whole_life(record, prepared, log, stack)
 
     async def _whole_life(self, record: Record, prepared: Prepared, log: Log, stack: AsyncExitStack) -> Exit:
         context, identity = self._context, record.id

@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from typing import TypeVar
 
 from cove.engine.containers import restarts, signals
 from cove.engine.containers.launch import Launcher, new_cgroup
@@ -29,11 +30,12 @@ from cove.engine.telling import tell
 from cove.engine.volumes.service import VolumeService
 from cove.errors import Conflict, CoveError, InvalidArgument, NotModified, StartFailed
 from cove.runtime.messages import Exit
-from cove.runtime.newborn import Process
+from cove.runtime.newborn import Process, once_more
 from cove.wire.containers import WaitResponse
 
 _SIGKILL, _SIGTERM = 9, 15
 _KILL_PATIENCE = 10.0
+_T = TypeVar("_T")
 
 
 class Lifecycle:
@@ -88,9 +90,7 @@ class Lifecycle:
         try:
             if self.prepare is not None:
                 await self.prepare(container)
-            async with AsyncExitStack() as undo:
-                attached, process = await self._bring_up(container, undo)
-                undo.pop_all()
+            attached, process = await self._unless_removed(container, once_more(lambda: self._bring_up(container)))
         except StartFailed as error:
             message = f"failed to create task for container: {error.message}: unknown"
             await self._not_started(container, message, error.exit_code)
@@ -128,15 +128,36 @@ class Lifecycle:
         if container.record.host.auto_remove:
             await self._removal.remove(container, volumes=True)
 
-    async def _bring_up(self, container: Container, undo: AsyncExitStack) -> tuple[Attached, Process]:
+    async def _unless_removed(self, container: Container, start: Awaitable[_T]) -> _T:
+        """What `start` brings; Conflict when somebody ends it meanwhile, as only a removal by force does."""
+        container.starting = task = asyncio.current_task()
+        try:
+            return await start
+        except asyncio.CancelledError:
+            if task is None or container.starting is not None:
+                raise
+            task.uncancel()
+            raise Conflict(f"the container {container.name} is removed while it starts") from None
+        finally:
+            container.starting = None
+
+    async def _bring_up(self, container: Container) -> tuple[Attached, Process]:
+        """Everything that a run has; all of it or nothing."""
+        container.attempts += 1
+        async with AsyncExitStack() as undo:
+            brought = await self._brought_up(container, undo)
+            undo.pop_all()
+        return brought
+
+    async def _brought_up(self, container: Container, undo: AsyncExitStack) -> tuple[Attached, Process]:
         record = container.record
         attached = self._attachments.plan(record)
         undo.callback(self._attachments.release, record.id, attached)
         await self._volumes.use.hold(record.mounts, record.id)
         undo.push_async_callback(self._volumes.use.release, record.mounts, record.id)
         launch = self._launcher.launch(record, attached)
-        process = await self._context.runtime.create(launch)
         undo.push_async_callback(self._context.runtime.delete, record.id)
+        process = await self._context.runtime.create(launch)
         undo.push_async_callback(process.abort)
         named = self._attachments.naming.begin(record, attached, process.pidfd)
         try:
@@ -155,7 +176,7 @@ class Lifecycle:
         """The supervisor's word that a first process ended and that its log is complete."""
         container = self._registry.get(identity)
         if container is not None:
-            self._tasks.begin(self._settle(container, exit_), f"settle {container.name}")
+            self._tasks.begin(self._settle(container, exit_, container.attempts), f"settle {container.name}")
 
     def out_of_memory(self, identity: str) -> None:
         """The kernel killed something in a container for its memory limit."""
@@ -164,9 +185,9 @@ class Lifecycle:
             self._registry.note(container, oom_killed=True)
             tell(self._context.events, container, "oom")
 
-    async def _settle(self, container: Container, exit_: Exit) -> None:
+    async def _settle(self, container: Container, exit_: Exit, attempt: int) -> None:
         async with container.lock:
-            if not container.facts.running:
+            if not container.facts.running or attempt != container.attempts:
                 return
             await self.settle(container, exit_)
         if container.record.host.auto_remove and container.facts.phase == "exited" and not container.restarting:
@@ -294,8 +315,12 @@ class Lifecycle:
                     await self._signal(container, _SIGKILL)
 
     async def halt(self, container: Container) -> None:
-        """Kill it and wait until it has ended; for removal by force."""
-        await self._stop(container, _SIGKILL, int(_KILL_PATIENCE))
+        """Kill it and wait until it has ended, end its start if that is under way; for removal by force."""
+        task, container.starting = container.starting, None
+        if task is not None:
+            task.cancel()
+        elif container.facts.running or container.facts.phase == "restarting":
+            await self._stop(container, _SIGKILL, int(_KILL_PATIENCE))
 
     async def restart(self, ref: str, *, timeout: int | None = None, signal: str = "") -> None:
         """Stop if it runs, then start."""

@@ -32,11 +32,13 @@ class Container:
     `record` and `facts` are frozen values that the registry replaces. `process` is there while processes
     are. `ended` fires at every exit that no restart follows, `gone` at removal.
     `stopping`: a user asked for its end; `restarting`: and for its start after that.
+    `starting`: who starts it now, until its program runs; `attempts`: how often that was tried.
     `began`: since when (monotonic) its run goes on, unless an earlier daemon began it.
     `started` is set while the first process runs; whoever waits for stdin waits for it.
     """
 
     __slots__ = (
+        "attempts",
         "began",
         "ended",
         "execs",
@@ -49,6 +51,7 @@ class Container:
         "removing",
         "restarting",
         "started",
+        "starting",
         "stopping",
         "summary",
     )
@@ -57,6 +60,8 @@ class Container:
         self.record = record
         self.facts = facts
         self.lock = asyncio.Lock()
+        self.attempts = 0
+        self.starting: asyncio.Task[Any] | None = None
         self.began: float | None = None
         self.process: Process | None = None
         self.started = asyncio.Event()

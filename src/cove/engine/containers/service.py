@@ -374,10 +374,10 @@ class Containers:
         container = self._registry.find(ref)
         if container.removing:
             raise Conflict(f"removal of container {ref} is already in progress")
-        if container.facts.running or container.facts.phase == "restarting":
-            if not force:
-                raise Conflict(f'cannot remove container "/{container.name}": {_why_not(container)}')
+        if force:
             await self._lifecycle.halt(container)
+        elif container.facts.running or container.facts.phase == "restarting":
+            raise Conflict(f'cannot remove container "/{container.name}": {_why_not(container)}')
         async with container.lock:
             if self._registry.get(container.id) is not container:
                 return  # --rm was quicker

@@ -4,11 +4,12 @@
       │── setsid, keyring, namespaces, [sync, gate] ────────────▶│ does them
       │◀─ how many were done, or which one failed ───────────────│
       │   …setns to the stub's namespaces, mounts, looks…        │
-      │── directory, stdio, rights, execve ─────────────────────▶│ end of file on its cord: the program runs
+      │── Go read, directory, stdio, rights, execve ────────────▶│ end of file on its cord: the program runs
       │◀─ which one failed, [sync] ──────────────────────────────│ nobody else has sync by then: it comes back
 
 Operations are collected and sent at the next `follow`, or at the end; a failure is raised when it is heard of, as
-that of the stage in which the operation was asked for.
+that of the stage in which the operation was asked for. Go is looked at here and read there: should one of the two be
+killed in between, the daemon finds it unread.
 """
 
 from __future__ import annotations
@@ -142,9 +143,14 @@ class Stub(Child):
         return bool(look.poll(0))
 
     def wait_for_go(self) -> Go:
-        packet = os.read(self.sync_fd, GO_BYTES)
+        sync = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, self.sync_fd)
+        try:
+            packet = sync.recv(GO_BYTES, socket.MSG_PEEK)
+        finally:
+            sync.detach()
         if not packet:
             raise Gone
+        self.act(operations.discard(self.sync_fd))
         return decode_go(packet)
 
     def pending(self) -> list[int]:
