@@ -1,4 +1,4 @@
-"""The supervisor: has children made, reaps them, pumps output into logs. One thread, nothing it cannot lose.
+"""The supervisor: does what daemons ask of it. One thread, nothing it cannot lose.
 
 Whatever it knows is also in the kernel or in state.json, so that a new supervisor takes over from the files:
 
@@ -21,23 +21,21 @@ import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from cove.errors import Conflict, CoveError, NotFound, describe
+from cove.errors import Conflict, CoveError, describe
 from cove.ipc import channel
 from cove.kernel import process
-from cove.kernel.cgroups import Cgroups, drain_events
+from cove.kernel.cgroups import Cgroups
 from cove.paths import RunRoot
 from cove.runtime import children, keeper, seat, state, terminal
 from cove.runtime import messages as m
 from cove.runtime.children import Child, Container
-from cove.runtime.ends import Ends
+from cove.runtime.containers import Containers
 from cove.runtime.loop import Loop
 from cove.runtime.makers import Makers
 
@@ -46,12 +44,10 @@ if TYPE_CHECKING:
 
 _decode = msgspec.json.Decoder(m.Request).decode
 _encode = msgspec.json.Encoder().encode
-_LOOKS = (0.0, 0.02, 0.2)
-_SAVE_AGAIN = 1.0
 
 
 class Supervisor:
-    """All containers of one run root."""
+    """Answers daemons, about the containers of one run root."""
 
     def __init__(self, run: RunRoot, cgroups: Cgroups, makers: Makers, held: seat.Seat) -> None:
         self._run = run
@@ -60,34 +56,20 @@ class Supervisor:
         self._makers = makers
         self._loop = Loop()
         self._connections: list[socket.socket] = []
-        self._containers: dict[str, Container] = {}
-        self._awaiting_console: dict[int, Callable[[], None]] = {}
+        self._containers = Containers(run, cgroups, makers, self._loop, self._report)
         self._ending = False
-        self._ends = Ends()
 
     # ── the loop ──────────────────────────────────────────────────────────────────────────────────
 
     def serve(self) -> None:
         """Take over what is there, then serve until Shutdown."""
-        for status in list(state.load_all(self._run)):
-            self._take_over(status)
-        for identity in list(state.unreadable(self._run)):
-            seat.warn(f"the state of container {identity[:12]} cannot be read, so what is left of it is ended")
-            self._clear(identity, f"/{self._cgroups.parent}/{identity}")
+        self._containers.take_over()
         self._makers.attend(self._loop)
-        self._seat.open(self._loop, self._accept, self._put_back)
+        self._seat.open(self._loop, self._accept, self._containers.put_back)
         gc.collect()
         gc.freeze()
         while not self._ending:
             self._loop.turn()
-
-    def _put_back(self) -> None:
-        """States that somebody removed."""
-        for container in self._containers.values():
-            paths = self._run.container(container.status.id)
-            if not paths.state.exists():
-                paths.root.mkdir(mode=0o700, exist_ok=True)
-                self._save(container, container.status)
 
     def _accept(self, listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -143,44 +125,32 @@ class Supervisor:
                 self._exec(connection, packet, request.launch)
                 return
             case m.Stdio():
-                container = self._container(request.id)
+                container = self._containers.find(request.id)
                 self._send_created(connection, packet.number, container.child, container)
                 return
             case m.List():
-                answer = m.Statuses(statuses=tuple(each.status for each in self._containers.values()))
+                answer = m.Statuses(statuses=tuple(each.status for each in self._containers))
             case m.Signal():
                 self._signal(request)
             case m.Freeze():
-                container = self._living(request.id)
+                container = self._containers.living(request.id)
                 self._cgroups.freeze(container.status.cgroup, request.frozen)
-                self._save(container, state.frozen(container.status, request.frozen))
+                self._containers.save(container, state.frozen(container.status, request.frozen))
             case m.Update():
-                self._cgroups.update(self._living(request.id).status.cgroup, request.resources)
+                self._cgroups.update(self._containers.living(request.id).status.cgroup, request.resources)
             case m.Resize():
                 self._resize(request)
             case m.CloseStdin():
-                container = self._container(request.id)
+                container = self._containers.find(request.id)
                 container.streams.close_input()
-                self._save(container, msgspec.structs.replace(container.status, stdin=False))
+                self._containers.save(container, msgspec.structs.replace(container.status, stdin=False))
             case m.Adopt():
-                self._adopt(self._container(request.id), packet)
+                self._adopt(self._containers.find(request.id), packet)
             case m.Delete():
-                self._delete(request)
+                self._containers.delete(request.id, request.cgroup)
             case m.Shutdown():
                 self._shutdown()
         self._send(connection, packet.number, answer)
-
-    def _container(self, identity: str) -> Container:
-        container = self._containers.get(identity)
-        if container is None:
-            raise NotFound(f"The supervisor knows no container {identity}")
-        return container
-
-    def _living(self, identity: str) -> Container:
-        container = self._container(identity)
-        if container.child is None:
-            raise Conflict(f"Container {identity} is not running")
-        return container
 
     def _create(self, connection: socket.socket, packet: channel.Packet, launch: m.Launch) -> None:
         if launch.id in self._containers:
@@ -188,33 +158,25 @@ class Supervisor:
         container = children.create(
             launch, packet.fds[0], self._run, cgroups=self._cgroups, loop=self._loop, makers=self._makers
         )
-        self._containers[launch.id] = container
-        self._watch_container(container)
+        self._containers.add(container)
         child = container.child
         assert child is not None
-        self._answer_when_ready(
+        self._containers.when_ready(
             child,
             lambda: self._send_created(connection, packet.number, child, container),
             wants_console=container.status.terminal,
         )
 
     def _exec(self, connection: socket.socket, packet: channel.Packet, launch: m.ExecLaunch) -> None:
-        container = self._living(launch.container)
+        container = self._containers.living(launch.container)
         child = children.execute(launch, packet.fds, container, self._run, cgroups=self._cgroups, makers=self._makers)
         container.execs[launch.id] = child
-        self._watch_child(child)
-        self._answer_when_ready(
+        self._containers.watch_child(child)
+        self._containers.when_ready(
             child,
             lambda: self._send_created(connection, packet.number, child, None),
             wants_console=launch.process.terminal,
         )
-
-    def _answer_when_ready(self, child: Child, answer: Callable[[], None], *, wants_console: bool) -> None:
-        """At once, or as soon as the child has sent its pty (or failed)."""
-        if wants_console:
-            self._awaiting_console[child.pidfd] = answer
-        else:
-            answer()
 
     def _send_created(
         self, connection: socket.socket, number: int, child: Child | None, container: Container | None
@@ -232,7 +194,7 @@ class Supervisor:
         self._send(connection, number, created, tuple(fds))
 
     def _signal(self, request: m.Signal) -> None:
-        container = self._living(request.id)
+        container = self._containers.living(request.id)
         if request.everyone:
             self._cgroups.signal(container.status.cgroup, request.signal)
             return
@@ -241,7 +203,7 @@ class Supervisor:
             raise Conflict(f"Container {request.id} is not running")
 
     def _resize(self, request: m.Resize) -> None:
-        container = self._living(request.id)
+        container = self._containers.living(request.id)
         if request.exec_id:
             child = container.execs.get(request.exec_id)
             console = child.console if child is not None else None
@@ -256,218 +218,18 @@ class Supervisor:
         fd = os.dup(packet.fds[0])
         os.set_inheritable(fd, False)
         if container.status.terminal:
-            self._attach_console(container, fd)
+            self._containers.attach_console(container, fd)
         elif container.streams.stdin is None:
             container.streams.stdin = fd
         else:
             os.close(fd)
 
-    def _delete(self, request: m.Delete) -> None:
-        identity = request.id
-        container = self._containers.pop(identity, None)
-        if container is None:
-            self._clear(identity, request.cgroup)
-            return
-        if container.child is not None:
-            process.send_signal(container.child.pidfd, signal.SIGKILL)
-            self._forget_child(container.child)
-            if self._is_ours(container.child):
-                os.waitid(os.P_PIDFD, container.child.pidfd, os.WEXITED)
-            container.child.close()
-        if not container.released:
-            self._kill_rest(container)
-            self._release(container)
-        children.remove_run_directory(self._run, identity)
-
-    def _clear(self, identity: str, cgroup: str) -> None:
-        """End and remove what may be there of a container of which no more is known."""
-        if cgroup:
-            self._cgroups.kill(cgroup)
-            self._cgroups.remove(cgroup)
-        children.remove_run_directory(self._run, identity)
-
-    def _is_ours(self, child: Child) -> bool:
-        try:
-            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return False
-        return True
-
     def _shutdown(self) -> None:
-        alive = [each.status.id[:12] for each in self._containers.values() if each.child is not None]
+        alive = [each.status.id[:12] for each in self._containers if each.child is not None]
         if alive:
             raise Conflict(f"{len(alive)} containers still run: {', '.join(alive[:5])}")
         self._cgroups.remove_parent()
         self._ending = True
-
-    # ── children ──────────────────────────────────────────────────────────────────────────────────
-
-    def _watch_container(self, container: Container) -> None:
-        if container.child is not None:
-            self._watch_child(container.child)
-        if container.pump is not None:
-            container.pump.start()
-        if (events := self._cgroups.open_oom_events(container.status.cgroup)) is not None:
-            container.oom_events, container.oom_kills = events, self._cgroups.oom_kills(container.status.cgroup)
-            self._loop.watch(events, lambda: self._memory(container, events))
-
-    def _memory(self, container: Container, events: int) -> None:
-        """The memory limit is met for good. Version 1 tells so before it kills, so there is a second look."""
-        drain_events(events)
-        if container.child is not None and self._cgroups.waits_for_memory(container.status.cgroup):
-            self._report(m.OutOfMemory(id=container.status.id))
-        for moment in _LOOKS:
-            self._loop.later(moment, lambda: self._count_kills(container))
-
-    def _count_kills(self, container: Container) -> None:
-        """The kernel killed something for the memory limit; the container itself may live on."""
-        if container.child and (kills := self._cgroups.oom_kills(container.status.cgroup)) > container.oom_kills:
-            container.oom_kills = kills
-            self._report(m.OutOfMemory(id=container.status.id))
-
-    def _watch_child(self, child: Child) -> None:
-        self._loop.watch(child.pidfd, lambda: self._ended(child))
-        if child.gate is not None:
-            self._loop.watch(child.gate.fileno(), lambda: self._gate(child))
-
-    def _gate(self, child: Child) -> None:
-        """The pty arrives, or end of file: the program runs (or the child failed and its pidfd says so)."""
-        assert child.gate is not None
-        try:
-            data, fds = channel.message(child.gate, 16, 1)
-        except BlockingIOError:
-            return
-        except OSError:
-            data, fds = b"", []
-        container = self._containers.get(child.id)
-        if fds:
-            self._console(child, fds[0], container)
-        if data:
-            return
-        self._loop.unwatch(child.gate.fileno())
-        child.gate.close()
-        child.gate = None
-        child.dismiss()
-        self._answer_console(child)
-        if container is not None and container.child is child and container.status.phase == "created":
-            self._begun(container, time.time())
-            self._makers.replenish()
-
-    def _begun(self, container: Container, at: float) -> None:
-        """Its program runs."""
-        try:
-            self._cgroups.begin(container.status.cgroup, container.status.idle)
-        except CoveError as error:
-            seat.warn(f"container {container.status.id[:12]} is not idle: {error.message}")
-        self._save(container, state.started(container.status, at))
-
-    def _console(self, child: Child, fd: int, container: Container | None) -> None:
-        if child.exec_id or container is None:
-            child.console = fd
-        else:
-            self._attach_console(container, fd)
-        self._answer_console(child)
-
-    def _answer_console(self, child: Child) -> None:
-        answer = self._awaiting_console.pop(child.pidfd, None)
-        if answer is not None:
-            answer()
-
-    def _attach_console(self, container: Container, fd: int) -> None:
-        if container.streams.console is not None or container.pump is None:
-            os.close(fd)
-            return
-        container.pump.attach_console(fd)
-
-    def _ended(self, child: Child) -> None:
-        """A process is over: its first process takes the container along."""
-        if child.gate is not None:
-            self._gate(child)
-        code, reason = self._ends.code(child.pid, child.pidfd)
-        self._answer_console(child)
-        self._forget_child(child)
-        container = self._containers.get(child.id)
-        if container is not None and container.child is child:
-            self._finish(container, code, reason)
-        else:
-            if container is not None:
-                container.execs.pop(child.exec_id, None)
-                self._report(m.Exited(id=child.id, exec_id=child.exec_id, exit=m.Exit(code=code, at=time.time())))
-            self._ends.done(child.pid, child.pidfd)
-        child.close()
-
-    def _forget_child(self, child: Child) -> None:
-        self._loop.unwatch(child.pidfd)
-        if child.gate is not None:
-            self._loop.unwatch(child.gate.fileno())
-
-    def _finish(self, container: Container, code: int, reason: str, at: float = 0.0) -> None:
-        """Everything it wrote is in the log before anybody hears of its end."""
-        self._kill_rest(container)
-        if container.pump is not None:
-            container.pump.drain()
-        kills = self._cgroups.oom_kills(container.status.cgroup)
-        if kills > container.oom_kills:
-            self._report(m.OutOfMemory(id=container.status.id))
-        child, container.child = container.child, None
-        peak = self._cgroups.memory_peak(container.status.cgroup)
-        end = m.Exit(code=code, at=at or time.time(), oom=kills > 0, memory_peak=peak, reason=reason)
-        self._save(container, state.exited(container.status, end))
-        if child is not None:
-            self._ends.done(child.pid, child.pidfd)
-        self._report(m.Exited(id=container.status.id, exit=end))  # whoever answers with a request waits for the rest
-        self._release(container)
-
-    def _release(self, container: Container) -> None:
-        """Let go of descriptors, log and control group."""
-        if container.pump is not None:
-            container.pump.stop()
-            container.pump = None
-        container.streams.close()
-        if container.oom_events is not None:
-            self._loop.unwatch(container.oom_events)
-            os.close(container.oom_events)
-            container.oom_events = None
-        self._cgroups.remove(container.status.cgroup)
-        container.released = True
-
-    def _kill_rest(self, container: Container) -> None:
-        """What outlived the first process: further processes, or all of it when the pid namespace is another's."""
-        for child in container.execs.values():
-            process.send_signal(child.pidfd, signal.SIGKILL)
-        self._cgroups.kill(container.status.cgroup)
-
-    def _save(self, container: Container, status: m.Status) -> None:
-        """A file that cannot be written (a full /run, a directory that somebody removed) is tried again later."""
-        container.status = status
-        try:
-            state.save(self._run.container(status.id).state, status)
-        except OSError as error:
-            seat.warn(f"the state of container {status.id[:12]} is not written yet: {describe(error)}")
-            self._loop.later(_SAVE_AGAIN, lambda: self._save_again(container, status))
-
-    def _save_again(self, container: Container, status: m.Status) -> None:
-        known = self._containers.get(status.id) is container
-        if known and container.status is status and self._run.container(status.id).root.is_dir():
-            self._save(container, status)
-
-    def _take_over(self, status: m.Status) -> None:
-        if not state.is_born(status):
-            self._clear(status.id, status.cgroup)  # its supervisor died while it made it
-            return
-        if not state.is_live(status):
-            self._containers[status.id] = children.remember(status)
-            return
-        self._ends.expect(status.pid)
-        container = children.readopt(status, self._run, self._loop)
-        self._containers[status.id] = container
-        if container.child is None:
-            end = children.unseen_end(self._run, status.id)
-            self._finish(container, end.code, end.reason, end.at)
-            return
-        if status.phase == "created":
-            self._begun(container, status.started_at)
-        self._watch_container(container)
 
 
 def main(argv: list[str] | None = None) -> None:
