@@ -145,3 +145,19 @@ def test_the_api_lists_them(daemon: Daemon, tmp_path: Path) -> None:
     found = {each["Name"]: each for each in client.get(f"{client.base_url}/cove/build/mounts").json()}
     kept = {each["ID"] for each in client.df()["BuildCache"] if each["Type"] == "exec.cachemount"}
     assert found["/listed"]["Owner"] == "0:0" and found["/listed"]["Id"] in kept
+
+
+def test_a_mount_that_a_step_has_is_not_pruned(own_daemon: Daemon, tmp_path: Path) -> None:
+    wait = "touch /c/here; until [ -e /c/go ]; do sleep 0.05; done; echo done > /c/end"
+    context(tmp_path, f"FROM busybox\nRUN --mount=type=cache,id=busy,target=/c {wait}\n")
+    told: list[subprocess.CompletedProcess[str]] = []
+    building = threading.Thread(target=lambda: told.append(own_daemon.cove("build", str(tmp_path), check=False)))
+    building.start()
+    assert eventually(lambda: list(own_daemon.data.glob("build/*/content/here")))
+    own_daemon.cove("builder", "prune", "-af")
+    (content(own_daemon, "busy") / "go").touch()
+    building.join()
+    assert told[0].returncode == 0, told[0].stderr
+    assert (content(own_daemon, "busy") / "end").read_text() == "done\n"
+    own_daemon.cove("builder", "prune", "-af")
+    assert not list(own_daemon.data.glob("build/*/id"))

@@ -132,6 +132,7 @@ class Solver(Generic[R]):
         finally:
             performance.waiting -= 1
             if not performance.waiting and not performance.task.done():
+                self._forget(key, performance)  # who comes now begins anew, and does not wait for what ends
                 performance.task.cancel()
                 await asyncio.gather(performance.task, return_exceptions=True)
 
@@ -142,8 +143,11 @@ class Solver(Generic[R]):
             async with self._free:
                 return await performer.perform(vertex, inputs, key, performance.log)
         finally:
-            if self._running.get(key.digest) is performance:
-                del self._running[key.digest]
+            self._forget(key, performance)
+
+    def _forget(self, key: Key, performance: _Performance[R]) -> None:
+        if self._running.get(key.digest) is performance:
+            del self._running[key.digest]
 
 
 class _Run(Generic[R]):

@@ -35,7 +35,7 @@ from cove.engine.build.bases import Bases, Sink
 from cove.engine.build.files import tree_or_image
 from cove.engine.build.job import Build
 from cove.engine.build.service import BuildService
-from cove.errors import CoveError, NotFound, Unsupported
+from cove.errors import CoveError, NotFound, Unavailable, Unsupported
 from cove.grpc.status import RpcError, Status
 from cove.oci.image import Descriptor
 from cove.oci.platform import Platform, host_platform
@@ -205,7 +205,10 @@ class Job:
         if outcome.task is None:
             outcome.task = asyncio.ensure_future(outcome.build.solve(self.trace.heard, self._told_of))
         with self._told(outcome.asked, outcome.build):
-            await asyncio.shield(outcome.task)
+            await asyncio.wait([outcome.task])
+            if outcome.task.cancelled():
+                raise Unavailable("the build whose result this is was cancelled")
+            outcome.task.result()
 
     def _told_of(self, message: dict[str, Any]) -> None:
         """What is wrong with a cache is a step that people see."""

@@ -174,6 +174,11 @@ async def _answer(call: Call, methods: Mapping[str, Handler]) -> None:
         await handler(call)
     except StreamEnded:
         return
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        status = Status(code=Code.CANCELLED, message="what the call waited for was given up")
     except Exception as error:
         refusal = RpcError.of(error, trouble(error) or _UNEXPECTED)
         if refusal.message == _UNEXPECTED:
@@ -194,12 +199,13 @@ class Asked:
         self._messages = _Messages(stream)
 
     async def send(self, message: Message) -> None:
-        """Raises RpcError with the peer's reason when it gave the call up."""
+        """Raises RpcError, with the peer's reason when it gave the call up."""
         try:
             await self._stream.send(framed(encode(message)))
-        except StreamEnded:
-            await self._fail_with_status()
-            raise
+        except StreamEnded as error:
+            if self._stream.trailers:
+                self._check()
+            raise _session_ended(error) from error
 
     async def end(self) -> None:
         """We have sent our last message."""
@@ -212,7 +218,7 @@ class Asked:
             await self._stream.opened()
             raw = await self._messages.next()
         except StreamEnded as error:
-            raise RpcError(Code.UNAVAILABLE, f"the client's session ended: {error}") from error
+            raise _session_ended(error) from error
         if raw is not None:
             return decode(kind, raw)
         self._check()
@@ -222,11 +228,6 @@ class Asked:
         status = ended(_metadata(self._stream.trailers or self._stream.headers))
         if status.code != Code.OK:
             raise RpcError(status.code, status.message, status.details)
-
-    async def _fail_with_status(self) -> None:
-        """If the peer has ended the call already, its status is the reason."""
-        if self._stream.trailers:
-            self._check()
 
     async def close(self) -> None:
         """Give up what is not complete."""
@@ -259,7 +260,7 @@ class Client:
         try:
             stream = await self._connection.open(headers)
         except StreamEnded as error:
-            raise RpcError(Code.UNAVAILABLE, f"the client's session ended: {error}") from error
+            raise _session_ended(error) from error
         asked = Asked(stream)
         try:
             yield asked
@@ -275,6 +276,10 @@ class Client:
             if answer is None:
                 raise RpcError(Code.INTERNAL, f"{path} answered nothing")
             return answer
+
+
+def _session_ended(error: StreamEnded) -> RpcError:
+    return RpcError(Code.UNAVAILABLE, f"the client's session ended: {error}")
 
 
 def _header(name: str, value: str) -> str:

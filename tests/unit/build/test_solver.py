@@ -131,6 +131,34 @@ def test_with_the_last_build_a_step_ends() -> None:
     assert not performer.performed and not performer.now
 
 
+def test_who_comes_while_a_step_is_given_up_begins_it_anew() -> None:
+    class Slow(Performer):
+        async def perform(self, vertex: Vertex, inputs: list[str], key: Key | None, log: Log) -> str:
+            begun.set()
+            try:
+                return await super().perform(vertex, inputs, key, log)
+            except asyncio.CancelledError:
+                ending.set()
+                await leave.wait()
+                raise
+
+    async def comes_late() -> list[str]:
+        solver: Solver[str] = Solver(width=4)
+        first = asyncio.ensure_future(solver.solve((Vertex(Step("one")),), performer, lambda _: None))
+        await begun.wait()
+        first.cancel()
+        await ending.wait()
+        second = asyncio.ensure_future(solver.solve((Vertex(Step("one")),), performer, lambda _: None))
+        await asyncio.sleep(0)
+        leave.set()
+        await asyncio.gather(first, return_exceptions=True)
+        return await second
+
+    begun, ending, leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    performer = Slow()
+    assert asyncio.run(comes_late()) == ["one()"]
+
+
 def test_a_failure_ends_the_build_and_keeps_what_is_finished() -> None:
     performer = Performer()
     performer.failing = "right"

@@ -102,6 +102,19 @@ class Caches:
     def _new(self, name: Name) -> _Fresh:
         return _Fresh(self._root / f".{secrets.token_hex(8)}", name)
 
+    async def drop(self, directory: str) -> bool:
+        """Remove one by its own id, unless a step has it or waits for it; whether it is gone."""
+        place = self._root / directory
+        try:
+            name = await self._executors.disk(_read_name, place)
+        except FileNotFoundError:
+            return True
+        if self.turns.taken(name.identity):
+            return False
+        async with self.turns.held(name.identity, alone=True):
+            await self._executors.bulk(_remove, place)
+        return True
+
     # ── on the move ───────────────────────────────────────────────────────────────────────────────
 
     async def mounts(self) -> list[CacheMount]:
@@ -209,6 +222,13 @@ class _Fresh:
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _remove(directory: Path) -> None:
+    doomed = directory.with_name(f".{secrets.token_hex(8)}-old")
+    with suppress(FileNotFoundError):
+        os.rename(directory, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _read_name(directory: Path) -> Name:

@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from cove.build.cache import BuildCache
-from cove.engine.build.leftovers import MOUNT, STEP, Leftover, leftovers
+from cove.engine.build.caches import Caches
+from cove.engine.build.leftovers import CONTEXT, MOUNT, STEP, Leftover, leftovers
 from cove.engine.context import Context
 from cove.errors import InvalidArgument
 from cove.wire.builds import BuildPruneResponse
@@ -45,33 +46,40 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 async def prune_cache(
-    context: Context, cache: BuildCache, filters: Filters, *, all_: bool, bounds: Bounds
+    context: Context, cache: BuildCache, caches: Caches, filters: Filters, *, all_: bool, bounds: Bounds
 ) -> BuildPruneResponse:
-    """Forget what the filters want gone; without `all_`, what an image or a container still uses stays known."""
+    """Forget what the filters want gone; without `all_`, what an image or a container still uses stays known.
+
+    A cache mount that a step has stays.
+    """
     wanted = _wanted(filters, all_=all_)
 
-    def work() -> BuildPruneResponse:
+    def choose() -> tuple[int, list[Leftover]]:
         before, rooms = leftovers(context, cache)
         total = sum(each.room for each in before)
         disk = os.statvfs(context.data.tmp)
-        gone = _chosen(before, rooms, wanted, bounds.excess(total, disk.f_bavail * disk.f_frsize))
+        return total, _chosen(before, rooms, wanted, bounds.excess(total, disk.f_bavail * disk.f_frsize))
+
+    def forget(gone: list[Leftover]) -> int:
         for each in gone:
             if each.type == STEP:
                 cache.forget(each.id)
-            else:
-                place = context.data.build_mounts if each.type == MOUNT else context.data.build_contexts
-                _remove_directory(place / each.id)
+            elif each.type == CONTEXT:
+                _remove_directory(context.data.build_contexts / each.id)
         if all_ and not filters and bounds == Bounds():
             cache.forget_digests()
-        if gone:
-            context.store.collector.collect()
-            context.store.layers.finish_removals()
-        freed = total - sum(each.room for each in leftovers(context, cache)[0]) if gone else 0
-        return BuildPruneResponse(
-            caches_deleted=tuple(each.id for each in gone) or None, space_reclaimed=max(freed, 0)
-        )
+        if not gone:
+            return total
+        context.store.collector.collect()
+        context.store.layers.finish_removals()
+        return sum(each.room for each in leftovers(context, cache)[0])
 
-    done = await context.executors.bulk(work)
+    total, chosen = await context.executors.bulk(choose)
+    gone = [each for each in chosen if each.type != MOUNT or await caches.drop(each.id)]
+    left = await context.executors.bulk(forget, gone)
+    done = BuildPruneResponse(
+        caches_deleted=tuple(each.id for each in gone) or None, space_reclaimed=max(total - left, 0)
+    )
     context.events.emit("builder", "prune", "", {"reclaimed": str(done.space_reclaimed)})
     return done
 
@@ -133,7 +141,7 @@ def _limit(filters: Filters) -> int:
 
 
 def _remove_directory(directory: Path) -> None:
-    """A step that uses it now holds its own descriptor of it."""
+    """Whoever uses a copy of a client's directory has moved it away before."""
     doomed = directory.with_name(f".{directory.name}")
     try:
         os.rename(directory, doomed)

@@ -320,7 +320,7 @@ class BuildService:
         In bytes: `keep_bytes` may stay whatever else is said, `most` at most, `free` is to be free on the disk.
         """
         bounds = Bounds(reserved=keep_bytes, most=most, free=free)
-        return await prune_cache(self._context, self._cache, filters, all_=all_, bounds=bounds)
+        return await prune_cache(self._context, self._cache, self.caches, filters, all_=all_, bounds=bounds)
 
     @property
     def context(self) -> Context:
