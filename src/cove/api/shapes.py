@@ -50,8 +50,34 @@ def container_line(line: ContainerSummary, version: Version) -> ContainerSummary
     return line if version >= DESCRIPTORS else _replace(line, image_manifest_descriptor=UNSET)
 
 
+_UNSAID_OF_CONFIG = (
+    "exposed_ports", "healthcheck", "args_escaped", "network_disabled", "mac_address", "on_build", "stop_signal",
+    "shell",
+)  # fmt: skip
+_UNSAID_OF_HOST = ("annotations", "storage_opt", "tmpfs", "sysctls", "mounts", "expose_to", "egress", "net_rate")
+"""What is left out where it is empty: clients ask whether it is there."""
+
+
 def container(found: ContainerInspect, version: Version) -> ContainerInspect:
     """The whole of a container."""
+    shown = _known_container(found, version)
+    config, host = shown.config, shown.host_config
+    return _replace(
+        shown,
+        config=_replace(
+            config,
+            **{name: UNSET for name in _UNSAID_OF_CONFIG if not getattr(config, name)},
+            stop_timeout=UNSET if config.stop_timeout is None else config.stop_timeout,
+        ),
+        host_config=_replace(
+            host,
+            **{name: UNSET for name in _UNSAID_OF_HOST if not getattr(host, name)},
+            init=UNSET if host.init is None else host.init,
+        ),
+    )
+
+
+def _known_container(found: ContainerInspect, version: Version) -> ContainerInspect:
     if version >= LEAN:
         return found
     first = next(iter(found.network_settings.networks.values()), EndpointSettings())
@@ -131,6 +157,11 @@ def image(found: ImageInspect, version: Version) -> ImageInspect:
 
 
 # ── networks, the engine, events ──────────────────────────────────────────────────────────────────
+
+
+def network_line(line: Network, version: Version) -> Network:
+    """One network of a list: without its containers, and older clients see that there are none."""
+    return line if version >= LEAN else _replace(line, containers={})
 
 
 def network(found: Network, version: Version) -> Network:

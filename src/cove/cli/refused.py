@@ -26,8 +26,6 @@ _REASONS = {
     "give security.insecure with --allow to those that name it",
     "cluster": _SWARM,
     "ingress": _SWARM,
-    "config-only": _SWARM,
-    "config-from": _SWARM,
     "availability": _SWARM,
     "group": _SWARM,
     "limit-bytes": f"{_SWARM}; a volume's limit is --opt size=BYTES",

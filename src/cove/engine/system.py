@@ -15,7 +15,7 @@ from cove.engine.containers.registry import Registry
 from cove.engine.context import Context
 from cove.engine.isolation.userns import Users
 from cove.engine.logs.options import KNOWN as LOG_DRIVERS
-from cove.engine.networks.service import names_of_drivers
+from cove.engine.networks.view import names_of_drivers
 from cove.image.distribution import Credentials
 from cove.oci.platform import host_platform
 from cove.wire import system as wire

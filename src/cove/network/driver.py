@@ -44,7 +44,8 @@ class Subnet(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 class Network(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """A network as asked for, completed by `Driver.create`. `link` is the host's interface of it, if any.
 
-    `reserved`: addresses no container may get, by the name given to them (AuxiliaryAddresses).
+    `reserved`: addresses no container may get, by the name given to them (AuxiliaryAddresses). `config_only`: it is
+    nothing but configuration, for networks that are made with it and name it as their `config_from`.
     """
 
     id: str
@@ -60,6 +61,8 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     reserved: dict[str, str] = {}
     link: str = ""
     mtu: int = 0
+    config_only: bool = False
+    config_from: str = ""
 
     @property
     def rate(self) -> Rate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from cove.wire.base import Value
 
@@ -40,7 +41,7 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True):
     entrypoint: str = ""
     arguments: tuple[str, ...] = ()
     privileged: bool = False
-    user: str = ""
+    user: str | UnsetType = UNSET
 
 
 class ExecInspect(Value, frozen=True, kw_only=True):

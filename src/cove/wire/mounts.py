@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from cove.wire.base import Value
 
@@ -56,13 +57,13 @@ class Mount(Value, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class MountPoint(Value, frozen=True, kw_only=True):
-    """A mount that a container has, as inspect and list show it."""
+    """A mount that a container has, as inspect and list show it; only volumes have a name and a driver."""
 
     type: str
-    name: str = ""
+    name: str | UnsetType = UNSET
     source: str = ""
     destination: str
-    driver: str = ""
+    driver: str | UnsetType = UNSET
     mode: str = ""
     rw: bool = msgspec.field(name="RW", default=True)
     propagation: str = ""

@@ -22,7 +22,8 @@ _PRUNE_FILTERS = ("until", "label", "label!")
 
 
 async def list_(engine: Engine, request: Request) -> Reply:
-    return json_reply(await engine.networks.list(filters=request.query.filters(_LIST_FILTERS)))
+    found = await engine.networks.list(filters=request.query.filters(_LIST_FILTERS))
+    return json_reply([shapes.network_line(each, request.version) for each in found])
 
 
 async def inspect(engine: Engine, request: Request) -> Reply:

@@ -32,6 +32,10 @@ def create(call: Call) -> int:
         body["Options"]["cove.egress"] = ",".join(call.list("egress"))
     if call.text("net-rate"):
         body["Options"][_NET_RATE] = call.text("net-rate")
+    if call.flag("config-only"):
+        body["ConfigOnly"] = True
+    if call.text("config-from"):
+        body["ConfigFrom"] = {"Network": call.text("config-from")}
     if call.given("ipv4"):
         body["EnableIPv4"] = call.flag("ipv4")
     print(connect(call.host).networks.create(body)["Id"])
@@ -138,6 +142,10 @@ CREATE = Verb(
     "NETWORK",
     (
         Flag("attachable", "Accepted; every network can be joined by hand", "bool"),
+        Flag(
+            "config-from", "Subnets, options and labels are those of this configuration-only network", hint="network"
+        ),
+        Flag("config-only", "Only hold configuration, for networks made with --config-from", "bool"),
         Flag("aux-address", "Address that is never given out: NAME=ADDRESS", "map"),
         Flag("driver", "Driver of the network", short="d", default="bridge"),
         Flag("egress", "What its containers may reach: allow:NAME|ADDRESS[:PORT], deny:…", "list", hint="rule"),

@@ -13,6 +13,8 @@ import os
 import re
 from contextlib import suppress
 
+from msgspec import UNSET
+
 from cove import ids
 from cove.engine.containers import merge
 from cove.engine.containers.exec_streams import Exec, ExecAttachment, FailedAttachment, StartingAttachment
@@ -230,7 +232,7 @@ class Execs:
                 entrypoint=asked.cmd[0],
                 arguments=asked.cmd[1:],
                 privileged=asked.privileged,
-                user=asked.user,
+                user=asked.user or UNSET,
             ),
             open_stdin=asked.attach_stdin,
             open_stdout=asked.attach_stdout,

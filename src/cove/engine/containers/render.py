@@ -15,7 +15,8 @@ from cove.engine.containers.records import PREDEFINED, Facts, MountRecord, Recor
 from cove.engine.containers.registry import Container
 from cove.engine.networks.naming import dns_names
 from cove.engine.networks.ports import port_map, summary
-from cove.engine.networks.service import NetworkStore, endpoint_id
+from cove.engine.networks.service import NetworkStore
+from cove.engine.networks.view import endpoint_id
 from cove.network.driver import Endpoint
 from cove.paths import DataRoot
 from cove.wire import containers as wire
@@ -100,10 +101,10 @@ def mount_point(mount: MountRecord) -> MountPoint:
     """A mount as inspect shows it."""
     return MountPoint(
         type=mount.type,
-        name=mount.name,
+        name=mount.name or msgspec.UNSET,
         source=mount.source,
         destination=mount.destination,
-        driver=mount.driver,
+        driver=mount.driver or msgspec.UNSET,
         mode=mount.mode if mount.type != "tmpfs" else "",
         rw=mount.rw,
         propagation=mount.propagation if mount.type == "bind" else "",
@@ -166,7 +167,6 @@ def inspection(container: Container, networks: NetworkStore, data: DataRoot) -> 
         restart_count=facts.restarts,
         exec_ids=tuple(sorted(container.execs)) or None,
         host_config=record.host,
-        graph_driver=wire.GraphDriver(data={"UpperDir": str(files.upper), "WorkDir": str(files.work)}),
         mounts=tuple(mount_point(mount) for mount in record.mounts if mount.type != "tmpfs"),
         config=record.config,
         network_settings=_network_settings(record, facts, places),

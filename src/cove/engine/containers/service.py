@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from cove import ids
+from cove.engine import graph_driver
 from cove.engine.containers import foreign, merge, render, signals, spec
 from cove.engine.containers.health import check_config as check_health
 from cove.engine.containers.lifecycle import Lifecycle
@@ -227,11 +228,19 @@ class Containers:
             shown,
             host_config=msgspec.structs.replace(host, links=links.shown(self._registry, container.record)),
             image_manifest_descriptor=self._manifest(container.record.image_id),
+            graph_driver=self._graph_driver(container),
         )
         if size:
             used, total = await self._sizes(container)
             shown = msgspec.structs.replace(shown, size_rw=used, size_root_fs=total)
         return shown
+
+    def _graph_driver(self, container: Container) -> wire.GraphDriver:
+        try:
+            mount = self._context.snapshots.mount(container.id)
+        except CoveError:  # a layer below it was taken away: it is shown all the same
+            return wire.GraphDriver()
+        return graph_driver.of_container(mount, container.facts.pid)
 
     def _manifest(self, image_id: str) -> Descriptor | msgspec.UnsetType:
         """The manifest that its image was unpacked from; nothing when the image was removed by force."""

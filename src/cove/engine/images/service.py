@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from cove.engine import graph_driver
 from cove.engine.bridging import Message, Sink, blocking, told
 from cove.engine.containers.registry import Registry
 from cove.engine.context import Context
@@ -29,6 +30,7 @@ from cove.image.travel.loading import load
 from cove.image.travel.saving import save
 from cove.oci.reference import DEFAULT_DOMAIN, Reference
 from cove.wire import images as wire
+from cove.wire.containers import GraphDriver
 from cove.wire.filters import Filters
 from cove.wire.times import moment
 
@@ -97,10 +99,17 @@ class ImageService:
         """All about one image, or its variant for a platform; with `manifests`, which variants there are."""
         image = self._context.images.get(name, asked_platform(platform))
         variants = await self._context.executors.disk(self._manifests, image, self._users()) if manifests else None
-        shown = inspection(image, variants)
         return msgspec.structs.replace(
-            shown, parent=image.config.parent if self._is_here(image.config.parent) else msgspec.UNSET
+            inspection(image, variants),
+            parent=image.config.parent if self._is_here(image.config.parent) else msgspec.UNSET,
+            graph_driver=self._graph_driver(image),
         )
+
+    def _graph_driver(self, image: Image) -> GraphDriver:
+        try:
+            return graph_driver.of_layers(self._context.store.layers.stack(image.top or ""))
+        except NotFound:  # a variant that nobody has needed yet is not unpacked
+            return GraphDriver()
 
     def _is_here(self, image_id: str) -> bool:
         try:

@@ -15,7 +15,7 @@ from cove.engine.containers import spec
 from cove.engine.containers.records import DEFAULT, PREDEFINED, Record
 from cove.engine.networks.attachments import IFNAME_OPTION, SYSCTLS_OPTION, interface_sysctls
 from cove.engine.networks.naming import link
-from cove.errors import InvalidArgument, NotFound
+from cove.errors import Forbidden, InvalidArgument, NotFound
 from cove.network.driver import Network
 from cove.wire.containers import HostConfig, NetworkingConfig
 from cove.wire.networks import EndpointSettings
@@ -58,8 +58,18 @@ def unpublished(networks: NetworkStore, record: Record) -> tuple[str, ...]:
     return (f"The container's ports are not published: nothing from outside leads into the network {names}",)
 
 
+def refuse_holder(network: Network) -> None:
+    """No container is on a network that only holds configuration."""
+    if network.config_only:
+        raise Forbidden(
+            f"no container can be on the configuration-only network {network.name}: make one with "
+            f"--config-from {network.name}"
+        )
+
+
 def checked(network: Network, settings: EndpointSettings) -> EndpointSettings:
     """What a container asks of one network, told apart from what is shown of it. Raises InvalidArgument."""
+    refuse_holder(network)
     settings = msgspec.structs.replace(
         EndpointSettings(),
         ipam_config=settings.ipam_config,

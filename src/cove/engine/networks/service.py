@@ -6,38 +6,27 @@ drivers'; a container's share of a network is `attachments`'.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
-from msgspec import UNSET
 
 from cove import ids
 from cove.engine.containers.records import DEFAULT, PREDEFINED, NetworkRecord
 from cove.engine.containers.registry import Container, Registry
 from cove.engine.context import Context
+from cove.engine.networks import view, wishes
 from cove.engine.networks.joining import Joining
-from cove.engine.networks.places import checked
-from cove.engine.networks.status import status
-from cove.errors import Conflict, CoveError, Forbidden, InvalidArgument, NotFound, Unsupported
-from cove.network import options, rates
-from cove.network.driver import Driver, Endpoint, Network, Subnet
+from cove.engine.networks.places import checked, refuse_holder
+from cove.errors import Conflict, CoveError, Forbidden, InvalidArgument, NotFound
+from cove.network.driver import Driver, Endpoint, Network
 from cove.store.documents import Documents
 from cove.wire import networks as wire
 from cove.wire.filters import Filters
 from cove.wire.networks import EndpointSettings
-from cove.wire.times import stamp
 
 _log = logging.getLogger("cove.engine")
-_DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
-"""What the API calls the driver of each; a driver is found under either name."""
-
-
-def names_of_drivers(drivers: Iterable[str]) -> list[str]:
-    """What the API calls them."""
-    return [_DRIVERS.get(name, name) for name in drivers]
 
 
 class NetworkStore:
@@ -142,7 +131,7 @@ class NetworkService:
     async def list(self, *, filters: Filters = Filters()) -> list[wire.Network]:  # noqa: B008 - frozen
         """Networks without their containers, the newest last."""
         found = sorted(self._store.all(), key=lambda record: record.created_ns)
-        return [self._render(record, containers=False) for record in found if self._wanted(record, filters)]
+        return [view.network(record, None) for record in found if self._wanted(record, filters)]
 
     @property
     def host_gateway(self) -> str:
@@ -153,35 +142,45 @@ class NetworkService:
         """One network with the containers that run on it."""
         if scope not in ("", "local"):
             raise NotFound(f"network {ref} not found")
-        return self._render(self._store.find(ref), containers=True)
+        record = self._store.find(ref)
+        return view.network(record, self.users(record.network))
 
     async def create(self, body: wire.NetworkCreateRequest) -> wire.NetworkCreateResponse:
         """A new network of the user's."""
-        if not body.name.strip() or body.name != body.name.strip() or "/" in body.name or not body.name.isprintable():
-            raise InvalidArgument(f"invalid network name: {body.name!r}: it is empty, or has a / or space around it")
-        if body.name in (*PREDEFINED, "default"):
-            raise Forbidden(f"operation is not permitted on predefined {body.name} network")
+        wishes.check(body)
         if any(record.network.name == body.name for record in self._store.all()):
             raise Conflict(f"network with name {body.name} already exists")
-        _check_request(body)
-        driver = body.driver or "bridge"
-        if driver in ("host", "null", "none"):
-            raise Forbidden(f'only one instance of "{driver}" network is allowed')
-        if driver not in self._context.network_drivers:
-            raise NotFound(f'could not find plugin {driver} in v1 plugin registry: plugin "{driver}" not found')
-        network = _asked(body, driver, self._context.settings.network_options.get(driver, {}))
-        network = _with_rate(network, body.options.get(rates.OPTION, ""))
-        self._store.driver(network).limit(network, ())
+        network = wishes.holder(body) if body.config_only else self._wished(body)
         self._store.add(network)
         self._context.resolver.warm()
         self._emit(network, "create")
         return wire.NetworkCreateResponse(id=network.id)
 
+    def _wished(self, body: wire.NetworkCreateRequest) -> Network:
+        driver = body.driver or "bridge"
+        if driver in ("host", "null", "none"):
+            raise Forbidden(f'only one instance of "{driver}" network is allowed')
+        if driver not in self._context.network_drivers:
+            raise NotFound(f'could not find plugin {driver} in v1 plugin registry: plugin "{driver}" not found')
+        usual = self._context.settings.network_options.get(driver, {})
+        if source := wishes.source(body):
+            network = wishes.derived(body, driver, self._holder(source), usual)
+        else:
+            network = wishes.read(body, driver, usual)
+        self._store.driver(network).limit(network, ())
+        return network
+
+    def _holder(self, name: str) -> Network:
+        held = next((each.network for each in self._store.all() if each.network.name == name), None)
+        if held is None or not held.config_only:
+            raise NotFound(f'configuration network "{name}" does not exist: make it with --config-only')
+        return held
+
     async def update(self, ref: str, body: wire.NetworkUpdateRequest) -> None:
         """Another rate for all members together, at once; what the text does not name stays."""
         network = self._store.find(ref).network
         driver = self._store.driver(network)
-        changed = _with_rate(network, body.net_rate)
+        changed = wishes.with_rate(network, body.net_rate)
         driver.limit(changed, self._held(network))
         self._store.change(changed)
         self._emit(changed, "update")
@@ -192,6 +191,9 @@ class NetworkService:
         if network.name in PREDEFINED:
             raise Forbidden(f"{network.name} is a pre-defined network and cannot be removed")
         users = [f'name:"{user.name}" id:"{ids.short(user.id)}"' for user in self.users(network)]
+        made = [each.network.name for each in self._store.all() if each.network.config_from == network.name]
+        if network.config_only and made:
+            raise Forbidden(f'configuration network "{network.name}" is in use by {", ".join(made)}')
         if users:
             raise Forbidden(
                 f"error while removing network: network {network.name} has active endpoints ({', '.join(users)})"
@@ -250,6 +252,7 @@ class NetworkService:
             for record in self._store.all()
             if record.network.name not in PREDEFINED
             and record.network.name not in named
+            and not record.network.config_only
             and record.created_ns <= older_than
             and self._wanted(record, filters)
         ]
@@ -269,131 +272,25 @@ class NetworkService:
         return (
             (not filters.get("name") or any(part in network.name for part in filters.get("name")))
             and (not filters.get("id") or any(network.id.startswith(part) for part in filters.get("id")))
-            and filters.exact("driver", _DRIVERS.get(network.driver, network.driver))
+            and filters.exact("driver", view.name_of_driver(network.driver))
             and filters.exact("scope", "local")
             and filters.exact("type", kind)
             and filters.labels(network.labels)
             and not ("label!" in filters and filters.labels(network.labels, "label!"))
         )
 
-    def _render(self, record: NetworkRecord, *, containers: bool) -> wire.Network:
-        network = record.network
-        pools = tuple(
-            wire.IPAMConfig(
-                subnet=pool.subnet,
-                gateway=pool.gateway,
-                ip_range=pool.ip_range,
-                auxiliary_addresses=_reserved(network, pool.subnet),
-            )
-            for pool in network.subnets
-        )
-        shown: dict[str, wire.EndpointResource] = {}
-        for user in self.users(network) if containers else ():
-            endpoint = user.facts.attached.endpoints[network.id]
-            shown[user.id] = wire.EndpointResource(
-                name=user.name,
-                endpoint_id=endpoint_id(user.id, network.id),
-                mac_address=endpoint.mac,
-                ipv4_address=f"{endpoint.ipv4.address}/{endpoint.ipv4.prefix}" if endpoint.ipv4 else "",
-                ipv6_address=f"{endpoint.ipv6.address}/{endpoint.ipv6.prefix}" if endpoint.ipv6 else "",
-            )
-        return wire.Network(
-            name=network.name,
-            id=network.id,
-            created=stamp(record.created_ns),
-            driver=_DRIVERS.get(network.driver, network.driver),
-            enable_ipv4=network.ipv4,
-            enable_ipv6=network.ipv6,
-            ipam=wire.IPAM(config=pools),
-            internal=network.internal,
-            attachable=network.attachable,
-            options={**network.options, **_link_option(network)},
-            labels=network.labels,
-            containers=shown if containers else UNSET,
-            status=status(network, self._held(network)) if containers else UNSET,
-        )
-
     def _held(self, network: Network) -> Sequence[Endpoint]:
         return [user.facts.attached.endpoints[network.id] for user in self.users(network)]
 
     def _emit(self, network: Network, action: str, container: Container | None = None) -> None:
-        attributes = {"name": network.name, "type": _DRIVERS.get(network.driver, network.driver)}
+        attributes = {"name": network.name, "type": view.name_of_driver(network.driver)}
         if container is not None:
             attributes["container"] = container.id
         self._context.events.emit("network", action, network.id, attributes)
 
 
-def _asked(body: wire.NetworkCreateRequest, driver: str, usual: Mapping[str, str]) -> Network:
-    """A new network as a request wants it; `usual`: options of those that say nothing."""
-    ipam = body.ipam or wire.IPAM()
-    families = {4: body.enable_ipv4, 6: body.enable_ipv6}
-    decided = [version for version, wish in families.items() if wish is not None]
-    chosen = options.merged(body.options, usual, decided)
-    network = Network(
-        id=ids.new_id(),
-        name=body.name,
-        driver=driver,
-        subnets=tuple(
-            Subnet(subnet=pool.subnet, gateway=pool.gateway, ip_range=pool.ip_range)
-            for pool in ipam.config
-            if pool.subnet
-        ),
-        ipv4=options.family(chosen, 4, families[4] is not False),
-        ipv6=options.family(chosen, 6, bool(families[6])),
-        internal=body.internal,
-        attachable=body.attachable,
-        options=chosen,
-        labels=body.labels,
-        reserved={name: at for pool in ipam.config for name, at in pool.auxiliary_addresses.items()},
-    )
-    if not (network.ipv4 or network.ipv6):
-        raise InvalidArgument("a network needs IPv4 or IPv6")
-    return network
-
-
-def endpoint_id(container: str, network: str) -> str:
-    """The identity of a container's place on a network: as long as both last, always the same."""
-    return f"{int(container, 16) ^ int(network, 16):064x}"
-
-
-def _link_option(network: Network) -> dict[str, str]:
-    """Only the default network's, which nobody named: others show what they were made with."""
-    default = network.name == "bridge" and network.link
-    return {"com.docker.network.bridge.name": network.link} if default else {}
-
-
-def _reserved(network: Network, subnet: str) -> dict[str, str]:
-    within = ipaddress.ip_network(subnet)
-    return {name: at for name, at in network.reserved.items() if ipaddress.ip_address(at) in within}
-
-
-def _with_rate(network: Network, text: str) -> Network:
-    """The network with its rate as `text` changes it, written the one way that it is stored."""
-    rate = str(rates.parse(text, network.rate))
-    kept = {key: value for key, value in network.options.items() if key != rates.OPTION}
-    return msgspec.structs.replace(network, options=kept | ({rates.OPTION: rate} if rate else {}))
-
-
-def _check_request(body: wire.NetworkCreateRequest) -> None:
-    if body.scope not in ("", "local"):
-        raise Unsupported(f"networks of the scope {body.scope} need a cluster, which this daemon is not part of")
-    if body.ingress:
-        raise Unsupported("ingress networks need a cluster, which this daemon is not part of")
-    if body.config_only or (body.config_from is not None and body.config_from.network):
-        raise Unsupported(
-            "there are no networks that only hold others' configuration; name it with each, or put options for all "
-            "of a driver's into network.default_options of daemon.toml"
-        )
-    if body.ipam is not None and body.ipam.driver not in ("", "default"):
-        raise NotFound(f'could not find an IPAM driver: plugin "{body.ipam.driver}" not found')
-    if body.ipam is not None and body.ipam.options:
-        raise InvalidArgument(f"The driver of addresses has no option {next(iter(body.ipam.options))!r}")
-    for pool in body.ipam.config if body.ipam is not None else ():
-        if not pool.subnet and (pool.gateway or pool.ip_range or pool.auxiliary_addresses):
-            raise InvalidArgument("a gateway, a range or an auxiliary address belongs to no subnet; name it too")
-
-
 def _check_joinable(container: Container, network: Network) -> None:
+    refuse_holder(network)
     if network.driver == "host" or container.record.host.network_mode == "host":
         raise Forbidden("container cannot be disconnected from host network or connected to host network")
     if container.record.host.network_mode.startswith("container:"):

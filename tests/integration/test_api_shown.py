@@ -1,0 +1,112 @@
+"""What inspections say, and what they leave out: clients ask whether a field is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Daemon
+from tests.integration.api_client import Api
+
+
+@pytest.fixture
+def api(daemon: Daemon) -> Api:
+    return Api(daemon)
+
+
+@pytest.fixture
+def make(api: Api) -> Iterator[Callable[..., str]]:
+    """Makes containers that run, and removes them."""
+    made: list[str] = []
+
+    def create(**body: Any) -> str:
+        asked = {"Image": "busybox", "Cmd": ["sleep", "600"], **body}
+        status, answer = api.call("POST", "/containers/create", asked)
+        assert status == 201, answer
+        made.append(answer["Id"])
+        assert api.call("POST", f"/containers/{answer['Id']}/start")[0] == 204
+        return str(answer["Id"])
+
+    yield create
+    for identity in made:
+        api.call("DELETE", f"/containers/{identity}", force=1, v=1)
+
+
+_CONFIG = {
+    "ExposedPorts": {"80/tcp": {}}, "Healthcheck": {"Test": ["NONE"]}, "StopSignal": "SIGINT", "StopTimeout": 0,
+    "Shell": ["/bin/sh", "-c"],
+}  # fmt: skip
+_HOST = {
+    "Annotations": {"a": "b"}, "Tmpfs": {"/s": "size=1m"}, "Sysctls": {"net.ipv4.ip_forward": "1"},
+    "Mounts": [{"Type": "tmpfs", "Target": "/m"}], "Init": False, "NetRate": "in=1048576",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", ["1.24", "1.45", "1.56"])
+def test_a_container_shows_what_was_said_alone(daemon: Daemon, make: Callable[..., str], version: str) -> None:
+    api = Api(daemon, version)
+    said = api.call("GET", f"/containers/{make(**_CONFIG, HostConfig=_HOST)}/json")[1]
+    unsaid = api.call("GET", f"/containers/{make()}/json")[1]
+    for part, fields in (("Config", _CONFIG), ("HostConfig", _HOST)):
+        assert {name: said[part].get(name) for name in fields} == fields
+        assert not fields.keys() & unsaid[part].keys()
+    assert "ArgsEscaped" not in said["Config"] and "NetworkDisabled" not in said["Config"]
+
+
+def test_only_volumes_have_a_name_and_a_driver(api: Api, make: Callable[..., str]) -> None:
+    made = make(Volumes={"/v": {}}, HostConfig={"Binds": ["/tmp:/t"]})
+    mounts = {each["Destination"]: each for each in api.call("GET", f"/containers/{made}/json")[1]["Mounts"]}
+    assert mounts["/v"]["Name"] and mounts["/v"]["Driver"] == "local"
+    assert not {"Name", "Driver"} & mounts["/t"].keys()
+
+
+def test_an_exec_shows_a_user_who_was_named(api: Api, make: Callable[..., str]) -> None:
+    container = make()
+
+    def shown(**body: object) -> dict[str, Any]:
+        made = api.call("POST", f"/containers/{container}/exec", {"Cmd": ["true"], **body})[1]["Id"]
+        process: dict[str, Any] = api.call("GET", f"/exec/{made}/json")[1]["ProcessConfig"]
+        return process
+
+    assert "user" not in shown()
+    assert shown(User="worker")["user"] == "worker"
+
+
+def test_a_containers_files_are_where_its_graph_driver_says(api: Api, make: Callable[..., str]) -> None:
+    container = make(Cmd=["sh", "-c", "echo hi > /new; exec sleep 600"])
+    api.call("POST", f"/containers/{container}/exec", {"Cmd": ["true"]})
+    data = api.call("GET", f"/containers/{container}/json")[1]["GraphDriver"]["Data"]
+    assert Path(data["MergedDir"], "new").exists() or Path(data["MergedDir"], "bin/busybox").exists()
+    assert Path(data["UpperDir"]).is_dir() and Path(data["WorkDir"]).is_dir()
+    assert any(Path(layer, "bin/busybox").exists() for layer in data["LowerDir"].split(":"))
+    api.call("POST", f"/containers/{container}/kill")
+    api.call("POST", f"/containers/{container}/wait")
+    stopped = api.call("GET", f"/containers/{container}/json")[1]["GraphDriver"]["Data"]
+    assert "MergedDir" not in stopped and stopped["UpperDir"] == data["UpperDir"]
+    assert Path(stopped["UpperDir"], "new").read_text() == "hi\n"
+
+
+def test_an_images_layers_are_where_its_graph_driver_says(api: Api) -> None:
+    data = api.call("GET", "/images/busybox/json")[1]["GraphDriver"]["Data"]
+    assert Path(data["UpperDir"], "bin/busybox").exists() and "LowerDir" not in data
+
+
+def test_lists_of_networks_tell_older_clients_of_no_containers(daemon: Daemon) -> None:
+    older, newest = (Api(daemon, version).call("GET", "/networks")[1] for version in ("1.45", "1.56"))
+    assert all(each["Containers"] == {} for each in older)
+    assert not any("Containers" in each for each in newest)
+
+
+def test_the_default_network_shows_what_it_is_like(api: Api) -> None:
+    shown = api.call("GET", "/networks/bridge")[1]["Options"]
+    bridge = "com.docker.network.bridge."
+    assert shown.pop(f"{bridge}name").startswith("cove") and int(shown.pop("com.docker.network.driver.mtu")) >= 68
+    assert shown == {
+        f"{bridge}default_bridge": "true",
+        f"{bridge}enable_icc": "true",
+        f"{bridge}enable_ip_masquerade": "true",
+        f"{bridge}host_binding_ipv4": "0.0.0.0",
+    }
