@@ -18,6 +18,13 @@ __all__ = ["bundle"]
 
 pytestmark = pytest.mark.root
 
+
+def ids(*numbers: int) -> list[dict[str, int]]:
+    """Mappings, each of them three numbers: inside, outside, how many."""
+    names = ("containerID", "hostID", "size")
+    return [dict(zip(names, numbers[at : at + 3], strict=True)) for at in range(0, len(numbers), 3)]
+
+
 MEMBERS: list[tuple[str, Any, str]] = [
     ("ociVersion", "2.0.0", "ociVersion 2.0.0"),
     ("process", None, "no process"),
@@ -31,6 +38,16 @@ MEMBERS: list[tuple[str, Any, str]] = [
     ("process.user.uid", -1, "out of range"),
     ("process.rlimits", [{"type": "RLIMIT_X", "soft": 1, "hard": 1}], "RLIMIT_X"),
     ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": 2, "hard": 1}], "above the hard limit"),
+    ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": 1, "hard": 1}] * 2, "RLIMIT_CORE twice"),
+    ("process.oomScoreAdj", 2000, "-1000 to 1000"),
+    ("process.user.additionalGids", list(range(1, 70000)), "65536"),
+    ("process.ioPriority", {"class": "IOPRIO_CLASS_BE", "priority": 30}, "0 to 7"),
+    ("process.scheduler", {"policy": "SCHED_OTHER", "nice": 99}, "-20 to 19"),
+    ("process.scheduler", {"policy": "SCHED_FIFO", "priority": 1000}, "from 1 to 99"),
+    ("process.scheduler", {"policy": "SCHED_DEADLINE", "runtime": 9, "deadline": 5, "period": 3}, "1024 <= runtime"),
+    ("process.execCPUAffinity", {"initial": "first"}, "no list of numbers"),
+    ("hostname", "x" * 65, "at most 64 bytes"),
+    ("domainname", "x" * 65, "at most 64 bytes"),
     ("process.apparmorProfile", "no-such-profile", "no-such-profile"),
     ("root", None, "no root"),
     ("root.path", "/nowhere", "/nowhere"),
@@ -45,12 +62,22 @@ MEMBERS: list[tuple[str, Any, str]] = [
     ("linux.namespaces", [{"type": "mount"}, {"type": "pid"}, {"type": "pid"}], "twice"),
     ("linux.namespaces", [{"type": "mount"}], "uts"),
     ("linux.namespaces", [{"type": kind} for kind in ("mount", "pid", "uts", "user")], "linux.uidMappings"),
+    (
+        "linux.namespaces",
+        [{"type": "mount"}, {"type": "pid", "path": "/nowhere"}],
+        "pid namespace /nowhere cannot be",
+    ),
+    ("linux.uidMappings", ids(0, 300000, 10), "linux.namespaces has none"),
+    ("linux.timeOffsets", {"monotonic": {"secs": 5}}, "linux.namespaces has none"),
     ("linux.resources", {"memory": {"limit": "1g"}}, "memory.limit"),
     ("linux.resources", {"memory": {"limit": 4096}}, "limit"),
     ("linux.resources", {"cpu": {"cpus": "4000"}}, "CPUs"),
     ("linux.sysctl", {"vm.swappiness": "1"}, "vm.swappiness"),
     ("linux.rootfsPropagation", "odd", "odd"),
     ("linux.devices", [{"path": "/dev/x", "type": "q", "major": 1, "minor": 1}], "/dev/x"),
+    ("linux.devices", [{"path": "/dev/x", "type": "c", "major": -1, "minor": 1}], "major number of /dev/x"),
+    ("linux.devices", [{"path": "/dev/x", "type": "c", "major": 1, "minor": 1 << 20}], "minor number of /dev/x"),
+    ("linux.devices", [{"path": "/dev/x", "type": "c", "major": 1, "minor": 1, "uid": -1}], "uid of /dev/x"),
     ("linux.seccomp", {"defaultAction": "SCMP_ACT_ODD"}, "SCMP_ACT_ODD"),
     ("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["ODD"]}, "unknown architecture 'ODD'"),
 ]
@@ -83,6 +110,72 @@ def test_a_member_that_cannot_be(bundle: Bundle, member: str, value: Any, reason
     bundle.write(changed(member, value))
     for verb in ("create", "run"):
         assert reason in one_sentence(bundle, verb)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/nowhere", "no such file or directory"),
+        ("/etc/passwd", "the file is no namespace"),
+        ("/dev/null", "the file is no namespace"),
+        ("OTHER", "it is a "),
+    ],
+)
+@pytest.mark.parametrize("kind", "user pid network ipc uts mount cgroup time".split())
+def test_a_path_that_is_no_such_namespace(bundle: Bundle, kind: str, path: str, reason: str) -> None:
+    content = config("true")
+    path = path.replace("OTHER", f"/proc/self/ns/{'net' if kind == 'uts' else 'uts'}")
+    listed = [each for each in content["linux"]["namespaces"] if each["type"] != kind]
+    content["linux"]["namespaces"] = [*listed, {"type": kind, "path": path}]
+    bundle.write(content)
+    said = one_sentence(bundle, "create")
+    assert f"the {kind} namespace {path} cannot be joined: {reason}" in said
+
+
+def test_the_own_user_namespace_by_its_path(bundle: Bundle) -> None:
+    """The kernel refuses it with the errno of everything else (setns(2))."""
+    content = config("true")
+    content["linux"]["namespaces"].append({"type": "user", "path": "/proc/self/ns/user"})
+    bundle.write(content)
+    assert "leave `user` out of linux.namespaces" in one_sentence(bundle, "create")
+
+
+@pytest.mark.parametrize(
+    ("mappings", "reason"),
+    [
+        (ids(0, 300000, 10, 5, 400000, 10), "overlap"),
+        (ids(0, 300000, 10, 20, 300005, 10), "overlap"),
+        (ids(0, 300000, 0), "no such ids"),
+        (ids(0, -1, 1), "no such ids"),
+        (ids(0, 4294967290, 10), "no such ids"),
+        (ids(1, 300000, 10), "has no id 0"),
+        ([each for at in range(341) for each in ids(at, 300000 + at, 1)], "340 at most"),
+    ],
+)
+def test_mappings_that_no_kernel_takes(bundle: Bundle, mappings: list[dict[str, int]], reason: str) -> None:
+    content = config("true")
+    content["linux"]["namespaces"].append({"type": "user"})
+    for good, bad in (("uidMappings", "gidMappings"), ("gidMappings", "uidMappings")):
+        content["linux"] |= {good: ids(0, 300000, 100), bad: mappings}
+        bundle.write(content)
+        said = one_sentence(bundle, "create")
+        assert f"linux.{bad}" in said and reason in said
+
+
+@pytest.mark.parametrize(
+    ("offsets", "reason"),
+    [
+        ({"realtime": {"secs": 5}}, "no clock 'realtime'"),
+        ({"boottime": {"secs": 1, "nanosecs": 2 * 10**9}}, "0 to 999999999"),
+        ({"boottime": {"secs": -(10**12)}}, "boottime -1000000000000 s"),
+    ],
+)
+def test_offsets_that_no_clock_has(bundle: Bundle, offsets: dict[str, Any], reason: str) -> None:
+    content = config("true")
+    content["linux"]["namespaces"].append({"type": "time"})
+    content["linux"]["timeOffsets"] = offsets
+    bundle.write(content)
+    assert reason in one_sentence(bundle, "create")
 
 
 @pytest.mark.parametrize(

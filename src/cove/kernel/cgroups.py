@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 
-from cove.errors import Internal, InvalidArgument
+from cove.errors import Internal, InvalidArgument, describe
 from cove.oci.spec import CPULimits, Rdma, Resources
 
 TYPE_CHECKING = False
@@ -174,7 +174,7 @@ class Cgroups(ABC):
                 self.update(path, awake(resources))
         except OSError as error:
             self.remove(path)
-            raise Internal(f"The control group {path} cannot be made: {error}") from error
+            raise Internal(f"The control group {path} cannot be made: {describe(error)}") from error
         except BaseException:
             self.remove(path)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,9 +23,19 @@ FLAGS = {
 """The runtime specification's kinds of namespace, with the kernel's flag for each."""
 
 _FILES = {"mount": "mnt", "network": "net"}
+_NS_GET_NSTYPE = 0xB703
 
 IdRange = tuple[int, int, int]
 """First id inside, first id outside, how many."""
+
+
+def kind_of(fd: int) -> str:
+    """The kind of the namespace that `fd` is, "" when it is none (ioctl_ns(2), NS_GET_NSTYPE)."""
+    try:
+        flag = fcntl.ioctl(fd, _NS_GET_NSTYPE)
+    except OSError:
+        return ""
+    return next((kind for kind, each in FLAGS.items() if each == flag), "")
 
 
 def join(path: str, kind: str) -> None:

@@ -22,8 +22,8 @@ from cove.kernel.cgroups import Cgroups, idleness
 from cove.oci.spec import NamespaceType, Seccomp
 from cove.paths import RunRoot
 from cove.runtime import descriptors, state
-from cove.runtime.child import filters, init, orders, outside
-from cove.runtime.child.common import ChildStdio
+from cove.runtime.child import filters, init, joined, orders, outside
+from cove.runtime.child.common import ChildStdio, Failure
 from cove.runtime.forker import Newborn
 from cove.runtime.logs import stdio
 from cove.runtime.logs.pump import Pump
@@ -144,7 +144,7 @@ def _first(launch: Launch, sync_fd: int, ends: ChildStdio, bpf: bytes, *, cgroup
     assert spec.linux is not None
     with ExitStack() as around:
         place = around.enter_context(cgroups.birthplace(spec.linux.cgroups_path))
-        within = [(kind, _opened(around, path)) for kind, path in init.born_in(spec)]
+        within = [(kind, _opened(around, kind, path)) for kind, path in init.born_in(spec)]
         flags, group = init.flags_for(spec), spec.linux.cgroups_path
         if is_ordinary(launch) and (outfitter := makers.outfitter()) is not None:
             child, stub = _stub(launch.id, "", outfitter, makers.stub(flags, within, place.directory), around)
@@ -203,9 +203,12 @@ def _link(around: ExitStack) -> tuple[int, int]:
     return near.fileno(), far.fileno()
 
 
-def _opened(around: ExitStack, path: str) -> int:
-    """A descriptor of the namespace that the file `path` is."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _opened(around: ExitStack, kind: NamespaceType, path: str) -> int:
+    """A descriptor of the namespace of `kind` that the file `path` is."""
+    try:
+        fd = joined.opened(kind, path)
+    except Failure as error:
+        raise InvalidArgument(error.message) from None
     around.callback(os.close, fd)
     return fd
 

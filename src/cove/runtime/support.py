@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cove.oci.spec import OCI_VERSION, Linux, Process, Spec
-from cove.runtime.child import credentials, labels, shared_tree, sysctls
+from cove.runtime.child import credentials, labels, ranges, shared_tree, sysctls
 from cove.runtime.child import hooks as runtime_hooks
 from cove.runtime.child.common import Failure
 
@@ -21,7 +21,8 @@ def check(spec: Spec, *, hooks: bool) -> None:
     kinds = [namespace.type for namespace in linux.namespaces]
     if len(kinds) != len(set(kinds)):
         raise Failure("the runtime spec lists a kind of namespace twice")
-    check_maps(linux)
+    ranges.check(spec)
+    ranges.check_user_namespace(linux)
     if shared_tree.is_shared(spec):
         _check_shared(linux)
     if spec.hostname and "uts" not in kinds:
@@ -57,15 +58,6 @@ def _check_platform(spec: Spec) -> None:
             raise Failure(f"{name} is not supported: this runtime makes processes of Linux, described by linux")
 
 
-def check_maps(linux: Linux) -> None:
-    """Failure for a user namespace without maps; init and its helper are at it at the same time, so both look."""
-    new = any(each.type == "user" and not each.path for each in linux.namespaces)
-    if new and not (linux.uid_mappings and linux.gid_mappings):
-        raise Failure(
-            "a new user namespace needs linux.uidMappings and linux.gidMappings: which ids of the host its own are"
-        )
-
-
 def _check_shared(linux: Linux) -> None:
     """What goes together with a mount namespace that is not the container's own."""
     if any(each.type == "user" for each in linux.namespaces):
@@ -83,6 +75,7 @@ def check_process(process: Process) -> None:
         raise Failure("process.commandLine is not supported: it is Windows'; give the program and its words as args")
     if not process.args:
         raise Failure("the process has no program to run (args is empty)")
+    ranges.check_process(process)
     credentials.check_limits(process.rlimits)
 
 

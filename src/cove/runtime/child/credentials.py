@@ -146,9 +146,10 @@ def _schedule(process: Process, pid: int) -> None:
             period=wanted.period,
             pid=pid,
         )
-    except PermissionError:
-        if wanted.policy != "SCHED_DEADLINE":
-            raise
+    except OSError as error:
+        if wanted.policy != "SCHED_DEADLINE" or error.errno != errno.EPERM:
+            reason = os.strerror(error.errno or 0).lower()
+            raise Failure(f"process.scheduler cannot be {wanted.policy}: {reason}", number=error.errno or 0) from None
         raise Failure(
             "process scheduler can't be used together with AllowedCPUs: SCHED_DEADLINE needs every processor of the "
             "host (linux.resources.cpu.cpus), and a host that gives realtime to control groups",

@@ -35,10 +35,12 @@ from cove.runtime.child import (
     filters,
     final,
     hooks,
+    joined,
     labels,
     masks,
     memory_policy,
     outside,
+    ranges,
     shared_tree,
     sysctls,
 )
@@ -361,10 +363,12 @@ def _enter_namespaces(child: Child, spec: Spec, linux: Linux) -> None:
             continue
         if namespace.type == "time":
             offsets = {clock: (each.secs, each.nanosecs) for clock, each in linux.time_offsets.items()}
-            namespaces.enter_new_time(offsets)
+            try:
+                namespaces.enter_new_time(offsets)
+            except OSError as error:
+                raise ranges.no_such_time(linux, error) from None
 
 
 def _join(child: Child, path: str, kind: NamespaceType) -> None:
-    """Join the namespace of `kind` that the file `path` is; OSError names the path."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    child.act(operations.setns(fd, namespaces.FLAGS[kind]), lambda error: OSError(error.errno, error.strerror, path))
+    fd = joined.opened(kind, path)
+    child.act(operations.setns(fd, namespaces.FLAGS[kind]), lambda error: joined.refusal(kind, path, error))

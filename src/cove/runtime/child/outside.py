@@ -29,9 +29,10 @@ from cove.ipc import channel
 from cove.kernel import mounts, namespaces
 from cove.kernel.mounts import parse_options
 from cove.oci.spec import Linux, Mount, NamespaceType, Spec
-from cove.runtime import limits, rootless, support
-from cove.runtime.child import cgroupfs, credentials, devices, idmaps, net_devices, resctrl, sources
+from cove.runtime import limits, rootless
+from cove.runtime.child import cgroupfs, credentials, devices, idmaps, net_devices, ranges, resctrl, sources
 from cove.runtime.child.common import Child
+from cove.runtime.child.joined import opened
 from cove.runtime.messages import Launch
 
 _DONE, _ROOT, _PROC, _NODES, _FIRST = 0, 1, 2, 3, 4
@@ -126,7 +127,7 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
         maps = None
         if mounts_for(spec):
             with child.stage("user namespace"):
-                support.check_maps(linux)
+                ranges.check_user_namespace(linux)
                 maps = _map(linux, pid, joined(spec))
                 idmaps.lend(stdio, pid)
                 if spec.process is not None:
@@ -187,7 +188,7 @@ def _inside(pid: int) -> int:
 def _map(linux: Linux, pid: int, path: str) -> sources.Maps:
     """The user namespace of `pid`, given its maps; or the one at `path`, which has them."""
     if path:
-        return sources.Maps(os.open(path, os.O_RDONLY | os.O_CLOEXEC), linux.uid_mappings, linux.gid_mappings)
+        return sources.Maps(opened("user", path), linux.uid_mappings, linux.gid_mappings)
     uids, gids = (
         [(entry.container_id, entry.host_id, entry.size) for entry in entries]
         for entries in (linux.uid_mappings, linux.gid_mappings)

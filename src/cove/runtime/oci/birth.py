@@ -22,6 +22,8 @@ from cove.errors import StartFailed
 from cove.ipc import channel
 from cove.kernel import namespaces, process
 from cove.kernel.cgroups import Birthplace
+from cove.oci.spec import NamespaceType
+from cove.runtime.child import joined
 from cove.runtime.child.common import enter
 from cove.runtime.messages import Failed, Go, Ready
 
@@ -151,7 +153,7 @@ def _not_made(flags: int, error: OSError) -> StartFailed:
 def born(
     flags: int,
     place: Birthplace,
-    within: Iterable[tuple[str, int]],
+    within: Iterable[tuple[NamespaceType, int]],
     become: Callable[[int, int], None],
     helper: Callable[[int, int], int] | None = None,
 ) -> Newborn:
@@ -164,7 +166,11 @@ def born(
     gate, far_gate = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with far_sync, far_gate, ExitStack() as inside:
         for kind, fd in within:
-            inside.enter_context(namespaces.children_in(fd, kind))
+            try:
+                inside.enter_context(namespaces.children_in(fd, kind))
+            except OSError as error:
+                refused = joined.refusal(kind, os.readlink(f"/proc/self/fd/{fd}"), error)
+                raise StartFailed(refused.message, stage="namespaces", errno=error.errno or 0) from None
         try:
             pid, pidfd = process.clone(flags, cgroup_fd=place.directory)
         except OSError as error:

@@ -16,9 +16,9 @@ import msgspec
 from cove.errors import CoveError, InvalidArgument, StartFailed
 from cove.kernel import process
 from cove.kernel.cgroups import Cgroups, idleness
-from cove.oci.spec import Mount, Process, Spec
+from cove.oci.spec import Mount, NamespaceType, Process, Spec
 from cove.runtime import limits, rootless
-from cove.runtime.child import affinity, filters, hooks, init, outside
+from cove.runtime.child import affinity, filters, hooks, init, joined, outside
 from cove.runtime.child.common import ChildStdio, Failure, Manner
 from cove.runtime.messages import Launch
 from cove.runtime.oci import afterwards, groups, notify, stdio, store
@@ -163,7 +163,7 @@ def _first_process(launch: Launch, manner: Manner, cgroups: Cgroups, group: str,
 
     with ExitStack() as opened:
         place = opened.enter_context(cgroups.birthplace(group))
-        within = [(kind, _opened(opened, path)) for kind, path in init.born_in(launch.spec)]
+        within = [(kind, _opened(opened, kind, path)) for kind, path in init.born_in(launch.spec)]
         flags = init.flags_for(launch.spec)
         if not outside.needed(launch.spec):
             return born(flags, place, within, become)
@@ -180,9 +180,12 @@ def _first_process(launch: Launch, manner: Manner, cgroups: Cgroups, group: str,
         )
 
 
-def _opened(around: ExitStack, path: str) -> int:
-    """A descriptor of the namespace that the file `path` is."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _opened(around: ExitStack, kind: NamespaceType, path: str) -> int:
+    """A descriptor of the namespace of `kind` that the file `path` is."""
+    try:
+        fd = joined.opened(kind, path)
+    except Failure as error:
+        raise InvalidArgument(error.message) from None
     around.callback(os.close, fd)
     return fd
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from cove.errors import Conflict, Internal, InvalidArgument, Unsupported
+from cove.errors import Conflict, CoveError, Internal, InvalidArgument, Unsupported
 from cove.kernel.cgroups import Cgroups
 from cove.runtime.oci.store import CGROUP_PARENT, Record, is_frozen
 
@@ -66,7 +66,10 @@ def make(call: Call, linux: Linux) -> tuple[str, Cgroups, str]:
         )
     try:
         cgroups.create(group, linux.resources)
-    except Internal as error:
+    except CoveError as error:
+        cgroups.remove_parent()
+        if not isinstance(error, Internal):
+            raise
         if not (call.manager == "cgroupfs" and _refused(error) and _is_rootless(call) and _begins_pids(linux)):
             raise
         without = driver("disabled")
