@@ -74,7 +74,7 @@ def run(bundle: Bundle, place: Path, network: dict[str, Any]) -> subprocess.Comp
     runtime = [str(BIN / "cove-oci"), "--root", str(bundle.state), "run", "--bundle", str(bundle.path), bundle.name()]
     done = subprocess.run(["unshare", "-m", "sh", "-c", WITHIN, place, *runtime], capture_output=True, text=True)
     if done.returncode == 77:
-        pytest.skip(f"the controllers net_cls and net_prio cannot be mounted, or written to, here: {done.stderr.strip()}")
+        pytest.skip(f"net_cls and net_prio cannot be mounted, or written to, here: {done.stderr.strip()}")
     return done
 
 
