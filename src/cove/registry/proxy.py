@@ -18,9 +18,10 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from cove.errors import CoveError, InvalidArgument, NotFound, Unauthorized, Unavailable, describe
@@ -72,10 +73,11 @@ def parse(text: str) -> tuple[Upstream, Host | None]:
 
 
 class Download:
-    """One blob on its way from upstream; readers follow the file as it grows."""
+    """One blob on its way from upstream to `place`; readers follow the file as it grows."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, place: Path) -> None:
         self.size = size
+        self.place = place
         self.repositories: set[str] = set()
         self.path: Path | None = None
         self.offset = 0
@@ -105,13 +107,7 @@ class Download:
         """All its bytes, as they come. Raises Disconnected when they don't."""
         while self.path is None and self.failure is None:
             await self._moved.wait()
-        if self.path is None:
-            raise Disconnected
-        try:
-            file = self.path.open("rb")
-        except OSError as error:
-            raise Disconnected from error
-        with file:
+        with self._opened() as file:
             done = 0
             while done < self.size:
                 until = self.offset if self.complete else min(self.offset, self.size - 1)
@@ -123,6 +119,14 @@ class Download:
                 if self.failure is not None:
                     raise Disconnected
                 await self._moved.wait()
+
+    def _opened(self) -> BinaryIO:
+        """The file while it grows, or in its place: it may have been moved there since the loop was told of it."""
+        for path in (self.path, self.place):
+            if path is not None and self.failure is None:
+                with suppress(OSError):
+                    return path.open("rb")
+        raise Disconnected
 
 
 class Proxies:
@@ -258,7 +262,7 @@ class Proxies:
         except refusals.Refused as error:
             _log.warning("%s of %s is passed through and not kept: %s", digest, repository, error.message)
             return self._through(repository, digest, size)
-        download = self._downloads[digest] = Download(size)
+        download = self._downloads[digest] = Download(size, self._storage.content.path(digest))
         download.repositories.add(repository)
         task = asyncio.ensure_future(self._run(self._download, repository, digest, download))
         task.add_done_callback(lambda done: self._ended(digest, done))
