@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from io import RawIOBase
 from typing import BinaryIO
 
@@ -173,7 +173,10 @@ class Push:
                 pool.submit(self._send, blob, digests.short(blob.digest), neighbours) for blob in unique.values()
             ]
             try:
-                for future in sending:
+                done, _ = wait(
+                    sending, return_when=FIRST_EXCEPTION
+                )  # not in their order: an earlier one may be stuck
+                for future in done:
                     future.result()
             except BaseException:
                 self._cancel.set()

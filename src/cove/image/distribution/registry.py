@@ -279,6 +279,7 @@ class Repository:
         if start:
             headers["Content-Range"] = f"{start}-{start + size - 1}"
         response = self._send_to(upload.location, "PATCH", headers, data, idempotent=False)
+        self._transport.respite(response, self._cancel)
         self._expect(response, 202, 204)
         response.release_conn()
         return self._moved(response, upload.location)
@@ -324,8 +325,7 @@ class Repository:
             self._base, self._auth = base, Authenticator(self._transport, base, self._credentials)
             if response.status == 401:
                 self._auth.challenged(challenges(response))
-            response.drain_conn()
-            response.release_conn()
+            http.error_body(response)
             return base
         assert failure is not None
         raise failure

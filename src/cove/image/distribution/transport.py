@@ -40,7 +40,8 @@ from urllib3.exceptions import ProxyError as UnreachableProxy
 
 from cove import __version__
 from cove.errors import CoveError, InvalidArgument, Unavailable
-from cove.image.distribution.pace import POOLS, Pace
+from cove.image.distribution.hangup import POOLS, on_behalf
+from cove.image.distribution.pace import Pace
 from cove.image.distribution.registries import Host
 
 Body = bytes | IO[bytes] | RawIOBase | None
@@ -50,7 +51,7 @@ _Key = tuple[str, Host, tuple[tuple[Path, int], ...]]
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _MAX_REDIRECTS = 5
-_ERROR_BODY = 64 << 10
+_ERROR_BODY, _ERROR_SECONDS = 64 << 10, 10.0
 INTERRUPTIONS = (ProtocolError, ReadTimeoutError)
 """What a broken connection looks like while a body is read."""
 
@@ -129,8 +130,10 @@ class Transport:
             check(cancel)
             last = attempt == attempts - 1
             try:
-                response = self._follow(call)
+                with on_behalf(cancel):
+                    response = self._follow(call)
             except HTTPError as error:
+                check(cancel)
                 if last or not _passing(error):
                     raise unreachable(call.url, error) from error
                 self.pause(attempt, cancel)
@@ -138,8 +141,7 @@ class Transport:
             delay = retry_after(response)
             if response.status not in _RETRIED or last or (delay or 0) > self.policy.longest_wait:
                 return response
-            response.drain_conn()
-            response.release_conn()
+            error_body(response)
             self.pause(attempt, cancel, delay)
         raise AssertionError("the last attempt returns or raises")
 
@@ -151,6 +153,12 @@ class Transport:
         (cancel or threading.Event()).wait(delay)
         check(cancel)
 
+    def respite(self, response: Response, cancel: threading.Event | None) -> None:
+        """Wait as long as a server asks that refuses for now, unless that is too long."""
+        delay = retry_after(response) if response.status in _RETRIED else None
+        if delay is not None and delay <= self.policy.longest_wait:
+            self.pause(0, cancel, delay)
+
     def _follow(self, call: Call) -> Response:
         """Send once, then follow redirects of reads; those of writes are the caller's business."""
         url, headers = call.url, dict(call.headers)
@@ -161,8 +169,7 @@ class Transport:
                 if origin(url) != origin(call.url):
                     response.headers.discard("WWW-Authenticate")  # a stranger's challenge is never answered
                 return response
-            response.drain_conn()
-            response.release_conn()
+            error_body(response)
             target = urljoin(url, location)
             refuse_downgrade(url, target)
             if origin(target) != origin(url):
@@ -280,13 +287,19 @@ def body(response: Response, most: int, policy: Policy, cancel: threading.Event 
 
 
 def error_body(response: Response) -> bytes:
-    """What an error response says, bounded, and the connection given back."""
+    """What a response says that is not what was asked for, bounded in bytes and time; the connection given back."""
+    pace, found = Pace(_ERROR_SECONDS), bytearray()
     try:
-        return response.read(_ERROR_BODY, decode_content=False)
+        while piece := response.read1(_ERROR_BODY, decode_content=False):
+            found += piece
+            pace.moved(len(piece))
+            if len(found) >= _ERROR_BODY:
+                response.close()
+                break
     except HTTPError:
-        return b""
-    finally:
-        response.release_conn()
+        response.close()
+    response.release_conn()
+    return bytes(found)
 
 
 def unreachable(url: str, error: HTTPError) -> CoveError:
