@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from cove.build import ops
+from cove.build import forms, ops
 from cove.build.annotations import Annotations
 from cove.build.cache import BuildCache
 from cove.build.dockerfile.stage import Made, history
+from cove.build.forms import Form
 from cove.build.graph import Vertex
 from cove.build.steps import Result
 from cove.errors import CoveError, Internal, NotFound
@@ -62,14 +63,15 @@ def assemble(
     keys: Mapping[str, tuple[str, ...]],
     epoch: int | None,
     told: Callable[[str], int | None] = lambda _: None,
+    form: Form = forms.PLAIN,
 ) -> Assembled:
     """The target's configuration and layers. Times are those of the steps, so that the same is the same again.
 
-    `told`: the time that another daemon gave the same configuration.
+    `told`: the time that another daemon gave the same configuration. `form` is what layers are packed as.
     """
     base = store.images.get(made.base.digest) if made.base is not None else None
     chain = str(results[made.vertex.key].source)
-    layers = _layers(store, chain, base)
+    layers = _layers(store, chain, base, lambda layer: forms.packed(store, cache, layer, form), force=form.force)
     diff_ids = _diff_ids(store, chain)
     bare = msgspec.structs.replace(made.config, parent="", created="", rootfs=RootFS(diff_ids=diff_ids), comment="")
     times = [str(results[line.vertex.key].created_ns) for line in made.history if line.vertex is not None]
@@ -119,24 +121,29 @@ def name_image(
     cached: bool,
     attest: Attest | None = None,
     annotations: Annotations = _NO_ANNOTATIONS,
+    form: Form = forms.PLAIN,
 ) -> Image:
     """Make it an image, or with several platforms an index of images; without names it is a dangling one.
 
     `cached`: the manifest tells which steps made which layers, so that other builds may take them from the image.
-    `attest` makes a statement about each manifest, which then lie with them in an index.
+    `attest` makes a statement about each manifest, which then lie with them in an index. Documents are of the form's
+    media types, but OCI's where there are annotations or statements, which Docker's do not have.
     """
-    manifests = [_manifest(store, part, annotations, cached=cached) for part in parts]
+    if attest is not None or annotations != _NO_ANNOTATIONS:
+        form = msgspec.structs.replace(form, docker=False)
+    manifests = [_manifest(store, part, annotations, form, cached=cached) for part in parts]
     annotations.check(indexed=len(manifests) > 1 or attest is not None)
     if attest is not None:
         manifests += [attest(place, manifest) for place, manifest in enumerate(manifests)]
     if len(manifests) == 1:
         target = manifests[0]
     else:
+        kind = form.media_type(oci.OCI_INDEX)
         listed = Index(
-            media_type=oci.OCI_INDEX, manifests=tuple(manifests), annotations=dict(sorted(annotations.index.items()))
+            media_type=kind, manifests=tuple(manifests), annotations=dict(sorted(annotations.index.items()))
         )
         raw = oci.encode(listed)
-        target = Descriptor(media_type=oci.OCI_INDEX, digest=store.content.put(raw), size=len(raw))
+        target = Descriptor(media_type=kind, digest=store.content.put(raw), size=len(raw))
     for name in names or (target.digest,):
         try:
             known = store.images.get(name)
@@ -149,19 +156,18 @@ def name_image(
     return store.images.register(target.digest, names)
 
 
-def _manifest(store: ImageStore, part: Assembled, wanted: Annotations, *, cached: bool) -> Descriptor:
+def _manifest(store: ImageStore, part: Assembled, wanted: Annotations, form: Form, *, cached: bool) -> Descriptor:
     raw = oci.encode(part.config)
-    described = Descriptor(media_type=oci.OCI_CONFIG, digest=store.content.put(raw), size=len(raw))
+    described = Descriptor(media_type=form.media_type(oci.OCI_CONFIG), digest=store.content.put(raw), size=len(raw))
     platform = part.config.platform
     annotations = dict(sorted(wanted.of_manifest(platform).items()))
     if cached:
         annotations[CACHE] = msgspec.json.encode(part.steps).decode()
-    manifest = oci.encode(
-        Manifest(media_type=oci.OCI_MANIFEST, config=described, layers=part.layers, annotations=annotations)
-    )
+    kind, layers = form.media_type(oci.OCI_MANIFEST), tuple(form.typed(layer) for layer in part.layers)
+    manifest = oci.encode(Manifest(media_type=kind, config=described, layers=layers, annotations=annotations))
     digest = store.content.put(manifest)
     return Descriptor(
-        media_type=oci.OCI_MANIFEST,
+        media_type=kind,
         digest=digest,
         size=len(manifest),
         platform=platform,
@@ -169,17 +175,23 @@ def _manifest(store: ImageStore, part: Assembled, wanted: Annotations, *, cached
     )
 
 
-def _layers(store: ImageStore, chain: str, base: Image | None) -> tuple[Descriptor, ...]:
-    """The descriptors of all layers, the lowest first: the base's own, then what steps made."""
+def _layers(
+    store: ImageStore, chain: str, base: Image | None, pack: Callable[[Descriptor], Descriptor], *, force: bool
+) -> tuple[Descriptor, ...]:
+    """The descriptors of all layers, the lowest first: the base's own, then what steps made, which `pack` packs.
+
+    `force`: it packs the base's, too.
+    """
     below = dict(zip(base.chain_ids, base.layers, strict=True)) if base else {}
     found: list[Descriptor] = []
     for chain_id in reversed(store.layers.lineage(chain)):
         if chain_id in below:
             blob = below[chain_id]
             media_type = _OCI_TYPES.get(blob.media_type, blob.media_type)
-            found.append(Descriptor(media_type=media_type, digest=blob.digest, size=blob.size))
+            plain = Descriptor(media_type=media_type, digest=blob.digest, size=blob.size)
+            found.append(pack(plain) if force else plain)
             continue
-        found.append(layer_blob(store, chain_id))
+        found.append(pack(layer_blob(store, chain_id)))
     return tuple(found)
 
 

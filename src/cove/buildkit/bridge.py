@@ -20,8 +20,10 @@ from cove.buildkit.messages.common import Definition, Empty, WorkerRecord
 from cove.errors import InvalidArgument, NotFound, Unsupported
 from cove.grpc.calls import Call, Handler, unary
 from cove.grpc.status import RpcError
+from cove.oci import image as oci
 
 _BUILD = "buildkit-controlapi-buildid"
+_CONFIG = "containerimage.config"
 _FRONTEND_CAPS = (
     "solve.base resolveimage return returnmap importcaches proto.refarray reference.output frontend.inputs "
     "gateway.solve.metadata frontend.caps gateway.solve.evaluate gateway.evaluate"
@@ -126,14 +128,16 @@ def _first(outcome: Outcome) -> str:
 
 
 def _result(outcome: Outcome) -> wire.Result:
-    """One reference, or one for each platform."""
+    """One reference, or one for each platform, and what the images will be configured as."""
     platforms = outcome.build.platforms
+    configs = [oci.encode(plan.made.config) for plan in outcome.build.plans]
     if not outcome.asked.many:
-        return wire.Result(ref=reference(outcome.identity))
+        return wire.Result(ref=reference(outcome.identity), metadata={_CONFIG: configs[0]})
     refs = {str(each): reference(f"{outcome.identity}/{each}") for each in platforms}
     listed = [
         {"ID": str(each), "Platform": {"architecture": each.architecture, "os": each.os, "variant": each.variant}}
         for each in platforms
     ]
-    metadata = {"refs.platforms": json.dumps({"Platforms": listed}).encode()}
+    metadata = {f"{_CONFIG}/{each}": config for each, config in zip(platforms, configs, strict=True)}
+    metadata["refs.platforms"] = json.dumps({"Platforms": listed}).encode()
     return wire.Result(refs=wire.RefMap(refs=refs), metadata=metadata)

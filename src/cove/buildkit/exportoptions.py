@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cove.build import forms
 from cove.build.annotations import Annotations, is_annotation, read_annotations
+from cove.build.forms import Form
 from cove.buildkit.messages.control import Exporter
 from cove.engine.build.service import full_names
 from cove.errors import InvalidArgument, Unsupported
+from cove.oci.reference import Reference
 
 IMAGE = frozenset({"image", "moby"})
 ARCHIVE = frozenset({"oci", "docker"})
 _OTHERS = frozenset({"tar", "local"})
 _MADE = (
-    "name oci-mediatypes compression force-compression prefer-image-digest oci-artifact attestation-inline "
-    "prefer-nondist-layers rewrite-timestamp"
+    "name oci-mediatypes compression compression-level force-compression prefer-image-digest oci-artifact "
+    "attestation-inline prefer-nondist-layers rewrite-timestamp"
 ).split()
 _KNOWN = {
     "image": frozenset(
@@ -28,23 +31,18 @@ _KNOWN = {
     "archive": frozenset(["dest", "tar", "context", *_MADE]),
     "files": frozenset({"dest", "platform-split"}),
 }
-_LAYERS = "layers keep the form that they have: those of bases as they came, new ones uncompressed"
 _DOES: dict[str, tuple[bool, str]] = {
-    "push-by-digest": (False, "what is pushed has a name; give it one"),
     "registry.insecure": (
         False,
         "whether a registry may be spoken to without TLS is said in the daemon's registries",
     ),
-    "name-canonical": (False, "names with a digest are not given to results"),
     "unpack": (True, "layers of images are always unpacked"),
     "store": (True, "a result of this exporter always goes to the image store"),
-    "oci-mediatypes": (True, "manifests are always OCI's"),
     "oci-artifact": (
         False,
         "a statement about an image lies in a manifest with a configuration, which all tools read",
     ),
     "prefer-nondist-layers": (False, "layers of bases that may not be distributed are not known here"),
-    "force-compression": (False, _LAYERS),
     "rewrite-timestamp": (True, "with SOURCE_DATE_EPOCH, layers never have later times"),
 }
 """What is done anyway, by option, and why not the contrary."""
@@ -65,14 +63,16 @@ def check(exporters: Sequence[Exporter]) -> None:
 def _check_values(exporter: Exporter) -> None:
     wanted = exporter.attributes
     annotated(exporter)
-    if pushes(exporter) and not names(exporter):
-        raise InvalidArgument("a name is needed when the result is pushed to a registry")
+    form(exporter)
+    if (pushes(exporter) or by_digest(exporter) or canonical(exporter)) and not names(exporter):
+        raise InvalidArgument("a name is needed when the result is pushed to a registry, or named by its digest")
+    for name in wanted.get("name", "").split(",") if by_digest(exporter) else ():
+        if Reference.parse(name, default_tag="").tag:
+            raise InvalidArgument(f"{name} has a tag, with which nothing can be pushed by digest: leave it out")
     for key in _DOES.keys() & wanted.keys():
         does, why = _DOES[key]
         if switched(exporter, key) is not does:
             raise Unsupported(f"the exporter's option {key}={wanted[key]} cannot be followed: {why}")
-    if wanted.get("compression", "uncompressed") != "uncompressed":
-        raise Unsupported(f"the exporter's option compression={wanted['compression']} cannot be followed: {_LAYERS}")
     if wanted.get("dangling-name-prefix"):
         raise Unsupported("the exporter's option dangling-name-prefix cannot be followed: give the result a name")
 
@@ -80,6 +80,13 @@ def _check_values(exporter: Exporter) -> None:
 def names(exporter: Exporter) -> list[str]:
     """Those that the result gets, in full. Raises InvalidArgument."""
     return full_names(name for name in exporter.attributes.get("name", "").split(",") if name)
+
+
+def form(exporter: Exporter) -> Form:
+    """The form of layers and documents: what goes elsewhere is packed. Raises InvalidArgument or Unsupported."""
+    docker = not switched(exporter, "oci-mediatypes", "true")
+    usual = "gzip" if pushes(exporter) or exporter.type in ARCHIVE else "uncompressed"
+    return forms.read(exporter.attributes, usual=usual, force=switched(exporter, "force-compression"), docker=docker)
 
 
 def annotated(exporter: Exporter) -> Annotations:
@@ -90,6 +97,16 @@ def annotated(exporter: Exporter) -> Annotations:
 def pushes(exporter: Exporter) -> bool:
     """Whether the result goes on to registries."""
     return exporter.type in IMAGE and switched(exporter, "push")
+
+
+def by_digest(exporter: Exporter) -> bool:
+    """Whether what goes on to registries gets no tag there, nor here."""
+    return exporter.type in IMAGE and switched(exporter, "push-by-digest")
+
+
+def canonical(exporter: Exporter) -> bool:
+    """Whether the result is also named by its digest: NAME@sha256:…"""
+    return exporter.type in IMAGE and switched(exporter, "name-canonical")
 
 
 def switched(exporter: Exporter, key: str, default: str = "false") -> bool:

@@ -73,33 +73,41 @@ async def share(job: Job, outcome: Outcome) -> dict[str, str]:
 
 
 async def _to_images(job: Job, outcome: Outcome, exporter: Exporter) -> dict[str, str]:
-    names = exportoptions.names(exporter)
+    names, by_digest = exportoptions.names(exporter), exportoptions.by_digest(exporter)
+    given = [] if by_digest else names
     with job.trace.step("exporting to image") as work:
         work.progress("exporting layers", 0)
-        image = await outcome.build.image(names, exportoptions.annotated(exporter))
+        image = await outcome.build.image(given, exportoptions.annotated(exporter), exportoptions.form(exporter))
         job.result = image.target
         work.progress("exporting layers", 0, done=True)
         work.progress(f"writing image {image.id}", 0, done=True)
-        for name in names:
+        if exportoptions.canonical(exporter):
+            given = [*given, *(Reference.parse(name).with_digest(image.target.digest).full for name in names)]
+            image = await job.service.context.executors.disk(_name, job, image, given)
+        for name in given:
             work.progress(f"naming to {name}", 0, done=True)
         if exportoptions.pushes(exporter):
-            await _push(job, outcome, names, work)
+            await _push(job, outcome, names, image.target.digest if by_digest else "", work)
     return described(image, names, exporter)
 
 
-async def _push(job: Job, outcome: Outcome, names: list[str], work: Work) -> None:
-    """What has these names, to their registries."""
+def _name(job: Job, image: Image, names: list[str]) -> Image:
+    return job.service.context.store.images.register(image.target.digest, names)
+
+
+async def _push(job: Job, outcome: Outcome, names: list[str], digest: str, work: Work) -> None:
+    """What has these names, to their registries; with a `digest` what has that, without a tag."""
     loop, context = asyncio.get_running_loop(), job.service.context
 
     def told(message: dict[str, Any]) -> None:
         loop.call_soon_threadsafe(work.pushed, message)
 
     for name in names:
-        reference = Reference.parse(name)
-        cancel = threading.Event()
+        reference, cancel = Reference.parse(name), threading.Event()
+        call = context.distribution.push_by_digest if digest else context.distribution.push
         push = partial(
-            context.distribution.push,
-            reference,
+            call,
+            reference.with_digest(digest) if digest else reference,
             credentials=await outcome.build.bases.credentials(reference),
             progress=told,
             cancel=cancel,
@@ -114,11 +122,12 @@ async def _push(job: Job, outcome: Outcome, names: list[str], work: Work) -> Non
 
 
 def described(image: Image, names: list[str], exporter: Exporter) -> dict[str, str]:
-    """What clients are told of an image. Its digest is its id in the store, unless they would rather have the other:
-    that of what its names point at, which an archive and a registry know it by."""
+    """What clients are told of an image. Its digest is its id in the store, unless it was sent on, or they would
+    rather have the other: that of what its names point at, which an archive and a registry know it by."""
     target = image.target
     descriptor = {"mediaType": target.media_type, "digest": target.digest, "size": target.size}
-    by_id = exporter.type in exportoptions.IMAGE and not exportoptions.switched(exporter, "prefer-image-digest")
+    sent = exportoptions.pushes(exporter) or exportoptions.switched(exporter, "prefer-image-digest")
+    by_id = exporter.type in exportoptions.IMAGE and not sent
     found = {
         "containerimage.digest": image.id if by_id else target.digest,
         "containerimage.config.digest": image.id,
@@ -130,15 +139,16 @@ def described(image: Image, names: list[str], exporter: Exporter) -> dict[str, s
 async def _to_archive(job: Job, outcome: Outcome, exporter: Exporter, number: int) -> dict[str, str]:
     """The image as one file, or as a directory; it stays in the store only if it was there."""
     names, annotations = exportoptions.names(exporter), exportoptions.annotated(exporter)
+    form = exportoptions.form(exporter)
     with job.trace.step(f"exporting to {exporter.type} image format") as work:
         if not exportoptions.switched(exporter, "tar", "true"):
             store = ClientStore(job.service.context, job.find_session, EXPORT)
-            async with outcome.build.imaged(annotations) as image:
+            async with outcome.build.imaged(annotations, form) as image:
                 for blob in blobs(job.service.context.store.content, image):
                     await store.write(blob)
                     work.progress(f"sending {blob.digest[:19]}", blob.size, blob.size, done=True)
                 return described(image, names, exporter)
-        async with outcome.build.archived(names, annotations) as (image, pieces):
+        async with outcome.build.archived(names, annotations, form) as (image, pieces):
             told = described(image, names, exporter)
             metadata = {f"exporter-md-{key}": [value] for key, value in told.items()}
             await _send(job, number, pieces, metadata, work.progress)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cove.build import emulation, exporters, ops, portable, provenance
+from cove.build import emulation, exporters, forms, ops, portable, provenance
 from cove.build.annotations import Annotations
 from cove.build.arrived import Arrived
 from cove.build.cache import BuildCache
@@ -28,6 +28,7 @@ from cove.build.dockerfile import instructions, lint, reader
 from cove.build.dockerfile.options import Missing, Options
 from cove.build.dockerfile.plan import Plan, plan
 from cove.build.dockerfile.syntax import Warning
+from cove.build.forms import Form
 from cove.build.graph import Vertex, ordered, uses_stages
 from cove.build.layers import Workshop
 from cove.build.solver import Event, Solver
@@ -211,7 +212,9 @@ class Build:
         """The chain id of a plan's result; "" for an empty file system."""
         return str(self._results[made.made.vertex.key].source)
 
-    async def image(self, names: list[str], annotations: Annotations = _NO_ANNOTATIONS) -> Image:
+    async def image(
+        self, names: list[str], annotations: Annotations = _NO_ANNOTATIONS, form: Form = forms.PLAIN
+    ) -> Image:
         """The image, under its names; without any it is a dangling one."""
         context = self._tools.context
 
@@ -225,6 +228,7 @@ class Build:
                     self._keys,
                     each.epoch,
                     self.exchange.moment,
+                    form,
                 )
                 for each in self.plans
             ]
@@ -232,7 +236,7 @@ class Build:
             cached = any(place.kind == "inline" for place in self.options.cache_to)
             attest = partial(self._attested, tuple(names)) if self.options.provenance is not None else None
             return exporters.name_image(
-                context.store, parts, names, cached=cached, attest=attest, annotations=annotations
+                context.store, parts, names, cached=cached, attest=attest, annotations=annotations, form=form
             )
 
         image = await context.executors.bulk(work)
@@ -269,20 +273,22 @@ class Build:
 
     @asynccontextmanager
     async def archived(
-        self, names: list[str], annotations: Annotations = _NO_ANNOTATIONS
+        self, names: list[str], annotations: Annotations = _NO_ANNOTATIONS, form: Form = forms.PLAIN
     ) -> AsyncIterator[tuple[Image, AsyncIterator[bytes]]]:
         """The image and its archive under these names, for the time of a `with`; the store is as before."""
         store, executors = self._tools.context.store, self._tools.context.executors
-        async with self.imaged(annotations) as image:
+        async with self.imaged(annotations, form) as image:
             references = [Reference.parse(name) for name in names]
             yield image, executors.stream(save_as(store.content, image, references))
 
     @asynccontextmanager
-    async def imaged(self, annotations: Annotations = _NO_ANNOTATIONS) -> AsyncIterator[Image]:
+    async def imaged(
+        self, annotations: Annotations = _NO_ANNOTATIONS, form: Form = forms.PLAIN
+    ) -> AsyncIterator[Image]:
         """The image for the time of a `with`; the store is as before."""
         store, executors = self._tools.context.store, self._tools.context.executors
         before = {image.target.digest for image in store.images.list()}
-        image = await self.image([], annotations)
+        image = await self.image([], annotations, form)
         try:
             yield image
         finally:

@@ -48,8 +48,11 @@ class Push:
         attempts: int,
         pause: Callable[[int], None],
         cancel: threading.Event,
+        by_digest: str = "",
     ) -> None:
+        """`by_digest`: the image of this digest, which gets no tag there."""
         self._repository = repository
+        self._by_digest = by_digest
         self._reference = repository.reference
         self._content = content
         self._images = images
@@ -74,7 +77,8 @@ class Push:
                 f"authorization: {error.message}"
             ) from error
         digest, size = pushed.digest, pushed.size
-        self._progress.say(f"{self._reference.tag}: digest: {digest} size: {size}")
+        told = self._reference.tag or self._reference.familiar_name
+        self._progress.say(f"{told}: digest: {digest} size: {size}")
         self._progress.aux({"Tag": self._reference.tag, "Digest": digest, "Size": size})
         if digest == stored.target.digest:
             self._images.register(digest, [*self._kept_names(stored), self._reference.with_digest(digest).full])
@@ -93,14 +97,14 @@ class Push:
         neighbours = self._neighbours(stored)
         if stored.target == stored.manifest or platform is not None or not self._whole(stored):
             self._send_blobs(self._manifest(stored.manifest), neighbours)
-            self._put(stored.manifest, self._reference.tag)
+            self._put(stored.manifest, self._reference.tag or stored.manifest.digest)
             return stored.manifest
         here = [offer for offer in stored.offers if offer.blobs]
         blobs = [blob for offer in here if offer.kind != "index" for blob in offer.blobs[1:]]
         self._send_unique(blobs, neighbours)
         for offer in sorted(here, key=lambda offer: offer.kind == "index"):
             self._put(offer.descriptor, offer.descriptor.digest)
-        self._put(stored.target, self._reference.tag)
+        self._put(stored.target, self._reference.tag or stored.target.digest)
         return stored.target
 
     def _send_attachments(self, *subjects: str) -> None:
@@ -135,7 +139,7 @@ class Push:
 
     def _find(self, platform: Platform | None) -> StoredImage:
         try:
-            stored = self._images.get(self._reference.familiar)
+            stored = self._images.get(self._by_digest or self._reference.familiar)
         except NotFound as error:
             raise NotFound(
                 f"An image does not exist locally with the tag: {self._reference.familiar_name}"

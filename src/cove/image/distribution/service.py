@@ -125,6 +125,18 @@ class Distribution:
         """Push what `reference` names here, or its variant for `platform`; the digest of what the tag means then."""
         return self._push(reference, credentials, progress, cancel).run(platform)
 
+    def push_by_digest(
+        self,
+        reference: Reference,
+        *,
+        credentials: Credentials | None = None,
+        progress: Sink,
+        cancel: threading.Event | None = None,
+    ) -> str:
+        """Push the image of the digest that `reference` has to its repository, without a tag; what was pushed."""
+        bare = Reference(domain=reference.domain, path=reference.path)
+        return self._push(bare, credentials, progress, cancel, by_digest=reference.digest).run()
+
     def push_artifact(
         self,
         reference: Reference,
@@ -142,13 +154,18 @@ class Distribution:
         return artifacts.Remote(self._sources(reference.or_latest(), credentials, threading.Event()), self._content)
 
     def _push(
-        self, reference: Reference, credentials: Credentials | None, progress: Sink, cancel: threading.Event | None
+        self,
+        reference: Reference,
+        credentials: Credentials | None,
+        progress: Sink,
+        cancel: threading.Event | None,
+        by_digest: str = "",
     ) -> Push:
         if reference.digest:
             raise InvalidArgument(f"cannot push {reference.familiar}: a digest is not a tag to push to")
         ending = cancel or threading.Event()
         return Push(
-            self._origin(reference.or_latest(), credentials, ending),
+            self._origin(reference if by_digest else reference.or_latest(), credentials, ending),
             content=self._content,
             images=self._images,
             attachments=self._attachments,
@@ -157,6 +174,7 @@ class Distribution:
             attempts=self._policy.attempts,
             pause=lambda attempt: self._transport.pause(attempt, ending),
             cancel=ending,
+            by_digest=by_digest,
         )
 
     def login(self, credentials: Credentials) -> str:
