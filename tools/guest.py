@@ -220,6 +220,15 @@ sync
 """
 
 
+def memory_nodes(size: int) -> list[str]:
+    """The memory in two nodes, the second one without a processor, so that it matters where something lies."""
+    words = []
+    for node, share in enumerate((size - size // 4, size // 4)):
+        words += ["-object", f"memory-backend-ram,id=node{node},size={share}M"]
+        words += ["-numa", f"node,nodeid={node},memdev=node{node}" + (",cpus=0" if node == 0 else "")]
+    return words
+
+
 def boot(directory: Path, project: Path, arguments: argparse.Namespace) -> int:
     """Run the guest to its end, its output copied to ours; the command's exit code."""
     console = project.with_name("console.log")
@@ -232,6 +241,7 @@ def boot(directory: Path, project: Path, arguments: argparse.Namespace) -> int:
         *("-kernel", str(directory / "vmlinuz"), "-initrd", str(directory / "initrd.img"), "-append", kernel_words),
         *("-drive", f"file={directory}/root.ext4,format=raw,if=virtio,snapshot=on"),
         *("-drive", f"file={project},format=raw,if=virtio,readonly=on"),
+        *memory_nodes(arguments.memory),
         *("-serial", f"file:{console}", "-serial", "file:/dev/stdout", "-device", "virtio-rng"),
     ]
     started = time.monotonic()

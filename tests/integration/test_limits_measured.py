@@ -77,6 +77,59 @@ def test_an_idle_container_gets_what_others_leave(bundle: Bundle) -> None:
     assert used[0] > 5 * used[1], f"ordinary and idle used {used} seconds"
 
 
+@pytest.fixture
+def realtime() -> Iterator[str]:
+    """A group whose containers may have realtime."""
+    if not Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists():
+        pytest.skip("this kernel gives no realtime to control groups: that takes cgroup v1 and RT_GROUP_SCHED")
+    name = f"/cove-realtime-{os.getpid()}"
+    yield name
+    for directory in Path("/sys/fs/cgroup").glob(f"*{name}"):
+        directory.rmdir()
+
+
+def test_realtime_is_had_for_its_runtime_in_each_period(bundle: Bundle, realtime: str) -> None:
+    """A program before all others runs, and waits for the next period, as the kernel counts both.
+
+    Each container begins as soon as the one before has ended, in a group that has just enough for one.
+    """
+    for share in (90_000, 10_000, 90_000):
+        content = limited(
+            config("sh", "-c", "while :; do :; done"), cpu={"realtimeRuntime": share, "realtimePeriod": 100_000}
+        )
+        content["process"]["scheduler"] = {"policy": "SCHED_FIFO", "priority": 1}
+        for names in content["process"]["capabilities"].values():
+            names.append("CAP_SYS_NICE")
+        content["linux"]["cgroupsPath"] = f"{realtime}/own"
+        with bundle.living(content) as name:
+            counts = Path(f"/proc/{bundle.pid(name)}/schedstat")
+            times = lambda counts=counts: [int(each) / 1e9 for each in counts.read_text().split()[:2]]  # noqa: E731
+            assert eventually(lambda times=times: sum(times()) > 0.6)
+            ran, waited = times()
+        assert ran > 2 * waited if share == 90_000 else waited > 2 * ran, f"ran {ran} s, waited {waited} s"
+
+
+def test_memory_lies_on_the_nodes_that_are_granted(bundle: Bundle) -> None:
+    """Of a pipeline one of whose processes keeps 20 MB."""
+    nodes = sorted(each.name.removeprefix("node") for each in Path("/sys/devices/system/node").glob("node[0-9]*"))
+    if len(nodes) < 2:
+        pytest.skip("this host has one memory node: the guest of `make test-guest` has two")
+    if not UNIFIED:
+        pytest.skip("which node a group's memory lies on is read from files of cgroup v2")
+    script = "head -c 20000000 /dev/zero | tail -c 20000000 | sleep 600"
+    for node in nodes:
+        with bundle.living(limited(config("sh", "-c", script), cpu={"mems": node})) as name:
+            stat = group_of(bundle, name, "memory") / "memory.numa_stat"
+
+            def anonymous(stat: Path = stat) -> dict[str, int]:
+                words = next(line for line in stat.read_text().splitlines() if line.startswith("anon ")).split()[1:]
+                return {where[1:]: int(size) for where, _, size in (each.partition("=") for each in words)}
+
+            assert eventually(lambda anonymous=anonymous: sum(anonymous().values()) > 16 * MIB)
+            found = anonymous()
+        assert all(size > 16 * MIB if where == node else size < MIB for where, size in found.items()), found
+
+
 @version_2
 def test_the_pressure_of_a_throttled_container_is_told(bundle: Bundle) -> None:
     content = limited(config("sh", "-c", "while :; do :; done"), cpu={"quota": 10_000, "period": 100_000})

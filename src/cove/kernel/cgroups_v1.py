@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ _CONTROLLERS = (
 _SYSTEMD = "name=systemd"
 _UNLIMITED = 1 << 60
 _SECOND = 1_000_000
+_ATTEMPTS = 70
 _THROTTLES = (
     ("throttle_read_bps_device", "blkio.throttle.read_bps_device"),
     ("throttle_write_bps_device", "blkio.throttle.write_bps_device"),
@@ -343,7 +345,21 @@ def _limit_realtime(root: str, path: str, limits: CPULimits) -> None:
         values.reverse()  # a period may never be shorter than its runtime, not even between two writes
     for file, value, what in values:
         if value:
+            _set_realtime(file, value, what, patient=runtime <= period)
+
+
+def _set_realtime(file: str, value: int, what: str, *, patient: bool) -> None:
+    """A group that was removed keeps its share until its last process is reaped, which may be a slow init's to do."""
+    for attempt in range(_ATTEMPTS if patient else 0):
+        try:
             set_limit(file, value, what)
+        except InvalidArgument as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EINVAL:
+                raise
+            time.sleep(0.002 * (attempt + 1))
+        else:
+            return
+    set_limit(file, value, what)
 
 
 def _limit_devices(group: str, rules: Sequence[DeviceRule]) -> None:
