@@ -63,6 +63,14 @@ def test_it_stays_for_jobs_that_follow_with_pauses(tmp_path: Path) -> None:
     assert workshops() == first
 
 
+def test_one_that_ended_is_buried_before_the_next_job(tmp_path: Path) -> None:
+    job(tmp_path)
+    for pid in workshops():
+        os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda pid=pid: not Path(f"/proc/{pid}").exists())
+    job(tmp_path)
+
+
 def test_short_jobs_share_a_worker(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content")
     first = short_job(tmp_path, "file")

@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -20,7 +19,7 @@ from typing import NamedTuple
 
 import urllib3
 
-from cove.build import ops
+from cove.build import ops, programs
 from cove.build.giturl import GitUrl
 from cove.errors import InvalidArgument, NotFound, Unavailable, Unsupported
 
@@ -232,13 +231,20 @@ def _environment(work: Path) -> dict[str, str]:
     }
 
 
-_SAFE = ("-c", "core.hooksPath=/dev/null", "-c", "core.symlinks=true", "-c", "protocol.ext.allow=never")
+_SAFE = (
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.symlinks=true",
+    "-c",
+    "protocol.ext.allow=never",
+    "-c",
+    "gc.auto=0",
+)
 
 
 def _git(work: Path, *words: str, check: bool = True) -> int:
-    done = subprocess.run(
-        ["git", *_SAFE, *words], cwd=work, env=_environment(work), capture_output=True, text=True, timeout=_PATIENCE
-    )
+    done = programs.run(["git", *_SAFE, *words], cwd=work, env=_environment(work), seconds=_PATIENCE)
     if check and done.returncode:
         lines = done.stderr.strip().splitlines()
         raise Unavailable(f"git {words[0]} failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
@@ -246,7 +252,5 @@ def _git(work: Path, *words: str, check: bool = True) -> int:
 
 
 def _output(work: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", *_SAFE, *words], cwd=work, env=_environment(work), capture_output=True, text=True, timeout=_PATIENCE
-    )
+    done = programs.run(["git", *_SAFE, *words], cwd=work, env=_environment(work), seconds=_PATIENCE)
     return done.stdout.strip()

@@ -64,7 +64,11 @@ class Bases:
     async def image(self, name: str, platform: Platform, sink: Sink) -> Image:
         """One image, found here or pulled."""
         self._loop = asyncio.get_running_loop()
-        return await self._context.executors.bulk(self._one, name, platform, sink)
+        cancel = threading.Event()
+        try:
+            return await self._context.executors.bulk(self._one, name, platform, sink, cancel)
+        finally:
+            cancel.set()  # nobody waits for a pull any more
 
     async def credentials(self, reference: Reference) -> Credentials | None:
         """Those for an image's registry."""
@@ -78,7 +82,7 @@ class Bases:
                 return True
         return False
 
-    def _one(self, name: str, platform: Platform, sink: Sink) -> Image:
+    def _one(self, name: str, platform: Platform, sink: Sink, cancel: threading.Event) -> Image:
         if not self._pull:
             image = self._local(name, platform)
             if image is not None:
@@ -90,7 +94,7 @@ class Bases:
                 platform=platform,
                 credentials=self._asked(reference),
                 progress=sink,
-                cancel=threading.Event(),
+                cancel=cancel,
             )
         except CoveError as error:
             local = self._local(name, platform) if self._pull else None

@@ -86,6 +86,8 @@ class _Workshop:
                     cwd="/",
                     env={**_ENVIRONMENT, "PYTHONPATH": str(Path(cove.__file__).parent.parent)},
                 )
+                # It ends when nothing is to be done, and is then buried at once.
+                threading.Thread(target=self._process.wait, name="workshop", daemon=True).start()
         return self._socket
 
     def _close(self) -> None:
