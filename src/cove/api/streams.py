@@ -57,6 +57,9 @@ async def _lines(values: AsyncIterator[object], before: bytes) -> AsyncIterator[
     try:
         async for value in values:
             yield before + base.encode(value)
+    except CoveError as error:
+        _log.warning("a client is hung up on: %s", error.message)
+        raise Disconnected from error  # the answer has begun: only a broken connection says that it is not whole
     finally:
         await close(values)
 

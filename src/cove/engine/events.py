@@ -12,12 +12,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Literal
 
-from cove.errors import InvalidArgument
+from cove.errors import InvalidArgument, Unavailable
 from cove.wire.events import Actor, EventMessage
 from cove.wire.filters import Filters
 from cove.wire.times import moment
 
 Kind = Literal["builder", "container", "image", "network", "volume", "daemon"]
+
+_Item = EventMessage | Literal["end", "cut"]
+"""What waits for a subscriber; "cut": it did not keep up."""
 
 _REPLAY = 4096
 _BACKLOG = 8192
@@ -29,7 +32,7 @@ class Events:
 
     def __init__(self) -> None:
         self._recent: deque[EventMessage] = deque(maxlen=_REPLAY)
-        self._subscribers: set[asyncio.Queue[EventMessage | None]] = set()
+        self._subscribers: set[asyncio.Queue[_Item]] = set()
 
     def emit(self, kind: Kind, action: str, actor: str, attributes: Mapping[str, str] | None = None) -> None:
         """Tell everyone that `action` happened to `actor` (an id or a name)."""
@@ -45,7 +48,7 @@ class Events:
         for queue in tuple(self._subscribers):
             if queue.qsize() >= _BACKLOG:
                 self._subscribers.discard(queue)
-                queue.put_nowait(None)
+                queue.put_nowait("cut")
             else:
                 queue.put_nowait(message)
 
@@ -62,7 +65,8 @@ class Events:
     ) -> AsyncIterator[EventMessage]:
         """Past events from `since` on (with `until` alone, all that are kept), then new ones up to `until`.
 
-        Registered at once: what happens after this returns will be seen. Raises InvalidArgument.
+        Registered at once: what happens after this returns will be seen. Raises InvalidArgument; the iterator raises
+        Unavailable when its reader does not keep up, after what had waited for it.
         """
         now = time.time_ns()
         end = moment(until, now_ns=now) if until else None
@@ -70,38 +74,45 @@ class Events:
         if begin is not None and end is not None and begin > end:
             raise InvalidArgument(f"`since` time ({since}) cannot be after `until` time ({until})")
         past = [m for m in self._recent if begin is not None and m.time_nano >= begin]
-        queue: asyncio.Queue[EventMessage | None] = asyncio.Queue()
+        queue: asyncio.Queue[_Item] = asyncio.Queue()
         if end is None or end > now:
             self._subscribers.add(queue)
         else:
-            queue.put_nowait(None)
-        return self._run(past, queue, end, filters)
+            queue.put_nowait("end")
+        due = None if end is None else time.monotonic() + (end - now) / 1e9
+        return self._run([m for m in past if end is None or m.time_nano <= end], queue, due, filters)
 
     async def _run(
         self,
         past: list[EventMessage],
-        queue: asyncio.Queue[EventMessage | None],
-        end: int | None,
+        queue: asyncio.Queue[_Item],
+        due: float | None,
         filters: Filters,
     ) -> AsyncIterator[EventMessage]:
         try:
             for message in past:
-                if (end is None or message.time_nano <= end) and matches(message, filters):
+                if matches(message, filters):
                     yield message
-            while (next_one := await _take(queue, end)) is not None:
+            while not isinstance(next_one := await _take(queue, due), str):
                 if matches(next_one, filters):
                     yield next_one
+            if next_one == "cut":
+                raise Unavailable(
+                    f"the events came faster than they were read, and no more than {_BACKLOG} wait: read on from the "
+                    "last one's time (--since)"
+                )
         finally:
             self._subscribers.discard(queue)
 
 
-async def _take(queue: asyncio.Queue[EventMessage | None], end: int | None) -> EventMessage | None:
-    if end is None:
+async def _take(queue: asyncio.Queue[_Item], due: float | None) -> _Item:
+    """`due`: by the monotonic clock, as a wall clock may be set meanwhile."""
+    if due is None:
         return await queue.get()
     try:
-        return await asyncio.wait_for(queue.get(), max(0.0, (end - time.time_ns()) / 1e9))
+        return await asyncio.wait_for(queue.get(), max(0.0, due - time.monotonic()))
     except TimeoutError:
-        return None
+        return "end"
 
 
 def matches(message: EventMessage, filters: Filters) -> bool:

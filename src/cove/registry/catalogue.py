@@ -11,11 +11,11 @@ their own, so that none waits for a write's fsync.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cove.registry import clock
 from cove.store.database import Database
 
 _MIGRATIONS = (
@@ -166,7 +166,7 @@ class Catalogue:
             self._add_repository(repository)
             self._write.execute(
                 "INSERT INTO blobs VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET used = excluded.used",
-                (repository, digest, size, time.time()),
+                (repository, digest, size, clock.now()),
             )
 
     def add_manifest(self, repository: str, entry: Entry, needs: Mapping[str, int], tags: Iterable[str]) -> None:
@@ -174,7 +174,7 @@ class Catalogue:
 
         From now on the manifest alone decides how long the repository keeps the blobs.
         """
-        now = time.time()
+        now = clock.now()
         with self._write.transaction():
             self._add_repository(repository)
             self._write.execute(
@@ -204,7 +204,7 @@ class Catalogue:
 
     def set_tag(self, repository: str, tag: str, digest: str) -> None:
         with self._write.transaction():
-            self._tag(repository, tag, digest, time.time())
+            self._tag(repository, tag, digest, clock.now())
 
     def remove_tag(self, repository: str, tag: str) -> None:
         self._write.execute("DELETE FROM tags WHERE repository = ? AND name = ?", (repository, tag))
@@ -282,7 +282,7 @@ class Catalogue:
     # ── inside a transaction ──────────────────────────────────────────────────────────────────────
 
     def _add_repository(self, name: str) -> None:
-        self._write.execute("INSERT OR IGNORE INTO repositories VALUES (?, ?)", (name, time.time()))
+        self._write.execute("INSERT OR IGNORE INTO repositories VALUES (?, ?)", (name, clock.now()))
 
     def _tag(self, repository: str, name: str, digest: str, now: float) -> None:
         self._write.execute(

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,7 +31,7 @@ from cove.image.distribution.registry import Repository
 from cove.image.distribution.transport import Policy, Transport
 from cove.oci.image import Descriptor
 from cove.oci.reference import DEFAULT_DOMAIN, Reference
-from cove.registry import refusals
+from cove.registry import clock, refusals
 from cove.registry.catalogue import Entry
 from cove.registry.metrics import Metrics
 from cove.registry.settings import Settings
@@ -175,7 +174,7 @@ class Proxies:
         if not prefixes:
             return
         found = self._storage.catalogue.unused(
-            ["" if prefix == _ANY else prefix for prefix in prefixes], time.time() - self._settings.proxy_keep
+            ["" if prefix == _ANY else prefix for prefix in prefixes], clock.now() - self._settings.proxy_keep
         )
         old = [(repository, digest) for repository, digest in found if self.upstream(repository) is not None]
         self._storage.forget(old)
@@ -196,7 +195,7 @@ class Proxies:
         tag = None if ":" in which else catalogue.tag(repository, which)
         known = tag.digest if tag else which if ":" in which else ""
         entry = catalogue.manifest(repository, known) if known else None
-        fresh = tag is None or time.time() - tag.checked < self._settings.proxy_ttl
+        fresh = tag is None or 0 <= clock.now() - tag.checked < self._settings.proxy_ttl
         if entry is not None and fresh:
             self._metrics.count(_COUNTED, kind="manifest", found="here")
             return self._storage.manifest(repository, entry.digest)

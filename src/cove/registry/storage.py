@@ -13,7 +13,6 @@ catalogue does not know, never takes what was just stored. Calls block; they are
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +20,7 @@ from typing import BinaryIO
 from cove.errors import NotFound
 from cove.image.content import ContentStore
 from cove.oci import digest as digests
-from cove.registry import refusals
+from cove.registry import clock, refusals
 from cove.registry.catalogue import Catalogue, Entry
 from cove.registry.manifests import Examined, examine
 from cove.registry.uploads import Room, Upload, Uploads
@@ -52,7 +51,7 @@ class Storage:
 
     def blob_size(self, repository: str, digest: str) -> int | None:
         """The size of a blob that the repository has; it stays for a while, for somebody counts on it."""
-        self._touched[repository, digest] = time.time()
+        self._touched[repository, digest] = clock.now()
         size = self.catalogue.blob(repository, digest)
         if size is None:
             del self._touched[repository, digest]
@@ -112,7 +111,7 @@ class Storage:
         entry = self.catalogue.manifest(repository, digest) if ":" in digest else None
         if entry is None:
             raise refusals.manifest_unknown(repository, which)
-        self._read[repository, entry.digest] = time.time()
+        self._read[repository, entry.digest] = clock.now()
         return entry
 
     def manifest_bytes(self, entry: Entry) -> bytes:
@@ -157,7 +156,7 @@ class Storage:
     def collect(self, *, grace: float = GRACE_SECONDS) -> int:
         """Delete what no repository has any more, while others push and pull; the bytes that this freed."""
         self.uploads.forget_idle()
-        before = time.time() - grace
+        before = clock.now() - grace
         with self.content.stable:
             self._note_use(before)
             for repository, digest, size in self.catalogue.forget_blobs(before):
@@ -173,8 +172,8 @@ class Storage:
     def forget_untagged(self, age: float) -> int:
         """Take away manifests that nothing names and nobody asked for so long; how many they were."""
         with self.content.stable:
-            self._note_use(time.time() - age)
-            found = self.catalogue.untagged(time.time() - age)
+            self._note_use(clock.now() - age)
+            found = self.catalogue.untagged(clock.now() - age)
             self.catalogue.remove_manifests(found)
         return len(found)
 

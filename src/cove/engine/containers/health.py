@@ -112,9 +112,10 @@ class HealthChecks:
                 tell(self._context.events, container, f"health_status: {container.health.status}")
 
     async def _probe(self, container: Container, words: tuple[str, ...], timeout: float) -> HealthResult:
-        start = time.time_ns()
+        start, begun = time.time_ns(), time.monotonic_ns()
         try:
             code, output = await self._execs.probe(container, words, timeout)
         except CoveError as error:
             code, output = 255, error.message
-        return HealthResult(start=stamp(start), end=stamp(time.time_ns()), exit_code=code, output=output)
+        end = start + time.monotonic_ns() - begun
+        return HealthResult(start=stamp(start), end=stamp(end), exit_code=code, output=output)
