@@ -142,8 +142,10 @@ def test_unified_files(cgroups: Cgroups) -> None:
     assert [content(cgroups, name) for name in asked.unified] == ["33554432", "77", "9"]
     for name, value, told in (
         ("memory.high", "much", "much as memory.high"),
-        ("no.such", "1", "no no.such control file"),
-        ("../cgroup.procs", "1", "is not the name of a control file"),
+        ("no.such", "1", "cgroup controller `no` is not available"),
+        ("memory.such", "1", "memory.such: no such file or directory"),
+        ("memory", "1", "not the form CONTROLLER.VALUE `memory`"),
+        ("../cgroup.procs", "1", "not the form CONTROLLER.VALUE"),
     ):
         with pytest.raises(InvalidArgument, match=told):
             cgroups.update(PATH, Resources(unified={name: value}))

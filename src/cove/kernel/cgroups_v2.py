@@ -100,8 +100,7 @@ class CgroupsV2(Cgroups):
         if resources.network is not None and (resources.network.class_id or resources.network.priorities):
             raise Unsupported("Network class and priority exist only with cgroup v1; leave out resources.network")
         for file, value in resources.unified.items():
-            if "/" in file or file.startswith(".") or "." not in file:
-                raise InvalidArgument(f"{file} is not the name of a control file; write it as in memory.high")
+            _check_control_file(group, file)
             for line in value.splitlines():
                 set_limit(f"{group}/{file}", line, file)
 
@@ -174,6 +173,25 @@ class CgroupsV2(Cgroups):
             pressure={name: found for name in pressure.RESOURCES if (found := pressure.of_group(group, name))},
             huge_pages=_huge_pages(group),
         )
+
+
+def _check_control_file(group: str, file: str) -> None:
+    """Whether `unified` may name it."""
+    controller, dot, name = file.partition(".")
+    if "/" in file or not (controller and dot and name):
+        raise InvalidArgument(
+            f"linux.resources.unified: the specified key has not the form CONTROLLER.VALUE `{file}`; write it as in "
+            "memory.high"
+        )
+    if os.path.exists(f"{group}/{file}"):
+        return
+    if controller not in (*read_file(f"{group}/cgroup.controllers").split(), "cgroup"):
+        raise InvalidArgument(
+            f"linux.resources.unified: the requested cgroup controller `{controller}` is not available ({file})"
+        )
+    raise InvalidArgument(
+        f"linux.resources.unified: {file}: no such file or directory; this kernel has no such control file"
+    )
 
 
 def _huge_pages(group: str) -> dict[str, tuple[int, int, int]]:

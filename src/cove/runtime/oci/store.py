@@ -85,7 +85,8 @@ def check_id(identity: str) -> str:
     """`identity`, if a container may be called so."""
     if not identity or not _ALLOWED.issuperset(identity) or identity in (".", "..") or len(identity) > 1024:
         raise InvalidArgument(
-            f"invalid container id {identity!r}: it takes letters, digits and the characters _+-. (1024 at most)"
+            f"invalid character in container ID {identity!r}: it takes letters, digits and _+-. (1024 at most), "
+            "and is neither . nor .."
         )
     return identity
 
