@@ -134,6 +134,17 @@ def test_a_capability_that_cannot_be_ambient_is_told(bundle: Bundle) -> None:
     assert "can't raise ambient capability CAP_CHOWN" in done.stderr and "CAP_KILL" not in done.stderr
 
 
+def test_a_capability_that_the_runtime_does_not_have_is_told(bundle: Bundle) -> None:
+    content = config("grep", "CapEff", "/proc/self/status")
+    names = ["CAP_KILL", "CAP_SYS_TIME"]
+    content["process"]["capabilities"] = dict.fromkeys(("bounding", "effective", "permitted"), names)
+    bundle.write(content)
+    command = [str(BIN / "cove-oci"), "--root", str(bundle.state), "run", "--bundle", str(bundle.path), bundle.name()]
+    done = subprocess.run(["setpriv", "--bounding-set=-sys_time", *command], capture_output=True, text=True)
+    assert int(done.stdout.split()[1], 16) == 1 << 5
+    assert "CAP_SYS_TIME cannot be given" in done.stderr and "CAP_KILL" not in done.stderr
+
+
 def test_a_hybrid_hosts_unified_tree_has_the_group_too(bundle: Bundle) -> None:
     tree = Path("/sys/fs/cgroup/unified")
     if not (tree / "cgroup.procs").exists():

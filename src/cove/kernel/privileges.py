@@ -25,7 +25,7 @@ CAPABILITIES = (
 
 _NUMBERS = {name: number for number, name in enumerate(CAPABILITIES)}
 
-_PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 4, 24
+_PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 4, 23, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 38, 47
 _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
 
@@ -59,6 +59,19 @@ def last_capability() -> int:
             return int(file.read())
     except OSError:
         return 63
+
+
+def bounding() -> int:
+    """The bounding set of this process as a bit mask: what it and its children may ever have."""
+    mask = 0
+    for number in range(len(CAPABILITIES)):
+        try:
+            mask |= syscalls.prctl(_PR_CAPBSET_READ, number) << number
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                break  # beyond the kernel's last capability
+            raise
+    return mask
 
 
 def limit_bounding(keep: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 
 from cove.kernel import privileges, syscalls
-from cove.oci.spec import Process, Resources
+from cove.oci.spec import Process, Resources, Spec
 
 _CAP_SYS_RESOURCE = 1 << 24
 _UNLIMITED = (1 << 64) - 1
@@ -37,6 +37,20 @@ def not_raised(process: Process) -> tuple[str, ...]:
         return ()
     lost = [name for name in sets.ambient if name not in sets.permitted or name not in sets.inheritable]
     return (f"can't raise ambient capability {', '.join(lost)}: not both permitted and inheritable",) if lost else ()
+
+
+def not_had(spec: Spec) -> tuple[str, ...]:
+    """A sentence about the capabilities that nobody on this host can have; to be asked by its maker.
+
+    A user namespace of its own begins with all of them (user_namespaces(7)).
+    """
+    sets = spec.process.capabilities if spec.process is not None else None
+    if sets is None or (spec.linux is not None and any(each.type == "user" for each in spec.linux.namespaces)):
+        return ()
+    wanted = dict.fromkeys((*sets.bounding, *sets.effective, *sets.permitted, *sets.inheritable, *sets.ambient))
+    had = privileges.bounding()
+    lost = [name for name in wanted if not privileges.capability_mask([name]) & had]
+    return (f"{', '.join(lost)} cannot be given: the runtime itself does not have it",) if lost else ()
 
 
 def without_effect(resources: Resources | None) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ def made(call: Call, *, detached: bool, listen: bool) -> Iterator[tuple[store.Co
         call.log.debug(f"first process: {newborn.pid}")
         cgroups.admit(group, newborn.pid)
         lowered = (*limits.warnings(spec.process), *limits.not_raised(spec.process)) if spec.process else ()
-        for warning in (*lowered, *limits.without_effect(spec.linux.resources)):
+        for warning in (*lowered, *limits.not_had(spec), *limits.without_effect(spec.linux.resources)):
             call.log.warning(warning)
         container.save(_record(manager, container, spec, newborn, directory, cgroups, group))
         _attend(newborn, container, spec, cgroups, call)
