@@ -13,12 +13,14 @@ so that it works wherever qemu does; --accel kvm is for machines whose /dev/kvm 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import os
 import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -131,8 +133,11 @@ def make_image(directory: Path, mirror: str) -> None:
         tree, given = scratch / "tree", scratch / "given"
         write_settings(given)
         words = ["--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}", "--quiet"]
+        words.append("--dpkgopt=force-unsafe-io")
         hook = f"--essential-hook=cp -r {given}/. $1/"
-        run("mmdebstrap", *words, hook, SUITE, tree, *([mirror] if mirror else []))
+        # However it or this program ends, nothing that it mounts meanwhile stays on the host.
+        apart = ("setpriv", "--pdeathsig", "TERM", "unshare", "--mount")
+        run(*apart, "mmdebstrap", *words, hook, SUITE, tree, *([mirror] if mirror else []))
         for name in ("vmlinuz", "initrd.img"):
             shutil.copyfile(next((tree / "boot").glob(f"{name}-*")), directory / name)
         filesystem(tree, directory / "root.ext4", "4G")
@@ -287,12 +292,15 @@ def main() -> None:
         sys.exit("the guest's files belong to root: run this as root (make test-guest does)")
     if platform.machine() != "x86_64":
         sys.exit(f"the guest is an x86-64 machine and its image is made by the host, which is {platform.machine()}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("the guest was ended"))
     words = arguments.words
     if not arguments.command:
         words = ["python", "-m", "pytest", "-p", "no:cacheprovider", "--timeout=900", *(words or TESTS)]
     arguments.directory.mkdir(parents=True, exist_ok=True)
-    make_image(arguments.directory, arguments.mirror)
-    wheels = make_wheels(arguments.directory)
+    with (arguments.directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several of these programs make it once
+        make_image(arguments.directory, arguments.mirror)
+        wheels = make_wheels(arguments.directory)
     with tempfile.TemporaryDirectory(dir=arguments.directory) as temporary:
         project = Path(temporary) / "project.ext4"
         make_project(project, wheels, script_of(words), arguments.more)

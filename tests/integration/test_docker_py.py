@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import docker
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import Daemon, eventually
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def test_exec_logs_stats_top(client: docker.DockerClient) -> None:
     try:
         assert container.exec_run(["sh", "-c", "echo two; exit 6"]) == (6, b"two\n")
         assert container.exec_run(["sh", "-c", "echo o; echo e >&2"], demux=True).output == (b"o\n", b"e\n")
-        assert container.logs() == b"one\n"
+        assert eventually(lambda: container.logs() == b"one\n")
         assert container.stats(stream=False)["memory_stats"]["usage"] > 0
-        assert any("sleep" in " ".join(row) for row in container.top()["Processes"])
+        assert eventually(lambda: any("sleep" in " ".join(row) for row in container.top()["Processes"]))
         container.reload()
         assert container.attrs["State"]["Running"] is True
     finally:
@@ -50,7 +50,7 @@ def test_logs_right_after_a_start_wait_for_the_first_words(client: docker.Docker
         finally:
             container.remove(force=True)
 
-    assert b"said\n" in [says() for _ in range(10)]  # a busy host may need longer than they wait
+    assert eventually(lambda: says() == b"said\n")  # a busy host may need longer than they wait
 
 
 def test_a_program_that_says_nothing_keeps_no_reader(client: docker.DockerClient) -> None:
@@ -91,7 +91,7 @@ def test_attach_carries_stdin_and_both_outputs(client: docker.DockerClient) -> N
         attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stream": 1})
         container.start()
         attached._sock.sendall(b"hello\n")
-        assert attached._sock.recv(100) == b"\x01\0\0\0\0\0\0\x06hello\n"
+        assert attached._sock.recv(14, socket.MSG_WAITALL) == b"\x01\0\0\0\0\0\0\x06hello\n"
         attached._sock.shutdown(socket.SHUT_WR)
         assert container.wait(timeout=60)["StatusCode"] == 0
         attached.close()
@@ -108,7 +108,7 @@ def test_a_quiet_load_is_answered_when_it_is_done(client: docker.DockerClient, d
         connection.connect(daemon.host.removeprefix("unix://"))
         head = f"POST /images/load?quiet=1 HTTP/1.1\r\nHost: d\r\nContent-Length: {len(saved)}\r\n\r\n"
         connection.sendall(head.encode() + saved)
-        assert connection.recv(12) == b"HTTP/1.1 200"
+        assert connection.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
     client.images.remove("quiet:1")
 
 
