@@ -19,9 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.ahead import Beside
 
 BIN = Path(sys.executable).parent
 BUSYBOX = Path("/bin/busybox")
@@ -34,6 +38,9 @@ settings.load_profile("cove")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without root, tests that need it are skipped with that reason, which pytest prints (-ra)."""
+    from tests import ahead  # which stands on this module
+
+    ahead.put_last(items)
     if os.geteuid() == 0:
         return
     for item in items:
@@ -128,6 +135,15 @@ def host_left_as_found() -> Iterator[None]:
     after = host_state()
     changed = {what: sorted(set(after[what]) ^ set(before[what])) for what in before if after[what] != before[what]}
     assert not changed, f"the tests changed the host: {changed}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def beside(host_left_as_found: None, request: pytest.FixtureRequest) -> Iterator[Beside | None]:
+    """What is done beside the tests, for those that come last."""
+    from tests import ahead
+
+    with ahead.begun(request.session.items) as process:
+        yield process
 
 
 @dataclass

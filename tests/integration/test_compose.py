@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import PATIENCE, Daemon
 from tests.integration.debian_image import debian_archive, load
 from tests.integration.test_names import Box
 
@@ -83,7 +83,7 @@ def project(daemon: Daemon, tmp_path: Path) -> Iterator[Project]:
     made.compose("down", "-v", "-t", "0")
 
 
-def fetch(port: int, patience: float = 40) -> str:
+def fetch(port: int, patience: float = 60 * PATIENCE) -> str:
     deadline = time.monotonic() + patience
     while True:
         done = subprocess.run(
@@ -179,7 +179,7 @@ http { resolver 127.0.0.11 valid=1s; access_log off;
 """
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_real_application_web_service_and_database(project: Project, debian_archive: Path) -> None:
     load(project.daemon, debian_archive)
     for name, text in (
@@ -190,10 +190,10 @@ def test_a_real_application_web_service_and_database(project: Project, debian_ar
     ):
         (project.root / name).write_text(text)
     (project.root / "db.sh").chmod(0o755)
-    project.compose("up", "-d", timeout=120)
+    project.compose("up", "-d", timeout=300)
     assert fetch(18189).endswith(" 1") and fetch(18189).endswith(" 2")
     project.compose("up", "-d", "--scale", "api=3")
     assert len({fetch(18189).split()[0] for _ in range(20)}) == 3
     project.compose("down")
-    project.compose("up", "-d", timeout=120)
+    project.compose("up", "-d", timeout=300)
     assert int(fetch(18189).split()[1]) > 20, "the database's volume outlived its containers"

@@ -25,7 +25,7 @@ from tests.integration.test_build_command import serving
 
 __all__ = ["debian_archive", "node_archive"]
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +187,10 @@ ENTRYPOINT ["/app"]
     )
     image = built(debian, tmp_path, {"Dockerfile": dockerfile, "main.c": main})
     assert run(debian, image, "argument") == "1000 argument\n"
+
+
+def test_packages_are_installed_without_waiting_for_the_disk(debian: Daemon) -> None:
+    assert "force-unsafe-io" in run(debian, "debian:work", "sh", "-c", "cat /etc/dpkg/dpkg.cfg.d/*")
 
 
 def test_debian_with_apt_cache_mounts(debian: Daemon, tmp_path: Path) -> None:
