@@ -6,6 +6,8 @@ import gzip
 import json
 import re
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +44,13 @@ class Datagrams:
 class Stream:
     """A server of one connection after the other, whose bytes it keeps."""
 
-    def __init__(self, port: int = 0, answer: Callable[[bytes], bytes] | None = None) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        answer: Callable[[bytes], bytes] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._tls = tls
         self.socket = socket.create_server(("127.0.0.1", port))
         self.port: int = self.socket.getsockname()[1]
         self.content = b""
@@ -61,6 +69,8 @@ class Stream:
 
     def _read(self, connection: socket.socket) -> None:
         try:
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True)
             while data := connection.recv(65536):
                 self.content += data
                 if self._answer is not None:
@@ -184,6 +194,82 @@ def test_a_start_whose_server_is_not_there_is_refused_with_its_name(daemon: Daem
     waits = ("--log-driver", "fluentd", "--log-opt", f"fluentd-address=127.0.0.1:{port}")
     assert daemon.docker("run", "--rm", *waits, "busybox", "true", check=False).returncode == 125
     assert daemon.docker("run", "--rm", *waits, "--log-opt", "fluentd-async=true", "busybox", "true").returncode == 0
+
+
+class Certificates:
+    """An authority, and a server's and a client's certificates of its making; `other` is another authority."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        for name in ("authority", "other"):
+            self._openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=a", name)
+        for name in ("server", "client"):
+            self._openssl(f"req -newkey rsa:2048 -nodes -subj /CN={name}", name, "csr")
+            (directory / "names").write_text("subjectAltName=IP:127.0.0.1")
+            words = f"x509 -req -in {name}.csr -CA authority.crt -CAkey authority.key -CAcreateserial -days 2"
+            self._openssl(f"{words} -extfile names", name, keyless=True)
+
+    def _openssl(self, words: str, name: str, kind: str = "crt", *, keyless: bool = False) -> None:
+        made = ["-out", f"{name}.{kind}", *([] if keyless else ["-keyout", f"{name}.key"])]
+        subprocess.run(["openssl", *words.split(), *made], cwd=self._directory, check=True, capture_output=True)
+
+    def __getitem__(self, name: str) -> str:
+        return str(self._directory / name)
+
+    def server(self, *, asks: bool = False) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self["server.crt"], self["server.key"])
+        if asks:
+            context.load_verify_locations(self["authority.crt"])
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def _by_tls(daemon: Daemon, port: int, **options: str) -> subprocess.CompletedProcess[str]:
+    given = {"syslog-address": f"tcp+tls://127.0.0.1:{port}", "syslog-format": "rfc5424", "tag": "t"}
+    given |= {f"syslog-tls-{name.replace('_', '-')}": value for name, value in options.items()}
+    words = [word for name, value in given.items() for word in ("--log-opt", f"{name}={value}")]
+    return daemon.docker("run", "--rm", "--log-driver", "syslog", *words, "busybox", "echo", "secret", check=False)
+
+
+def test_syslog_by_tls_counts_its_messages_and_shows_a_certificate(
+    daemon: Daemon, certificates: Certificates
+) -> None:
+    own = {"cert": certificates["client.crt"], "key": certificates["client.key"]}
+    for asks, options in ((False, {}), (True, own), (False, {"skip_verify": "true"})):
+        authority = {} if "skip_verify" in options else {"ca_cert": certificates["authority.crt"]}
+        with serving(Stream(tls=certificates.server(asks=asks))) as server:
+            assert _by_tls(daemon, server.port, **authority, **options).returncode == 0
+            said = server.wait(b"secret")
+        length, _, message = said.partition(b" ")
+        assert int(length) == len(message) and message.startswith(b"<30>1 ")
+
+
+@pytest.mark.parametrize("wrong", ["authority", "no TLS", "no file", "no key"])
+def test_a_tls_server_that_is_not_believed_gets_nothing(
+    daemon: Daemon, certificates: Certificates, wrong: str
+) -> None:
+    options = {"ca_cert": certificates["authority.crt"]}
+    words = "syslog: tcp+tls://127.0.0.1:PORT: "
+    if wrong == "authority":
+        options, words = {"ca_cert": certificates["other.crt"]}, words + "its certificate is not believed: "
+    elif wrong == "no TLS":
+        words += "no TLS comes about: "
+    elif wrong == "no file":
+        options, words = {"ca_cert": certificates["none.crt"]}, f"{certificates['none.crt']}: No such file"
+    else:
+        options |= {"cert": certificates["client.crt"], "key": certificates["server.key"]}
+        words = f"{certificates['server.key']}: it holds no certificate with its key: "
+    plain = Stream(answer=lambda _: b"<30>no\n" * 20)
+    with serving(plain if wrong == "no TLS" else Stream(tls=certificates.server())) as server:
+        refused = _by_tls(daemon, server.port, **options)
+    assert refused.returncode == 125 and words.replace("PORT", str(server.port)) in refused.stderr, refused.stderr
+    assert b"secret" not in server.content
 
 
 @pytest.mark.parametrize(

@@ -239,9 +239,7 @@ class Forwarding:
 
 def reason(error: OSError) -> str:
     """Why a server cannot be reached, in a few words."""
-    if isinstance(error, TimeoutError):
-        return "it does not answer"
-    words = error.strerror or str(error)
+    words = error.strerror or str(error) or "it does not answer"
     return f"{error.filename}: {words}" if error.filename else words
 
 

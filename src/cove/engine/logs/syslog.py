@@ -12,11 +12,13 @@ Standard output has the severity info, standard error err. Over tcp+tls a form o
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from cove.engine.logs.entries import STDERR, Entry, Source
@@ -128,12 +130,16 @@ def _facility(options: Mapping[str, str]) -> int:
 
 
 def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
-    """Raises OSError for files that cannot be read, ssl.SSLError (an OSError) for what is in them."""
-    context = ssl.create_default_context(cafile=options.get("syslog-tls-ca-cert") or None)
+    """Raises OSError that names a file which cannot be read or used."""
+    authority = options.get("syslog-tls-ca-cert", "")
+    own, key = options.get("syslog-tls-cert", ""), options.get("syslog-tls-key", "")
+    with _named(authority):
+        context = ssl.create_default_context(cafile=authority or None)
     if options.get("syslog-tls-skip-verify", "") not in ("", "false", "0"):
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if options.get("syslog-tls-cert"):
-        context.load_cert_chain(options["syslog-tls-cert"], options.get("syslog-tls-key") or None)
+    if own:
+        with _named(f"{own}, {key}" if key else own):
+            context.load_cert_chain(own, key or None)
     return context
 
 
@@ -156,3 +162,15 @@ def _iso(time_ns: int, micro: bool) -> str:
     seconds, rest = divmod(time_ns, 10**9)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{text}.{rest // 1000:06d}Z" if micro else f"{text}Z"
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """The ssl module does not say which file it could not use."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        words = (error.reason or "nothing in it can be used").replace("_", " ").lower()
+        raise OSError(errno.EINVAL, f"it holds no certificate with its key: {words}", path) from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None

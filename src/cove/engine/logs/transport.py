@@ -78,8 +78,14 @@ class Connection:
                 await self._connect(context)
         except socket.gaierror:
             raise OSError(errno.EHOSTUNREACH, "its name does not resolve", str(self._address)) from None
-        except (ssl.SSLError, TimeoutError):
-            raise
+        except TimeoutError:
+            raise TimeoutError(errno.ETIMEDOUT, "it does not answer", str(self._address)) from None
+        except ssl.SSLCertVerificationError as error:
+            words = f"its certificate is not believed: {error.verify_message}"
+            raise OSError(errno.EPROTO, words, str(self._address)) from None
+        except ssl.SSLError as error:
+            words = f"no TLS comes about: {(error.reason or 'it ended').replace('_', ' ').lower()}"
+            raise OSError(errno.EPROTO, words, str(self._address)) from None
         except OSError as error:
             number = error.errno or errno.EIO
             raise OSError(number, os.strerror(number), str(self._address)) from None
