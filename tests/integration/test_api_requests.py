@@ -91,6 +91,7 @@ def test_an_exec_of_a_container_that_ended_is_no_longer_running(api: Api, make: 
     ("asked", "code", "words"),
     [
         ({"Cmd": ["true"], "WorkingDir": "/nowhere"}, 126, b'chdir to cwd ("/nowhere") failed'),
+        ({"Cmd": ["true"], "WorkingDir": "here"}, 126, b"the working directory 'here' is invalid"),
         ({"Cmd": ["no-such-program"]}, 127, b"executable file not found"),
     ],
 )

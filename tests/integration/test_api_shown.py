@@ -89,6 +89,13 @@ def test_a_containers_files_are_where_its_graph_driver_says(api: Api, make: Call
     assert Path(stopped["UpperDir"], "new").read_text() == "hi\n"
 
 
+def test_details_of_logs_are_in_order(daemon: Daemon, make: Callable[..., str]) -> None:
+    log = {"Type": "json-file", "Config": {"labels": "shade", "env": "A"}}
+    made = make(Cmd=["echo", "hi"], Labels={"shade": "blue"}, Env=["A=b"], HostConfig={"LogConfig": log})
+    daemon.docker("wait", made)
+    assert daemon.docker("logs", "--details", made).stdout == "A=b,shade=blue hi\n"
+
+
 def test_an_images_layers_are_where_its_graph_driver_says(api: Api) -> None:
     data = api.call("GET", "/images/busybox/json")[1]["GraphDriver"]["Data"]
     assert Path(data["UpperDir"], "bin/busybox").exists() and "LowerDir" not in data

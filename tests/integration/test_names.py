@@ -145,6 +145,19 @@ def test_names_aliases_and_links_are_seen_by_those_who_share_a_network(world: Wo
     assert "127.0.0.11" in world.daemon.docker("exec", "web", "nslookup", "web2").stdout
 
 
+def test_a_link_is_of_one_network(world: World) -> None:
+    front, back = world.network("front"), world.network("back")
+    web = world.box("web", front)
+    web2 = world.box("web2", front, "--link", "web:infront")
+    world.daemon.docker("network", "connect", back, "web")
+    world.daemon.docker("network", "connect", "--link", "web:behind", back, "web2")
+    assert web2.ask("infront").values == [web.address("front")]
+    assert web2.ask("behind").values == [web.address("back")]
+    world.daemon.docker("network", "disconnect", front, "web")
+    assert web2.ask("infront").values == [], "web is no longer on the network that the link is of"
+    assert web2.ask("behind").values == [web.address("back")]
+
+
 def test_a_container_may_itself_listen_on_port_53(world: World) -> None:
     net = world.network("own53")
     own = world.box("own", net)

@@ -46,6 +46,7 @@ class Executors:
         finally:
             if step is not None and not step.done():
                 await asyncio.wait([step])  # a generator that runs in its thread cannot be closed
+                step.exception()  # why it failed is nobody's any more
             close = getattr(items, "close", None)
             if close is not None:
                 await self.bulk(close)

@@ -45,7 +45,11 @@ def test_a_name_is_seen_by_those_who_share_a_network() -> None:
     assert asked(names, front, "web", 15) == ([], wire.NOERROR, False), "a mail exchanger of ours is nobody's else"
     assert asked(names, front, "db") == ([], wire.NOERROR, True)
     assert asked(names, both, "db")[0] == ["10.2.0.2"]
-    assert asked(names, View(container="z", networks=("n2",), links={"store": "db"}), "store")[0] == ["10.2.0.2"]
+    assert asked(names, View(container="z", networks=("n2",), links={"n2": {"store": "db"}}), "store")[0] == [
+        "10.2.0.2"
+    ]
+    elsewhere = View(container="z", networks=("n1", "n2"), links={"n1": {"store": "db"}})
+    assert asked(names, elsewhere, "store")[0] == [], "a link is of one network"
     names.leave("n1", "a")
     assert asked(names, front, "www")[0] == ["10.1.0.3"]
     names.keep({"n1"}, set())

@@ -9,6 +9,7 @@ exit code is there before the stream ends: a client asks for it right after. Not
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 from contextlib import suppress
@@ -61,10 +62,6 @@ class Execs:
         self._require_running(container, ref)
         if not body.cmd:
             raise InvalidArgument("No exec command specified")
-        if body.working_dir and not body.working_dir.startswith("/"):
-            raise InvalidArgument(
-                f"the working directory '{body.working_dir}' is invalid, it needs to be an absolute path"
-            )
         parse_keys(body.detach_keys)
         if body.user and not _NUMBERS.fullmatch(body.user):
             with suppress(TimeoutError):
@@ -118,6 +115,9 @@ class Execs:
 
     async def _run(self, found: Exec, body: wire.ExecStartRequest) -> ExecAttachment | None:
         asked = found.asked
+        if asked.working_dir and not asked.working_dir.startswith("/"):
+            wrong = f"the working directory '{asked.working_dir}' is invalid, it needs to be an absolute path"
+            raise StartFailed(wrong, stage="process", errno=errno.EINVAL, exit_code=_NOT_RUN)
         launch = ExecLaunch(
             id=found.id,
             container=found.container.id,

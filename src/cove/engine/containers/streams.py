@@ -407,4 +407,4 @@ class Streams:
 
 def _details(container: Container) -> str:
     """The attributes that the user chose for the log lines, "key=value,…", and a space."""
-    return ",".join(f"{key}={value}" for key, value in attributes(container.record).items()) + " "
+    return ",".join(f"{key}={value}" for key, value in sorted(attributes(container.record).items())) + " "

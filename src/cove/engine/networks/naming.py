@@ -86,11 +86,6 @@ class Naming:
 
     def _view(self, record: Record, attached: Attached) -> View:
         asked, settings = record.host, self._context.settings
-        links: dict[str, str] = {}
-        for network, _ in self._named_endpoints(attached):
-            place = record.endpoints.get(network.name, EndpointSettings())
-            wanted = map(link, (*(place.links or ()), *(asked.links or ())))
-            links |= {alias.lower(): target.lower() for alias, target in wanted}
         inside = tuple(Upstream(address=each, inside=True) for each in asked.dns or ())
         names = followed(rules(record, on(self._networks, attached.endpoints)))
         return View(
@@ -98,11 +93,19 @@ class Naming:
             followed=names,
             container=record.id,
             networks=tuple(network.id for network, _ in self._named_endpoints(attached)),
-            links=links,
+            links={network.id: _links(record, network) for network, _ in self._named_endpoints(attached)},
             upstreams=inside or tuple(Upstream(address=each) for each in settings.dns),
             outside=any(endpoint.gateways for endpoint in attached.endpoints.values()),
             host=tuple(each for at in attached.endpoints.values() if at.gateways for each in at.host),
         )
+
+
+def _links(record: Record, network: Network) -> dict[str, str]:
+    """What a container alone calls others on a network; links without one are of the network that it was made for."""
+    place = record.endpoints.get(network.name, EndpointSettings())
+    first = record.host.network_mode in (network.name, network.id)
+    wanted = (*(place.links or ()), *((record.host.links or ()) if first else ()))
+    return {alias.lower(): target.lower() for alias, target in map(link, wanted)}
 
 
 def link(text: str) -> tuple[str, str]:

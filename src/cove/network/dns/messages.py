@@ -41,8 +41,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 class View(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What one container may know.
 
-    `networks`: identities, in the order in which they are asked. `links`: a name that this container
-    alone uses, to a name on one of its networks. `upstreams` empty and `outside`: the host's own servers.
+    `networks`: identities, in the order in which they are asked. `links`: for a network's identity, names that this
+    container alone uses for others on that network. `upstreams` empty and `outside`: the host's own servers.
     Neither: nothing is asked elsewhere. `host`: the addresses under which it reaches its host.
     `followed`: names ("*.example.org" too) whose addresses go into sets of the nftables table `table`, before the
     container hears of them: its egress rules allow or deny them.
@@ -50,7 +50,7 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     container: str
     networks: tuple[str, ...] = ()
-    links: dict[str, str] = {}
+    links: dict[str, dict[str, str]] = {}
     upstreams: tuple[Upstream, ...] = ()
     outside: bool = False
     host: tuple[str, ...] = ()

@@ -109,7 +109,8 @@ class Names:
 
     def find(self, view: View, query: Query) -> Found:
         """Answer a question as far as the one who asks may know."""
-        networks = [self._networks[each] for each in view.networks if each in self._networks]
+        present = {each: self._networks[each] for each in view.networks if each in self._networks}
+        networks = list(present.values())
         if query.type == wire.PTR and (address := wire.reverse_address(query.name)):
             return _reverse(networks, address)
         name = query.name
@@ -118,9 +119,11 @@ class Names:
         if name in _HOST:
             return _addresses(list(view.host), query.type) if view.host else _NO_SUCH_NAME
         found = None
-        for wanted in (view.links.get(name, ""), name):
-            for network in networks:
-                found = found or (network.find(wanted) if wanted else None)
+        for identity, network in present.items():
+            target = view.links.get(identity, {}).get(name)
+            found = found or (network.find(target) if target else None)
+        for network in networks:
+            found = found or network.find(name)
         return _NOT_OURS if found is None else _addresses(found, query.type)
 
 
