@@ -55,6 +55,7 @@ MEMBERS: list[tuple[str, Any, str]] = [
     ("mounts", [{"destination": "/x", "type": "nofs", "source": "x"}], "no file system nofs"),
     ("mounts", [{"destination": "/x", "type": "bind", "source": "/nowhere"}], "/nowhere"),
     ("mounts", [{"type": "tmpfs"}], "`destination`"),
+    ("mounts", [{"destination": "/x", "type": "cgroup", "source": "c", "options": ["odd"]}], "odd"),
     ("hooks", {"prestart": [{"path": "true"}]}, "true is no absolute path"),
     ("hooks", {"createContainer": [{"path": "/nowhere"}]}, "/nowhere cannot be run"),
     ("linux", None, "linux section"),

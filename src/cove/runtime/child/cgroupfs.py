@@ -6,6 +6,7 @@ import os
 
 from cove.kernel import mounts, syscalls
 from cove.kernel.mounts import Options
+from cove.runtime.child.common import Failure
 
 # These attributes of a mount have the same numbers as mount(2)'s flags.
 _PLAIN = mounts.ATTR_RDONLY | mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
@@ -24,6 +25,11 @@ def mount(target: int, options: Options, *, own: bool, files: str) -> int:
         made = mounts.new_filesystem("cgroup2", "cgroup", options.data, attributes)
         mounts.attach(made, target)
         return made
+    if options.data:
+        raise Failure(
+            f"the mount of control groups has the option {', '.join(options.data)}: those of version 1 take none but "
+            "the flags of every mount"
+        )
     directory = mounts.new_filesystem("tmpfs", "tmpfs", ("mode=755",), attributes & ~mounts.ATTR_RDONLY)
     mounts.attach(directory, target)
     groups = {} if own else _groups(hierarchies)
