@@ -2,8 +2,8 @@
 
 CVE-2024-29018 (internal networks leak questions to outside servers), CVE-2025-54388 and CVE-2025-54410 (loopback's
 published ports reachable from the LAN, networks no longer apart after a firewall's reload), CVE-2020-13401 (router
-advertisements of a neighbour become routes), CVE-2020-15257 (abstract sockets that a container on the host's network
-can connect to).
+advertisements of a neighbour become routes), CVE-2024-32473 (IPv6 where none was given), CVE-2020-15257 (abstract
+sockets that a container on the host's network can connect to).
 """
 
 from __future__ import annotations
@@ -144,6 +144,21 @@ def test_a_neighbours_router_advertisement_changes_nothing(made: Made) -> None:
 def _links() -> list[str]:
     with netlink.Route() as route:
         return [each.name for each in route.links()]
+
+
+@pytest.mark.parametrize("driver", ["bridge", "macvlan"])
+def test_a_network_without_ipv6_gives_none(made: Made, lan: Lan, driver: str) -> None:
+    """CVE-2024-32473: a link on the LAN that nobody gave IPv6 takes what neighbours advertise. The twin is a network
+    that has it.
+    """
+    parent = ("--opt", f"parent={lan.link}") if driver == "macvlan" else ()
+    for name, more, expected in (("four", (), False), ("both", ("--ipv6", "--subnet", "fd97:20::/64"), True)):
+        if name == "both":
+            made.daemon.docker("rm", "-f", made.containers.pop())
+        made.network(f"{driver}-{name}", "--driver", driver, *parent, *more)
+        made.run(f"{driver}-{name}-box", "--network", f"{driver}-{name}")
+        found = made.daemon.cove("exec", made.containers[-1], "cat", "/proc/net/if_inet6").stdout
+        assert ("eth0" in found) == expected
 
 
 def test_no_socket_of_ours_is_abstract(made: Made) -> None:
