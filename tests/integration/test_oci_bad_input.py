@@ -41,6 +41,7 @@ MEMBERS: list[tuple[str, Any, str]] = [
     ("process.rlimits", [{"type": "RLIMIT_CORE", "soft": 1, "hard": 1}] * 2, "RLIMIT_CORE twice"),
     ("process.oomScoreAdj", 2000, "-1000 to 1000"),
     ("process.user.additionalGids", list(range(1, 70000)), "65536"),
+    ("process.consoleSize", {"height": -1, "width": 80}, "consoleSize.height"),
     ("process.ioPriority", {"class": "IOPRIO_CLASS_BE", "priority": 30}, "0 to 7"),
     ("process.scheduler", {"policy": "SCHED_OTHER", "nice": 99}, "-20 to 19"),
     ("process.scheduler", {"policy": "SCHED_FIFO", "priority": 1000}, "from 1 to 99"),
@@ -80,6 +81,7 @@ MEMBERS: list[tuple[str, Any, str]] = [
     ("linux.devices", [{"path": "/dev/x", "type": "c", "major": 1, "minor": 1 << 20}], "minor number of /dev/x"),
     ("linux.devices", [{"path": "/dev/x", "type": "c", "major": 1, "minor": 1, "uid": -1}], "uid of /dev/x"),
     ("linux.seccomp", {"defaultAction": "SCMP_ACT_ODD"}, "SCMP_ACT_ODD"),
+    ("linux.seccomp", {"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 99999}, "0 to 4095"),
     ("linux.seccomp", {"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["ODD"]}, "unknown architecture 'ODD'"),
 ]
 

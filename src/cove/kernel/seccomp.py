@@ -33,6 +33,8 @@ _LEAF = 0xFFFF
 _FAR = 255
 _NO_CALL = 0xFFFFFFFF
 _WORD = 0xFFFFFFFF
+_MOST_ERRNO = 4095
+"""The kernel makes it of everything above (include/linux/err.h)."""
 _PRIVATE = 0xF0000
 """From here on arm has calls of its own, far above the common numbering."""
 
@@ -168,7 +170,10 @@ def verdict(action: str, data: int | None) -> int:
         raise ValueError(f"The seccomp profile has the unknown action {action!r}") from None
     if action not in _WITH_DATA:
         return value
-    return value | (errno.EPERM if data is None else data) & 0xFFFF
+    most = _MOST_ERRNO if action == "SCMP_ACT_ERRNO" else 0xFFFF
+    if data is not None and not 0 <= data <= most:
+        raise ValueError(f"The seccomp profile has the return value {data} for {action}: it is from 0 to {most}")
+    return value | (errno.EPERM if data is None else data)
 
 
 @lru_cache(maxsize=1)

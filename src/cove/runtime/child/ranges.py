@@ -44,6 +44,9 @@ def check(spec: Spec) -> None:
 def check_process(process: Process) -> None:
     """The same for a process, a container's first or an exec's."""
     _within("process.oomScoreAdj", process.oom_score_adj, -1000, 1000)
+    if process.console_size is not None:
+        _within("process.consoleSize.height", process.console_size.height, 0, 0xFFFF)
+        _within("process.consoleSize.width", process.console_size.width, 0, 0xFFFF)
     if process.io_priority is not None:
         _within("process.ioPriority.priority", process.io_priority.priority, 0, 7)
     if process.scheduler is not None:
