@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -54,6 +55,38 @@ def test_each_container_has_ids_of_its_own(daemon: Daemon, living: str) -> None:
     assert other[1] >= own[1] + own[2] or other[1] + other[2] <= own[1]
     shared = mapped(run(daemon, "--userns", f"container:{living}", "busybox", "cat", "/proc/self/uid_map"))
     assert shared == own
+
+
+def test_it_is_one_container_whoever_makes_it(daemon: Daemon) -> None:
+    """Most are made from outside; where parameters want root of the namespace itself, by that."""
+    script = (
+        "id; ls -lnR /dev /etc; ls -lnd / /tmp /new /t /mnt; ls -ln /new; awk '{print $1, $3}' /proc/self/uid_map;"
+        "grep -v -e ' /dev/[a-z]* ' -e ^tmpfs /proc/mounts | cut -d' ' -f1-4 | sed 's/=[0-9]*//g' | sort;"
+        "cat /proc/sys/net/ipv4/ping_group_range; grep -e ^Cap -e ^NoNew -e ^Seccomp /proc/self/status;"
+        "ulimit -n; cat /proc/self/oom_score_adj; touch /dev/shm/a /t/b && ls -ln /dev/shm /t; umask"
+    )
+    words = (
+        "--userns",
+        "auto",
+        "--tmpfs",
+        "/t:uid=7,gid=8,mode=770",
+        "-v",
+        "/mnt",
+        "-w",
+        "/new",
+        "--ulimit",
+        "nofile=99:99",
+    )
+    for user in ("0", "7:8"):
+        given = (*words, "--user", user, "--oom-score-adj", "50")
+        own = run(daemon, *given, "busybox", "sh", "-c", script)
+        others = run(daemon, *given, "--sysctl", "kernel.msgmax=4096", "busybox", "sh", "-c", script)
+        assert _timeless(own) == _timeless(others)
+
+
+def _timeless(listing: str) -> list[str]:
+    """Without the times of files and the size of directories."""
+    return [re.sub(r"\d+ [A-Z][a-z]{2} +\d+ \d\d:\d\d", "", line) for line in listing.splitlines()]
 
 
 def test_the_image_and_what_is_written_belong_to_root_inside(daemon: Daemon) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from cove.kernel import syscalls
 
@@ -28,6 +29,7 @@ _NUMBERS = {name: number for number, name in enumerate(CAPABILITIES)}
 _PR_SET_DUMPABLE, _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 4, 23, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 38, 47
 _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
+_PASSES_MODES = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 RLIMITS = {
     name: number
@@ -126,6 +128,27 @@ def set_groups(groups: Iterable[int] | None, gid: int) -> None:
     except PermissionError:
         if set(wanted) - {gid}:
             raise
+
+
+def own_files(uid: int, gid: int) -> None:
+    """Make files as somebody else, with every right to those of others that this process has (credentials(7))."""
+    syscalls.setfsid(uid, gid)
+    _, permitted, inheritable = syscalls.capget()
+    syscalls.capset(permitted, permitted, inheritable)
+
+
+@contextmanager
+def looking_as(uid: int, gid: int) -> Iterator[None]:
+    """Within, files are found with the rights of this user, and without that of passing any mode."""
+    effective, permitted, inheritable = syscalls.capget()
+    before = syscalls.setfsid(uid, gid)
+    if uid:
+        syscalls.capset(effective & ~_PASSES_MODES, permitted, inheritable)
+    try:
+        yield
+    finally:
+        syscalls.setfsid(*before)
+        syscalls.capset(effective, permitted, inheritable)
 
 
 def set_rlimit(name: str, soft: int, hard: int, pid: int = 0) -> bool:

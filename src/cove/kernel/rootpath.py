@@ -236,13 +236,20 @@ def read_small(root: int, path: str, limit: int = 1 << 20, *, proc: int | None =
 
 
 def write_procfs(proc: int, path: str, content: bytes) -> None:
-    """Write to a file of a procfs whose root is `proc`, after checking that it is one; no link, no mount crossed."""
-    fd = openat2(
-        proc, path, os.O_WRONLY | os.O_NOCTTY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
-    )
+    """Write to a file of a procfs whose root is `proc`, see `open_procfs`."""
+    fd = open_procfs(proc, path)
     try:
-        if filesystem_magic(fd) != PROC_MAGIC:
-            raise OSError(errno.EINVAL, "not a procfs file", path)
         os.write(fd, content)
     finally:
         os.close(fd)
+
+
+def open_procfs(proc: int, path: str) -> int:
+    """A file of the procfs whose root is `proc`, to be written; checked to be of one, no link, no mount crossed."""
+    fd = openat2(
+        proc, path, os.O_WRONLY | os.O_NOCTTY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
+    )
+    if filesystem_magic(fd) != PROC_MAGIC:
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a procfs file", path)
+    return fd

@@ -246,10 +246,10 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
     return _check(_prctl(option, arg2, arg3, arg4, arg5), "prctl")
 
 
-def setfsid(uid: int, gid: int) -> None:
-    """setfsuid(2) and setfsgid(2): whose the files are that this process makes; they report no failure."""
-    _setfsgid(gid)
-    _setfsuid(uid)
+def setfsid(uid: int, gid: int) -> tuple[int, int]:
+    """setfsuid(2) and setfsgid(2): whose the files are that this process makes, and were; they report no failure."""
+    before = _setfsgid(gid)
+    return _setfsuid(uid), before
 
 
 class _CapHeader(ctypes.Structure):

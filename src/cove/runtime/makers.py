@@ -2,7 +2,7 @@
 
     the ordinary way      a stub, told what to do by an outfitter: it costs nothing to fork, and has nothing to drop
     the other way         a fork of the supervisor's, which does everything by itself: for what has to be done in its
-                          order by one process (a user namespace, hooks, …), and where there is no program for stubs
+                          order by one process (hooks, a joined user namespace, …), and where there are no stubs
 
 Both run the same modules (`cove.runtime.child`).
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from cove.kernel import mounts
 from cove.kernel.mounts import parse_options
-from cove.oci.spec import Mount
+from cove.oci.spec import Linux, Mount, Spec
+from cove.runtime import rootless
 from cove.runtime.child import labels, outside, shared_tree
 from cove.runtime.forker import Forker, Newborn, Within, of_children, of_stubs
 from cove.runtime.loop import Loop
@@ -26,6 +27,7 @@ from cove.runtime.seat import warn
 
 PROGRAM = Path(__file__).parent / "native" / "stub"
 """Compiled when Cove is installed, where there is a compiler."""
+_OWNED = {"user", "pid", "network", "mount", "ipc", "uts"}
 
 
 class Makers:
@@ -103,21 +105,42 @@ def is_ordinary(launch: Launch) -> bool:
     if linux is None or spec.process is None or spec.hooks is not None:
         return False
     return not (
-        outside.needed(spec)
+        _needs_a_helper(spec)
         or shared_tree.is_shared(spec)
         or any(each.type == "time" for each in linux.namespaces)
         or linux.memory_policy is not None
         or (linux.seccomp is not None and linux.seccomp.listener_path)
         or labels.wanted(spec.process)
-        or any(_is_particular(each) for each in (*spec.mounts, launch.rootfs) if each is not None)
+        or any("tmpcopyup" in each.options for each in spec.mounts)  # which the container's memory is to pay for
+        or any(_makes_maps(each, linux) for each in (*spec.mounts, launch.rootfs) if each is not None)
     )
 
 
-def _is_particular(mount: Mount) -> bool:
-    """Whether a mount is filled from the image, which the container's memory is to pay for, or maps ids."""
-    return bool(
-        mount.uid_mappings or mount.gid_mappings or parse_options(mount.options).idmap or "tmpcopyup" in mount.options
+def _needs_a_helper(spec: Spec) -> bool:
+    """Whether something outside of init is needed that no outfitter does.
+
+    With a user namespace of its own a container has to own all others, and parameters of the kernel's that are the
+    network's: those of others only root of that namespace may open.
+    """
+    linux = spec.linux
+    assert linux is not None
+    if not outside.mounts_for(spec):
+        return outside.needed(spec)
+    own = {each.type for each in linux.namespaces if not each.path}
+    return (
+        not own >= _OWNED
+        or any(each.path for each in linux.namespaces)
+        or bool(linux.net_devices or linux.intel_rdt)
+        or not all(name.startswith(("net.", "net/")) for name in linux.sysctl)
+        or not rootless.may_mount()
     )
+
+
+def _makes_maps(mount: Mount, linux: Linux) -> bool:
+    """Whether a mount maps ids by another user namespace than the container's, which has to be made for it."""
+    if not (mount.uid_mappings or mount.gid_mappings):
+        return parse_options(mount.options).idmap and not linux.uid_mappings
+    return (mount.uid_mappings, mount.gid_mappings) != (linux.uid_mappings, linux.gid_mappings)
 
 
 def is_ordinary_exec(launch: ExecLaunch, pid: int) -> bool:
@@ -125,12 +148,7 @@ def is_ordinary_exec(launch: ExecLaunch, pid: int) -> bool:
     listens = launch.seccomp is not None and launch.seccomp.listener_path
     if listens or launch.chrooted or labels.wanted(launch.process) or launch.process.exec_cpu_affinity is not None:
         return False
-    return all(_shares(pid, kind) for kind in ("user", "time"))
-
-
-def _shares(pid: int, kind: str) -> bool:
-    """Whether `pid` is in our namespace of a kind; of one that the kernel lacks, everybody is."""
     try:
-        return os.path.samestat(os.stat(f"/proc/self/ns/{kind}"), os.stat(f"/proc/{pid}/ns/{kind}"))
+        return os.path.samestat(os.stat("/proc/self/ns/time"), os.stat(f"/proc/{pid}/ns/time"))
     except FileNotFoundError:
-        return kind == "time"
+        return True  # a kernel without them

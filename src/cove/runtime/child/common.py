@@ -188,6 +188,18 @@ class Child:
             os.set_inheritable(fd, False)
         syscalls.close_range(following)
 
+    def outer_user(self, uid: int) -> int:
+        """What a user of the process' is to whoever works for it; Failure when that is nobody."""
+        return uid
+
+    def outer_group(self, gid: int) -> int:
+        """The same of a group."""
+        return gid
+
+    def most(self) -> int:
+        """The capabilities that the process may have at all (a bit mask)."""
+        return syscalls.capget()[1]
+
     def shed(self) -> None:
         """Close everything above 2 but what is preserved, the two sockets and `kept`, which execve closes."""
         following = 3 + self.manner.preserved

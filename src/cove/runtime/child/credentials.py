@@ -9,18 +9,19 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import msgspec
 
 from cove.kernel import operations, privileges, rootpath, syscalls
 from cove.kernel.operations import Operation
 from cove.oci.spec import Process, Rlimit
-from cove.runtime.child import devices, program
+from cove.runtime.child import devices, idmaps, program
 from cove.runtime.child.common import Child, ChildStdio, Failure
 from cove.runtime.child.users import MAX_ID, Identity, home_of, resolve
 from cove.runtime.numbers import known
 
+_PR_SET_DUMPABLE = 4
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 _PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
 _POLICIES = {
@@ -193,12 +194,12 @@ def place_stdio(child: Child, root: int, stdio: ChildStdio, console: int | None,
         else:
             child.act(operations.duplicate(null if fd is None else fd, number))
         if fd is not None:
-            _give(fd, owner)
+            _give(fd, child.outer_user(owner.uid))
     if console is not None:
         child.act(devices.control_terminal(0))
 
 
-def _give(fd: int, owner: Identity) -> None:
+def _give(fd: int, owner: int) -> None:
     """Let the user open its own /dev/stdout again; pipes and files of others that refuse stay as they are.
 
     A device that is no terminal is everybody's: /dev/null of the host, as a rule.
@@ -207,8 +208,8 @@ def _give(fd: int, owner: Identity) -> None:
         found = os.fstat(fd)
         if stat.S_ISCHR(found.st_mode) and not os.isatty(fd):
             return
-        if found.st_uid != owner.uid:
-            os.fchown(fd, owner.uid, -1)
+        if found.st_uid != owner:
+            os.fchown(fd, owner, -1)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EROFS, errno.EINVAL):
             raise
@@ -222,12 +223,16 @@ def _mapped(identity: Identity) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        ids = ", ".join(map(str, dict.fromkeys((identity.uid, identity.gid, *(identity.groups or ())))))
-        raise Failure(
-            f"the container's user namespace does not have all of the ids {ids}; give it more of them "
-            "(--userns=auto:size=N, or linux.uidMappings and gidMappings)",
-            number=errno.EINVAL,
-        ) from None
+        raise idmaps.unmapped((identity.uid, identity.gid, *(identity.groups or ()))) from None
+
+
+def become_root(child: Child, *, keep_groups: bool = False) -> None:
+    """Root of the user namespace that the process has just entered, and nobody's to look into."""
+    if not keep_groups:
+        child.act(operations.setgroups((), errno.EPERM))
+    child.act(operations.setresgid(0))
+    child.act(operations.setresuid(0))
+    child.act(operations.prctl(_PR_SET_DUMPABLE, 0))
 
 
 def environment(process: Process, identity: Identity) -> dict[str, str]:
@@ -255,14 +260,12 @@ def _overrides(process: Process) -> bool:
     return sets is not None and "CAP_DAC_OVERRIDE" in sets.effective and "CAP_DAC_OVERRIDE" in sets.permitted
 
 
-def find_program(root: int, process: Process, identity: Identity) -> Program:
+def find_program(child: Child, root: int, process: Process, identity: Identity) -> Program:
     """Look args[0] up as the process' user would, while every system call is still allowed."""
     env = environment(process, identity)
+    user, group = child.outer_user(identity.uid), child.outer_group(identity.gid)
     with _mapped(identity):
-        privileges.set_groups(identity.groups, identity.gid)
-    if not _overrides(process):  # who does passes any mode, as root does here
-        syscalls.setfsid(identity.uid, identity.gid)
-    try:
+        privileges.set_groups(identity.groups and [child.outer_group(each) for each in identity.groups], group)
+    # Who keeps the right to pass any mode does, as root does here.
+    with nullcontext() if _overrides(process) else privileges.looking_as(user, group):
         return Program(program.find(root, process.args[0], env.get("PATH")), env)
-    finally:
-        syscalls.setfsid(os.geteuid(), os.getegid())

@@ -21,7 +21,7 @@ from cove.kernel.operations import Operation
 from cove.kernel.syscalls import AT_FDCWD, filesystem_magic, umount2
 from cove.oci.spec import ConsoleSize, Device, IDMapping
 from cove.runtime.child import idmaps
-from cove.runtime.child.common import Failure
+from cove.runtime.child.common import Child, Failure
 
 DEFAULT_DEVICES = (
     Device(type="c", path="/dev/null", major=1, minor=3, file_mode=0o666),
@@ -44,11 +44,11 @@ _DEVPTS_MAGIC = 0x1CD1
 _TIOCSPTLCK, _TIOCGPTPEER = 0x40045431, 0x5441
 
 
-def populate(root: int, dev: int, devices: Iterable[Device], given: int | None = None) -> None:
+def populate(child: Child, root: int, dev: int, devices: Iterable[Device], given: int | None = None) -> None:
     """Make the nodes and links in `dev`, the descriptor of the container's /dev; `given`: what `nodes` made."""
     with _lent(given, dev) as lent:
         for number, device in enumerate(_all(devices)):
-            _make(root, dev, device, None if lent is None else (lent, str(number)))
+            _make(child, root, dev, device, None if lent is None else (lent, str(number)))
     for name, target in _LINKS:
         _link(dev, name, target)
     if os.path.exists("/proc/kcore"):
@@ -151,13 +151,13 @@ def _mode(device: Device) -> int:
     return 0o666 if device.file_mode is None else device.file_mode & 0o7777
 
 
-def _make(root: int, dev: int, device: Device, lent: tuple[int, str] | None) -> None:
+def _make(child: Child, root: int, dev: int, device: Device, lent: tuple[int, str] | None) -> None:
     """One node; where it cannot be made, `lent` (a directory and a name in it) or else the host's is bound."""
     kind = _kind(device)
     parent, name = _parent(root, dev, device.path)
     try:
         os.mknod(name, kind | _mode(device), os.makedev(device.major, device.minor), dir_fd=parent)
-        _own(parent, name, device)
+        _own(child, parent, name, device)
     except FileExistsError:
         _check_same(parent, name, kind, device)
     except PermissionError:
@@ -179,9 +179,10 @@ def _parent(root: int, dev: int, path: str) -> tuple[int, str]:
     return rootpath.make_directories(root, above), name
 
 
-def _own(parent: int, name: str, device: Device) -> None:
+def _own(child: Child, parent: int, name: str, device: Device) -> None:
     if device.uid or device.gid:
-        os.chown(name, device.uid, device.gid, dir_fd=parent, follow_symlinks=False)
+        owner = child.outer_user(device.uid), child.outer_group(device.gid)
+        os.chown(name, *owner, dir_fd=parent, follow_symlinks=False)
 
 
 def _check_same(parent: int, name: str, kind: int, device: Device) -> None:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import os
 from typing import NoReturn
 
-from cove.kernel import mounts, namespaces, operations, privileges, process
+from cove.kernel import mounts, namespaces, operations, process
 from cove.oci.spec import Process
 from cove.runtime import support
 from cove.runtime.child import affinity, credentials, devices, filters, idmaps, labels
 from cove.runtime.child.common import ORDINARY, Child, ChildStdio, Failure, Manner
 from cove.runtime.child.init import become
+from cove.runtime.child.stub import Stub
 from cove.runtime.messages import ExecLaunch, Go
 
 _SHARED = process.CLONE_NEWNS | process.CLONE_NEWNET | process.CLONE_NEWIPC | process.CLONE_NEWUTS
@@ -89,7 +90,7 @@ class Exec:
         with child.stage("stdio"):
             credentials.place_stdio(child, root, self.stdio, self.console, self.identity)
         with child.stage("exec"):
-            self.found = credentials.find_program(root, wanted, self.identity)
+            self.found = credentials.find_program(child, root, wanted, self.identity)
 
     def descriptors(self) -> list[int]:
         """Those that `finish` needs."""
@@ -140,9 +141,8 @@ _FILES = {"mount": "mnt", "network": "net"}
 
 def _join(child: Child, target: int, wanted: Process, stdio: ChildStdio) -> None:
     """All namespaces of the target but the pid one; its time and user namespaces when they are others than ours."""
-    if child.pid:
-        child.act(operations.setns(target, _SHARED))
-        child.follow(_SHARED)
+    if isinstance(child, Stub):
+        _join_stub(child, target, stdio)
         return
     kinds = _SHARED if _shares(target, "time") else _SHARED | process.CLONE_NEWTIME
     if _shares(target, "user"):
@@ -157,8 +157,20 @@ def _join(child: Child, target: int, wanted: Process, stdio: ChildStdio) -> None
         if wanted.oom_score_adj is not None:
             credentials.write_oom_score("/proc/self/oom_score_adj", wanted.oom_score_adj)
         namespaces.join_process(target, kinds | process.CLONE_NEWUSER)
-        privileges.become(0, 0, ())
-        privileges.set_dumpable(False)
+        credentials.become_root(child)
+
+
+def _join_stub(stub: Stub, target: int, stdio: ChildStdio) -> None:
+    """The same for a stub; who works for it stays outside of the target's user namespace."""
+    if _shares(target, "user"):
+        stub.act(operations.setns(target, _SHARED))
+    else:
+        pid = process.pid_of(target)
+        stub.ids = idmaps.ids_of(pid)
+        idmaps.lend(stdio.descriptors(), pid)
+        stub.act(operations.setns(target, _SHARED | process.CLONE_NEWUSER))
+        credentials.become_root(stub)
+    stub.follow(_SHARED)
 
 
 def _shares(target: int, kind: str) -> bool:

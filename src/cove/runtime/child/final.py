@@ -13,11 +13,11 @@ from __future__ import annotations
 import errno
 from functools import lru_cache
 
-from cove.kernel import operations, privileges, syscalls
+from cove.kernel import operations, privileges
 from cove.kernel.operations import Operation
 from cove.oci.spec import Process
-from cove.runtime.child import program
-from cove.runtime.child.common import Child, Failure
+from cove.runtime.child import idmaps, program
+from cove.runtime.child.common import Child
 from cove.runtime.child.credentials import Masks, Program
 from cove.runtime.child.filters import Filter
 from cove.runtime.child.users import Identity
@@ -50,7 +50,7 @@ def drop(child: Child, process: Process, identity: Identity, masks: Masks, secco
     # A uid change makes the process dumpable again where the host allows set-id dumps.
     child.act(operations.prctl(_PR_SET_DUMPABLE, 0))
     # A host that lacks a capability itself cannot give it: the sets shrink to what there is.
-    available = syscalls.capget()[1]
+    available = child.most()
     permitted = masks.permitted & available
     inheritable = masks.inheritable & available
     child.act(operations.capset(masks.effective & permitted, permitted, inheritable))
@@ -110,12 +110,7 @@ def _become(child: Child, identity: Identity) -> None:
         """Of a user namespace that has no such id the kernel says EINVAL."""
         if error.errno != errno.EINVAL:
             return error
-        ids = ", ".join(map(str, dict.fromkeys((identity.uid, identity.gid, *(identity.groups or ())))))
-        return Failure(
-            f"the container's user namespace does not have all of the ids {ids}; give it more of them "
-            "(--userns=auto:size=N, or linux.uidMappings and gidMappings)",
-            number=errno.EINVAL,
-        )
+        return idmaps.unmapped((identity.uid, identity.gid, *(identity.groups or ())))
 
     if identity.groups is not None:
         tolerated = 0 if set(identity.groups) - {identity.gid} else errno.EPERM

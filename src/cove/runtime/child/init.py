@@ -48,6 +48,7 @@ from cove.runtime.child.common import ORDINARY, Child, ChildStdio, Failure, Mann
 from cove.runtime.child.filters import Filter
 from cove.runtime.child.joined_tree import JoinedTree
 from cove.runtime.child.rootfs import Tree
+from cove.runtime.child.stub import Stub
 from cove.runtime.child.users import Identity
 from cove.runtime.messages import Go, Launch
 
@@ -160,11 +161,7 @@ class Init:
             )
             self.child.kept = self.filter.listener
         if outside.needed(self.launch.spec):
-            with self.child.stage("setup"):
-                if self.child.manner.link is None:
-                    raise Failure("a container with a user namespace of its own needs its maker's help")
-                self.given = outside.receive(self.child.manner.link)
-                privileges.set_dumpable(False)
+            self.given = self._receive()
         with self.child.stage("namespaces"):
             self.child.act(operations.new_session())
             if self.child.manner.keyring:
@@ -178,6 +175,19 @@ class Init:
         with self.child.stage("network"):
             if any(each.type == "network" and not each.path for each in linux.namespaces):
                 interfaces.configure(())  # loopback need not wait for the daemon
+
+    def _receive(self) -> outside.Given:
+        """What is made outside of a user namespace."""
+        if isinstance(self.child, Stub):
+            given = outside.provide(self.child, self.launch, self.stdio.descriptors())
+            credentials.become_root(self.child)
+            return given
+        with self.child.stage("setup"):
+            if self.child.manner.link is None:
+                raise Failure("a container with a user namespace of its own needs its maker's help")
+            given = outside.receive(self.child.manner.link)
+            privileges.set_dumpable(False)
+        return given
 
     def finish(self, go: Go) -> None:
         """From Go to the program."""
@@ -221,9 +231,8 @@ class Init:
                 tree = Tree(spec, self.launch.rootfs, given, exact=self.child.manner.hold, child=self.child)
             tree.enter()
             self.proc = given.proc if given and given.proc is not None else self._new_proc()
-            if any(each.type == "user" for each in linux.namespaces):
-                privileges.become(0, 0, None if self.keeps_groups else ())
-                privileges.set_dumpable(False)
+            if any(each.type == "user" for each in linux.namespaces) and not self.child.pid:
+                credentials.become_root(self.child, keep_groups=self.keeps_groups)
         with self.child.stage("mounts"):
             tree.mount_all(lambda: self._enter_cgroup(linux))
             self._enter_cgroup(linux)
@@ -298,7 +307,7 @@ class Init:
         with self.child.stage("stdio"):
             credentials.place_stdio(self.child, tree.root, self.stdio, self.console, identity)
         with self.child.stage("exec"):
-            return identity, credentials.find_program(tree.root, process, identity)
+            return identity, credentials.find_program(self.child, tree.root, process, identity)
 
     def _network(self, linux: Linux, go: Go) -> None:
         own: set[str] = {each.type for each in linux.namespaces if not each.path}
@@ -306,7 +315,7 @@ class Init:
             net = os.open("sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.proc)
             interfaces.configure(go.interfaces, net=net)
             os.close(net)
-        sysctls.apply(self.proc, linux.sysctl)
+        sysctls.apply(self.child, self.proc, linux.sysctl)
 
     def _hooks_of_start(self, found: credentials.Program) -> Callable[[], None] | None:
         listed = self.launch.spec.hooks

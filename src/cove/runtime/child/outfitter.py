@@ -84,7 +84,8 @@ class _Home:
         return False
 
     def back(self) -> None:
-        """From wherever it was."""
+        """From wherever it was, and whoever's files it made."""
+        syscalls.setfsid(0, 0)
         for fd, flag in self._namespaces:
             syscalls.setns(fd, flag)
         os.setgroups(self._groups)

@@ -13,13 +13,15 @@ Init has every right in its own namespaces and none outside: it may neither moun
 only the host's root may. A failure of the helper goes to whoever started the container, on sync, as init's own
 would; init then sees end of file on the link and ends. The helper is apart from the maker because a source may
 hang (a dead network share), and must then hang nobody else.
+
+A stub needs no helper: who works for it is outside, and does that part first (`provide`).
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import NoReturn
 
@@ -33,6 +35,7 @@ from cove.runtime import limits, rootless
 from cove.runtime.child import cgroupfs, credentials, devices, idmaps, net_devices, ranges, resctrl, sources
 from cove.runtime.child.common import Child
 from cove.runtime.child.joined import opened
+from cove.runtime.child.stub import Stub
 from cove.runtime.messages import Launch
 
 _DONE, _ROOT, _PROC, _NODES, _FIRST = 0, 1, 2, 3, 4
@@ -97,6 +100,23 @@ def receive(link: int) -> Given:
                 found[packet.number - _FIRST] = fd
 
 
+def provide(stub: Stub, launch: Launch, stdio: Iterable[int]) -> Given:
+    """For a `stub` in a new user namespace of its own: its maps, and all mounts that are the host's. Raises Failure.
+
+    The rest is made from outside too, as files of its root; it needs no nodes that others have made.
+    """
+    spec = launch.spec
+    assert spec.linux is not None
+    with stub.stage("user namespace"):
+        maps = _map(spec.linux, stub.pid, "")
+        stub.ids = idmaps.Ids(maps.uids, maps.gids)
+        idmaps.lend(stdio, stub.pid)
+    with stub.stage("rootfs"):
+        made = dict(_made(launch, spec.linux, maps, stub.pid))
+        os.close(maps.namespace)
+        return Given(made.pop(_ROOT), mounts={number - _FIRST: fd for number, fd in made.items()})
+
+
 def fork(launch: Launch, pid: int, *, sync_fd: int, link: int) -> int:
     """The helper's pid, for a maker that forks by itself and waits for it; `link` is the far end of init's."""
     with ExitStack() as around:
@@ -142,7 +162,7 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
                 net_devices.move(linux.net_devices, pid)
         if maps is not None and rootless.may_mount():
             with child.stage("rootfs"):
-                _mounts(sock, launch, linux, maps, pid)
+                _send(sock, launch, linux, maps, pid)
         else:
             with child.stage("mounts"):
                 _hosts(sock, spec)
@@ -150,8 +170,18 @@ def _serve(child: Child, launch: Launch, pid: int, link: int, stdio: Iterable[in
     os._exit(0)
 
 
-def _mounts(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Maps, pid: int) -> None:
+def _send(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Maps, pid: int) -> None:
     """All that init may not make itself, the root at last."""
+    if (nodes := devices.nodes(linux.devices, maps.uids, maps.gids)) is not None:
+        channel.send(sock, _NODES, b"", [nodes])
+        os.close(nodes)
+    for number, fd in _made(launch, linux, maps, pid):
+        channel.send(sock, number, b"", [fd])
+        os.close(fd)
+
+
+def _made(launch: Launch, linux: Linux, maps: sources.Maps, pid: int) -> Iterator[tuple[int, int]]:
+    """Detached mounts, each with what it is for, the root at last."""
     spec = launch.spec
     own = {each.type for each in linux.namespaces if not each.path}
     if joined(spec):
@@ -161,13 +191,10 @@ def _mounts(sock: socket.socket, launch: Launch, linux: Linux, maps: sources.Map
     for index, mount in enumerate(spec.mounts):
         made = None if sources.is_inside(spec, mount) else _make(mount, maps, own, pid)
         if made is not None:
-            channel.send(sock, _FIRST + index, b"", [made])
-            os.close(made)
+            yield _FIRST + index, made
     if "pid" not in own:
-        channel.send(sock, _PROC, b"", [mounts.new_filesystem("proc", "proc", ())])
-    if (nodes := devices.nodes(linux.devices, maps.uids, maps.gids)) is not None:
-        channel.send(sock, _NODES, b"", [nodes])
-    channel.send(sock, _ROOT, b"", [sources.root(spec, launch.rootfs, maps)])
+        yield _PROC, mounts.new_filesystem("proc", "proc", ())
+    yield _ROOT, sources.root(spec, launch.rootfs, maps)
 
 
 def _hosts(sock: socket.socket, spec: Spec) -> None:

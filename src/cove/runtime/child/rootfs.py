@@ -45,6 +45,8 @@ _PROC_FILES = {
     f"/proc/{name}"
     for name in "cpuinfo diskstats meminfo stat swaps uptime loadavg slabinfo net/dev sys/kernel".split()
 }
+# File systems whose owners are options.
+_OWNED = {"tmpfs", "devpts", "mqueue", "ramfs"}
 _DIRECTORY_FILESYSTEMS_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -193,6 +195,8 @@ class Tree:
             raise Failure(f"the mount at {mount.destination} is not a bind mount, so its ids cannot be mapped")
         label = self._spec.linux.mount_label if self._spec.linux else ""
         data += labels.context(mount.type, label)
+        if mount.type in _OWNED:
+            data = [_outer(option, self._child) for option in data]
         if "tmpcopyup" in data:
             return self._copied_up(mount, options, data, target)
         if mount.type == "tmpfs" and rootpath.clean(mount.destination) == "/dev" and attributes & mounts.ATTR_RDONLY:
@@ -203,7 +207,10 @@ class Tree:
         if not mount.type:
             raise Failure(f"the mount at {mount.destination} has neither a type nor the option bind")
         context = self._child.open_proc() if mount.type == "proc" else None
-        return sources.known(mount, tuple(data), attributes, context)
+        made = sources.known(mount, tuple(data), attributes, context)
+        if mount.type == "devpts" and (owner := self._child.outer_user(0)):
+            os.chown(".", owner, self._child.outer_group(0), dir_fd=made)  # its options are about what will be in it
+        return made
 
     @staticmethod
     def _copied_up(mount: Mount, options: Options, data: list[str], target: int) -> int:
@@ -231,7 +238,7 @@ class Tree:
             self.dev = rootpath.make_directories(self.root, "/dev")
             self.owns_dev = True
         if self.owns_dev:
-            devices.populate(self.root, self.dev, wanted, self._nodes)
+            devices.populate(self._child, self.root, self.dev, wanted, self._nodes)
 
     def pivot(self, *, move: bool = False) -> None:
         """Make the root this process' own; the host's tree is gone from here.
@@ -265,6 +272,14 @@ class Tree:
         if self.dev is not None:
             os.close(self.dev)
             self.dev = None
+
+
+def _outer(option: str, child: Child) -> str:
+    """An option of a file system that is made by whoever works for `child`."""
+    name, _, value = option.partition("=")
+    if name not in ("uid", "gid") or not value.isdecimal():
+        return option
+    return f"{name}={(child.outer_user if name == 'uid' else child.outer_group)(int(value))}"
 
 
 def _is_shown_whole(mount: Mount, options: Options) -> bool:

@@ -20,12 +20,14 @@ import socket
 import struct
 
 from cove.ipc import channel
-from cove.kernel import operations, syscalls
+from cove.kernel import operations, privileges, syscalls
 from cove.kernel.operations import Operation
 from cove.runtime.child.common import GO_BYTES, Child, Explain, decode_go
+from cove.runtime.child.idmaps import Ids
 from cove.runtime.messages import Go
 
 _ERRNO = struct.Struct("=i")
+_EVERYTHING = (1 << 64) - 1  # of a user namespace its first process has all capabilities
 _SYNC = 0  # the index of what is given first
 
 
@@ -34,7 +36,10 @@ class Gone(Exception):
 
 
 class Stub(Child):
-    """`pid` and `pidfd` are the stub's, `cord` the socket to it; all descriptors are owned until `release`."""
+    """`pid` and `pidfd` are the stub's, `cord` the socket to it; all descriptors are owned until `release`.
+
+    `ids`: of its user namespace, when that is not the one of who works for it, who stays outside.
+    """
 
     def __init__(self, pid: int, pidfd: int, cord: int, sync_fd: int, gate_fd: int, proc: int) -> None:
         """`proc`: a descriptor of the host's /proc, which is not ours."""
@@ -48,6 +53,7 @@ class Stub(Child):
         self._pending = operations.Program()
         self._back: list[int] = []
         self._admitted = True
+        self.ids: Ids | None = None
         for fd in (sync_fd, gate_fd):
             self._pending.give(fd)
 
@@ -75,6 +81,17 @@ class Stub(Child):
         self._send()
         self.hear()
         syscalls.setns(self.pidfd, kinds)
+        if self.ids is not None:
+            privileges.own_files(self.ids.user(0), self.ids.group(0))
+
+    def outer_user(self, uid: int) -> int:
+        return uid if self.ids is None else self.ids.user(uid)
+
+    def outer_group(self, gid: int) -> int:
+        return gid if self.ids is None else self.ids.group(gid)
+
+    def most(self) -> int:
+        return super().most() if self.ids is None else _EVERYTHING
 
     @property
     def own_proc(self) -> int | None:

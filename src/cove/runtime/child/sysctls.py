@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from functools import partial
 
-from cove.kernel import rootpath
-from cove.runtime.child.common import Failure
+from cove.kernel import operations, rootpath
+from cove.runtime.child.common import Child, Failure
 
 _IPC = {"kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"}
 _IPC |= {"kernel.shmmni", "kernel.shm_rmid_forced", "kernel.msg_next_id", "kernel.sem_next_id", "kernel.shm_next_id"}
@@ -41,14 +42,23 @@ def _check(name: str, own: set[str]) -> None:
         raise Failure(f"sysctl {name} needs a {needed} namespace of the container's own")
 
 
-def apply(proc: int, values: dict[str, str]) -> None:
-    """Write `values`, which have passed the check, through `proc`, the descriptor of a detached procfs."""
+def apply(child: Child, proc: int, values: dict[str, str]) -> None:
+    """Write `values`, which have passed the check, through `proc`, the descriptor of a detached procfs.
+
+    The process itself does it: numbers may be ids of its user namespace.
+    """
     for given, value in values.items():
+        explain = partial(_refused, given, value)
         try:
-            rootpath.write_procfs(proc, _path(given), value.encode())
+            fd = rootpath.open_procfs(proc, _path(given))
         except OSError as error:
-            reason = os.strerror(error.errno or 0).lower()
-            raise Failure(f"cannot set sysctl {given} to {value!r}: {reason}", number=error.errno or 0) from None
+            raise explain(error) from None
+        child.act(operations.write(fd, value.encode()), explain)
+
+
+def _refused(given: str, value: str, error: OSError) -> Failure:
+    reason = os.strerror(error.errno or 0).lower()
+    return Failure(f"cannot set sysctl {given} to {value!r}: {reason}", number=error.errno or 0)
 
 
 def _slashed(name: str) -> bool:
