@@ -309,7 +309,7 @@ def _uncover(root: int) -> None:
     for words in reversed(listed):
         kind = words[words.index("-") + 1]
         if kind in _FIXED and not inside(words[0]):
-            path = words[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+            path = _unescaped(words[4])
             try:
                 syscalls.umount2(path, mounts.MNT_DETACH)
             except OSError as error:
@@ -318,6 +318,12 @@ def _uncover(root: int) -> None:
                     f"unmounted there: {error.strerror}",
                     number=error.errno or 0,
                 ) from None
+
+
+def _unescaped(path: str) -> str:
+    """A path as mountinfo has it (proc(5)): what would end a word is a backslash and three octal digits."""
+    first, *others = path.split("\\")
+    return first + "".join(chr(int(each[:3], 8)) + each[3:] for each in others)
 
 
 def _is_early(mount: Mount, options: Options, *, covered: bool) -> bool:
