@@ -45,7 +45,6 @@ class ContainerProcessState(msgspec.Struct, frozen=True, rename="camel", kw_only
 
 
 _encode = msgspec.json.Encoder().encode
-_encode(ContainerProcessState(oci_version="", fds=(), pid=0, state=State(id="", status="", bundle="")))
 
 
 class Filter(msgspec.Struct, frozen=True):
