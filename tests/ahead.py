@@ -72,7 +72,8 @@ def begun(items: list[pytest.Item]) -> Iterator[Beside | None]:
         return
     with tempfile.TemporaryDirectory(prefix="cove-ahead-") as place:
         # In a mount namespace of its own, for there are tests that compare what is mounted on the host.
-        words = ["nice", "-n", "19", "unshare", "--mount", sys.executable, "-m", "tests.ahead", place, *wanted]
+        words = ["setpriv", "--pdeathsig", "TERM", "nice", "-n", "19", "unshare", "--mount"]
+        words += [sys.executable, "-m", "tests.ahead", place, *wanted]
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with subprocess.Popen(words, cwd=PROJECT, process_group=0, **quiet) as process:  # type: ignore[call-overload]
             try:
