@@ -15,7 +15,7 @@ from cove.image.distribution import Distribution, Policy
 from cove.oci.reference import Reference
 from tests.integration.distribution_world import World, make_image
 
-QUICK = Policy(backoff=0.01, longest_wait=3, read_timeout=5)
+QUICK = Policy(backoff=0.01, longest_wait=3, read_timeout=60)
 
 
 class Client:

@@ -290,7 +290,7 @@ CMD python3 /got.py
     fetch = (
         "import sys, urllib.request as u\n"
         "asked = u.Request(sys.argv[1], headers={'Authorization': 'Bearer ' + open(sys.argv[2]).read()})\n"
-        "print(u.build_opener(u.ProxyHandler({})).open(asked, timeout=20).read().decode())\n"
+        "print(u.build_opener(u.ProxyHandler({})).open(asked, timeout=60).read().decode())\n"
     )
     (tmp_path / "token").write_text("s3cret")
     (tmp_path / "wrong").write_text("guessed")

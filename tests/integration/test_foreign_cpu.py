@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import PATIENCE
+
 pytestmark = pytest.mark.root
 
 HEAD = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xb7\x00"
@@ -51,7 +53,7 @@ def run(bundle: Path, interpreter: str) -> subprocess.CompletedProcess[str]:
     (bundle / "config.json").write_text(json.dumps(config))
     alone = ["unshare", "--user", "--map-root-user", "--mount", "--propagation", "private", "sh", "-c", SCRIPT, "sh"]
     words = [*alone, interpreter, *oci, "--cgroup-manager", "disabled", "run", "foreign"]
-    done = subprocess.run(words, cwd=bundle, stdin=-3, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=bundle, stdin=-3, capture_output=True, text=True, timeout=120 * PATIENCE)
     if done.returncode == 77:
         pytest.skip(f"this kernel has no binfmt_misc for each user namespace (Linux 6.7): {done.stderr.strip()}")
     return done

@@ -27,7 +27,7 @@ class Datagrams:
     def __init__(self, at: Path | None = None) -> None:
         self.socket = socket.socket(socket.AF_UNIX if at else socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.bind(str(at) if at else ("127.0.0.1", 0))
-        self.socket.settimeout(10 * PATIENCE)
+        self.socket.settimeout(60 * PATIENCE)
 
     @property
     def port(self) -> int:

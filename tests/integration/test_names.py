@@ -397,5 +397,5 @@ finally:
 
 def test_a_resolver_of_more_containers_than_select_can_count_descriptors() -> None:
     """libnftables waits with select(2), which ends the process whose descriptor is beyond 1,023."""
-    done = subprocess.run([sys.executable, "-c", _BEYOND], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", _BEYOND], capture_output=True, text=True, timeout=120 * PATIENCE)
     assert done.returncode == 0, done.stderr

@@ -232,7 +232,7 @@ def test_a_lost_log_of_the_database_deletes_nothing(own_daemon: Daemon) -> None:
     whole = log.read_bytes()
     log.write_bytes(b"")
     words = [BIN / "cove", "daemon", "--data-root", own_daemon.data, "--run-root", own_daemon.run]
-    refused = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    refused = subprocess.run(words, capture_output=True, text=True, timeout=120 * PATIENCE)
     assert refused.returncode and "is missing or empty" in refused.stderr
     log.write_bytes(whole)
     own_daemon.start()
@@ -252,7 +252,7 @@ def test_a_lost_database_deletes_nothing(own_daemon: Daemon, loss: str) -> None:
         database.unlink()
     for _ in range(2):
         words = [BIN / "cove", "daemon", "--data-root", own_daemon.data, "--run-root", own_daemon.run]
-        refused = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        refused = subprocess.run(words, capture_output=True, text=True, timeout=120 * PATIENCE)
         assert refused.returncode
         assert "is missing or empty" in refused.stderr
         assert "Traceback" not in refused.stderr

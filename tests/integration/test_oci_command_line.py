@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BIN, eventually
+from tests.conftest import BIN, PATIENCE, eventually
 from tests.integration.bundles import Bundle, bundle, config
 
 __all__ = ["bundle"]
@@ -25,7 +25,9 @@ COMMANDS = "create start state kill delete run exec ps pause resume update event
 
 
 def called(*words: str, program: str | Path = BIN / "cove-oci") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program, *words], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [program, *words], capture_output=True, text=True, timeout=120 * PATIENCE, stdin=subprocess.DEVNULL
+    )
 
 
 def refused(bundle: Bundle, *words: str, code: int = 1) -> str:
@@ -223,7 +225,7 @@ def test_a_root_that_follows_the_hosts_mounts(bundle: Bundle) -> None:
         until [ -d rootfs/tmp/own ]; do sleep 0.1; done; sleep 0.2
         grep -c tmp/own /proc/self/mounts; echo >&3; wait; rm go"""
     done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", outer], capture_output=True, text=True, timeout=60, stdin=-3
+        ["unshare", "--mount", "sh", "-c", outer], capture_output=True, text=True, timeout=120 * PATIENCE, stdin=-3
     )
     assert done.stdout.split() == ["0", "seen"], done
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import BIN, has_ended
+from tests.conftest import BIN, PATIENCE, has_ended
 from tests.integration import bundles
 from tests.integration.bundles import SLEEP, Bundle, config, refused, status, until
 
@@ -88,7 +88,9 @@ def test_podman_without_a_group(archive: Path, tmp_path: Path) -> None:
 
     def podman(*more: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"CONTAINERS_CONF": str(settings)}
-        return subprocess.run([*words, *more], capture_output=True, text=True, timeout=120, env=environment)
+        return subprocess.run(
+            [*words, *more], capture_output=True, text=True, timeout=120 * PATIENCE, env=environment
+        )
 
     limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--network", "none")
     try:

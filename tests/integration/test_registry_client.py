@@ -25,7 +25,7 @@ from tests.integration.scripted_registry import Answer, Client, reply, server, s
 
 def policy(file: Path, text: str = "", **more: object) -> Policy:
     file.write_text(text)
-    return Policy(backoff=0.01, longest_wait=1, read_timeout=5, registries=file, certificates=(), **more)  # type: ignore[arg-type]
+    return Policy(backoff=0.01, longest_wait=1, read_timeout=60, registries=file, certificates=(), **more)  # type: ignore[arg-type]
 
 
 def biggest(world: World) -> str:

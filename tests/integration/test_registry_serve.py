@@ -389,6 +389,6 @@ def test_podman_pushes_to_it_and_pulls_from_it(shared_registry: Serving) -> None
             ["tag", f"{name}:v1", f"{name}:v2"],
             ["push", insecure, f"{name}:v2"],
         ):
-            done = subprocess.run([*podman, *words], capture_output=True, text=True, timeout=60)
+            done = subprocess.run([*podman, *words], capture_output=True, text=True, timeout=120 * PATIENCE)
             assert done.returncode == 0, done.stderr
     assert shared_registry.get("/v2/podman/app/tags/list").json["tags"] == ["v1", "v2"]

@@ -46,11 +46,11 @@ def test_a_passwd_that_is_no_file_ends_the_start_soon(daemon: Daemon, tmp_path: 
     image = _image(daemon, tmp_path, _MADE[what])
     try:
         # "daemon" is in every host's file and in none of the image's
-        done = daemon.cove("run", "--rm", "-u", "daemon", image, "id", "-u", check=False, timeout=30)
+        done = daemon.cove("run", "--rm", "-u", "daemon", image, "id", "-u", check=False)
         assert done.returncode != 0 and "daemon" in done.stderr, done
         assert "Traceback" not in done.stderr and done.stdout == ""
         daemon.cove("run", "-d", "--name", "passwd", image, "sleep", "60")
-        done = daemon.cove("exec", "-u", "daemon", "passwd", "id", "-u", check=False, timeout=30)
+        done = daemon.cove("exec", "-u", "daemon", "passwd", "id", "-u", check=False)
         assert done.returncode != 0 and done.stdout == ""
     finally:
         daemon.cove("rm", "-f", "passwd", check=False)
@@ -64,7 +64,7 @@ def test_a_passwd_of_ten_gigabytes_is_read_in_bounded_memory(daemon: Daemon) -> 
     try:
         assert eventually(lambda: daemon.cove("exec", "huge", "ls", "/grown", check=False).returncode == 0)
         before = _highest(daemon)
-        done = daemon.cove("exec", "-u", "nobody-there", "huge", "id", "-u", check=False, timeout=60)
+        done = daemon.cove("exec", "-u", "nobody-there", "huge", "id", "-u", check=False)
         assert done.returncode != 0 and done.stdout == "" and "Traceback" not in done.stderr
         daemon.cove("restart", "-t", "0", "huge")
         assert _highest(daemon) - before < 64 << 10
