@@ -11,13 +11,13 @@ import json
 from collections.abc import Callable
 
 from cove.build import cache_places
-from cove.buildkit.frontend import NO_LLB
+from cove.buildkit import sources
 from cove.buildkit.job import Job, Outcome
 from cove.buildkit.jobs import Jobs
 from cove.buildkit.links import named, reference
 from cove.buildkit.messages import gateway as wire
 from cove.buildkit.messages.common import Definition, Empty, WorkerRecord
-from cove.errors import InvalidArgument, NotFound, Unsupported
+from cove.errors import InvalidArgument, NotFound
 from cove.grpc.calls import Call, Handler, unary
 from cove.grpc.status import RpcError
 from cove.oci import image as oci
@@ -26,13 +26,22 @@ _BUILD = "buildkit-controlapi-buildid"
 _CONFIG = "containerimage.config"
 _FRONTEND_CAPS = (
     "solve.base resolveimage return returnmap importcaches proto.refarray reference.output frontend.inputs "
-    "gateway.solve.metadata frontend.caps gateway.solve.evaluate gateway.evaluate"
+    "gateway.solve.metadata frontend.caps gateway.solve.evaluate gateway.evaluate readfile readdir statfile"
 ).split()
 _LLB_CAPS = (
     "constraints",
     "platform",
+    "meta.description",
     "source.local",
     "source.image",
+    "source.git",
+    "source.git.keepgitdir",
+    "source.git.fullurl",
+    "source.git.subdir",
+    "source.git.checksum",
+    "source.git.skipsubmodules",
+    "source.http",
+    "source.http.checksum",
     "exporter.image.attestations",
     "exporter.multiple",
     "exporter.sourcedateepoch",
@@ -53,6 +62,9 @@ class Bridge:
             "Return": unary(wire.ReturnRequest, self.return_),
             "Evaluate": unary(wire.EvaluateRequest, self.evaluate),
             "Inputs": unary(Empty, self.inputs),
+            "ReadFile": unary(wire.ReadFileRequest, self.read_file),
+            "ReadDir": unary(wire.ReadDirRequest, self.read_dir),
+            "StatFile": unary(wire.StatFileRequest, self.stat_file),
         }
 
     async def _job(self, call: Call) -> Job:
@@ -74,8 +86,7 @@ class Bridge:
         job = await self._job(call)
         if request.definition is not None and request.definition.operations:
             return await self._again(job, request.definition, evaluate=request.evaluate)
-        if request.source_policies:
-            raise Unsupported("source policies are not followed by this builder, so a build with one is refused")
+        job.judged_by(request.source_policies)
         if not request.frontend:
             return wire.SolveResponse(result=wire.Result(ref=wire.Ref()))
         if request.options.get("requestid"):
@@ -94,7 +105,10 @@ class Bridge:
         """
         identity = named(definition)
         if not identity:
-            raise Unsupported(NO_LLB)
+            fetched = await job.fetch(sources.read(definition))
+            return wire.SolveResponse(
+                ref=fetched, result=wire.Result(ref=wire.Ref(id=fetched, definition=definition))
+            )
         owner, outcome = self._jobs.outcome(identity.partition("/")[0], made=True)
         job.outcomes[outcome.identity] = outcome
         if evaluate:
@@ -117,6 +131,15 @@ class Bridge:
         else:
             job.returned.set_result(request.result or wire.Result())
         return Empty()
+
+    async def read_file(self, call: Call, request: wire.ReadFileRequest) -> wire.ReadFileResponse:
+        return await (await self._job(call)).look(request.ref, sources.read_file, request)
+
+    async def read_dir(self, call: Call, request: wire.ReadDirRequest) -> wire.ReadDirResponse:
+        return await (await self._job(call)).look(request.ref, sources.read_dir, request)
+
+    async def stat_file(self, call: Call, request: wire.StatFileRequest) -> wire.StatFileResponse:
+        return await (await self._job(call)).look(request.ref, sources.stat_file, request)
 
     async def inputs(self, call: Call, request: Empty) -> wire.InputsResponse:
         await self._job(call)

@@ -56,6 +56,7 @@ class Control:
         stored, taken = _cache_to(request.cache), _cache_from(request.cache)
         async with self._jobs.running(request.ref, request.session) as job:
             job.entitlements = request.entitlements
+            job.judged_by((request.source_policy,), request.source_policy_session)
             job.attributes, job.exporters = request.frontend_attributes, exporters
             job.body = body
             job.cache_to, job.cache_from = stored, taken
@@ -194,8 +195,6 @@ def _exporters(request: wire.SolveRequest) -> tuple[wire.Exporter, ...]:
 def _refuse(request: wire.SolveRequest) -> None:
     if request.definition is not None and request.definition.operations:
         raise Unsupported(frontend.NO_LLB)
-    if request.source_policy or request.source_policy_session:
-        raise Unsupported("source policies are not followed by this builder, so a build with one is refused")
 
 
 def _cache_to(cache: wire.CacheOptions | None) -> tuple[CachePlace, ...]:

@@ -38,7 +38,8 @@ BODY = "request-body:"
 OWN = "local:"
 """How a directory of the client's is named as a context."""
 
-_UPLOADS = "buildkit-session"
+UPLOADS = "buildkit-session"
+"""The host of addresses that mean what the client itself has."""
 _IGNORE = ".dockerignore"
 
 
@@ -198,7 +199,7 @@ class SessionFiles:
         name = "" if asked.filename == "Dockerfile" else asked.filename
         scratch = self._new()
         with self._trace.step("[internal] load remote build context"):
-            if address == BODY or urlsplit(address).hostname == _UPLOADS:
+            if address == BODY or urlsplit(address).hostname == UPLOADS:
                 file = scratch / "upload"
                 with open(file, "xb") as target:
                     async for piece in self._body or _nothing() if address == BODY else self._upload(address):

@@ -65,7 +65,8 @@ def check_frontend(name: str, options: Mapping[str, str]) -> None:
     """Only Dockerfiles are understood. Raises Unsupported."""
     if name == _FRONTEND:
         return
-    if name == _GATEWAY and options.get("source", "").partition(":")[0].partition("@")[0] in _DOCKERFILE_IMAGES:
+    source = options.get("source", "")
+    if name == _GATEWAY and (source == _FRONTEND or source.partition(":")[0].partition("@")[0] in _DOCKERFILE_IMAGES):
         return
     what = f"the frontend image {options.get('source', '')!r}" if name == _GATEWAY else f"the frontend {name!r}"
     raise Unsupported(f"{what} cannot be run: Cove reads Dockerfiles itself, with the frontend dockerfile.v0, only")

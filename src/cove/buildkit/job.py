@@ -12,14 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cove import ids
 from cove.build.dockerfile.plan import Plan
-from cove.buildkit import frontend, layouts, links, subrequests
+from cove.build.graph import ordered
+from cove.buildkit import frontend, layouts, links, sources, subrequests
 from cove.buildkit.contents import SessionDirectories
 from cove.buildkit.failures import failure
 from cove.buildkit.files import OWN, SessionFiles
@@ -28,6 +30,7 @@ from cove.buildkit.gifts import Gifts, credentials
 from cove.buildkit.messages.common import Definition, Timestamp
 from cove.buildkit.messages.control import BuildHistoryRecord, Exporter
 from cove.buildkit.messages.gateway import Result
+from cove.buildkit.policies import Policies
 from cove.buildkit.progress import Trace
 from cove.buildkit.records import Record
 from cove.buildkit.sessions import Session, Sessions
@@ -59,6 +62,8 @@ class Outcome:
         return self.task is not None and self.task.done() and not self.task.cancelled() and not self.task.exception()
 
 
+Q = TypeVar("Q")
+A = TypeVar("A")
 FindOutcome = Callable[[str], "tuple[Job, Outcome]"]
 
 
@@ -88,10 +93,21 @@ class Job:
         self.returned: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._scratches: list[Path] = []
         self._files: list[SessionFiles] = []
+        self._fetched: dict[str, Path] = {}
+        self._rules: list[bytes] = []
+        self._judge = ""
+        self.policies = Policies()
 
     async def find_session(self) -> Session | None:
         """The client's session; None for a build that names none."""
         return await self._sessions.get(self._session) if self._session else None
+
+    def judged_by(self, rules: Iterable[bytes], session: str = "") -> None:
+        """Sources are judged by these policies, and by the client of that session."""
+        self._rules += [raw for raw in rules if raw]
+        self._judge = session or self._judge
+        judge = partial(self._sessions.get, self._judge) if self._judge else None
+        self.policies = Policies(self._rules, judge)
 
     @property
     def service(self) -> BuildService:
@@ -107,6 +123,9 @@ class Job:
             await build.read()
             try:
                 planned = await build.plan(lambda _: None)
+                for vertex in ordered(tuple(each.made.vertex for each in build.plans)):
+                    if isinstance(vertex.step, sources.Source):
+                        await self._allowed(vertex.step)
             finally:
                 self.trace.planned(tuple(each.made.vertex for each in build.plans))
                 for warning in build.warnings:
@@ -146,6 +165,10 @@ class Job:
         return subrequests.lint(warnings, None, asked.filename, build.text)
 
     async def _build(self, asked: Asked, inputs: Mapping[str, Definition]) -> Build:
+        if (main := inputs.get("context")) is not None and not links.named(main):
+            asked = replace(asked, context=sources.address(sources.read(main)))
+        if (remote := sources.remote(asked.context)) is not None:
+            await self._allowed(remote)
         scratch = self._service.scratch()
         self._scratches.append(scratch)
         context = self._service.context
@@ -216,6 +239,30 @@ class Job:
             with self.trace.step(message["status"]):
                 pass
 
+    async def fetch(self, source: sources.Source) -> str:
+        """Have a source's files to look into; what they are called for the time of the job."""
+        await self._allowed(source)
+        identity = f"source-{ids.new_id()[:25]}"
+        scratch = self._service.scratch()
+        self._scratches.append(scratch)
+        with self.trace.step(f"[internal] load {sources.address(source)}"):
+            await self._service.context.executors.bulk(sources.fetch, source, scratch / "tree")
+        self._fetched[identity] = scratch / "tree"
+        return identity
+
+    async def _allowed(self, source: sources.Source) -> None:
+        """Whether policies let a source that is no image be used. Raises Forbidden."""
+        await self.policies.judge(*sources.identified(source))
+
+    async def look(self, identity: str, how: Callable[[Path, Q], A], request: Q) -> A:
+        """Look into files that were fetched. Raises NotFound, and Unsupported for results of builds."""
+        if identity.partition("/")[0] in self.outcomes:
+            raise Unsupported("files of a result cannot be read one by one; put the result out with type=local")
+        tree = self._fetched.get(identity)
+        if tree is None:
+            raise NotFound(f"no such ref: {identity}")
+        return await self._service.context.executors.disk(how, tree, request)
+
     def record(self) -> Record:
         """What is told of it among all builds."""
         error, vertices = self.error, self.trace.vertices
@@ -280,14 +327,20 @@ class _TracedBases(Bases):
 
     def __init__(self, job: Job, pull: bool) -> None:
         super().__init__(job.service.context, credentials(job.find_session), pull=pull)
-        self._trace = job.trace
+        self._trace, self._policies = job.trace, job.policies
 
     async def find(self, wanted: Collection[tuple[str, str]], sink: Sink) -> None:
         loop = asyncio.get_running_loop()
         for name, platform in sorted(wanted):
-            with self._trace.step(f"[internal] load metadata for {Reference.parse(name).full}") as work:
+            full = Reference.parse(name).full
+            with self._trace.step(f"[internal] load metadata for {full}") as work:
 
                 def tell(message: dict[str, Any], heard: Sink = work.pulled) -> None:
                     loop.call_soon_threadsafe(heard, message)
 
-                await super().find([(name, platform)], tell)
+                used = await self._policies.image(full, Platform.parse(platform))
+                if used == full:
+                    await super().find([(name, platform)], tell)
+                    continue
+                await super().find([(used, platform)], tell)
+                self.known[name, platform] = self.known[used, platform]

@@ -112,6 +112,7 @@ class Trace:
             vertex=next(iter(self._vertices), ""),
             level=1,
             short=f"{warning.rule}: {warning.message} (line {warning.line})".encode("utf-8", "replace"),
+            detail=(warning.message.encode("utf-8", "replace"),),
             url=warning.url,
             info=SourceInfo(filename=filename, data=text, language="Dockerfile"),
             ranges=(Range(start=place, end=place),),
