@@ -19,7 +19,7 @@ from cove.build.cache import BuildCache
 from cove.build.dockerfile.stage import Made, history
 from cove.build.forms import Form
 from cove.build.graph import Vertex
-from cove.build.steps import Result
+from cove.build.selections import Result
 from cove.errors import CoveError, Internal, NotFound
 from cove.image.images import Image
 from cove.image.store import ImageStore

@@ -71,10 +71,17 @@ class Copy:
             os.close(root)
 
 
+def notes(tree: Path) -> Path | None:
+    """Where it can be noted what is known of a copy's files, for as long as it is kept; None for any other tree."""
+    place = tree.with_name("selections")
+    return place if tree.name == "tree" and place.is_dir() else None
+
+
 def new_copy(directory: Path) -> Copy:
     """An empty one."""
     directory.mkdir(mode=0o700)
     (directory / "tree").mkdir(mode=0o755)
+    (directory / "selections").mkdir(mode=0o700)
     return Copy(directory, _Index(_boot(), 0, {}))
 
 

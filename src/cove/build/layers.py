@@ -20,10 +20,11 @@ import msgspec
 
 from cove import ids
 from cove.build import ops
-from cove.errors import Internal, NotFound, describe
+from cove.errors import Conflict, Internal, NotFound, describe
 from cove.image.reaping import Reaper, set_aside
 from cove.image.store import ImageStore
 from cove.image.worker import hands
+from cove.image.worker.index import Change
 from cove.image.worker.members import Limits
 from cove.image.worker.sandbox import PIPE, Worker
 from cove.image.worker.twin import twin
@@ -94,12 +95,12 @@ class Workshop:
         """The one layer `layer` on top of `chain`, its files shared; the chain id and the bytes of its files."""
         facts = self.store.layers.facts(layer)
         if facts is None:
-            raise NotFound(f"the layer {layer} was removed while the build used it; build again")
+            raise _removed(layer)
         if not chain:
             return layer, facts.size
         with self.upper(chain) as key:
             upper = self.data.container(key).upper
-            twin(self.data.layer(layer), upper)
+            self._share(layer, upper)
             try:
                 named = self.store.layers.adopt_tree(
                     upper, chain, facts.diff_id, size=facts.size, archive=facts.archive
@@ -108,12 +109,41 @@ class Workshop:
                 raise Internal(f"cannot keep a build step's layer: {describe(error)}") from error
         return named, facts.size
 
+    def _share(self, layer: str, upper: Path) -> None:
+        """All that a layer has into an upper directory, its files shared. NotFound if it was removed meanwhile."""
+        try:
+            twin(self.data.layer(layer), upper)
+        except FileNotFoundError as error:
+            raise _removed(layer) from error
+        if self.store.layers.facts(layer) is None:  # it is forgotten before anything of it goes
+            raise _removed(layer)
+
     # ── work in it ────────────────────────────────────────────────────────────────────────────────
 
     def copy(self, key: str, source: Source, selection: ops.Selection, ignore: tuple[str, ...]) -> None:
         """Copy from a tree into the upper directory."""
         job = {"copy": _copy(selection, ignore), "limits": _LIMITS}
         self._at(key, "copy", source, job)
+
+    def amend(
+        self, key: str, layer: str, source: Path, selection: ops.Selection, ignore: tuple[str, ...], change: Change
+    ) -> bool:
+        """Copy from a tree of which `layer` is the copy of before; whether that can be.
+
+        Its files are shared; what changed since is copied. Otherwise the upper directory is of no use any more.
+        """
+        container = self.data.container(key)
+        try:
+            self._share(layer, container.upper)
+            with ExitStack() as stack:
+                trees = self._trees(stack, self.mount(key), source)
+                if not trees:
+                    return False
+                trees["upper"] = stack.enter_context(_tree(container.upper))
+                hands.work("amend", trees, copy=_copy(selection, ignore), limits=_LIMITS, change=asdict(change))
+        except (OSError, NotFound, Conflict):  # too many names of a file; it is gone, or not what it was
+            return False
+        return True
 
     def make_directory(self, key: str, path: str, owner: str) -> bool:
         """Make a directory; whether it was not there."""
@@ -194,9 +224,15 @@ class Workshop:
     # ── looking ───────────────────────────────────────────────────────────────────────────────────
 
     def digest(
-        self, source: Source, selection: ops.Selection, ignore: tuple[str, ...], *, listed: bool
+        self,
+        source: Source,
+        selection: ops.Selection,
+        ignore: tuple[str, ...],
+        *,
+        listed: bool,
+        index: tuple[int, int] | None = None,
     ) -> dict[str, Any]:
-        """The digest of what a selection would copy."""
+        """The digest of what a selection would copy. `index`: files of what is known before and afterwards."""
         job: dict[str, Any] = {"copy": _copy(selection, ignore), "listed": listed}
         with ExitStack() as stack:
             try:
@@ -205,7 +241,10 @@ class Workshop:
                 if isinstance(source, Path):
                     raise
             else:
-                return hands.work("digest", {"root": root}, **job)
+                trees = {"root": root}
+                if index is not None:
+                    trees["before"], trees["after"] = index
+                return hands.work("digest", trees, **job)
         with (
             self.upper(source) as key,
             Worker(
@@ -235,6 +274,10 @@ class Workshop:
                 yield worker
         finally:
             os.close(root)
+
+
+def _removed(layer: str) -> NotFound:
+    return NotFound(f"the layer {layer} was removed while the build used it; build again")
 
 
 @contextmanager

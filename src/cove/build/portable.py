@@ -15,7 +15,7 @@ import msgspec
 
 from cove.build.exporters import CACHE, layer_blob
 from cove.build.graph import Vertex
-from cove.build.steps import Result
+from cove.build.selections import Result
 from cove.errors import InvalidArgument
 from cove.image.derived import make_derivable
 from cove.image.images import Image

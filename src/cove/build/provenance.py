@@ -22,7 +22,7 @@ import msgspec
 from cove import __version__
 from cove.build import ops
 from cove.build.graph import Vertex, ordered
-from cove.build.steps import Result
+from cove.build.selections import Result
 from cove.errors import InvalidArgument
 from cove.image.store import ImageStore
 from cove.oci import image as oci

@@ -13,8 +13,8 @@ SHOWN = "shown instruction"
 """A part that is told, but is not of the key."""
 
 FRESH = "you asked for it: its cache was not to be used (--no-cache, --no-cache-filter)"
-_BELOW, _INSTRUCTION, _OPTIONS, _WORDS = (
-    "the layer below",
+BELOW = "the layer below"
+_INSTRUCTION, _OPTIONS, _WORDS = (
     "the instruction",
     "the instruction's options",
     "the command's words",
@@ -61,7 +61,7 @@ def _files(names: list[str], before: Mapping[str, str], now: Mapping[str, str]) 
 
 
 def _said(name: str, before: Mapping[str, str], now: Mapping[str, str], below: str) -> str:
-    if name == _BELOW:
+    if name == BELOW:
         return f"{below} is not the same as before"
     if name == _WORDS:
         return "" if before.get("the command") != now.get("the command") else "the command is cut into other words"

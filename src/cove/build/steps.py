@@ -12,9 +12,9 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -23,24 +23,11 @@ from cove.build.arrived import Arrived
 from cove.build.cache import BuildCache
 from cove.build.graph import Vertex, definition
 from cove.build.layers import Source, Workshop
-from cove.build.reasons import FRESH, SHOWN, explain
+from cove.build.reasons import BELOW, FRESH, SHOWN, explain
 from cove.build.recipes import Recipes
+from cove.build.selections import Blocking, Digest, Result, Selections
 from cove.build.solver import Find, Key, Log
 from cove.errors import CoveError, Internal, InvalidArgument
-
-_MAX_NAMED_FILES = 20_000
-_Digest = tuple[str, list[list[str]]]
-"""The digest of a selection, and as far as they are told each file's path and digest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A file system by the chain id of its layers, or a tree on disk. `size`: bytes that the step added."""
-
-    source: Source | Arrived
-    identity: str
-    size: int = 0
-    created_ns: int = 0
 
 
 class StepFailed(CoveError):
@@ -62,9 +49,6 @@ class Runner(Protocol):
         ...
 
 
-Blocking = Callable[..., Awaitable[Any]]
-
-
 @dataclass(frozen=True)
 class Surroundings:
     """What one build's steps have. `contexts` are trees by name; `scratch` is a directory for what passes through.
@@ -80,7 +64,6 @@ class Surroundings:
     contexts: Mapping[str, Path | Arrived]
     scratch: Path
     ignore: tuple[str, ...] = ()
-    digests: dict[str, tuple[str, list[list[str]]]] = field(default_factory=dict)
     imported: Callable[[str, Vertex], Awaitable[tuple[str, int] | None]] | None = None
     foretelling: bool = False
 
@@ -90,9 +73,11 @@ class Steps:
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
+        self._selections = Selections(around.workshop, around.cache, around.blocking, around.contexts, around.ignore)
+        self._copied: dict[str, Result] = {}
         self._reasons: dict[str, str] = {}
         self._trees = 0
-        self._foreseen: dict[tuple[str, int], asyncio.Task[_Digest]] = {}
+        self._foreseen: dict[tuple[str, int], asyncio.Task[Digest]] = {}
         self._recipes = Recipes(self._selected, self._whole)
         self._find: Find[Result] | None = None
         self.keys: dict[str, str] = {}
@@ -105,7 +90,7 @@ class Steps:
         step = vertex.step
         if not inputs:
             return None
-        parts = {"the layer below": inputs[0].identity, SHOWN: _bare(vertex.title)}
+        parts = {BELOW: inputs[0].identity, SHOWN: _bare(vertex.title)}
         if isinstance(step, ops.Run):
             parts |= await self._run_parts(step, inputs)
         elif isinstance(step, ops.Transfer):
@@ -131,7 +116,8 @@ class Steps:
         for mount in step.mounts:
             if mount.input > 0 and mount.type == "bind":
                 selection = ops.Selection(sources=(mount.source or "/",), destination="/", root_owned=False)
-                digest, files = await self._digest(selection, inputs[mount.input])
+                digest, files = await self._selections.digest(selection, inputs[mount.input])
+                self._selections.seen(selection, inputs[mount.input])
                 parts[f"files of the mount {mount.target}"] = digest
                 parts |= {f"file {name}": value for name, value in files}
         return parts
@@ -140,7 +126,7 @@ class Steps:
         """Files that a step will copy are looked at as soon as they are there, whatever the step still waits for."""
         step = vertex.step
         if isinstance(step, ops.Transfer) and not _known_whole(vertex.inputs[place]):
-            digest = self._digest(step.copies[place - 1], result)
+            digest = self._selections.digest(step.copies[place - 1], result)
             self._foreseen[vertex.key, place] = asyncio.ensure_future(digest)
 
     async def close(self) -> None:
@@ -152,47 +138,13 @@ class Steps:
 
     async def _file_parts(self, vertex: Vertex, step: ops.Transfer, place: int, source: Result) -> dict[str, str]:
         selection, origin = step.copies[place - 1], vertex.inputs[place]
+        self._copied[vertex.key] = source
         name = f"files of {origin.title} {' '.join(selection.sources)}"
         if _known_whole(origin):
             return {name: source.identity}
         foreseen = self._foreseen.pop((vertex.key, place), None)
-        digest, files = await (foreseen or self._digest(selection, source))
+        digest, files = await (foreseen or self._selections.digest(selection, source))
         return {name: digest, **{f"file {path}": value for path, value in files}}
-
-    async def _digest(self, selection: ops.Selection, source: Result) -> _Digest:
-        """The digest of a selection; that of layers, which never change, is remembered for good."""
-        around = self._around
-        if isinstance(source.source, Arrived):
-            return await self._archive_digest(selection, source, source.source)
-        bare = msgspec.structs.replace(selection, destination="/", owner=selection.owner and "x")
-        name = hashlib.sha256(f"{source.identity}\0".encode() + definition(bare)).hexdigest()
-        if name in around.digests:
-            return around.digests[name]
-        in_layers = isinstance(source.source, str)
-        known = around.cache.digest(name) if in_layers else None
-        if known is not None:
-            return known, []
-        found = await around.blocking(
-            around.workshop.digest, source.source, bare, self._ignored(source), listed=not in_layers
-        )
-        if in_layers:
-            around.cache.keep_digest(name, found["digest"])
-        around.digests[name] = (found["digest"], found["files"][:_MAX_NAMED_FILES])
-        return around.digests[name]
-
-    async def _archive_digest(self, selection: ops.Selection, source: Result, archive: Arrived) -> _Digest:
-        """The digest of a selection of a context; the same archive again need not be unpacked for it."""
-        around = self._around
-        bare = msgspec.structs.replace(selection, destination="/", owner=selection.owner and "x")
-        question = "\0".join((archive.identity, *self._ignored(source)))
-        name = hashlib.sha256(question.encode("utf-8", "surrogateescape") + definition(bare)).hexdigest()
-        known = around.cache.selection(name)
-        if known is None:
-            tree = await around.blocking(archive.tree)
-            found = await around.blocking(around.workshop.digest, tree, bare, self._ignored(source), listed=True)
-            known = (found["digest"], found["files"][:_MAX_NAMED_FILES])
-            around.cache.keep_selection(name, *known)
-        return known
 
     async def _at(self, source: Result) -> Source:
         """Where its files are."""
@@ -200,9 +152,6 @@ class Steps:
             tree: Path = await self._around.blocking(source.source.tree)
             return tree
         return source.source
-
-    def _ignored(self, source: Result) -> tuple[str, ...]:
-        return self._around.ignore if source.source == self._around.contexts.get("context") else ()
 
     # ── the cache ─────────────────────────────────────────────────────────────────────────────────
 
@@ -213,7 +162,7 @@ class Steps:
         if found is None or (found[0] and not around.workshop.store.layers.is_unpacked(found[0])):
             found = await around.imported(key.digest, vertex) if around.imported is not None else None
         if found is not None:
-            around.cache.note(vertex.place, key)
+            self._note(vertex, key, found[0], now=False)
             return Result(found[0], found[0], created_ns=found[1])
         self._reasons[vertex.key] = explain(around.cache.last(vertex.place), key.parts, _below(vertex))
         return None
@@ -234,7 +183,7 @@ class Steps:
 
     async def _selected(self, selection: ops.Selection, origin: Vertex) -> str:
         assert self._find is not None
-        return (await self._digest(selection, await self._find(origin)))[0]
+        return (await self._selections.digest(selection, await self._find(origin)))[0]
 
     async def _whole(self, origin: Vertex) -> str:
         assert self._find is not None
@@ -269,8 +218,14 @@ class Steps:
             raise Internal(f"the build has a step of the unknown kind {step.kind}")
         now = time.time_ns()
         self._around.cache.put(key.digest, chain, parent=base, title=vertex.title[:500], size=size, now=now)
-        self._around.cache.note(vertex.place, key)
+        self._note(vertex, key, chain, now=True)
         return Result(chain, chain, size, now)
+
+    def _note(self, vertex: Vertex, key: Key, chain: str, *, now: bool) -> None:
+        """For the next build: what the key was made of, and of which files the layer is."""
+        self._around.cache.note(vertex.place, key)
+        if isinstance(vertex.step, ops.Transfer):
+            self._selections.made(vertex.step, key.parts[BELOW], self._copied[vertex.key], chain, now=now)
 
     async def _source(self, vertex: Vertex) -> Result:
         step, around = vertex.step, self._around
@@ -314,9 +269,16 @@ class Steps:
 
     def _transfer(self, step: ops.Transfer, inputs: list[Result], places: list[Source]) -> tuple[str, int]:
         workshop, base = self._around.workshop, str(inputs[0].source)
+        earlier = self._selections.earlier(step, base, inputs[1])
+        if earlier is not None and isinstance(places[0], Path):
+            layer, change = earlier
+            with workshop.upper(base) as key:
+                ignore = self._selections.ignored(inputs[1])
+                if workshop.amend(key, layer, places[0], step.copies[0], ignore, change):
+                    return workshop.seal(key, base, epoch=step.epoch)
         with workshop.upper(base) as key:
             for selection, source, place in zip(step.copies, inputs[1:], places, strict=True):
-                workshop.copy(key, place, selection, self._ignored(source))
+                workshop.copy(key, place, selection, self._selections.ignored(source))
             return workshop.seal(key, base, epoch=step.epoch)
 
     def _directory(self, step: ops.Directory, base: str) -> tuple[str, int]:

@@ -31,8 +31,9 @@ from cove.build.dockerfile.syntax import Warning
 from cove.build.forms import Form
 from cove.build.graph import Vertex, ordered, uses_stages
 from cove.build.layers import Workshop
+from cove.build.selections import Result
 from cove.build.solver import Event, Solver
-from cove.build.steps import Result, Runner, Steps, Surroundings
+from cove.build.steps import Runner, Steps, Surroundings
 from cove.engine.build.bases import Bases
 from cove.engine.build.exchange import Exchange
 from cove.engine.context import Context

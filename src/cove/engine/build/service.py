@@ -19,8 +19,9 @@ from cove.build.annotations import read_annotations
 from cove.build.cache import BuildCache
 from cove.build.dockerfile.options import PROXIES
 from cove.build.layers import Workshop
+from cove.build.selections import Result
 from cove.build.solver import Solver
-from cove.build.steps import Result, StepFailed
+from cove.build.steps import StepFailed
 from cove.engine import memory
 from cove.engine.bridging import Message, blocking
 from cove.engine.build.bases import Bases, listed_credentials

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 from cove.build import ops
 from cove.build.dockerfile.plan import Plan
 from cove.build.graph import Vertex
+from cove.build.selections import Result
 from cove.build.solver import Event
-from cove.build.steps import Result
 
 Message = dict[str, Any]
 Sink = Callable[[Message], None]

@@ -12,6 +12,7 @@ import errno
 import os
 import posixpath
 import stat
+from collections.abc import Iterable
 from typing import Any
 
 from cove.errors import Conflict, InvalidArgument
@@ -36,18 +37,20 @@ def copy(source: int, root: int, upper: int, asked: Copy, limits: members.Limits
 
     With -1 for the upper layer, everything goes through the overlay.
     """
-    copier = _Copier(source, root, upper, asked, limits)
+    copier = Copier(source, root, upper, asked, limits)
     copier.run()
     return {"files": copier.files, "size": copier.size}
 
 
-class _Copier:
+class Copier:
+    """One copy into a tree."""
+
     def __init__(self, source: int, root: int, upper: int, asked: Copy, limits: members.Limits) -> None:
         self._source = source
-        self._places = Places(root, upper)
-        self._selection = Selection(source, asked)
-        self._root = root
-        self._asked = asked
+        self.places = Places(root, upper)
+        self.selection = Selection(source, asked)
+        self.root = root
+        self.asked = asked
         self._limits = limits
         self._owner = owner_of(root, asked.owner) if asked.owner else (0, 0) if asked.root_owned else None
         self._links: dict[tuple[int, int], tuple[str, str]] = {}
@@ -56,10 +59,10 @@ class _Copier:
         self.size = 0
 
     def run(self) -> None:
-        asked = self._asked
-        tops = self._selection.tops()
+        asked = self.asked
+        tops = self.selection.tops()
         destination = clean(asked.destination)
-        opened = [(top, *self._selection.open(top)) for top in tops]
+        opened = [(top, *self.selection.open(top)) for top in tops]
         several = len(opened) > 1
         trailing = asked.destination.endswith(("/", "/.")) or asked.destination in (".", "")
         files = [
@@ -81,22 +84,22 @@ class _Copier:
                 os.close(fd)
 
     def _one(self, top: str, fd: int, name: str, found: os.stat_result, destination: str, into: bool) -> None:
-        if self._asked.parents:
-            kept = self._selection.shown(top)
+        if self.asked.parents:
+            kept = self.selection.shown(top)
             above = kept if stat.S_ISDIR(found.st_mode) else posixpath.dirname(kept)
             self._make_parents(top.removesuffix(kept), above, destination)
             destination, into = f"{destination}/{above}", True
         if stat.S_ISDIR(found.st_mode):
-            self._tree(fd, top, self._place(destination))
+            self.tree(self.selection.below(fd, "", top), self.place(destination))
             return
-        if self._asked.unpack and self._archive(fd, name):
+        if self.asked.unpack and self._archive(fd, name):
             self._unpack(fd, name, destination)
             return
         if into or self._is_directory(destination):
             above, last = destination, posixpath.basename(top)
         else:
             above, last = posixpath.split(destination)
-        place = self._place(above)
+        place = self.place(above)
         try:
             self._leaf(Item(fd, name, last, found), place, last)
         finally:
@@ -124,9 +127,9 @@ class _Copier:
         """
         owner, mode = self._owner or (0, 0), self._mode(stat.S_IFDIR | 0o755)
         try:
-            fd = make_directories(self._root, path, mode, owner)
+            fd = make_directories(self.root, path, mode, owner)
         except FileExistsError:
-            fd = make_directories(self._root, landing(self._root, path), mode, owner)
+            fd = make_directories(self.root, landing(self.root, path), mode, owner)
         try:
             return os.open(".", _DIRECTORY, dir_fd=fd)
         finally:
@@ -134,23 +137,23 @@ class _Copier:
 
     def _is_directory(self, path: str) -> bool:
         try:
-            os.close(open_in(self._root, path, os.O_PATH | os.O_DIRECTORY))
+            os.close(open_in(self.root, path, os.O_PATH | os.O_DIRECTORY))
         except OSError:
             return False
         return True
 
-    def _place(self, path: str) -> Place:
+    def place(self, path: str) -> Place:
         """The directory to write into, made if it is not there."""
         path = clean(path)
-        new = not exists(self._root, path)
-        return self._places.of(self._make(path), path, new=new)
+        new = not exists(self.root, path)
+        return self.places.of(self._make(path), path, new=new)
 
-    def _tree(self, fd: int, context: str, target: Place) -> None:
-        """What lies in `fd` into `target`; each directory's time is set when it is complete."""
+    def tree(self, items: Iterable[Item], target: Place) -> None:
+        """All of a directory's items into `target`; each directory's time is set when it is complete."""
         places = {"": target}
         times: list[tuple[str, os.stat_result]] = []
         try:
-            for item in self._selection.below(fd, "", context):
+            for item in items:
                 above, _, last = item.path.rpartition("/")
                 into = self._there(places, above)
                 if stat.S_ISDIR(item.found.st_mode):
@@ -176,7 +179,7 @@ class _Copier:
         """The destination's directory for `path`; made when an exclusion left its own entry out."""
         place = places.get(path)
         if place is None:
-            place = places[path] = self._place(f"{places[''].path}/{path}")
+            place = places[path] = self.place(f"{places[''].path}/{path}")
         return place
 
     def _directory(self, into: Place, name: str, item: Item) -> Place:
@@ -185,18 +188,18 @@ class _Copier:
             os.mkdir(name, 0o755, dir_fd=into.fd)
         except FileExistsError:
             try:
-                fd = open_in(self._root, path, _DIRECTORY)  # a link to a directory is followed, inside the root
+                fd = open_in(self.root, path, _DIRECTORY)  # a link to a directory is followed, inside the root
             except OSError as error:
                 raise Conflict(f"cannot copy the directory {item.path[:200]!r} onto a file") from error
             self._dress(fd, item)
             return Place(path, fd)
         if into.merged < 0:
-            place = self._places.below(into, name)
+            place = self.places.below(into, name)
             self._dress(place.fd, item)
             return place
         fd = os.open(name, _OPEN | os.O_DIRECTORY, dir_fd=into.fd)
         self._dress(fd, item)
-        return self._places.of(fd, path, new=True)
+        return self.places.of(fd, path, new=True)
 
     def _dress(self, fd: int, item: Item) -> None:
         owner = self._owner or (item.found.st_uid, item.found.st_gid)
@@ -209,7 +212,7 @@ class _Copier:
         if stat.S_ISSOCK(found.st_mode):
             self._clear(place.fd, name)
             return
-        into = self._places.into(place, name)
+        into = self.places.into(place, name)
         if stat.S_ISREG(found.st_mode):
             self._file(item, place, into, name)
             return
@@ -252,7 +255,7 @@ class _Copier:
         if (directory, last) == here:
             return False
         self._clear(into, name)
-        with _held(self._places.linking(into, place, directory)) as there:
+        with _held(self.places.linking(into, place, directory)) as there:
             os.link(last, name, src_dir_fd=there, dst_dir_fd=into, follow_symlinks=False)
         return True
 
@@ -286,7 +289,7 @@ class _Copier:
     def _unpack(self, fd: int, name: str, destination: str) -> None:
         # Its links are resolved below the destination, which is the root of what it says.
         with _held(self._make(destination)) as root, _held(os.open(name, _OPEN, dir_fd=fd)) as file:
-            rules = extract.Rules(owner=self._owner if self._asked.owner else None)
+            rules = extract.Rules(owner=self._owner if self.asked.owner else None)
             source = members.Source(Pump(file, self._limits.size))
             totals = extract.extract(source, root, "", rules, self._limits, lambda _: None)
         self.files += totals.members

@@ -174,7 +174,9 @@ class _Packer:
         """The header of a file of which there is nothing special to say, as most are; None for others."""
         view = self._view
         seconds, rest = divmod(found.st_mtime_ns, 1_000_000_000)
-        if found.st_nlink > 1 or view.sparse or found.st_dev != self._device or os.listxattr(fd):
+        if view.sparse or found.st_dev != self._device or os.listxattr(fd):
+            return None
+        if found.st_nlink > 1 and self._links.setdefault((found.st_dev, found.st_ino), arcname) != arcname:
             return None
         if view.moment is not None:
             seconds = view.moment

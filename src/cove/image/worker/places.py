@@ -68,7 +68,7 @@ class Places:
     def of(self, fd: int, path: str, *, new: bool) -> Place:
         """The directory `path`, opened as `fd` in the merged tree; `new` if the copy has just made it."""
         place = Place(path, fd)
-        if new and (own := self._own(path)) >= 0:
+        if new and (own := self.own(path)) >= 0:
             os.close(fd)
             place.merged, place.upper = -1, own
         return place
@@ -99,15 +99,15 @@ class Places:
         """The upper layer's own directory; the overlay makes it when anything of a directory is set."""
         if self._upper < 0:
             return -1
-        own = self._own(place.path)
+        own = self.own(place.path)
         if own < 0:
             with suppress(OSError):
                 os.fchmod(place.merged, stat.S_IMODE(os.fstat(place.merged).st_mode))
-            own = self._own(place.path)
+            own = self.own(place.path)
         return own
 
-    def _own(self, path: str) -> int:
-        """The same, -1 while it has none."""
+    def own(self, path: str) -> int:
+        """A directory of the upper layer's own, opened; -1 while it has none."""
         with suppress(OSError):
             return self._open(path)
         return -1

@@ -3,7 +3,7 @@
     daemon (`cove.image.worker.hands`)                     worker
       │                                                      │ mount namespace with an empty root, once
       │  job (JSON) · report, root, source                   │
-      ├─────────────────────────────────────────────────────▶│ copy, digest, make, seal
+      ├─────────────────────────────────────────────────────▶│ copy, amend, digest, make, seal
       │◀──────────────────────────── report: JSON line, end ─┤
 
 The trees are detached mounts, which nobody can leave by "..", and are let go before the report ends. It ends when

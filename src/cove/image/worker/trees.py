@@ -16,10 +16,11 @@ import posixpath
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from cove.errors import InvalidArgument, NotFound
+from cove.image.worker.index import Index
 from cove.kernel.rootpath import clean, components, open_in
 from cove.patterns import Ignore
 from cove.wildcards import has_wildcard, matcher
@@ -213,23 +214,29 @@ def _dangling(root: int, path: str) -> str | None:
 # ── digest ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def digest(root: int, asked: Copy, *, listed: bool) -> dict[str, Any]:
-    """What copying would bring, as one digest; with `listed`, of each file too ([path, digest])."""
+def digest(root: int, asked: Copy, *, listed: bool, index: Index | None = None) -> dict[str, Any]:
+    """What copying would bring, as one digest; with `listed`, of each file too ([path, digest]).
+
+    Of files that the index knows as they are, the content is not read; `change` is what it tells in the end.
+    """
     selection = Selection(root, asked)
     total = hashlib.sha256()
     files: list[tuple[str, str]] = []
     count = size = 0
-    for top in selection.tops():
+    tops = selection.tops()
+    only: str | None = None
+    for top in tops:
         fd, name, found = selection.open(top)
         try:
             whole = stat.S_ISDIR(found.st_mode)
+            only = top if whole and len(tops) == 1 else None
             shown = posixpath.normpath(top) if top else ""
             total.update(f"{'directory' if whole else 'file'} {posixpath.basename(top)}\0".encode(*_CODEC))
             if asked.parents:
                 total.update(f"{selection.shown(top)}\0".encode(*_CODEC))
             items = selection.below(fd, "", top) if whole else iter([Item(fd, name, "", found)])
             for item in items:
-                line = _described(item, asked)
+                line = _described(item, asked, index, item.path if only is not None else f"{top}/{item.path}")
                 total.update(line)
                 count += 1
                 size += item.found.st_size if stat.S_ISREG(item.found.st_mode) else 0
@@ -237,10 +244,12 @@ def digest(root: int, asked: Copy, *, listed: bool) -> dict[str, Any]:
                     files.append((f"{shown}/{item.path}".strip("/"), hashlib.sha256(line).hexdigest()[:16]))
         finally:
             os.close(fd)
-    return {"digest": f"sha256:{total.hexdigest()}", "files": files, "count": count, "size": size}
+    change = index.finish(only) if index else None
+    told = asdict(change) if change else None
+    return {"digest": f"sha256:{total.hexdigest()}", "files": files, "count": count, "size": size, "change": told}
 
 
-def _described(item: Item, asked: Copy) -> bytes:
+def _described(item: Item, asked: Copy, index: Index | None, path: str) -> bytes:
     """All of a name that counts."""
     found = item.found
     kind = stat.S_IFMT(found.st_mode)
@@ -248,12 +257,16 @@ def _described(item: Item, asked: Copy) -> bytes:
     owner = "" if asked.owner or asked.root_owned else f"{found.st_uid}:{found.st_gid}"
     head = f"{item.path}\0{kind:o} {mode:o} {owner} "
     if kind == stat.S_IFREG:
-        return head.encode(*_CODEC) + _content_digest(item)
+        content = index.content(path, found, lambda: _content_digest(item)) if index else _content_digest(item)
+        return head.encode(*_CODEC) + content
+    more = ""
     if kind == stat.S_IFLNK:
-        head += os.readlink(item.name, dir_fd=item.parent)
+        more = os.readlink(item.name, dir_fd=item.parent)
     elif kind in (stat.S_IFCHR, stat.S_IFBLK):
-        head += f"{found.st_rdev}"
-    return head.encode(*_CODEC) + b"\0"
+        more = f"{found.st_rdev}"
+    if index:
+        index.content(path, found, lambda: hashlib.sha256(more.encode(*_CODEC)).digest())
+    return (head + more).encode(*_CODEC) + b"\0"
 
 
 def _content_digest(item: Item) -> bytes:

@@ -26,8 +26,10 @@ def twin(source: Path, target: Path) -> None:
 
 
 def _fill(source: int, target: int) -> None:
-    for name in os.listdir(source):
-        if not stat.S_ISDIR(os.stat(name, dir_fd=source, follow_symlinks=False).st_mode):
+    with os.scandir(source) as listed:
+        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in listed]
+    for name, is_directory in entries:
+        if not is_directory:
             os.link(name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
             continue
         os.mkdir(name, 0o700, dir_fd=target)

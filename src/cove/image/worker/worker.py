@@ -9,7 +9,8 @@
       │        {"opaque": path} …  {"done": {…}} or {"error": class, "message": sentence}
 
 Verbs: `unpack` a layer into the root · `put` an archive below a path · `pack` a tree · `stat` a path;
-for builds `copy` from another tree · `digest` what would be copied · `make` a directory · `seal` a layer.
+for builds `copy` from another tree · `amend` a copy of before · `digest` what would be copied · `make` a directory ·
+`seal` a layer.
 One job, then it ends. Everything is imported before the root changes.
 """
 
@@ -27,7 +28,8 @@ from typing import Any, NoReturn
 
 from cove.errors import CoveError, Internal, InvalidArgument, describe
 from cove.image.pump import Pump, wide_pipe
-from cove.image.worker import accounts, confine, copying, extract, inside, members, pack, sealing, trees
+from cove.image.worker import accounts, amending, confine, copying, extract, inside, members, pack, sealing, trees
+from cove.image.worker.index import Change, Index
 from cove.kernel.rootpath import open_directory
 from cove.kernel.syscalls import filesystem_magic
 
@@ -159,8 +161,17 @@ def _copy(job: dict[str, Any], root: int) -> Report:
     return copying.copy(job["source"], root, job.get("upper", -1), asked, limits)
 
 
+def _amend(job: dict[str, Any], root: int) -> Report:
+    asked, limits = trees.Copy(**job["copy"]), members.Limits(**job["limits"])
+    return amending.amend(job["source"], root, job["upper"], asked, Change(**job["change"]), limits)
+
+
 def _digest(job: dict[str, Any], root: int) -> Report:
-    return trees.digest(root, trees.Copy(**job["copy"]), listed=job["listed"])
+    asked = trees.Copy(**job["copy"])
+    if "after" not in job:
+        return trees.digest(root, asked, listed=job["listed"])
+    with open(job["before"], "rb", closefd=False) as before, open(job["after"], "wb", closefd=False) as after:
+        return trees.digest(root, asked, listed=job["listed"], index=Index(before, after))
 
 
 def _make(job: dict[str, Any], root: int) -> Report:
@@ -208,6 +219,7 @@ _VERBS = {
     "pack": _pack,
     "stat": _stat,
     "copy": _copy,
+    "amend": _amend,
     "digest": _digest,
     "make": _make,
     "seal": _seal,
