@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from cove.build import ops
 from cove.build.dockerfile import instructions as ins
 from cove.build.dockerfile import lint, spelling
@@ -46,12 +48,8 @@ def transfer(state: StageState, copy: ins.Copy) -> Transferred:
     owner = state.expand(copy.chown, copy)
     mode = state.expand(copy.chmod, copy)
     _check_mode(mode, copy)
-    common: dict[str, object] = {
-        "destination": destination,
-        "owner": owner,
-        "mode": mode,
-        "excludes": tuple(state.expand(each, copy) for each in copy.excludes),
-    }
+    excludes = tuple(state.expand(each, copy) for each in copy.excludes)
+    common = ops.Selection(sources=(), destination=destination, owner=owner, mode=mode, excludes=excludes)
     several = len(sources) + len(copy.heredocs) > 1
     if several and not destination.endswith("/") and not copy.parents and len(copy.heredocs):
         raise DockerfileError(
@@ -105,7 +103,7 @@ def _is_remote(source: str) -> bool:
 
 
 def _from_tree(
-    state: StageState, copy: ins.Copy, sources: list[str], common: dict[str, object]
+    state: StageState, copy: ins.Copy, sources: list[str], common: ops.Selection
 ) -> tuple[Vertex, ops.Selection]:
     if copy.from_:
         vertex = state.planner.source(copy.from_, state.stage.index, copy)
@@ -118,20 +116,14 @@ def _from_tree(
             state.planner.warn(copy, "CopyIgnoredFile", message)
     kept = bool(copy.from_) and not isinstance(vertex.step, ops.Context)
     unpack = copy.add if copy.unpack is None else copy.unpack
-    return vertex, ops.Selection(
-        sources=tuple(sources),
-        root_owned=not kept,
-        parents=copy.parents,
-        unpack=unpack,
-        **common,  # type: ignore[arg-type]
-    )
+    return vertex, replace(common, sources=tuple(sources), root_owned=not kept, parents=copy.parents, unpack=unpack)
 
 
-def _inline(state: StageState, copy: ins.Copy, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
+def _inline(state: StageState, copy: ins.Copy, common: ops.Selection) -> tuple[Vertex, ops.Selection]:
     files = tuple((each.name, _content(state, copy, each)) for each in copy.heredocs)
     vertex = Vertex(ops.Inline(files=files), title="[internal] here-documents")
     sources = tuple(name for name, _ in files)
-    return vertex, ops.Selection(sources=sources, **{**common, "mode": common["mode"] or "0644"})  # type: ignore[arg-type]
+    return vertex, replace(common, sources=sources, mode=common.mode or "0644")
 
 
 def _content(state: StageState, copy: ins.Copy, heredoc: Heredoc) -> str:
@@ -140,7 +132,7 @@ def _content(state: StageState, copy: ins.Copy, heredoc: Heredoc) -> str:
     return state.expand(heredoc.content, copy, quotes=False)
 
 
-def _remote(copy: ins.Copy, url: str, checksum: str, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
+def _remote(copy: ins.Copy, url: str, checksum: str, common: ops.Selection) -> tuple[Vertex, ops.Selection]:
     git = parse_git(url)
     if git is not None:
         return _git(copy, git, checksum, common)
@@ -150,14 +142,13 @@ def _remote(copy: ins.Copy, url: str, checksum: str, common: dict[str, object]) 
         except InvalidArgument as error:
             raise DockerfileError(f"invalid checksum: {error.message}", copy.position) from error
     name = posixpath.basename(urlsplit(url).path)
-    name = name or posixpath.basename(str(common["destination"])) or _UNNAMED
+    name = name or posixpath.basename(common.destination) or _UNNAMED
     step = ops.Remote(url=url, checksum=checksum, name=name)
     vertex = Vertex(step, title=f"[{url}]", line=copy.position.line)
-    mode = common["mode"] or "0600"
-    return vertex, ops.Selection(sources=(name,), unpack=bool(copy.unpack), **{**common, "mode": mode})  # type: ignore[arg-type]
+    return vertex, replace(common, sources=(name,), unpack=bool(copy.unpack), mode=common.mode or "0600")
 
 
-def _git(copy: ins.Copy, git: GitUrl, checksum: str, common: dict[str, object]) -> tuple[Vertex, ops.Selection]:
+def _git(copy: ins.Copy, git: GitUrl, checksum: str, common: ops.Selection) -> tuple[Vertex, ops.Selection]:
     if checksum and not _COMMIT.fullmatch(checksum):
         raise DockerfileError(f"invalid checksum {checksum!r}: expected hex commit hash", copy.position)
     if None not in (copy.keep_git_dir, git.keep_git_dir) and copy.keep_git_dir != git.keep_git_dir:
@@ -174,4 +165,4 @@ def _git(copy: ins.Copy, git: GitUrl, checksum: str, common: dict[str, object]) 
         commit_times=git.commit_times,
         by_commit=git.by_commit,
     )
-    return Vertex(step, title=f"[{git.remote}]", line=copy.position.line), ops.Selection(sources=("/",), **common)  # type: ignore[arg-type]
+    return Vertex(step, title=f"[{git.remote}]", line=copy.position.line), replace(common, sources=("/",))
