@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Daemon, stocked
+from tests.integration.test_build import context
 
 _SPEC = {
     "cdiVersion": "0.6.0",
@@ -31,6 +32,9 @@ cdiVersion: "0.5.0"
 kind: example.com/net
 devices:
   - name: card
+    annotations:
+      org.mobyproject.buildkit.device.autoallow: true
+      org.mobyproject.buildkit.device.class: cards
     containerEdits:
       deviceNodes:
         - path: /dev/card
@@ -182,3 +186,32 @@ def test_explain_tells_what_of_the_host_a_device_runs(vendor: Daemon) -> None:
         assert found["Security"]["Hooks"] == [hook]
     finally:
         vendor.cove("rm", "-f", identity)
+
+
+def built(daemon: Daemon, place: Path, run: str, *words: str) -> str:
+    """What a build whose one step is `run` says."""
+    where = context(place / "c", f"FROM busybox\n{run}\n")
+    done = daemon.cove("build", "--no-cache", "--progress", "plain", *words, str(where), check=False)
+    return done.stderr if done.returncode else f"done {done.stderr}"
+
+
+def test_a_builds_devices_are_granted(vendor: Daemon, tmp_path: Path) -> None:
+    """CVE-2024-23653: no device that nobody granted; one by one, all, or those that their file allows every build."""
+    asked = "RUN --device=example.com/gpu=1,required test -e /dev/gpu1"
+    told = built(vendor, tmp_path, asked)
+    assert "device example.com/gpu=1 is requested by the build but not allowed" in told
+    assert "not allowed" in built(vendor, tmp_path, asked, "--allow", "device=example.com/gpu=0")
+    assert built(vendor, tmp_path, asked, "--allow", "device=example.com/gpu=1").startswith("done")
+    assert built(vendor, tmp_path, asked, "--allow", "device").startswith("done")
+
+
+@pytest.mark.parametrize("name", ["example.com/net=card", "name=example.com/net=*", "example.com/net", "cards"])
+def test_a_file_may_allow_its_device_to_every_build(vendor: Daemon, tmp_path: Path, name: str) -> None:
+    assert built(vendor, tmp_path, f"RUN --device={name} test -e /dev/card").startswith("done")
+
+
+def test_a_build_without_a_device_that_it_can_do_without(vendor: Daemon, tmp_path: Path) -> None:
+    assert built(vendor, tmp_path, "RUN --device=nobody.example/x=y true").startswith("done")
+    told = built(vendor, tmp_path, "RUN --device=nobody.example/x=y,required true")
+    assert 'required device "nobody.example/x=y" is not registered' in told
+    assert "device name already set" in built(vendor, tmp_path, "RUN --device=a.example/x=y,name=z true")

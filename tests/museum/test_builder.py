@@ -100,7 +100,7 @@ def test_mount_stubs_are_never_removed_through_links(daemon: Daemon, tmp_path: P
     assert victim.exists()
 
 
-@pytest.mark.parametrize("flag", ["RUN --security=insecure true", "RUN --network=host true", "RUN --device=x true"])
+@pytest.mark.parametrize("flag", ["RUN --security=insecure true", "RUN --network=host true"])
 def test_entitlements_must_be_granted(daemon: Daemon, tmp_path: Path, flag: str) -> None:
     """CVE-2024-23653: privileges that nobody granted."""
     where = context(tmp_path / "c", f"FROM busybox\n{flag}\n")

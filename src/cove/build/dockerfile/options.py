@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cove.build.dockerfile.devices import Device
 from cove.oci.image import ImageConfig
 from cove.oci.platform import Platform
 
@@ -43,6 +44,7 @@ class Options:
     hostname: str = ""
     shm_size: int = 0
     entitlements: frozenset[str] = frozenset()
+    devices: tuple[Device, ...] = ()
     contexts: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     place: str = ""

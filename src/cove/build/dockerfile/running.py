@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cove.build import ops
+from cove.build.dockerfile import devices, mounts, spelling
 from cove.build.dockerfile import instructions as ins
-from cove.build.dockerfile import mounts, spelling
 from cove.build.dockerfile.outline import Wanted
 from cove.build.dockerfile.syntax import DockerfileError
 from cove.build.graph import Vertex
@@ -38,10 +38,6 @@ def run(state: StageState, run: ins.Run) -> Running:
             raise DockerfileError(
                 f"{needed} is not allowed for this build; grant it with --allow {needed}", run.position
             )
-    if run.devices and "device" not in options.entitlements:
-        raise DockerfileError(
-            "RUN --device is not allowed for this build; grant it with --allow device", run.position
-        )
     inputs: list[Vertex] = []
     found: list[ops.RunMount] = []
     for text, position in run.mounts:
@@ -55,6 +51,7 @@ def run(state: StageState, run: ins.Run) -> Running:
         _outline(state, asked_mount, position.line)
         found.append(_run_mount(asked_mount, source))
     args, script = _program(state, run)
+    asked_devices = [state.expand(device, run) for device in run.devices]
     env = {**state.arguments, **state.env}
     step = ops.Run(
         args=args,
@@ -64,7 +61,7 @@ def run(state: StageState, run: ins.Run) -> Running:
         mounts=tuple(found),
         network=run.network if run.network not in ("", "default") else options.network,
         security=run.security if run.security == "insecure" else "",
-        devices=tuple(state.expand(device, run) for device in run.devices),
+        devices=devices.granted(asked_devices, options.devices, options.entitlements, run.position),
         extra_hosts=options.extra_hosts,
         hostname=options.arguments.get(_HOSTNAME) or options.hostname,
         shm_size=options.shm_size,

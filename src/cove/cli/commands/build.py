@@ -320,7 +320,7 @@ BUILD = Verb(
     "DIRECTORY|URL|-",
     (
         Flag("add-host", "A further line of /etc/hosts: NAME:ADDRESS", "list", hint="host"),
-        Flag("allow", "Grant network.host, security.insecure or device", "list", hint="entitlement"),
+        Flag("allow", "Grant network.host, security.insecure, device or device=NAME", "list", hint="entitlement"),
         Flag(
             "annotation", "Write beside the image: [index|manifest[PLATFORM]:]name=value", "list", hint="name=value"
         ),

@@ -25,9 +25,10 @@ from cove.build.annotations import Annotations
 from cove.build.arrived import Arrived
 from cove.build.cache import BuildCache
 from cove.build.dockerfile import instructions, lint, reader
+from cove.build.dockerfile.devices import Device
 from cove.build.dockerfile.options import Missing, Options
 from cove.build.dockerfile.plan import Plan, plan
-from cove.build.dockerfile.syntax import Warning
+from cove.build.dockerfile.syntax import DockerfileError, Warning
 from cove.build.forms import Form
 from cove.build.graph import Vertex, ordered, uses_stages
 from cove.build.layers import Workshop
@@ -37,6 +38,7 @@ from cove.build.steps import Runner, Steps, Surroundings
 from cove.engine.build.bases import Bases
 from cove.engine.build.exchange import Exchange
 from cove.engine.context import Context
+from cove.engine.isolation import cdi_files
 from cove.engine.telling import tell_image
 from cove.errors import CoveError, InvalidArgument
 from cove.image.images import Image
@@ -121,7 +123,11 @@ class Build:
     async def read(self) -> None:
         """The Dockerfile, read and understood."""
         self._recipe = await self._files.read()
-        self.dockerfile = reader.parse(self._recipe.dockerfile)
+        try:
+            self.dockerfile = reader.parse(self._recipe.dockerfile)
+        except DockerfileError as error:
+            error.warnings = lint.before(error, self.options.arguments)
+            raise
 
     @property
     def text(self) -> bytes:
@@ -152,7 +158,8 @@ class Build:
     async def _plan(self, platform: Platform, sink: Sink) -> Plan:
         """The plan for a platform, as soon as every image that it needs is known."""
         assert self.dockerfile is not None
-        asked = _plan_options(self.options, platform, self._recipe, self._contexts)
+        known_devices = _devices(self._tools.context.settings.cdi_directories)
+        asked = _plan_options(self.options, platform, self._recipe, self._contexts, known_devices)
         while True:
             try:
                 return plan(self.dockerfile, asked, self.bases.known)
@@ -337,7 +344,19 @@ def _refuse_warnings(warnings: tuple[Warning, ...]) -> None:
         raise InvalidArgument(f"lint violation found for rules: {rules}: {lines}")
 
 
-def _plan_options(options: BuildOptions, platform: Platform, recipe: Recipe, contexts: Mapping[str, str]) -> Options:
+def _devices(directories: tuple[str, ...]) -> tuple[Device, ...]:
+    """The host's devices, as their files describe them now."""
+    catalogue = cdi_files.load(directories)
+    return tuple(Device.of(name, catalogue.annotations(name)) for name in sorted(catalogue.devices))
+
+
+def _plan_options(
+    options: BuildOptions,
+    platform: Platform,
+    recipe: Recipe,
+    contexts: Mapping[str, str],
+    known_devices: tuple[Device, ...],
+) -> Options:
     host = host_platform()
     entitled = set(options.allow)
     if options.network == "host":
@@ -357,6 +376,7 @@ def _plan_options(options: BuildOptions, platform: Platform, recipe: Recipe, con
         hostname=options.hostname,
         shm_size=options.shm_size,
         entitlements=frozenset(entitled),
+        devices=known_devices,
         contexts=contexts,
         ignore=recipe.ignore,
         moment=recipe.moment,

@@ -25,9 +25,9 @@ from cove.engine.containers import spec
 from cove.engine.containers.launch import Launcher
 from cove.engine.containers.records import DEFAULT, Record
 from cove.engine.context import Context
-from cove.engine.isolation import cdi, cdi_files, userns
+from cove.engine.isolation import userns
 from cove.engine.networks.attachments import Attachments
-from cove.errors import Internal, InvalidArgument
+from cove.errors import CoveError, Internal
 from cove.oci.spec import Mount
 from cove.runtime.logs.follow import LogFollower, LogWatcher
 from cove.runtime.logs.reader import LogReader
@@ -137,7 +137,7 @@ class ContainerRunner:
             host=HostConfig(
                 network_mode=network,
                 privileged=insecure,
-                device_requests=self._devices(step),
+                device_requests=(DeviceRequest(driver="cdi", device_ids=step.devices),) if step.devices else (),
                 extra_hosts=step.extra_hosts,
                 shm_size=step.shm_size,
                 memory=asked.memory,
@@ -157,21 +157,6 @@ class ContainerRunner:
             gid_map=maps.gids,
         )
 
-    def _devices(self, step: ops.Run) -> tuple[DeviceRequest, ...]:
-        """RUN --device=NAME[,required]: what is not required and not there is done without, as the language says."""
-        found = []
-        for text in step.devices:
-            name, *words = text.removeprefix("name=").split(",")
-            request = DeviceRequest(driver="cdi", device_ids=(name,))
-            try:
-                cdi.edits((request,), self._context.settings.cdi_directories)
-            except InvalidArgument:
-                if "required" in words or not cdi_files.is_name(name):
-                    raise
-                continue
-            found.append(request)
-        return tuple(found)
-
     async def _life(self, record: Record, prepared: Prepared, log: Log) -> Exit:
         async with AsyncExitStack() as stack:
             return await self._whole_life(record, prepared, log, stack)
@@ -189,9 +174,13 @@ class ContainerRunner:
         stack.callback(process.close)
         async with self._output(identity, log):
             named = self._attachments.naming.begin(record, attached, process.pidfd)
-            interfaces = self._attachments.attach(record, attached, process.pid)
-            if named is not None:
-                await named
+            try:
+                interfaces = self._attachments.attach(record, attached, process.pid)
+                if named is not None:
+                    await named
+            except CoveError:
+                process.check()  # of two reasons, the one that came first: a process that ended has no namespace
+                raise
             await process.go(interfaces)
             return await ended  # as the supervisor reports it, with the output complete
 

@@ -30,6 +30,10 @@ _LARGEST = 4 << 20
 _SUFFIXES = (".json", ".yaml", ".yml")
 
 
+Annotations = dict[str, str | bool | int | float]
+"""Texts; YAML reads some as other values."""
+
+
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Base of a file's objects: what this does not know could be a restriction, so it is refused."""
 
@@ -75,7 +79,7 @@ class ContainerEdits(_Part, frozen=True, kw_only=True):
 
 class SpecDevice(_Part, frozen=True, kw_only=True):
     name: str
-    annotations: dict[str, str] = {}
+    annotations: Annotations = {}
     container_edits: ContainerEdits
 
 
@@ -84,7 +88,7 @@ class Spec(_Part, frozen=True, kw_only=True):
 
     cdi_version: str
     kind: str
-    annotations: dict[str, str] = {}
+    annotations: Annotations = {}
     devices: tuple[SpecDevice, ...]
     container_edits: ContainerEdits = ContainerEdits()
 
@@ -95,6 +99,12 @@ class Catalogue(msgspec.Struct, frozen=True):
     devices: Mapping[str, tuple[Spec, SpecDevice]] = msgspec.field(default_factory=dict)
     ambiguous: Mapping[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     broken: tuple[str, ...] = ()
+
+    def annotations(self, name: str) -> dict[str, str]:
+        """Those of a device, and of its file."""
+        spec, device = self.devices[name]
+        whole = spec.annotations | device.annotations
+        return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in whole.items()}
 
     def kinds(self, kind: str) -> list[str]:
         """The vendors' kinds of a class, as "nvidia.com/gpu" is one of "gpu"."""
