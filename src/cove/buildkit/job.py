@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from cove import ids
 from cove.build.dockerfile.plan import Plan
+from cove.build.dockerfile.syntax import DockerfileError
 from cove.build.graph import ordered
 from cove.buildkit import frontend, layouts, links, sources, subrequests
 from cove.buildkit.contents import SessionDirectories
@@ -161,7 +162,8 @@ class Job:
         except CoveError as error:
             if not build.text:
                 raise  # there is no Dockerfile that anything could be said of
-            return subrequests.lint((), error, asked.filename, build.text)
+            told = error.warnings if isinstance(error, DockerfileError) else ()
+            return subrequests.lint(told, error, asked.filename, build.text)
         return subrequests.lint(warnings, None, asked.filename, build.text)
 
     async def _build(self, asked: Asked, inputs: Mapping[str, Definition]) -> Build:

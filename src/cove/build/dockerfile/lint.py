@@ -85,9 +85,17 @@ class Checks:
 # ── what the text alone shows ─────────────────────────────────────────────────────────────────────
 
 
-def file(dockerfile: ins.Dockerfile, checks: Checks) -> Iterator[Warning]:
-    """The warnings of rules that need no values."""
-    for warning in (*_casing(dockerfile), *_stage_names(dockerfile), *_blank(dockerfile)):
+def before(error: DockerfileError, arguments: Mapping[str, str]) -> tuple[Warning, ...]:
+    """What is said of the part of a file that could be read. Raises DockerfileError for a wrong check directive."""
+    if error.read is None:
+        return ()
+    found = file(error.read, Checks.of(error.read, arguments), whole=False)
+    return tuple(sorted(set(found), key=lambda each: (each.line, each.rule)))
+
+
+def file(dockerfile: ins.Dockerfile, checks: Checks, *, whole: bool = True) -> Iterator[Warning]:
+    """The warnings of rules that need no values; of a part of a file, without those that compare all of it."""
+    for warning in (*(_casing(dockerfile) if whole else ()), *_stage_names(dockerfile), *_blank(dockerfile)):
         if checks.wants(warning.rule):
             yield warning
     for instruction in _all(dockerfile):

@@ -42,17 +42,19 @@ class Plan:
 def plan(dockerfile: ins.Dockerfile, options: Options, known: Mapping[tuple[str, str], Base]) -> Plan:
     """The plan; raises DockerfileError, InvalidArgument or Missing."""
     planner = _Planner(dockerfile, options, known)
-    made = planner.stage(planner.target())
-    for stage in dockerfile.stages if options.every_stage else ():
-        planner.stage(stage)
+    try:
+        made = planner.stage(planner.target())
+        for stage in dockerfile.stages if options.every_stage else ():
+            planner.stage(stage)
+    except DockerfileError as error:
+        error.warnings = planner.told()
+        raise
     if planner.missing:
         raise Missing(planner.missing)
     assert made is not None
-    warnings = (*lint.file(dockerfile, planner.checks), *planner.warnings)
     lines = [line for _, each in sorted(planner.done.items()) if each is not None for line in each.shown]
     made = with_labels(made, dict(options.labels))
-    unique = sorted(set(warnings), key=lambda each: (each.line, each.rule))
-    return Plan(made, tuple(unique), tuple(lines), planner.options.epoch, planner.outline())
+    return Plan(made, planner.told(), tuple(lines), planner.options.epoch, planner.outline())
 
 
 class _Planner:
@@ -153,6 +155,11 @@ class _Planner:
         checks = self.checks.at(at.node) if own else self.checks
         if message is not None and checks.wants(rule):
             self.warnings.append(Warning(rule, message, line or at.position.line))
+
+    def told(self) -> tuple[Warning, ...]:
+        """Every warning so far, once, in the order of the file."""
+        found = {*lint.file(self.dockerfile, self.checks), *self.warnings}
+        return tuple(sorted(found, key=lambda each: (each.line, each.rule)))
 
     # ── which stage ───────────────────────────────────────────────────────────────────────────────
 

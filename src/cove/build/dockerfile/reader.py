@@ -47,10 +47,28 @@ _UNITS = {"h": 3600 * 10**9, "m": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 100
 
 
 def parse(raw: bytes) -> Dockerfile:
-    """The file's stages; raises DockerfileError with line and column."""
+    """The file's stages; raises DockerfileError with line and column, and with what was read before it."""
     source = lexer.read(raw)
     arguments: list[Arg] = []
     stages: list[tuple[From, list[Instruction]]] = []
+    try:
+        _gather(source, arguments, stages)
+    except DockerfileError as error:
+        error.read = _whole(source, arguments, stages)
+        raise
+    if not stages:
+        what = "dockerfile contains no stages to build" if arguments else "file with no instructions"
+        raise DockerfileError(f"{what}: a Dockerfile cannot be empty, it needs at least one FROM")
+    return _whole(source, arguments, stages)
+
+
+def _whole(source: lexer.Source, arguments: list[Arg], stages: list[tuple[From, list[Instruction]]]) -> Dockerfile:
+    done = tuple(Stage(index, base, tuple(body)) for index, (base, body) in enumerate(stages))
+    return Dockerfile(tuple(arguments), done, source.directives, source.escape, source)
+
+
+def _gather(source: lexer.Source, arguments: list[Arg], stages: list[tuple[From, list[Instruction]]]) -> None:
+    """The instructions one after the other, as far as they can be read."""
     for node in parser.parse(source):
         instruction = read(node)
         if isinstance(instruction, From):
@@ -64,11 +82,6 @@ def parse(raw: bytes) -> Dockerfile:
                 "no build stage in current context: the first instruction must be FROM (only ARG may stand before)",
                 node.position,
             )
-    if not stages:
-        what = "dockerfile contains no stages to build" if arguments else "file with no instructions"
-        raise DockerfileError(f"{what}: a Dockerfile cannot be empty, it needs at least one FROM")
-    done = tuple(Stage(index, base, tuple(body)) for index, (base, body) in enumerate(stages))
-    return Dockerfile(tuple(arguments), done, source.directives, source.escape, source)
 
 
 def read(node: Node) -> Instruction:

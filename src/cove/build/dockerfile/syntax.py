@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cove.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from cove.build.dockerfile.instructions import Dockerfile
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -16,13 +20,15 @@ class Position:
 
 
 class DockerfileError(InvalidArgument):
-    """The Dockerfile is wrong at `position`."""
+    """The Dockerfile is wrong at `position`. `read`: what stands before it; `warnings`: what rules say of it."""
 
     def __init__(self, reason: str, position: Position | None = None) -> None:
         where = f" on line {position.line}, column {position.column}" if position else ""
         super().__init__(f"dockerfile parse error{where}: {reason}")
         self.reason = reason
         self.position = position
+        self.read: Dockerfile | None = None
+        self.warnings: tuple[Warning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from cove.build import context as contexts
 from cove.build.annotations import read_annotations
 from cove.build.cache import BuildCache
 from cove.build.dockerfile.options import PROXIES
+from cove.build.dockerfile.syntax import DockerfileError
 from cove.build.layers import Workshop
 from cove.build.selections import Result
 from cove.build.solver import Solver
@@ -142,13 +143,15 @@ class BuildService:
             directories=directories,
             contexts=named,
         )
+        stream = _stream(build, queue.put_nowait, self._cache)
         try:
             await build.read()
-        except BaseException:
+        except BaseException as error:
             self._sweep(files.remove)
-            raise
+            if not options.check or not isinstance(error, DockerfileError):
+                raise
+            return _wrong(error, stream, queue)
         identity = options.build_id or ids.new_id()
-        stream = _stream(build, queue.put_nowait, self._cache)
         task = asyncio.ensure_future(_run(build, names, stream, queue.put_nowait))
         self._running[identity] = task
         task.add_done_callback(lambda _: self._ended(identity, files.remove, queue))
@@ -344,6 +347,17 @@ class BuildService:
         )
 
 
+async def _wrong(
+    error: DockerfileError, stream: Stream, queue: asyncio.Queue[Message | None]
+) -> AsyncIterator[Message]:
+    """What the rules say of a file that cannot be read to its end, and why it cannot."""
+    stream.warned(error.warnings)
+    while not queue.empty():
+        if (message := queue.get_nowait()) is not None:
+            yield message
+    raise error
+
+
 async def _run(build: Build, names: list[str], stream: Stream, sink: Sink) -> None:
     """Plan, solve, name, share; what happens goes to the stream."""
     loop = asyncio.get_running_loop()
@@ -352,7 +366,13 @@ async def _run(build: Build, names: list[str], stream: Stream, sink: Sink) -> No
         """What a transfer tells, in its thread."""
         loop.call_soon_threadsafe(sink, message)
 
-    joined = await build.plan(pulled)
+    try:
+        joined = await build.plan(pulled)
+    except DockerfileError as error:
+        if build.options.check:
+            stream.warned(error.warnings)
+        raise
+    stream.warned(joined.warnings)
     stream.planned(joined)
     if build.options.check:
         sink({"aux": {"Warnings": len(joined.warnings)}})

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from cove.build import ops
 from cove.build.dockerfile.plan import Plan
+from cove.build.dockerfile.syntax import Warning
 from cove.build.graph import Vertex
 from cove.build.selections import Result
 from cove.build.solver import Event
@@ -28,6 +29,9 @@ class Stream(Protocol):
     """One of the two forms."""
 
     def planned(self, plan: Plan) -> None: ...
+
+    def warned(self, warnings: tuple[Warning, ...]) -> None:
+        """Before it is planned, or when it cannot be."""
 
     def heard(self, event: Event) -> None: ...
 
@@ -48,10 +52,12 @@ class Classic:
         self._told = False
         self._last = ""
 
+    def warned(self, warnings: tuple[Warning, ...]) -> None:
+        for warning in warnings:
+            self._say(f"[Warning] {warning.rule}: {warning.message} (line {warning.line})\n")
+
     def planned(self, plan: Plan) -> None:
         self._lines = plan.lines
-        for warning in plan.warnings:
-            self._say(f"[Warning] {warning.rule}: {warning.message} (line {warning.line})\n")
         self._advance()
 
     def heard(self, event: Event) -> None:
@@ -123,6 +129,9 @@ class Quiet:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
 
+    def warned(self, warnings: tuple[Warning, ...]) -> None:
+        """Nothing is told."""
+
     def planned(self, plan: Plan) -> None:
         """Nothing is told."""
 
@@ -142,7 +151,10 @@ class Events:
         self._decoders: dict[tuple[str, int], codecs.IncrementalDecoder] = {}
 
     def planned(self, plan: Plan) -> None:
-        for warning in plan.warnings:
+        """Nothing is told of it."""
+
+    def warned(self, warnings: tuple[Warning, ...]) -> None:
+        for warning in warnings:
             self._sink(
                 {
                     "warning": {
