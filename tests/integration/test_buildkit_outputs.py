@@ -263,6 +263,10 @@ def test_builds_are_remembered(daemon: Daemon, control: Control) -> None:
     with pytest.raises(Failed, match="no build that is remembered"):
         control.call("/containerd.services.content.v1.Content/Read", [(1, told["containerimage.config.digest"])])
     assert any(parts(news, 1) for news in control.call(STATUS, [(1, kept)]))  # its steps, once more
+    whole = first(other, 18)  # all of the failure, with the lines that it is about
+    pieces = control.call("/containerd.services.content.v1.Content/Read", [(1, first(whole, 2).decode())])
+    told_of = b"".join(first(piece, 2) for piece in pieces)
+    assert first(whole, 1).endswith(b"rpc.status+proto") and first(told_of, 2) == first(first(other, 5), 2)
     control.call(f"{CONTROL}/UpdateBuildHistory", [(1, kept), (3, 1)])
     assert kept not in records()
 

@@ -35,7 +35,7 @@ IN_TOTO = "application/vnd.in-toto+json"
 _BUILD_TYPE = "https://cove.dev/build/dockerfile@v1"
 _PREDICATES = {"v1": "https://slsa.dev/provenance/v1", "v0.2": "https://slsa.dev/provenance/v0.2"}
 _AS_IT_IS = frozenset({("type", "provenance"), ("capture-usage", "false"), ("complete-materials", "false")})
-_STATEMENT = "https://in-toto.io/Statement/v0.1"
+_STATEMENT = "https://in-toto.io/Statement/v1"
 
 
 class Facts(msgspec.Struct, frozen=True):

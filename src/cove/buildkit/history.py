@@ -22,11 +22,14 @@ from cove.buildkit.records import Record
 from cove.errors import CoveError, InvalidArgument, NotFound, Unsupported
 from cove.grpc.calls import Call, Handler, streaming, unary
 from cove.grpc.status import Code
+from cove.oci import digest as digests
 from cove.oci import image as oci
 from cove.oci.image import Descriptor, Index, Manifest
 
 STARTED, COMPLETE, DELETED = range(3)
 _CHUNK = 512 << 10
+_ERROR = "application/vnd.googeapis.google.rpc.status+proto"
+"""As BuildKit spells it."""
 
 
 class History:
@@ -73,7 +76,8 @@ class History:
         return Empty()
 
     def _event(self, record: Record) -> wire.BuildHistoryEvent:
-        told = msgspec.structs.replace(record.told, result=self._result(record))
+        error = _described(_error(record)) if record.error else None
+        told = msgspec.structs.replace(record.told, result=self._result(record), external_error=error)
         return wire.BuildHistoryEvent(type=COMPLETE if record.ended_ns else STARTED, record=told)
 
     def _result(self, record: Record) -> wire.BuildResultInfo | None:
@@ -95,27 +99,35 @@ class History:
 
     # ── what records point at ─────────────────────────────────────────────────────────────────────
 
-    def _known(self, digest: str) -> Descriptor:
-        """A blob that a record points at, and no other. Raises NotFound."""
+    def _known(self, digest: str) -> tuple[Descriptor, bytes | None]:
+        """A blob that a record points at, and no other; its bytes if it is in the record. Raises NotFound."""
         for record in self._jobs.all():
+            if record.error and _error(record).digest == digest:
+                return _error(record), record.error
             if record.result is not None:
                 try:
                     for each in (record.result, *self._statements(record.result)):
                         if each.digest == digest:
-                            return each
+                            return each, None
                 except CoveError:
                     continue
         raise NotFound(f"no build that is remembered has the content {digest}")
 
     async def info(self, call: Call, request: blobs.InfoRequest) -> blobs.InfoResponse:
-        found = self._known(request.digest)
+        found, _ = self._known(request.digest)
         return blobs.InfoResponse(info=blobs.Info(digest=found.digest, size=found.size))
 
     async def read(self, call: Call, request: blobs.ReadRequest) -> AsyncIterator[blobs.ReadResponse]:
-        data = self._content.read(self._known(request.digest).digest)
+        found, data = self._known(request.digest)
+        data = self._content.read(found.digest) if data is None else data
         end = request.offset + request.size if request.size else len(data)
         for start in range(request.offset, min(end, len(data)), _CHUNK):
             yield blobs.ReadResponse(offset=start, data=data[start : min(start + _CHUNK, end)])
+
+
+def _error(record: Record) -> Descriptor:
+    """The blob that tells all of a failure: with the lines that it is about."""
+    return Descriptor(media_type=_ERROR, digest=digests.of(record.error), size=len(record.error))
 
 
 def _described(blob: Descriptor) -> wire.Descriptor:

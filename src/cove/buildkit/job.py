@@ -40,6 +40,7 @@ from cove.engine.build.files import tree_or_image
 from cove.engine.build.job import Build
 from cove.engine.build.service import BuildService
 from cove.errors import CoveError, NotFound, Unavailable, Unsupported
+from cove.grpc.protobuf import encode
 from cove.grpc.status import RpcError, Status
 from cove.oci.image import Descriptor
 from cove.oci.platform import Platform, host_platform
@@ -283,7 +284,8 @@ class Job:
             completed_steps=sum(each.completed is not None and not each.error for each in vertices),
             warnings=self.trace.warnings,
         )
-        return Record(told, self.began_ns, self.ended_ns, self.result)
+        whole = encode(error.status) if error is not None else b""
+        return Record(told, self.began_ns, self.ended_ns, self.result, whole)
 
     def outcome(self, identity: str) -> tuple[Outcome, Plan]:
         """What a reference means: a result, or one platform's."""

@@ -25,12 +25,16 @@ _OLDEST_NS = 30 * 24 * 3600 * 10**9
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One build as it is told; without `ended_ns` it runs. `result`: what came of it, if an image did."""
+    """One build as it is told; without `ended_ns` it runs.
+
+    `result`: what came of it, if an image did. `error`: the status of one that failed with all its details, encoded.
+    """
 
     told: BuildHistoryRecord
     began_ns: int
     ended_ns: int = 0
     result: Descriptor | None = None
+    error: bytes = b""
 
     @property
     def ref(self) -> str:
@@ -44,6 +48,7 @@ class _Stored(msgspec.Struct, frozen=True):
     began_ns: int
     ended_ns: int
     result: Descriptor | None = None
+    error: bytes = b""
 
 
 class Records:
@@ -54,7 +59,7 @@ class Records:
 
     def put(self, record: Record, progress: bytes) -> list[str]:
         """Remember a build that ended, its `progress` as `packed` makes it; the refs that are forgotten for it."""
-        stored = _Stored(encode(record.told), record.began_ns, record.ended_ns, record.result)
+        stored = _Stored(encode(record.told), record.began_ns, record.ended_ns, record.result, record.error)
         with self._database.transaction():
             self._database.execute(
                 "INSERT OR REPLACE INTO build_history (ref, ended_ns, pinned, record, progress) "
@@ -129,4 +134,4 @@ def unpacked(data: bytes) -> list[StatusResponse]:
 def _read(stored: bytes, pinned: int) -> Record:
     found = msgspec.json.decode(stored, type=_Stored)
     told = msgspec.structs.replace(decode(BuildHistoryRecord, found.told), pinned=bool(pinned))
-    return Record(told, found.began_ns, found.ended_ns, found.result)
+    return Record(told, found.began_ns, found.ended_ns, found.result, found.error)

@@ -198,6 +198,7 @@ class BuildHistoryRecord(Message, frozen=True):
     cached_steps: Annotated[int, 15] = 0
     total_steps: Annotated[int, 16] = 0
     completed_steps: Annotated[int, 17] = 0
+    external_error: Annotated[Descriptor | None, 18] = None
     warnings: Annotated[int, 19] = 0
 
 
