@@ -45,7 +45,12 @@ MEMBERS: list[tuple[str, Any, str]] = [
     ("process.ioPriority", {"class": "IOPRIO_CLASS_BE", "priority": 30}, "0 to 7"),
     ("process.scheduler", {"policy": "SCHED_OTHER", "nice": 99}, "-20 to 19"),
     ("process.scheduler", {"policy": "SCHED_FIFO", "priority": 1000}, "from 1 to 99"),
-    ("process.scheduler", {"policy": "SCHED_DEADLINE", "runtime": 9, "deadline": 5, "period": 3}, "1024 <= runtime"),
+    (
+        "process.scheduler",
+        {"policy": "SCHED_DEADLINE", "runtime": 9, "deadline": 5, "period": 3},
+        "runtime 9 must be between",
+    ),
+    ("process.scheduler", {"policy": "SCHED_DEADLINE", "runtime": 9000, "deadline": 5000}, "<= deadline 5000"),
     ("process.execCPUAffinity", {"initial": "first"}, "no list of numbers"),
     ("hostname", "x" * 65, "at most 64 bytes"),
     ("domainname", "x" * 65, "at most 64 bytes"),

@@ -21,7 +21,7 @@ _NAME_BYTES = 64
 """uts_namespaces(7): __NEW_UTS_LEN."""
 _MOST_GROUPS = 65536
 """setgroups(2): NGROUPS_MAX."""
-_LEAST_RUNTIME = 1024
+_LEAST_RUNTIME, _MOST_RUNTIME = 1024, (1 << 63) - 1
 _CLOCKS = ("monotonic", "boottime")
 _MOST_MAJOR, _MOST_MINOR = (1 << 12) - 1, (1 << 20) - 1
 
@@ -106,18 +106,28 @@ def _told(mapping: IDMapping) -> str:
 
 
 def _check_scheduler(wanted: Scheduler) -> None:
-    """sched(7) and sched_setattr(2); without a period the deadline is that too."""
+    """sched(7) and sched_setattr(2)."""
     _within("process.scheduler.nice", wanted.nice, -20, 19)
     if wanted.policy in ("SCHED_FIFO", "SCHED_RR"):
         _within(f"process.scheduler.priority of {wanted.policy}", wanted.priority, 1, 99)
     elif wanted.priority:
         raise Failure("process.scheduler.priority is of SCHED_FIFO and SCHED_RR alone; leave it out")
-    times = (wanted.runtime, wanted.deadline, wanted.period or wanted.deadline)
-    if wanted.policy == "SCHED_DEADLINE" and not _LEAST_RUNTIME <= times[0] <= times[1] <= times[2] < 1 << 63:
-        raise Failure(
-            f"process.scheduler has runtime {times[0]}, deadline {times[1]} and period {times[2]}: in nanoseconds "
-            f"{_LEAST_RUNTIME} <= runtime <= deadline <= period must hold for SCHED_DEADLINE"
-        )
+    if wanted.policy == "SCHED_DEADLINE" and (wrong := _wrong_times(wanted.runtime, wanted.deadline, wanted.period)):
+        raise Failure(f"process.scheduler is not for sched_setattr: `SCHED_DEADLINE` {wrong} (nanoseconds)")
+
+
+def _wrong_times(runtime: int, deadline: int, period: int) -> str:
+    """What is wrong with these nanoseconds, "" when nothing is; without a period the deadline is that too."""
+    for name, value in (("runtime", runtime), ("deadline", deadline)):
+        if not value:
+            return f"requires `{name}`"
+    if not _LEAST_RUNTIME <= runtime <= _MOST_RUNTIME:
+        return f"runtime {runtime} must be between {_LEAST_RUNTIME} and {_MOST_RUNTIME}"
+    if runtime > deadline:
+        return f"runtime {runtime} must be <= deadline {deadline}"
+    if deadline > (period or deadline):
+        return f"deadline {deadline} must be <= period {period}"
+    return ""
 
 
 def _check_clocks(linux: Linux) -> None:
