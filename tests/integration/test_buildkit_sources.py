@@ -32,15 +32,20 @@ def definition(identifier: str, attributes: dict[str, str]) -> list[object]:
     return [(1, source), (1, head)]
 
 
+def commit(where: Path) -> None:
+    """A repository of a directory's files, to be served as files."""
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(where)]
+    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "1"], ["update-server-info"]):
+        subprocess.run([*git, *words], check=True)
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[str]:
     """The address of a directory with a repository, and with a file."""
     where = context(tmp_path / "work", _LINES, sub__f="in git")
     (where / "docker-bake.hcl").write_text(_BAKE)
     (where / "out").symlink_to("/etc/hostname")
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(where)]
-    for words in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-qm", "1"], ["update-server-info"]):
-        subprocess.run([*git, *words], check=True)
+    commit(where)
     (tmp_path / "repo.git").symlink_to(where / ".git")
     (tmp_path / "bake.hcl").write_text(_BAKE)
     with serving(tmp_path) as address:
@@ -118,6 +123,24 @@ def test_bake_takes_its_file_and_its_context_from_a_repository(daemon: Daemon, s
     assert not done.returncode, done.stderr
     told = daemon.cove("run", "--rm", "baked-from-afar", "cat", "/f", "/word").stdout
     assert told == "in gitsaid\n"
+
+
+def test_bake_writes_a_dockerfile_for_a_repository(daemon: Daemon, tmp_path: Path) -> None:
+    """Its own, or another of the repository's."""
+    where = context(tmp_path / "work", "FROM nowhere.example/never\n", sub__f="in git")
+    (where / "Dockerfile.other").write_text("FROM busybox\nCOPY sub/f /other\n")
+    inline = 'dockerfile-inline = "FROM busybox\\nCOPY sub/f /inline\\n"\n  tags = ["baked-inline"]\n'
+    other = 'dockerfile = "Dockerfile.other"\n  tags = ["baked-other"]\n'
+    (where / "docker-bake.hcl").write_text(
+        f'group "default" {{ targets = ["a", "b"] }}\ntarget "a" {{\n  {inline}}}\ntarget "b" {{\n  {other}}}\n'
+    )
+    commit(where)
+    (tmp_path / "repo.git").symlink_to(where / ".git")
+    with serving(tmp_path) as address:
+        done = buildx(daemon, "bake", f"{address}/repo.git#main", experimental="0")
+    assert not done.returncode, done.stderr
+    for name in ("inline", "other"):
+        assert daemon.cove("run", "--rm", f"baked-{name}", "cat", f"/{name}").stdout == "in git"
 
 
 def policy(daemon: Daemon, where: Path, *rules: dict[str, object]) -> None:

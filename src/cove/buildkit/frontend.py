@@ -36,7 +36,10 @@ _REPOSITORY = "vcs:"
 _ATTESTATIONS = ("attest:", "build-arg:BUILDKIT_ATTEST_")
 _WISHED = "mode=max,version=v1"
 """What BuildKit's clients get that say no more than that they want provenance."""
-_TELLING_PREFIXES = ("vcs:", "sharedkey:", "local-sessionid:", "input-metadata:", "context:", "build-arg:", "label:")
+_TELLING_PREFIXES = (
+    *("vcs:", "sharedkey:", "local-sessionid:", "input-metadata:", "input:", "context:"),
+    *("build-arg:", "label:"),
+)
 _NETWORKS = {"": "", "sandbox": "", "host": "host", "none": "none"}
 
 

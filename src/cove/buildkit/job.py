@@ -169,7 +169,8 @@ class Job:
 
     async def _build(self, asked: Asked, inputs: Mapping[str, Definition]) -> Build:
         if (main := inputs.get("context")) is not None and not links.named(main):
-            asked = replace(asked, context=sources.address(sources.read(main)))
+            mine = asked.local_dockerfile or "dockerfile" not in inputs
+            asked = replace(asked, context=sources.address(sources.read(main)), local_dockerfile=mine)
         if (remote := sources.remote(asked.context)) is not None:
             await self._allowed(remote)
         scratch = self._service.scratch()
