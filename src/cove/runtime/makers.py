@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cove.kernel import mounts
 from cove.kernel.mounts import parse_options
-from cove.oci.spec import Linux, Mount, Spec
+from cove.oci.spec import Linux, Mount, Process, Spec
 from cove.runtime import rootless
 from cove.runtime.child import labels, outside, shared_tree
 from cove.runtime.forker import Forker, Newborn, Within, of_children, of_stubs
@@ -148,7 +148,17 @@ def is_ordinary_exec(launch: ExecLaunch, pid: int) -> bool:
     listens = launch.seccomp is not None and launch.seccomp.listener_path
     if listens or launch.chrooted or labels.wanted(launch.process) or launch.process.exec_cpu_affinity is not None:
         return False
+    return _shares(pid, "time") and (not _mounts(launch.process) or _shares(pid, "user"))
+
+
+def _mounts(process: Process) -> bool:
+    """Whether a container may mount: a directory of it may be a FUSE's, which only its user namespace can see."""
+    return process.capabilities is not None and "CAP_SYS_ADMIN" in process.capabilities.bounding
+
+
+def _shares(pid: int, kind: str) -> bool:
+    """Whether `pid` is in our namespace of a kind; of one that the kernel lacks, everybody is."""
     try:
-        return os.path.samestat(os.stat("/proc/self/ns/time"), os.stat(f"/proc/{pid}/ns/time"))
+        return os.path.samestat(os.stat(f"/proc/self/ns/{kind}"), os.stat(f"/proc/{pid}/ns/{kind}"))
     except FileNotFoundError:
-        return True  # a kernel without them
+        return kind == "time"
