@@ -58,7 +58,7 @@ def test_what_was_not_used_of_a_quota_may_be_used_later_if_bursts_are_granted(bu
         stat = group_of(bundle, name, "cpu") / "cpu.stat"
         if "nr_bursts" not in stat.read_text():
             pytest.skip("this kernel counts no bursts (before 5.15)")
-        assert eventually(lambda: counted(stat, "nr_bursts" if burst else "nr_throttled") > 0)
+        assert eventually(lambda: counted(stat, "nr_bursts" if burst else "nr_throttled") > 0, 90)
         assert (counted(stat, "nr_bursts") > 0) is (burst > 0)
 
 
@@ -72,7 +72,7 @@ def test_an_idle_container_gets_what_others_leave(bundle: Bundle) -> None:
     ):
         pids = [bundle.pid(name) for name in (ordinary, idle)]
         before = [cpu_seconds(pid) for pid in pids]
-        assert eventually(lambda: cpu_seconds(pids[0]) - before[0] > 1)
+        assert eventually(lambda: cpu_seconds(pids[0]) - before[0] > 1, 90)
         used = [cpu_seconds(pid) - then for pid, then in zip(pids, before, strict=True)]
     assert used[0] > 5 * used[1], f"ordinary and idle used {used} seconds"
 
