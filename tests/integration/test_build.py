@@ -267,6 +267,17 @@ def test_docker_py_builds(daemon: Daemon) -> None:
         client.images.build(fileobj=io.BytesIO(b"FROM busybox\nRUN exit 3\n"))
 
 
+def test_a_context_whose_last_block_is_not_filled_up(daemon: Daemon, tmp_path: Path) -> None:
+    where = context(tmp_path, "", f="of the directory")
+    daemon.environment["DOCKER_BUILDKIT"] = "0"  # a client that adds the file to the context itself
+    daemon.docker("build", "-t", "stdin", "-f", "-", str(where), input="FROM busybox\nCOPY f /f\n")
+    assert output(daemon, "stdin", "cat", "/f") == "of the directory"
+    saved = subprocess.run(
+        ["docker", "-H", daemon.host, "save", "stdin"], capture_output=True, check=True
+    ).stdout.rstrip(b"\0")
+    assert docker.DockerClient(base_url=daemon.host).images.load(saved)
+
+
 def test_a_tar_with_links_stays_inside(daemon: Daemon) -> None:
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w") as tar:

@@ -94,12 +94,16 @@ class Source:
 
     def block(self) -> bytes:
         """The next header's bytes; none when nothing follows at all."""
+        return self.take(BLOCK) if self.more() else b""
+
+    def more(self) -> bool:
+        """Whether anything follows."""
         while not self._rest:
             piece = next(self._stream, None)
             if piece is None:
-                return b""
+                return False
             self._rest = memoryview(piece)
-        return self.take(BLOCK)
+        return True
 
     def drain(self) -> None:
         """Read to the end: the digest covers what follows the last member too."""
@@ -161,7 +165,8 @@ def _one(
     yield member, data
     for _ in data:
         pass
-    source.skip(padding)
+    if source.more():  # some writers, docker's client among them, fill up no last block
+        source.skip(padding)
 
 
 def _member(header: bytes, kind: str, size: int, extension: dict[str, bytes]) -> Member:

@@ -80,9 +80,8 @@ def _entry(source: _Source, header: bytes, size: int, extension: dict[str, str])
     yield Entry(name, kind, size, extension.get("linkpath") or _text(header[157:257]), content)
     for _ in content:
         pass
-    padding = -size % _BLOCK
-    if padding and source.exactly(padding) is None:
-        raise _cut()
+    if padding := -size % _BLOCK:
+        source.exactly(padding)  # some writers fill up no last block
 
 
 class _Source:
