@@ -162,15 +162,20 @@ def test_one_that_hangs_is_ended_with_the_container_that_it_works_for(own_daemon
     (stopped,) = pids(own_daemon, "outfitter")
     os.kill(stopped, signal.SIGSTOP)
     held = _echo(own_daemon, "--name", "held")
-    assert eventually(lambda: "held" in own_daemon.cove("ps", "-a", "--format", "{{.Names}}").stdout)
-    identity = own_daemon.cove("inspect", "-f", "{{.Id}}", "held").stdout.strip()
-    assert eventually(lambda: identity in {path.name for path in below(Path("/sys/fs/cgroup"))}), "it is started"
-    own_daemon.cove("run", "--rm", "busybox", "true")  # the supervisor does one after the other: the order is given
-    for pid in pids(own_daemon, "spares"):  # the one that was taken is among them
-        os.kill(pid, signal.SIGKILL)
-    held.wait(60 * PATIENCE)
-    assert eventually(lambda: stopped not in pids(own_daemon, "outfitter"))
-    assert own_daemon.cove("run", "--rm", "busybox", "echo", "there").stdout == "there\n"
+    try:
+        assert eventually(lambda: "held" in own_daemon.cove("ps", "-a", "--format", "{{.Names}}").stdout)
+        identity = own_daemon.cove("inspect", "-f", "{{.Id}}", "held").stdout.strip()
+        assert eventually(lambda: identity in {path.name for path in below(Path("/sys/fs/cgroup"))}), "it is started"
+        # The supervisor does one after the other: after this one, the order is given.
+        own_daemon.cove("run", "--rm", "busybox", "true")
+        for pid in pids(own_daemon, "spares"):  # the one that was taken is among them
+            os.kill(pid, signal.SIGKILL)
+        held.wait(60 * PATIENCE)
+        assert eventually(lambda: stopped not in pids(own_daemon, "outfitter"))
+        assert own_daemon.cove("run", "--rm", "busybox", "echo", "there").stdout == "there\n"
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(stopped, signal.SIGCONT)  # where it was not ended, it ends its work now
 
 
 def _held_up(daemon: Daemon, name: str) -> tuple[int, subprocess.Popen[str]]:
