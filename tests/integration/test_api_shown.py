@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,14 @@ def test_only_volumes_have_a_name_and_a_driver(api: Api, make: Callable[..., str
     mounts = {each["Destination"]: each for each in api.call("GET", f"/containers/{made}/json")[1]["Mounts"]}
     assert mounts["/v"]["Name"] and mounts["/v"]["Driver"] == "local"
     assert not {"Name", "Driver"} & mounts["/t"].keys()
+
+
+def test_a_tmpfs_is_shown_where_it_was_asked_for(api: Api, make: Callable[..., str]) -> None:
+    made = make(HostConfig={"Tmpfs": {"/s": ""}, "Mounts": [{"Type": "tmpfs", "Target": "/m"}]})
+    (shown,) = api.call("GET", f"/containers/{made}/json")[1]["Mounts"]
+    assert (shown["Type"], shown["Destination"], shown["Source"], shown["RW"]) == ("tmpfs", "/m", "", True)
+    (line,) = api.call("GET", "/containers/json", filters=json.dumps({"id": [made]}))[1]
+    assert [each["Destination"] for each in line["Mounts"]] == ["/m"]
 
 
 def test_an_exec_shows_a_user_who_was_named(api: Api, make: Callable[..., str]) -> None:

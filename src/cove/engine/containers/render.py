@@ -90,10 +90,19 @@ def _summary(container: Container, networks: NetworkStore) -> wire.ContainerSumm
             network_mode=record.host.network_mode, annotations=record.host.annotations or msgspec.UNSET
         ),
         network_settings=wire.SummaryNetworks(networks=endpoints(record, facts, networks)),
-        mounts=tuple(mount_point(mount) for mount in record.mounts if mount.type != "tmpfs"),
+        mounts=_mount_points(record),
         health=wire.SummaryHealth(status=health.status, failing_streak=health.failing_streak)
         if health is not None
         else wire.SummaryHealth(),
+    )
+
+
+def _mount_points(record: Record) -> tuple[MountPoint, ...]:
+    """All mounts but those that `HostConfig.Tmpfs` shows."""
+    return tuple(
+        mount_point(mount)
+        for mount in record.mounts
+        if mount.type != "tmpfs" or mount.destination not in record.host.tmpfs
     )
 
 
@@ -167,7 +176,7 @@ def inspection(container: Container, networks: NetworkStore, data: DataRoot) -> 
         restart_count=facts.restarts,
         exec_ids=tuple(sorted(container.execs)) or None,
         host_config=record.host,
-        mounts=tuple(mount_point(mount) for mount in record.mounts if mount.type != "tmpfs"),
+        mounts=_mount_points(record),
         config=record.config,
         network_settings=_network_settings(record, facts, places),
     )
