@@ -127,7 +127,8 @@ def test_bake_takes_its_file_and_its_context_from_a_repository(daemon: Daemon, s
 
 def test_bake_writes_a_dockerfile_for_a_repository(daemon: Daemon, tmp_path: Path) -> None:
     """Its own, or another of the repository's."""
-    where = context(tmp_path / "work", "FROM nowhere.example/never\n", sub__f="in git")
+    where = context(tmp_path / "work", "", sub__f="in git")
+    (where / "Dockerfile").unlink()
     (where / "Dockerfile.other").write_text("FROM busybox\nCOPY sub/f /other\n")
     inline = 'dockerfile-inline = "FROM busybox\\nCOPY sub/f /inline\\n"\n  tags = ["baked-inline"]\n'
     other = 'dockerfile = "Dockerfile.other"\n  tags = ["baked-other"]\n'

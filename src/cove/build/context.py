@@ -129,8 +129,8 @@ def _unpacked(workshop: Workshop, scratch: Path, held: int, memory: Path | None)
     return directory
 
 
-def fetch(workshop: Workshop, scratch: Path, address: str, dockerfile: str) -> Context:
-    """The context that an address names: a git repository, an archive, or a Dockerfile."""
+def fetch(workshop: Workshop, scratch: Path, address: str, dockerfile: str | None) -> Context:
+    """The context that an address names: a git repository, an archive, or a Dockerfile; see `opened`."""
     git = parse_git(address)
     if git is not None:
         directory, moment = _repository(scratch, git)
@@ -138,7 +138,7 @@ def fetch(workshop: Workshop, scratch: Path, address: str, dockerfile: str) -> C
     return downloaded(workshop, scratch, _download(scratch, address), dockerfile)
 
 
-def downloaded(workshop: Workshop, scratch: Path, file: Path, dockerfile: str) -> Context:
+def downloaded(workshop: Workshop, scratch: Path, file: Path, dockerfile: str | None) -> Context:
     """The context in one file: an archive, or a Dockerfile. The file's time is its source's, 0 for none."""
     directory, moment = _new(scratch), int(file.stat().st_mtime) or None
     if not _is_archive(file):
@@ -190,8 +190,10 @@ def _download(scratch: Path, address: str) -> Path:
     return file
 
 
-def opened(directory: Path, dockerfile: str) -> Context:
-    """The Dockerfile and the patterns of a context that is there."""
+def opened(directory: Path, dockerfile: str | None) -> Context:
+    """The Dockerfile and the patterns of a context that is there; None for a Dockerfile that is somewhere else."""
+    if dockerfile is None:
+        return Context(directory, b"", ignored(directory))
     content, own = definition(directory, dockerfile)
     return Context(directory, content, ignored(directory) if own is None else own)
 

@@ -196,7 +196,8 @@ class SessionFiles:
     async def _remote(self, address: str) -> contexts.Context:
         """The main context by its address: an upload of the client's, an archive, a repository, a Dockerfile."""
         asked = self._asked
-        name = "" if asked.filename == "Dockerfile" else asked.filename
+        own = "" if asked.filename == "Dockerfile" else asked.filename
+        name = None if asked.local_dockerfile else own
         scratch = self._new()
         with self._trace.step("[internal] load remote build context"):
             if address == BODY or urlsplit(address).hostname == UPLOADS:
