@@ -252,7 +252,7 @@ class Tree:
                 syscalls.mount(".", "/", None, mounts.MS_MOVE)
             os.chroot(".")
         else:
-            syscalls.pivot_root(".", ".")
+            _pivot()
             syscalls.umount2(".", mounts.MNT_DETACH)
         os.chdir("/")
         propagation, recursive = self._propagation
@@ -287,6 +287,20 @@ def _is_shown_whole(mount: Mount, options: Options) -> bool:
     if sources.is_bind(mount, options) or mount.type == "cgroup":
         return False
     return bool(options.subdirectory) or sources.is_layers(mount, options)
+
+
+def _pivot() -> None:
+    """The working directory becomes the root, on top of which the old one then is (pivot_root(2))."""
+    try:
+        syscalls.pivot_root(".", ".")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise Failure(
+            "the container's root cannot become one (pivot_root: invalid argument): a host that runs from its "
+            "initramfs has no other root to move away; there --no-pivot moves the container's on top",
+            number=errno.EINVAL,
+        ) from None
 
 
 def _uncover(root: int) -> None:
