@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,21 @@ def test_the_default_network_shows_what_it_is_like(api: Api) -> None:
         f"{bridge}enable_ip_masquerade": "true",
         f"{bridge}host_binding_ipv4": "0.0.0.0",
     }
+
+
+def test_info_tells_the_file_system_of_the_data_root(daemon: Daemon, api: Api) -> None:
+    words = ("stat", "--file-system", "--format=%t", str(daemon.data))
+    magic = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    names = {
+        "ef53": "extfs",
+        "58465342": "xfs",
+        "9123683e": "btrfs",
+        "1021994": "tmpfs",
+        "794c7630": "overlayfs",
+        "2fc12fc1": "zfs",
+        "f2f52010": "f2fs",
+        "6969": "nfs",
+        "ca451a4e": "bcachefs",
+    }
+    told = dict(api.call("GET", "/info")[1]["DriverStatus"])
+    assert told["Backing Filesystem"] == names.get(magic, f"0x{magic}")

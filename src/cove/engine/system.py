@@ -17,11 +17,18 @@ from cove.engine.isolation.userns import Users
 from cove.engine.logs.options import KNOWN as LOG_DRIVERS
 from cove.engine.networks.view import names_of_drivers
 from cove.image.distribution import Credentials
+from cove.kernel.syscalls import filesystem_magic
 from cove.oci.platform import host_platform
 from cove.wire import system as wire
 from cove.wire.images import RegistryAuth
 from cove.wire.times import stamp
 from cove.wire.versions import CURRENT, MINIMUM, dotted
+
+_FILE_SYSTEMS = {
+    0xEF53: "extfs", 0x58465342: "xfs", 0x9123683E: "btrfs", 0x01021994: "tmpfs", 0x2FC12FC1: "zfs",
+    0x794C7630: "overlayfs", 0xF2F52010: "f2fs", 0x6969: "nfs", 0xCA451A4E: "bcachefs",
+}  # fmt: skip
+"""By their magic numbers (statfs(2)), under the names that dockerd has for them."""
 
 
 class System:
@@ -77,7 +84,7 @@ class System:
             containers_paused=paused,
             containers_stopped=len(phases) - running - paused,
             images=len(images),
-            driver_status=(("Backing Filesystem", "overlayfs"), ("Supports d_type", "true")),
+            driver_status=(("Backing Filesystem", _file_system(context.data.root)), ("Supports d_type", "true")),
             docker_root_dir=str(context.data.root),
             swap_limit=host.swap_limit,
             oom_kill_disable=host.cgroup_version == 1,
@@ -136,3 +143,13 @@ def _os_release(key: str, default: str) -> str:
             if name == key:
                 return value.strip('"')
     return default
+
+
+def _file_system(path: Path) -> str:
+    """What kind of file system a directory lies on; its magic number where it has no name here."""
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        magic = filesystem_magic(descriptor)
+    finally:
+        os.close(descriptor)
+    return _FILE_SYSTEMS.get(magic, f"{magic:#x}")
