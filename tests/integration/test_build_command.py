@@ -325,7 +325,7 @@ def test_checks_by_name(daemon: Daemon, tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", ["NOSUCH thing", "RUN --nosuch=x true", "COPY --from=later /a /b"])
 def test_checks_of_what_stands_before_an_error(daemon: Daemon, tmp_path: Path, wrong: str) -> None:
     """As BuildKit tells them: the warnings, then the error; a build tells the error alone."""
-    where = context(tmp_path / "c", f"FROM busybox as x\nMAINTAINER me\n{wrong}\nFROM busybox AS later\n")
+    where = context(tmp_path / "c", f"FROM busybox as x\nMAINTAINER me\n{wrong}\nFROM busybox AS later\nFROM x\n")
     done = build(daemon, "--check", str(where), check=False)
     assert "WARNING: FromAsCasing:" in done.stderr and "WARNING: MaintainerDeprecated:" in done.stderr
     assert "on line 3" in done.stderr and done.returncode == 1

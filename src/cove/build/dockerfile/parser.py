@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cove.build.dockerfile.lexer import Heredoc, Line, Source
@@ -57,9 +58,10 @@ class Node:
         return self.line.position(self.rest_at + offset)
 
 
-def parse(source: Source) -> tuple[Node, ...]:
-    """Every instruction; raises DockerfileError at the first unknown one."""
-    return tuple(node(line, source.escape) for line in source.lines)
+def parse(source: Source) -> Iterator[Node]:
+    """Every instruction, one after the other; raises DockerfileError at the first unknown one."""
+    for line in source.lines:
+        yield node(line, source.escape)
 
 
 def node(line: Line, escape: str) -> Node:
