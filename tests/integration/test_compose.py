@@ -138,6 +138,7 @@ services:
   api:
     image: debian:work
     command: ["python3", "/app/api.py"]
+    stop_signal: SIGINT
     volumes: ["./:/app:ro"]
     environment: {DSN: "host=db user=postgres dbname=postgres"}
     networks: {front: {aliases: [backend]}, back: {}}
