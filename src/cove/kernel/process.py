@@ -227,7 +227,13 @@ def ended(pidfd: int) -> int | None:
     return result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
 
 
-def reap(pidfd: int) -> None:
-    """Let a child of ours that ended go, and with it what the kernel knows of its end; else nothing."""
-    with suppress(ChildProcessError):
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+def reap(pidfd: int) -> bool:
+    """Let a child of ours that ended go, and with it what the kernel knows of its end; whether it is gone.
+
+    It is not while somebody traces it: a tracee's end is its tracer's to see first (ptrace(2)), and nobody is told
+    when that one has let go of it. It is to be tried again.
+    """
+    try:
+        return os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True

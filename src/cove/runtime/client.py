@@ -179,7 +179,8 @@ class Runtime:
         pid = self._pids.pop(key, None)
         if pid is not None:
             with suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+                if not os.waitpid(pid, os.WNOHANG)[0]:
+                    self._orphans.watch(pid)  # somebody traces it
 
     def _lost(self) -> None:
         """The supervisor died: fail what waits, connect to a new one."""
@@ -229,8 +230,8 @@ class Runtime:
             code = 255
             with suppress(ChildProcessError):
                 code = process.ended(pidfd) or 0
-            process.reap(pidfd)
-            self._pids.pop(exec_id, None)
+            if (pid := self._pids.pop(exec_id, None)) is not None:
+                self._orphans.watch(pid)
             owner = self._forget_exec(exec_id)
             if owner is not None:
                 self._on_report(m.Exited(id=owner, exec_id=exec_id, exit=m.Exit(code=code, at=0.0)))

@@ -44,7 +44,7 @@ class Containers:
         self._report = report
         self._known: dict[str, Container] = {}
         self._awaiting_console: dict[int, Callable[[], None]] = {}
-        self._ends = Ends()
+        self._ends = Ends(self._loop)
 
     def __iter__(self) -> Iterator[Container]:
         return iter(self._known.values())

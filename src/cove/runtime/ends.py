@@ -9,18 +9,23 @@ a dead supervisor's child   the zombie that the daemon keeps until the end was r
 
 from __future__ import annotations
 
+import os
 import time
 
 from cove.kernel import process
 from cove.kernel.proc_connector import ProcConnector
+from cove.runtime.loop import Loop
 
 _UNKNOWN = 255
+_AGAIN = 0.2
 
 
 class Ends:
     """The exit codes of one supervisor's processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: Loop | None = None) -> None:
+        """`loop`: for who lets zombies go (`done`)."""
+        self._loop = loop
         self._connector: ProcConnector | None = None
         self._prepared = False
 
@@ -60,6 +65,15 @@ class Ends:
 
     def done(self, pid: int, pidfd: int) -> None:
         """Its end is written down: let the zombie go."""
-        process.reap(pidfd)
+        if not process.reap(pidfd) and self._loop is not None:
+            again = os.dup(pidfd)
+            self._loop.later(_AGAIN, lambda: self._reap(again))
         if self._connector is not None:
             self._connector.forget(pid)
+
+    def _reap(self, pidfd: int) -> None:
+        """Once its tracer has let go of it."""
+        if process.reap(pidfd) or self._loop is None:
+            os.close(pidfd)
+        else:
+            self._loop.later(_AGAIN, lambda: self._reap(pidfd))

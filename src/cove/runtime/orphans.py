@@ -16,6 +16,9 @@ from collections.abc import Container
 
 from cove.kernel import process
 
+_AGAIN = 0.2
+"""Seconds between two looks at whether a tracer has let go of a zombie."""
+
 
 class Orphans:
     """Reaps them; belongs to the event loop."""
@@ -30,15 +33,18 @@ class Orphans:
         another reaped.
         """
         for pid in process.children_of_other_sessions():
-            if pid not in known and pid not in self._watched:
-                self._watch(pid)
+            if pid not in known:
+                self.watch(pid)
 
     def close(self) -> None:
         """Leave them to whoever comes after."""
         for pid in list(self._watched):
             self._forget(pid)
 
-    def _watch(self, pid: int) -> None:
+    def watch(self, pid: int) -> None:
+        """Reap the child `pid` as soon as it ends and nobody traces it."""
+        if pid in self._watched:
+            return
         try:
             self._watched[pid] = process.pidfd_open(pid)
         except OSError:
@@ -46,8 +52,14 @@ class Orphans:
         asyncio.get_running_loop().add_reader(self._watched[pid], self._ended, pid)
 
     def _ended(self, pid: int) -> None:
-        process.reap(self._watched[pid])
-        self._forget(pid)
+        if pid not in self._watched:
+            return
+        if process.reap(self._watched[pid]):
+            self._forget(pid)
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._watched[pid])
+        loop.call_later(_AGAIN, self._ended, pid)
 
     def _forget(self, pid: int) -> None:
         pidfd = self._watched.pop(pid)

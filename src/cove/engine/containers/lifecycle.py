@@ -98,6 +98,9 @@ class Lifecycle:
         except CoveError as error:
             await self._not_started(container, error.message, 128)
             raise
+        except Exception as error:  # a mistake of ours: whoever waits for the end of a --rm would wait for ever
+            await self._not_started(container, f"{type(error).__name__}: {error}", 128)
+            raise
         container.process = process
         container.began = time.monotonic()
         container.stopping = False
