@@ -55,7 +55,7 @@ def main() -> None:
         ready = waiting.poll(_REAP_MS if children else max(0, left) * 1000)
         children -= _reap()
         if ready:
-            packet = channel.receive(sock)
+            packet = _next(sock)
             if packet is None:
                 return
             _answer(sock, packet)
@@ -63,6 +63,14 @@ def main() -> None:
             asked = time.monotonic()
         elif not children and left <= 0:
             return
+
+
+def _next(sock: socket.socket) -> channel.Packet | None:
+    """The next job; None when the daemon has gone, whatever it had still to hear."""
+    try:
+        return channel.receive(sock)
+    except ConnectionError:
+        return None
 
 
 def _answer(sock: socket.socket, packet: channel.Packet) -> None:
