@@ -272,6 +272,18 @@ def test_network_devices_move_with_their_addresses(bundle: Bundle) -> None:
         subprocess.run(["ip", "link", "delete", "cnf1"], capture_output=True)
 
 
+def test_a_network_device_that_cannot_move_stays_up(bundle: Bundle) -> None:
+    """Tried in a network namespace of the test's own."""
+    content = config("true")
+    content["linux"]["netDevices"] = {"lo": {}}
+    bundle.write(content)
+    run = [str(BIN / "cove-oci"), "--root", str(bundle.state), "run", "--bundle", str(bundle.path), bundle.name()]
+    script = 'ip link set lo up && ! "$@" && ip link show lo'
+    done = subprocess.run(["unshare", "-n", "sh", "-c", script, "sh", *run], capture_output=True, text=True)
+    assert "linux.netDevices: lo cannot become lo in the container" in done.stderr
+    assert "<LOOPBACK,UP" in done.stdout
+
+
 # ── seccomp with a listener ───────────────────────────────────────────────────────────────────────
 
 _NOTIF_RECV, _NOTIF_SEND = 0xC0502100, 0xC0182101

@@ -188,10 +188,6 @@ def up(name: str) -> Request:
     return _set(name, "up", flags=IFF_UP, change=IFF_UP)
 
 
-def down(name: str) -> Request:
-    return _set(name, "down", change=IFF_UP)
-
-
 def rename(name: str, new: str) -> Request:
     """Only a link that is down can be renamed on kernels before 6.3."""
     index = socket.if_nametoindex(name)
@@ -199,7 +195,10 @@ def rename(name: str, new: str) -> Request:
 
 
 def send_away(name: str, new: str, namespace: int) -> Request:
-    """Move a link, which must be down, into the network namespace that `namespace` is a descriptor of, as `new`."""
+    """Move a link into the network namespace that `namespace` is a descriptor of, as `new`.
+
+    The kernel takes it down when it goes. One that may not go, as the loopback, stays as it is.
+    """
     index = socket.if_nametoindex(name)
     body = _link_head(index=index) + u32(IFLA_NET_NS_FD, namespace) + text(IFLA_IFNAME, new)
     return Request(RTM_SETLINK, 0, body, "RTM_SETLINK namespace", name)

@@ -51,7 +51,7 @@ def _leave(name: str, inside: str, target: int) -> list[netlink.HostAddress]:
             if each.ifindex == link.ifindex and not each.address.startswith(_LINK_LOCAL)
         ]
         try:
-            route.commit([netlink.down(name), netlink.send_away(name, inside, target)])
+            route.commit([netlink.send_away(name, inside, target)])
         except OSError as error:
             reason = os.strerror(error.errno or 0).lower()
             raise Failure(
