@@ -65,6 +65,7 @@ TESTS = (
     "tests/integration/test_seccomp_kernel.py",
     "tests/integration/test_supervisor.py",
     "tests/integration/test_systemd_cgroups.py",
+    "tests/integration/test_users.py",
 )
 NO_GUEST = 75
 """The exit code when there was no guest to run anything in: no packages for it, or too slow a host."""
