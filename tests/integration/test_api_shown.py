@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Daemon
+from tests.conftest import Daemon, stocked
 from tests.integration.api_client import Api
 
 
@@ -145,3 +145,27 @@ def test_info_tells_the_file_system_of_the_data_root(daemon: Daemon, api: Api) -
     }
     told = dict(api.call("GET", "/info")[1]["DriverStatus"])
     assert told["Backing Filesystem"] == names.get(magic, f"0x{magic}")
+
+
+def test_info_tells_mirrors_and_insecure_registries(archive: Path, tmp_path: Path) -> None:
+    said = tmp_path / "registries.toml"
+    (tmp_path / "daemon.toml").write_text(
+        f'insecure_registries = ["plain.lan:5000", "10.9.0.0/16"]\nregistries = "{said}"\n'
+    )
+    with stocked(archive, "--config", str(tmp_path / "daemon.toml")) as daemon:
+        shown = Api(daemon).call("GET", "/info")[1]["RegistryConfig"]
+        assert shown["Mirrors"] is None and "10.9.0.0/16" in shown["InsecureRegistryCIDRs"]
+        assert {name: each["Secure"] for name, each in shown["IndexConfigs"].items()} == {
+            "docker.io": True,
+            "plain.lan:5000": False,
+        }
+        said.write_text(
+            '[[registry]]\nprefix = "docker.io"\nmirrors = ["mirror.lan:5000/hub", "other.lan"]\n'
+            '[host."mirror.lan:5000"]\nplain_http = true\n'
+        )
+        shown = Api(daemon).call("GET", "/info")[1]["RegistryConfig"]
+        mirrors = ["http://mirror.lan:5000/hub/", "https://other.lan/"]
+        assert shown["Mirrors"] == shown["IndexConfigs"]["docker.io"]["Mirrors"] == mirrors
+        assert not shown["IndexConfigs"]["mirror.lan:5000"]["Secure"]
+        said.write_text("[[registry]]\n")
+        assert any("the file of registries" in each for each in Api(daemon).call("GET", "/info")[1]["Warnings"])

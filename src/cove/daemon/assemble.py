@@ -201,6 +201,7 @@ def settings_of(config: Config) -> Settings:
         network_options=file.network.default_options,
         cdi_directories=file.cdi_directories,
         insecure_registries=file.insecure_registries,
+        registries=Path(file.registries),
     )
 
 

@@ -7,6 +7,7 @@ before the engine exists, and the engine, which empties it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -69,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True):
     `log_segment_bytes` and `log_files` bound each container's log; `log_driver` and `log_options` are those of a
     container that names no driver. `dns` replaces the host's name servers.
     `stop_timeout` is in seconds. `network_options`: by driver, of new networks that do not say otherwise.
+    `registries`: the administrator's file of them.
     """
 
     log_segment_bytes: int = 16 << 20
@@ -81,6 +83,7 @@ class Settings(msgspec.Struct, frozen=True):
     stop_timeout: int = 10
     hostname: str = ""
     insecure_registries: tuple[str, ...] = ()
+    registries: Path | None = None
     labels: tuple[str, ...] = ()
     userns_remap: str = ""
     publish_address: str = "0.0.0.0"

@@ -11,12 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from cove import __version__
+from cove.engine import registries
 from cove.engine.containers.registry import Registry
 from cove.engine.context import Context
 from cove.engine.isolation.userns import Users
 from cove.engine.logs.options import KNOWN as LOG_DRIVERS
 from cove.engine.networks.view import names_of_drivers
+from cove.errors import InvalidArgument
 from cove.image.distribution import Credentials
+from cove.image.distribution.registries import Registries, RegistriesFile
 from cove.kernel.syscalls import filesystem_magic
 from cove.oci.platform import host_platform
 from cove.wire import system as wire
@@ -43,6 +46,7 @@ class System:
         self._context = context
         self._registry = registry
         self._users = users
+        self._registries = RegistriesFile(context.settings.registries)
 
     async def version(self) -> wire.Version:
         """Who answers."""
@@ -77,6 +81,7 @@ class System:
         phases = [container.facts.phase for container in self._registry]
         running, paused = phases.count("running") + phases.count("restarting"), phases.count("paused")
         images = await context.executors.disk(context.images.list)
+        registry_config, warnings = self._registry_config()
         return wire.Info(
             id=context.instance.id or "default",
             containers=len(phases),
@@ -114,8 +119,17 @@ class System:
                 network=tuple(sorted(names_of_drivers(context.network_drivers))),
                 log=LOG_DRIVERS,
             ),
-            warnings=tuple(context.firewall.warnings()) or None,
+            registry_config=registry_config,
+            warnings=(*context.firewall.warnings(), *warnings) or None,
         )
+
+    def _registry_config(self) -> tuple[wire.RegistryConfig, tuple[str, ...]]:
+        """And a warning when the administrator's file makes no sense."""
+        insecure = self._context.settings.insecure_registries
+        try:
+            return registries.shown(insecure, self._registries.current()), ()
+        except InvalidArgument as error:
+            return registries.shown(insecure, Registries()), (error.message,)
 
     def _security(self) -> tuple[str, ...]:
         """What protects containers unless they say otherwise."""

@@ -160,7 +160,7 @@ class Driver(Protocol):
     def create(self, network: Network) -> Network:
         """Complete a network (subnets, gateways, link name) and reserve its subnets.
 
-        Conflict when a subnet overlaps another network's or a route of the host; nothing in the kernel changes
+        Forbidden when a subnet overlaps another network's or a route of the host; nothing in the kernel changes
         before the first `attach`.
         """
 

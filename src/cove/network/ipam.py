@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from cove.errors import Conflict, InvalidArgument
+from cove.errors import Conflict, Forbidden, InvalidArgument
 from cove.network.driver import Network, Subnet
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -115,7 +115,7 @@ def complete(
 
     `default`: it is the daemon's default network. `taken`: what they must not overlap; `routed`: what chosen ones
     must not overlap either. `pools`: the administrator's, which are chosen from instead of the usual ones.
-    Conflict when a subnet overlaps, InvalidArgument when it makes no sense.
+    Forbidden when a subnet overlaps, Conflict when none is left, InvalidArgument when one makes no sense.
     """
     avoid = list(taken)
     subnets = [_with_gateway(subnet) for subnet in network.subnets]
@@ -265,7 +265,7 @@ def _check_reserved(reserved: Mapping[str, str], subnets: Iterable[Subnet]) -> N
 def _refuse_overlap(network: IPNetwork, taken: Iterable[IPNetwork]) -> None:
     for each in taken:
         if each.version == network.version and each.overlaps(network):
-            raise Conflict(
+            raise Forbidden(
                 f"Pool overlaps with other one on this address space: {network} meets {each}, which another "
                 "network or a route of this host has; choose another subnet"
             )

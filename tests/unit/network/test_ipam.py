@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from cove.errors import Conflict, InvalidArgument
+from cove.errors import Conflict, Forbidden, InvalidArgument
 from cove.network import ipam
 from cove.network.driver import Network, Subnet
 
@@ -44,7 +44,7 @@ def test_subnets_avoid_what_the_host_routes() -> None:
     assert chosen("10.88.4.0/24") != "10.88.0.0/16"
     assert chosen("10.0.0.0/8").startswith("172.")
     assert chosen(instance="one") != chosen(instance="two")
-    with pytest.raises(Conflict, match="Pool overlaps"):
+    with pytest.raises(Forbidden, match="Pool overlaps"):
         ipam.complete(
             Network(id="b" * 64, name="mine", subnets=(Subnet(subnet="10.1.0.0/16"),)),
             instance="",
