@@ -132,15 +132,15 @@ class _End:
         while True:
             try:
                 data = self._sock.recv(1 << 16)
-            except OSError:
+                if not data:
+                    return
+                with self.news:
+                    for event in self._h2.receive_data(data):
+                        self._hear(event)
+                    self._flush()
+                    self.news.notify_all()
+            except OSError:  # closed by another thread
                 return
-            if not data:
-                return
-            with self.news:
-                for event in self._h2.receive_data(data):
-                    self._hear(event)
-                self._flush()
-                self.news.notify_all()
 
     def _hear(self, event: h2.events.Event) -> None:
         number = getattr(event, "stream_id", 0)

@@ -24,12 +24,22 @@ RESOLVE_IN_ROOT = 0x10
 PROC_MAGIC = 0x9FA0
 _PATH_MAX = 4096
 _MOST_LINKS = 40  # as the kernel follows in one path
+_MOST_MOVES = 128
 _INSIDE = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 
 
 def open_in(root: int, path: str, flags: int = os.O_PATH, *, mode: int = 0, resolve: int = 0) -> int:
-    """Open `path` inside `root`; `resolve` adds RESOLVE_* restrictions."""
-    return openat2(root, path or "/", flags, mode=mode, resolve=_INSIDE | resolve)
+    """Open `path` inside `root`; `resolve` adds RESOLVE_* restrictions.
+
+    What is moved out of the root while it is looked up is looked up again, at last as what is not there.
+    """
+    for _ in range(_MOST_MOVES):
+        try:
+            return openat2(root, path or "/", flags, mode=mode, resolve=_INSIDE | resolve)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def beneath(directory: int, path: str, flags: int = os.O_PATH) -> int:
